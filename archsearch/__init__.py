@@ -1,0 +1,53 @@
+"""Hardware-aware architecture search over hybrid vision backbones.
+
+Public names are imported when they are first used, so that `import archsearch` costs nothing and `archsearch --help` never loads torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from archsearch.arch import Arch
+    from archsearch.cost import Cost
+    from archsearch.errors import ArchsearchError, RunError, UserError
+    from archsearch.model import build
+    from archsearch.space import Space, load_space, paper, paper_names
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Arch": "arch",
+    "ArchsearchError": "errors",
+    "Cost": "cost",
+    "RunError": "errors",
+    "Space": "space",
+    "UserError": "errors",
+    "build": "model",
+    "load_space": "space",
+    "paper": "space",
+    "paper_names": "space",
+}
+
+__all__ = [
+    "Arch",
+    "ArchsearchError",
+    "Cost",
+    "RunError",
+    "Space",
+    "UserError",
+    "build",
+    "load_space",
+    "paper",
+    "paper_names",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module it lives in."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'archsearch' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"archsearch.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

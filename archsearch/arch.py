@@ -1,0 +1,219 @@
+"""An architecture: frozen, hashable, priced exactly; one walk over its layers serves cost, build and report."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from archsearch import blocks
+from archsearch.blocks.base import Block, Layer, LayerError, Scalar, Shape
+from archsearch.cost import Cost
+from archsearch.errors import UserError
+from archsearch.grammar import Document, LayerPlan, Plan, StagePlan, parse
+
+__all__ = ["Arch", "Pick", "Placed", "Stage", "assemble", "blocks"]
+
+Pick = Callable[[str, Sequence[Scalar]], Scalar]
+ImageSize = int | tuple[int, int]
+
+
+class Placed(NamedTuple):
+    """A layer where it stands: dotted path, input shape, output shape."""
+
+    path: str
+    layer: Layer
+    shape: Shape
+    out: Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """An entry layer (the stem, or a downsample), then `depth` blocks that alternate through `blocks`."""
+
+    entry: Layer
+    blocks: tuple[Block, ...]
+    depth: int
+
+    @property
+    def width(self) -> int:
+        """Channels of the stage."""
+        width: int = self.entry.width  # type: ignore[attr-defined]  # every stem and downsample has a width
+        return width
+
+    @property
+    def block(self) -> str:
+        """The stage's block in the grammar: `hilo`, or `sda/lda` for two that alternate."""
+        return "/".join(block.kind for block in self.blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arch:
+    """A network as data. Raises UserError at construction when a layer cannot stand where it is put.
+
+    `name` is not part of the identity: two architectures with the same layers are equal and share their `arch_id`.
+    """
+
+    stages: tuple[Stage, ...]
+    head: Layer
+    image_size: int = 224
+    name: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self, image_size: ImageSize | None = None) -> None:
+        """Raise UserError when a layer cannot stand at its place for inputs of this size (one side, or height and width)."""
+        for placed in self._unique_layers(image_size):
+            try:
+                placed.layer.check(placed.shape)
+            except LayerError as error:
+                raise UserError(
+                    f"{placed.path} ({placed.layer.kind}) on a map of {placed.shape.height}x{placed.shape.width}: {error}"
+                ) from error
+
+    @property
+    def num_classes(self) -> int:
+        """Logits of the classifier."""
+        classes: int = self.head.num_classes  # type: ignore[attr-defined]  # every head has classes
+        return classes
+
+    def layers(self, image_size: ImageSize | None = None, in_chans: int = 3) -> Iterator[Placed]:
+        """Every layer in order of execution with its shapes, for one input size (the architecture's own by default)."""
+        size = image_size or self.image_size
+        height, width = size if isinstance(size, tuple) else (size, size)
+        shape = Shape(in_chans, height, width)
+        for path, layer in self._order():
+            out = layer.out(shape)
+            yield Placed(path, layer, shape, out)
+            shape = out
+
+    def _order(self) -> Iterator[tuple[str, Layer]]:
+        """Paths and layers in order; stages and blocks are numbered from 1."""
+        for number, stage in enumerate(self.stages, start=1):
+            yield ("stem" if number == 1 else f"stages.{number}.downsample"), stage.entry
+            for index in range(stage.depth):
+                yield f"stages.{number}.blocks.{index + 1}", stage.blocks[index % len(stage.blocks)]
+                extra = (
+                    next((layer for layer in map(_after_first, stage.blocks) if layer), None) if index == 0 else None
+                )
+                if extra:
+                    yield f"stages.{number}.{extra.kind}", extra
+            end = stage.blocks[(stage.depth - 1) % len(stage.blocks)].stage_end()
+            if end and number < len(self.stages):
+                yield f"stages.{number}.{end.kind}", end
+        yield "head", self.head
+
+    def _unique_layers(self, image_size: ImageSize | None) -> Iterator[Placed]:
+        """The walk without repeats of one layer at one shape."""
+        seen: set[tuple[int, Shape]] = set()
+        for placed in self.layers(image_size):
+            key = (id(placed.layer), placed.shape)
+            if key not in seen:
+                seen.add(key)
+                yield placed
+
+    def cost(self, image_size: ImageSize | None = None) -> Cost:
+        """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made."""
+        known: dict[tuple[int, Shape], Cost] = {}
+        macs = params = norm_macs = 0
+        for _, layer, shape, _ in self.layers(image_size):
+            key = (id(layer), shape)
+            cost = known.get(key)
+            if cost is None:
+                cost = known[key] = layer.cost(shape)
+            macs += cost.macs
+            params += cost.params
+            norm_macs += cost.norm_macs
+        return Cost(macs, params, norm_macs)
+
+    @cached_property
+    def arch_id(self) -> str:
+        """Twelve hexadecimal digits: the hash of the canonical JSON without the name."""
+        document = {key: value for key, value in self.to_dict().items() if key != "name"}
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The architecture in the grammar of space files, every field written out; `from_dict` takes it back."""
+        named = {"name": self.name} if self.name else {}
+        stem = self.stages[0].entry
+        return {
+            **named,
+            "image_size": self.image_size,
+            "num_classes": self.num_classes,
+            "stem": {"kind": stem.kind, stem.kind: _fields(stem)},
+            "stages": [_stage_dict(stage, first=index == 0) for index, stage in enumerate(self.stages)],
+            "head": {"kind": self.head.kind, self.head.kind: _fields(self.head)},
+        }
+
+    @staticmethod
+    def from_dict(document: Document, source: str = "architecture") -> "Arch":
+        """Read an architecture; raises UserError when a value is missing, wrong or a list of choices."""
+        return assemble(parse(document, source), _refuse(source))
+
+    def describe(self) -> str:
+        """One line: `hilo 96x2 - lka 192x3 - ...` (block, width x depth)."""
+        return " - ".join(f"{stage.block} {stage.width}x{stage.depth}" for stage in self.stages)
+
+
+def _after_first(block: Block) -> Layer | None:
+    return block.after_first()
+
+
+def _fields(layer: Layer) -> dict[str, Scalar]:
+    """A layer's fields but those its stage or the top level writes."""
+    return {item.name: getattr(layer, item.name) for item in fields(layer) if item.name not in ("width", "num_classes")}
+
+
+def _stage_dict(stage: Stage, *, first: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {"width": stage.width, "depth": stage.depth, "block": stage.block}
+    if not first:
+        document["downsample"] = stage.entry.kind
+        document[stage.entry.kind] = _fields(stage.entry)
+    for block in stage.blocks:
+        document[block.kind] = _fields(block)
+    return {key: value for key, value in document.items() if value != {}}
+
+
+def _refuse(source: str) -> Pick:
+    """The pick of a document that must not leave a choice open."""
+
+    def pick(name: str, choices: Sequence[Scalar]) -> Scalar:
+        raise UserError(f"{source}: {name} is open ({', '.join(map(str, choices))}); an architecture fixes every value")
+
+    return pick
+
+
+def assemble(plan: Plan, pick: Pick) -> Arch:
+    """The architecture that `pick(name, choices)` chooses; it is asked once a name, and only where there are two choices or more."""
+    made: dict[str, Scalar] = {}
+
+    def choose(name: str, choices: Sequence[Scalar]) -> Scalar:
+        if len(choices) == 1:
+            return choices[0]
+        if name not in made:
+            made[name] = pick(name, choices)
+        return made[name]
+
+    stages = tuple(_assemble_stage(stage, choose) for stage in plan.stages)
+    head = plan.head.make(_values(plan.head, choose), num_classes=plan.num_classes)
+    return Arch(stages=stages, head=head, image_size=plan.image_size, name=plan.name if not made else None)
+
+
+def _assemble_stage(plan: StagePlan, choose: Pick) -> Stage:
+    """One stage; general choices first, then the chosen layers' own fields."""
+    prefix = f"stages.{plan.number}"
+    entry = plan.entries[str(choose(plan.entry_name, plan.entry))]
+    block = str(choose(f"{prefix}.block", plan.block))
+    depth = int(choose(f"{prefix}.depth", plan.depth))
+    width = choose(f"{prefix}.width", plan.width)
+    kinds = [plan.blocks[kind] for kind in block.split("/")]
+    layers = [kind.make(_values(kind, choose)) for kind in kinds]
+    assert all(isinstance(layer, Block) for layer in layers)
+    return Stage(entry=entry.make(_values(entry, choose), width=width), blocks=tuple(layers), depth=depth)  # type: ignore[arg-type]  # asserted above
+
+
+def _values(plan: LayerPlan, choose: Pick) -> dict[str, Scalar]:
+    return {name: choose(plan.names[name], choices) for name, choices in plan.choices.items()}

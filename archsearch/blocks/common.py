@@ -1,0 +1,199 @@
+"""Primitives that several families share. Inside a block tokens are (B, H, W, C), a view of the (B, C, H, W) map in channels_last memory: no copy."""
+
+import math
+
+import torch
+from timm.layers.drop import DropPath
+from timm.layers.weight_init import trunc_normal_
+from torch import Tensor, nn
+from torch.nn import functional
+
+from archsearch import cost
+from archsearch.blocks.base import LayerError, Shape
+from archsearch.cost import Cost
+
+
+def up(size: int, multiple: int) -> int:
+    """`size` rounded up to a multiple."""
+    return -(-size // multiple) * multiple
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), a view."""
+    return x.permute(0, 2, 3, 1)
+
+
+def to_map(tokens: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W) in channels_last memory, a view of contiguous tokens."""
+    return tokens.permute(0, 3, 1, 2)
+
+
+def check_divides(name: str, value: int, width: int) -> None:
+    """Heads or groups of `value` channels must fill the width exactly."""
+    if value < 1 or width % value:
+        raise LayerError(name, f"{name} {value} does not divide the width {width}")
+
+
+def check_hidden(mlp_ratio: float, width: int) -> None:
+    """An FFN needs at least one hidden channel."""
+    if int(width * mlp_ratio) < 1:
+        raise LayerError("mlp_ratio", f"mlp_ratio {mlp_ratio} leaves no hidden channel at the width {width}")
+
+
+def drop_path_layer(rate: float) -> nn.Module:
+    """Stochastic depth by sample (timm's), or the identity at rate 0."""
+    return DropPath(rate) if rate > 0 else nn.Identity()
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a (B, C, H, W) map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        return to_map(super().forward(to_tokens(x)))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear on tokens (..., C)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        out: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
+        return out
+
+
+class ConvMlp(nn.Module):
+    """Linear, depthwise 3x3, GELU, Linear on tokens (B, H, W, C)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        hidden = self.dwconv(to_map(self.fc1(tokens)))
+        out: Tensor = self.fc2(functional.gelu(to_tokens(hidden)))
+        return out
+
+
+class PreNormBlock(nn.Module):
+    """LayerNorm and attention, LayerNorm and MLP, each with a skip; `attention` maps tokens (B, H, W, C) to the same shape, `conv` takes a ConvMlp."""
+
+    def __init__(
+        self, width: int, hidden: int, attention: nn.Module, drop_path: float, *, eps: float = 1e-5, conv: bool = False
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = ConvMlp(width, hidden) if conv else Mlp(width, hidden)
+        self.drop_path = drop_path_layer(drop_path)
+        init_linears(self)
+        init_convs_fan_out(self.mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        tokens = to_tokens(x)
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        return to_map(tokens + self.drop_path(self.mlp(self.norm2(tokens))))
+
+
+def pre_norm_cost(shape: Shape, hidden: int) -> Cost:
+    """A PreNormBlock without its attention: two LayerNorms and the MLP."""
+    width, positions = shape.channels, shape.positions
+    return (
+        cost.layer_norm(positions, width) * 2
+        + cost.linear(positions, width, hidden)
+        + cost.linear(positions, hidden, width)
+    )
+
+
+def pad_tokens(tokens: Tensor, multiple: int) -> Tensor:
+    """Zero-pad (B, H, W, C) at the bottom and right to multiples of `multiple`; the same tensor where nothing is missing."""
+    height, width = tokens.shape[1:3]
+    bottom, right = up(height, multiple) - height, up(width, multiple) - width
+    return functional.pad(tokens, (0, 0, 0, right, 0, bottom)) if bottom or right else tokens
+
+
+def crop_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Undo `pad_tokens`: the top left (B, height, width, C)."""
+    return tokens if tokens.shape[1:3] == (height, width) else tokens[:, :height, :width].contiguous()
+
+
+def windowed_attention(
+    qkv: Tensor, *, head_dim: int, window: int, interval: int = 1, bias: Tensor | None = None
+) -> Tensor:
+    """Softmax attention inside groups of window x window tokens that stand `interval` apart.
+
+    qkv: (B, H, W, 3C) with H and W multiples of window * interval, the 3C read as (3, heads, head_dim). Token (row, column) = (R * window * interval +
+    g * interval + i, ...): interval 1 gives plain windows. bias: broadcastable to (B, groups, heads, window^2, window^2) with groups enumerated
+    (R_h, R_w, i_h, i_w), added to the scaled logits. Returns (B, H, W, C), heads concatenated.
+    """
+    batch, height, width, channels3 = qkv.shape
+    heads = channels3 // (3 * head_dim)
+    rows, columns = height // (window * interval), width // (window * interval)
+    groups, tokens = rows * columns * interval * interval, window * window
+    split = qkv.view(batch, rows, window, interval, columns, window, interval, 3, heads, head_dim)
+    # (3, B, R_h, R_w, i_h, i_w, heads, g_h, g_w, d)
+    query, key, value = (
+        split.permute(7, 0, 1, 4, 3, 6, 8, 2, 5, 9).reshape(3, batch * groups, heads, tokens, head_dim).unbind(0)
+    )
+    if bias is not None:
+        bias = bias.expand(batch, groups, heads, tokens, tokens).reshape(batch * groups, heads, tokens, tokens)
+    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    out = out.view(batch, rows, columns, interval, interval, heads, window, window, head_dim)
+    # (B, R_h, g_h, i_h, R_w, g_w, i_w, heads, d)
+    return out.permute(0, 1, 6, 3, 2, 7, 4, 5, 8).reshape(batch, height, width, heads * head_dim)
+
+
+def padded_key_mask(height: int, width: int, window: int, interval: int, value: float, like: Tensor) -> Tensor | None:
+    """Additive mask (1, groups, 1, 1, window^2) with `value` on keys that are padding, groups as in `windowed_attention`; None where nothing was padded."""
+    step = window * interval
+    full_height, full_width = up(height, step), up(width, step)
+    if (full_height, full_width) == (height, width):
+        return None
+    mask = torch.zeros(full_height, full_width, dtype=like.dtype, device=like.device)
+    mask[height:] = value
+    mask[:, width:] = value
+    split = mask.view(full_height // step, window, interval, full_width // step, window, interval)
+    return split.permute(0, 3, 2, 5, 1, 4).reshape(1, -1, 1, 1, window * window)
+
+
+def mask_value(dtype: torch.dtype) -> float:
+    """What masks a key: CrossFormer's -1e6, or half of a narrower range: a group of padding alone stays finite in float16."""
+    return max(-1e6, torch.finfo(dtype).min / 2)
+
+
+def split_heads(tokens: Tensor, head_dim: int) -> Tensor:
+    """(B, N, C) -> (B, heads, N, head_dim)."""
+    return tokens.view(*tokens.shape[:2], -1, head_dim).transpose(1, 2)
+
+
+def merge_heads(heads: Tensor) -> Tensor:
+    """(B, heads, N, head_dim) -> (B, N, C)."""
+    return heads.transpose(1, 2).flatten(2)
+
+
+def init_linears(module: nn.Module) -> None:
+    """Every Linear below: weight truncated normal 0.02 (cut at +-2), bias 0, as all six papers have it."""
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            trunc_normal_(child.weight, std=0.02)
+            nn.init.zeros_(child.bias)
+
+
+def init_convs_fan_out(module: nn.Module) -> None:
+    """Every convolution below: weight normal with std sqrt(2 / (k^2 * outputs / groups)), bias 0 (Twins, VAN, LITv2's ConvFFN)."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            fan_out = child.kernel_size[0] * child.kernel_size[1] * child.out_channels // child.groups
+            nn.init.normal_(child.weight, std=math.sqrt(2 / fan_out))
+            assert child.bias is not None
+            nn.init.zeros_(child.bias)

@@ -1,0 +1,157 @@
+"""DaViT's blocks (Ding et al., arXiv 2204.03645): spatial window attention and channel-group attention, each with two conditional position encodings.
+
+Changed against the paper's code: one (B, C, H, W) channels_last layout, and `head_dim` / `group_dim` instead of numbers of heads.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from archsearch import cost
+from archsearch.blocks.base import Block, LayerError, Shape, choice, register
+from archsearch.blocks.common import (
+    Mlp,
+    check_divides,
+    crop_tokens,
+    drop_path_layer,
+    init_linears,
+    pad_tokens,
+    to_map,
+    to_tokens,
+    up,
+    windowed_attention,
+)
+from archsearch.cost import Cost
+
+
+class WindowAttention(nn.Module):
+    """Attention in non-overlapping windows (section 3.1); padded tokens are zeros before qkv and take part unmasked, as in the paper's code."""
+
+    def __init__(self, width: int, head_dim: int, window: int) -> None:
+        super().__init__()
+        self.head_dim, self.window = head_dim, window
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        height, width = tokens.shape[1:3]
+        qkv = self.qkv(pad_tokens(tokens, self.window))
+        out = windowed_attention(qkv, head_dim=self.head_dim, window=self.window)
+        return crop_tokens(self.proj(out), height, width)
+
+
+class ChannelAttention(nn.Module):
+    """Attention between the channels of each group over all positions (section 3.2): softmax(k^T v / sqrt(d)) applied to q, the roles of the paper's code."""
+
+    def __init__(self, width: int, group_dim: int) -> None:
+        super().__init__()
+        self.group_dim = group_dim
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        batch, height, width, channels = tokens.shape
+        qkv = self.qkv(tokens).view(batch, height * width, 3, -1, self.group_dim)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, groups, L, d)
+        weights = ((key * self.group_dim**-0.5).transpose(-1, -2) @ value).softmax(dim=-1)  # (B, groups, d, d)
+        out = query @ weights.transpose(-1, -2)  # (B, groups, L, d)
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(batch, height, width, channels))
+        return projected
+
+
+class DualBlock(nn.Module):
+    """The skeleton both kinds share: position encoding, attention, position encoding, MLP, each with a skip."""
+
+    def __init__(self, width: int, hidden: int, attention: nn.Module, drop_path: float) -> None:
+        super().__init__()
+        self.cpe1 = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = attention
+        self.cpe2 = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, hidden)
+        self.drop_path = drop_path_layer(drop_path)
+        init_linears(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        tokens = to_tokens(x + self.cpe1(x))
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        x = to_map(tokens)
+        tokens = to_tokens(x + self.cpe2(x))
+        return to_map(tokens + self.drop_path(self.mlp(self.norm2(tokens))))
+
+
+def _skeleton_cost(shape: Shape, hidden: int) -> Cost:
+    """Two position encodings, two LayerNorms and the MLP."""
+    width, positions = shape.channels, shape.positions
+    twice = cost.depthwise(positions, width, 3) + cost.layer_norm(positions, width)
+    return twice * 2 + cost.linear(positions, width, hidden) + cost.linear(positions, hidden, width)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class WindowBlock(Block):
+    """DaViT's spatial block."""
+
+    kind: ClassVar[str] = "window"
+    paper: ClassVar[str] = "DaViT"
+    window: int = choice(7, 7, 14, scale="window", doc="side of a window in tokens")
+    head_dim: int = choice(32, 16, 32, scale="width", doc="channels of a head")
+    mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, doc="hidden width of the MLP over the width")
+
+    def check(self, shape: Shape) -> None:
+        """Heads must divide the width; any window fits by padding."""
+        check_divides("head_dim", self.head_dim, shape.channels)
+        if self.window < 1:
+            raise LayerError("window", f"window {self.window} is not a positive side")
+
+    def cost(self, shape: Shape) -> Cost:
+        """28CL + 4C^2 Lp + 2w^2 C Lp + 2rC^2 L, Lp the positions after padding to windows."""
+        width, padded = shape.channels, up(shape.height, self.window) * up(shape.width, self.window)
+        attention = (
+            cost.linear(padded, width, 3 * width)
+            + cost.attention(padded, self.window**2, width)
+            + cost.linear(padded, width, width)
+        )
+        return attention + _skeleton_cost(shape, int(width * self.mlp_ratio))
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """The block for maps of `shape`'s width and any size."""
+        width = shape.channels
+        return DualBlock(
+            width, int(width * self.mlp_ratio), WindowAttention(width, self.head_dim, self.window), drop_path
+        )
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class ChannelBlock(Block):
+    """DaViT's channel-group block."""
+
+    kind: ClassVar[str] = "channel"
+    paper: ClassVar[str] = "DaViT"
+    group_dim: int = choice(32, 16, 32, scale="width", doc="channels of a group")
+    mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, doc="hidden width of the MLP over the width")
+
+    def check(self, shape: Shape) -> None:
+        """Groups must divide the width."""
+        check_divides("group_dim", self.group_dim, shape.channels)
+
+    def cost(self, shape: Shape) -> Cost:
+        """28CL + 4C^2 L + 2dCL + 2rC^2 L."""
+        width, positions = shape.channels, shape.positions
+        attention = (
+            cost.linear(positions, width, 3 * width)
+            + cost.attention(positions, self.group_dim, width)
+            + cost.linear(positions, width, width)
+        )
+        return attention + _skeleton_cost(shape, int(width * self.mlp_ratio))
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """The block for maps of `shape`'s width and any size."""
+        width = shape.channels
+        return DualBlock(width, int(width * self.mlp_ratio), ChannelAttention(width, self.group_dim), drop_path)

@@ -1,0 +1,59 @@
+"""Classifier heads: from the last map to logits."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from archsearch import cost
+from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.common import init_linears, to_tokens
+from archsearch.cost import Cost
+
+
+class PoolClassifier(nn.Module):
+    """LayerNorm and mean over positions in either order, then Linear."""
+
+    def __init__(self, width: int, num_classes: int, *, norm: str, eps: float) -> None:
+        super().__init__()
+        self.pool_first = norm == "after"
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.fc = nn.Linear(width, num_classes)
+        init_linears(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, num_classes)."""
+        tokens = to_tokens(x)
+        features = self.norm(tokens.mean((1, 2))) if self.pool_first else self.norm(tokens).mean((1, 2))
+        logits: Tensor = self.fc(features)
+        return logits
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class PoolHead(Layer):
+    """Mean over all positions with a LayerNorm `before` it (most papers) or `after` it (DaViT), then a Linear classifier."""
+
+    kind: ClassVar[str] = "pool"
+    role: ClassVar[Role] = "head"
+    num_classes: int
+    norm: str = choice("before", doc="where the LayerNorm stands: before or after the mean")
+    eps: float = choice(1e-5, doc="the LayerNorm's epsilon")
+
+    def check(self, shape: Shape) -> None:
+        """The norm stands before or after."""
+        if self.norm not in ("before", "after"):
+            raise LayerError("norm", f"norm {self.norm!r} is neither 'before' nor 'after'")
+
+    def out(self, shape: Shape) -> Shape:
+        """Logits, as a map of one position."""
+        return Shape(self.num_classes, 1, 1)
+
+    def cost(self, shape: Shape) -> Cost:
+        """5C for each normed position and KC; the mean is free."""
+        normed = shape.positions if self.norm == "before" else 1
+        return cost.layer_norm(normed, shape.channels) + cost.linear(1, shape.channels, self.num_classes)
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """(B, C, H, W) -> (B, num_classes)."""
+        return PoolClassifier(shape.channels, self.num_classes, norm=self.norm, eps=self.eps)

@@ -1,0 +1,230 @@
+"""LIT's FFN-only and global attention blocks and its deformable token merging (Pan et al., arXiv 2105.14217).
+
+The FFN-only block also takes LITv2's depthwise convolution. Changed against the paper's code: one (B, C, H, W)
+channels_last layout, `head_dim` instead of a number of heads, and the index map of the relative position bias is
+computed, never stored.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import deform_conv2d  # type: ignore[import-untyped]
+
+from archsearch import cost
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.common import (
+    ConvMlp,
+    Mlp,
+    PreNormBlock,
+    check_divides,
+    check_hidden,
+    drop_path_layer,
+    init_convs_fan_out,
+    init_linears,
+    merge_heads,
+    pre_norm_cost,
+    split_heads,
+    to_map,
+    to_tokens,
+)
+from archsearch.cost import Cost
+from archsearch.errors import UserError
+
+
+class FfnBlock(nn.Module):
+    """LayerNorm and an FFN with a skip; `norm2` is the paper's name, there is no `norm1`."""
+
+    def __init__(self, width: int, mlp: nn.Module, drop_path: float) -> None:
+        super().__init__()
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = mlp
+        self.drop_path = drop_path_layer(drop_path)
+        init_linears(self)
+        init_convs_fan_out(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        tokens = to_tokens(x)
+        return to_map(tokens + self.drop_path(self.mlp(self.norm2(tokens))))
+
+
+def relative_position_index(height: int, width: int) -> Tensor:
+    """Rows of the bias table, (N^2,) in (query, key) order: (yq - yk + H - 1)(2W - 1) + xq - xk + W - 1."""
+    rows, columns = torch.arange(height), torch.arange(width)
+    vertical = (rows[:, None] - rows + height - 1) * (2 * width - 1)  # (yq, yk)
+    horizontal = columns[:, None] - columns + width - 1  # (xq, xk)
+    return (vertical[:, None, :, None] + horizontal[None, :, None, :]).flatten()
+
+
+class GlobalAttention(nn.Module):
+    """Multi-head attention over the whole map; a `grid` (height, width) adds a learned bias by relative position."""
+
+    relative_position_index: Tensor
+
+    def __init__(self, width: int, head_dim: int, grid: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.head_dim, self.grid = head_dim, grid
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        if grid is not None:
+            table = torch.empty((2 * grid[0] - 1) * (2 * grid[1] - 1), width // head_dim)
+            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+            self.register_buffer("relative_position_index", relative_position_index(*grid), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        batch, height, width, channels = tokens.shape
+        query, key, value = (
+            split_heads(part, self.head_dim) for part in self.qkv(tokens.flatten(1, 2)).chunk(3, dim=-1)
+        )
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(height, width))
+        projected: Tensor = self.proj(merge_heads(out).view(batch, height, width, channels))
+        return projected
+
+    def _bias(self, height: int, width: int) -> Tensor | None:
+        """(heads, N, N) or None."""
+        if self.grid is None:
+            return None
+        if (height, width) != self.grid:
+            built = "x".join(map(str, self.grid))
+            raise UserError(
+                f"msa: the relative position bias was built for a map of {built} tokens, got {height}x{width}; "
+                "build the model for this image size, or without the bias"
+            )
+        # Forward and backward in 1.1 ms at 14x14 with 12 heads; table[index] takes 5.8 ms, mostly its backward.
+        bias = self.relative_position_bias_table.t().index_select(1, self.relative_position_index)
+        return bias.view(-1, height * width, height * width)
+
+
+class DeformableConv(nn.Conv2d):
+    """Deformable convolution v1, 2x2 at stride 2: each tap is read at its place plus a learned (dy, dx) in pixels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 2, 2)  # PyTorch's default initialisation is the paper's
+        self.conv_offset = nn.Conv2d(inputs, 8, 2, 2)
+        nn.init.zeros_(self.conv_offset.weight)
+        assert self.conv_offset.bias is not None
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) with even sides -> (B, outputs, H / 2, W / 2)."""
+        assert self.bias is not None
+        # At least float32, as the paper's code runs it; torchvision's CPU kernel knows no bfloat16 and no mixed types.
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        operands = (tensor.to(dtype) for tensor in (input, self.conv_offset(input), self.weight, self.bias))
+        out: Tensor = deform_conv2d(*operands, stride=2)
+        return out.to(input.dtype, memory_format=torch.channels_last)
+
+
+class DeformableMerging(nn.Module):
+    """Deformable convolution, BatchNorm, GELU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.dconv = DeformableConv(inputs, outputs)
+        self.norm_layer = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, outputs, H / 2, W / 2)."""
+        return functional.gelu(self.norm_layer(self.dconv(x)))
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class MlpBlock(Block):
+    """LIT's early block: an FFN and nothing else; with `conv` LITv2's."""
+
+    kind: ClassVar[str] = "mlp"
+    paper: ClassVar[str] = "LIT, LITv2"
+    mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, 6.0, doc="hidden width of the MLP over the width")
+    conv: bool = choice(False, False, True, doc="depthwise 3x3 in the FFN (LITv2)")
+
+    def check(self, shape: Shape) -> None:
+        """Any map fits."""
+        check_hidden(self.mlp_ratio, shape.channels)
+
+    def cost(self, shape: Shape) -> Cost:
+        """5CL + 2rC^2 L, and 9rCL with the depthwise convolution."""
+        width, positions, hidden = shape.channels, shape.positions, int(shape.channels * self.mlp_ratio)
+        total = (
+            cost.layer_norm(positions, width)
+            + cost.linear(positions, width, hidden)
+            + cost.linear(positions, hidden, width)
+        )
+        return total + cost.depthwise(positions, hidden, 3) if self.conv else total
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """The block for maps of `shape`'s width and any size."""
+        width, hidden = shape.channels, int(shape.channels * self.mlp_ratio)
+        return FfnBlock(width, ConvMlp(width, hidden) if self.conv else Mlp(width, hidden), drop_path)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class GlobalAttentionBlock(Block):
+    """LIT's late block: attention over the whole map, quadratic in its positions."""
+
+    kind: ClassVar[str] = "msa"
+    paper: ClassVar[str] = "LIT"
+    head_dim: int = choice(32, 16, 32, scale="width", doc="channels of a head")
+    mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, doc="hidden width of the MLP over the width")
+    bias: bool = choice(True, doc="relative position bias table of the whole map; ties the block to the map's size")
+
+    def check(self, shape: Shape) -> None:
+        """Heads must divide the width."""
+        check_divides("head_dim", self.head_dim, shape.channels)
+        check_hidden(self.mlp_ratio, shape.channels)
+
+    def cost(self, shape: Shape) -> Cost:
+        """10CL + 4C^2 L + 2CL^2 + 2rC^2 L; the bias table has (2H-1)(2W-1) rows of one parameter a head."""
+        width, positions = shape.channels, shape.positions
+        attention = (
+            cost.linear(positions, width, 3 * width)
+            + cost.attention(positions, positions, width)
+            + cost.linear(positions, width, width)
+        )
+        table = (2 * shape.height - 1) * (2 * shape.width - 1) * (width // self.head_dim) if self.bias else 0
+        return attention + Cost(params=table) + pre_norm_cost(shape, int(width * self.mlp_ratio))
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """The block for maps of exactly `shape`, of any size without the bias."""
+        width, grid = shape.channels, (shape.height, shape.width)
+        attention = GlobalAttention(width, self.head_dim, grid if self.bias else None)
+        return PreNormBlock(width, int(width * self.mlp_ratio), attention, drop_path)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class DeformableDownsample(Layer):
+    """LIT's deformable token merging."""
+
+    kind: ClassVar[str] = "deformable"
+    role: ClassVar[Role] = "downsample"
+    paper: ClassVar[str] = "LIT, LITv2"
+    width: int
+
+    def check(self, shape: Shape) -> None:
+        """Both sides must be even."""
+        if shape.height % 2 or shape.width % 2:
+            raise LayerError(
+                "image_size", f"deformable merging needs a map with even sides, got {shape.height}x{shape.width}"
+            )
+
+    def out(self, shape: Shape) -> Shape:
+        """Half the sides, `width` channels."""
+        return Shape(self.width, shape.height // 2, shape.width // 2)
+
+    def cost(self, shape: Shape) -> Cost:
+        """(32 Cin + 4 Cin C + 2C) L_out: offsets, the convolution as if not deformed, BatchNorm; sampling is free."""
+        out = self.out(shape)
+        convolutions = cost.conv(out.positions, shape.channels, 8, 2) + cost.conv(
+            out.positions, shape.channels, out.channels, 2
+        )
+        return convolutions + cost.batch_norm(out.positions, out.channels)
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """Starts as a plain convolution: the offsets begin at zero."""
+        return DeformableMerging(shape.channels, self.width)

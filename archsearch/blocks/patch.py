@@ -1,0 +1,120 @@
+"""Patch stems and mergings: one strided convolution and a LayerNorm, in the ways of DaViT, Twins, PVT and LIT."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from archsearch import cost
+from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.common import ChannelNorm, up
+from archsearch.cost import Cost
+
+
+class PatchConv(nn.Module):
+    """Strided convolution with a LayerNorm (eps 1e-5) before or after it; `pad` zero-pads the map to a multiple of the stride first."""
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int, norm: str, pad: bool) -> None:
+        super().__init__()
+        self.stride, self.pad, self.norm_first = stride, pad, norm == "before"
+        self.proj = nn.Conv2d(inputs, outputs, kernel, stride, padding=_padding(kernel, stride))
+        self.norm = ChannelNorm(inputs if self.norm_first else outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, outputs, H / stride, W / stride)."""
+        if self.norm_first:
+            x = self.norm(x)
+        height, width = x.shape[-2:]
+        bottom, right = up(height, self.stride) - height, up(width, self.stride) - width
+        if self.pad and (bottom or right):
+            x = functional.pad(x, (0, right, 0, bottom))
+        x = self.proj(x)
+        return x if self.norm_first else self.norm(x)
+
+
+def _padding(kernel: int, stride: int) -> int:
+    """No padding for patches that do not overlap, half a kernel for those that do."""
+    return 0 if kernel <= stride else kernel // 2
+
+
+def _out(shape: Shape, outputs: int, kernel: int, stride: int, pad: bool) -> Shape:
+    """Shape after the convolution."""
+    sides = [up(side, stride) if pad else side for side in shape[1:]]
+    height, width = ((side + 2 * _padding(kernel, stride) - kernel) // stride + 1 for side in sides)
+    return Shape(outputs, height, width)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class PatchStem(Layer):
+    """Image to tokens: convolution of stride 4, then LayerNorm. Kernel 7 with padding 3 is DaViT's, kernel 4 everybody else's."""
+
+    kind: ClassVar[str] = "patch"
+    role: ClassVar[Role] = "stem"
+    paper: ClassVar[str] = "DaViT, Twins, PVT, LIT"
+    width: int
+    stride: int = 4
+    kernel: int = choice(4, 4, 7, doc="side of the convolution")
+    pad: bool = choice(False, doc="zero-pad the image to a multiple of 4 (DaViT) instead of dropping the rest")
+
+    def check(self, shape: Shape) -> None:
+        """A patch must fit into the image."""
+        if self.kernel < self.stride:
+            raise LayerError("kernel", f"kernel {self.kernel} is smaller than the stem's stride {self.stride}")
+        if min(shape.height, shape.width) < self.stride:
+            raise LayerError(
+                "image_size",
+                f"an image of {shape.height}x{shape.width} is smaller than the stem's stride {self.stride}",
+            )
+
+    def out(self, shape: Shape) -> Shape:
+        """A quarter of the sides, `width` channels."""
+        return _out(shape, self.width, self.kernel, self.stride, self.pad)
+
+    def cost(self, shape: Shape) -> Cost:
+        """(k^2 Cin C + 5C) L."""
+        out = self.out(shape)
+        return cost.conv(out.positions, shape.channels, out.channels, self.kernel) + cost.layer_norm(
+            out.positions, out.channels
+        )
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """Convolution with PyTorch's default initialisation."""
+        return PatchConv(shape.channels, self.width, kernel=self.kernel, stride=self.stride, norm="after", pad=self.pad)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class PatchDownsample(Layer):
+    """Halves the map with a 2x2 convolution of stride 2; LayerNorm before it is DaViT's way, after it Twins' and PVT's."""
+
+    kind: ClassVar[str] = "patch"
+    role: ClassVar[Role] = "downsample"
+    paper: ClassVar[str] = "DaViT, Twins, PVT"
+    width: int
+    norm: str = choice("before", "before", "after", doc="where the LayerNorm stands")
+    pad: bool = choice(False, doc="zero-pad odd maps (DaViT) instead of dropping the last row and column")
+
+    def check(self, shape: Shape) -> None:
+        """The map must have two rows and columns, unless it is padded to them."""
+        if self.norm not in ("before", "after"):
+            raise LayerError("norm", f"norm {self.norm!r} is neither 'before' nor 'after'")
+        if not self.pad and min(shape.height, shape.width) < 2:
+            raise LayerError("image_size", f"a map of {shape.height}x{shape.width} cannot be halved")
+
+    def out(self, shape: Shape) -> Shape:
+        """Half the sides, `width` channels."""
+        return _out(shape, self.width, 2, 2, self.pad)
+
+    def cost(self, shape: Shape) -> Cost:
+        """4 Cin Cout L_out + 5C L on the side of the norm."""
+        out = self.out(shape)
+        normed = shape if self.norm == "before" else out
+        return cost.conv(out.positions, shape.channels, out.channels, 2) + cost.layer_norm(
+            normed.positions, normed.channels
+        )
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """Convolution with PyTorch's default initialisation."""
+        return PatchConv(shape.channels, self.width, kernel=2, stride=2, norm=self.norm, pad=self.pad)

@@ -1,0 +1,201 @@
+"""Twins' layers (Chu et al., arXiv 2104.13840): locally grouped and global sub-sampled attention, and PEG.
+
+Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, and
+locally grouped attention on maps that its window does not divide. There the paper's classifier refuses and its
+dense-prediction copies disagree (one attends to the padding, one masks it in some cases only). Our rule: zeros below
+and to the right after the first LayerNorm, padded keys masked, projection after the crop.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from archsearch import cost
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.common import (
+    PreNormBlock,
+    check_divides,
+    crop_tokens,
+    init_convs_fan_out,
+    mask_value,
+    merge_heads,
+    pad_tokens,
+    padded_key_mask,
+    pre_norm_cost,
+    split_heads,
+    to_map,
+    to_tokens,
+    up,
+    windowed_attention,
+)
+from archsearch.cost import Cost
+
+BLOCK_EPS = 1e-6  # of a block's two LayerNorms; the reduction's keeps 1e-5
+
+
+class LocalAttention(nn.Module):
+    """Attention in non-overlapping windows without position bias; a padded position is a key to nobody."""
+
+    def __init__(self, width: int, head_dim: int, window: int) -> None:
+        super().__init__()
+        self.head_dim, self.window = head_dim, window
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        height, width = tokens.shape[1:3]
+        qkv = self.qkv(pad_tokens(tokens, self.window))
+        mask = padded_key_mask(height, width, self.window, 1, mask_value(qkv.dtype), qkv)
+        out = windowed_attention(qkv, head_dim=self.head_dim, window=self.window, bias=mask)
+        projected: Tensor = self.proj(crop_tokens(out, height, width))
+        return projected
+
+
+class GlobalAttention(nn.Module):
+    """Attention of every position to one key a reduction x reduction cell; what fills no cell gives no key."""
+
+    def __init__(self, width: int, head_dim: int, reduction: int) -> None:
+        super().__init__()
+        self.head_dim, self.reduction = head_dim, reduction
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        if reduction > 1:
+            self.sr = nn.Conv2d(width, width, reduction, reduction)
+            self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        cells = self.norm(to_tokens(self.sr(to_map(tokens)))) if self.reduction > 1 else tokens  # (B, H / s, W / s, C)
+        query = split_heads(self.q(tokens.flatten(1, 2)), self.head_dim)  # (B, heads, N, d)
+        key, value = split_heads(self.kv(cells.flatten(1, 2)), self.head_dim).chunk(2, dim=1)  # (B, heads, M, d) each
+        out: Tensor = self.proj(merge_heads(functional.scaled_dot_product_attention(query, key, value)))
+        return out.view(tokens.shape)
+
+
+class PositionEncoding(nn.Module):
+    """x + depthwise 3x3 of x."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        init_convs_fan_out(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        out: Tensor = x + self.proj(x)
+        return out
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class PegLayer(Layer):
+    """Twins' position encoding generator, once in a stage after its first block."""
+
+    kind: ClassVar[str] = "peg"
+    role: ClassVar[Role] = "extra"
+    paper: ClassVar[str] = "Twins"
+
+    def cost(self, shape: Shape) -> Cost:
+        """9CL."""
+        return cost.depthwise(shape.positions, shape.channels, 3)
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """The encoding for maps of `shape`'s width and any size."""
+        return PositionEncoding(shape.channels)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class LocalBlock(Block):
+    """Twins' block with locally grouped attention."""
+
+    kind: ClassVar[str] = "lsa"
+    paper: ClassVar[str] = "Twins"
+    window: int = choice(7, 7, 14, scale="window", doc="side of a window in tokens")
+    head_dim: int = choice(32, 16, 32, scale="width", doc="channels of a head")
+    mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, doc="hidden width of the MLP over the width")
+    peg: bool = choice(True, doc="position encoding after the first block of the stage")
+
+    def check(self, shape: Shape) -> None:
+        """Heads must divide the width; any window fits by padding."""
+        check_divides("head_dim", self.head_dim, shape.channels)
+        if self.window < 1:
+            raise LayerError("window", f"window {self.window} is not a positive side")
+
+    def after_first(self) -> Layer | None:
+        """The position encoding generator, unless `peg` is off."""
+        return PegLayer() if self.peg else None
+
+    def cost(self, shape: Shape) -> Cost:
+        """10CL + (3C^2 + 2w^2 C) Lp + (1 + 2r) C^2 L, Lp the positions after padding to windows."""
+        width, padded = shape.channels, up(shape.height, self.window) * up(shape.width, self.window)
+        attention = cost.linear(padded, width, 3 * width) + cost.attention(padded, self.window**2, width)
+        return (
+            attention + cost.linear(shape.positions, width, width) + pre_norm_cost(shape, int(width * self.mlp_ratio))
+        )
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """The block for maps of `shape`'s width and any size."""
+        width = shape.channels
+        return PreNormBlock(
+            width,
+            int(width * self.mlp_ratio),
+            LocalAttention(width, self.head_dim, self.window),
+            drop_path,
+            eps=BLOCK_EPS,
+        )
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class GlobalBlock(Block):
+    """Twins' block with global sub-sampled attention, the only one in Twins-PCPVT."""
+
+    kind: ClassVar[str] = "gsa"
+    paper: ClassVar[str] = "Twins"
+    reduction: int = choice(2, 1, 2, 4, 8, scale="window", doc="side of the cell that becomes one key")
+    head_dim: int = choice(32, 16, 32, scale="width", doc="channels of a head")
+    mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, doc="hidden width of the MLP over the width")
+    peg: bool = choice(True, doc="position encoding after the first block of the stage")
+
+    def check(self, shape: Shape) -> None:
+        """Heads must divide the width and one cell must fit into the map."""
+        check_divides("head_dim", self.head_dim, shape.channels)
+        if not 1 <= self.reduction <= min(shape.height, shape.width):
+            raise LayerError(
+                "reduction",
+                f"reduction {self.reduction} is not between 1 and the short side of a {shape.height}x{shape.width} map",
+            )
+
+    def after_first(self) -> Layer | None:
+        """The position encoding generator, unless `peg` is off."""
+        return PegLayer() if self.peg else None
+
+    def cost(self, shape: Shape) -> Cost:
+        """10CL + (2 + 2r) C^2 L + 2C^2 M + 2CLM and, if s > 1, M (s^2 C^2 + 5C); M = floor(H/s) floor(W/s)."""
+        width, positions, step = shape.channels, shape.positions, self.reduction
+        cells = (shape.height // step) * (shape.width // step)
+        reduced = cost.conv(cells, width, width, step) + cost.layer_norm(cells, width) if step > 1 else Cost()
+        attention = (
+            cost.linear(positions, width, width) * 2
+            + cost.linear(cells, width, 2 * width)
+            + cost.attention(positions, cells, width)
+        )
+        return attention + reduced + pre_norm_cost(shape, int(width * self.mlp_ratio))
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """The block for maps of `shape`'s width and any size."""
+        width = shape.channels
+        block = PreNormBlock(
+            width,
+            int(width * self.mlp_ratio),
+            GlobalAttention(width, self.head_dim, self.reduction),
+            drop_path,
+            eps=BLOCK_EPS,
+        )
+        init_convs_fan_out(block)
+        return block

@@ -1,0 +1,57 @@
+"""Exact costs as arithmetic: what one layer takes in multiply-adds and parameters, without a tensor.
+
+Convention: fvcore's, for one image in eval mode, with attention products and deformable convolution counted. One multiply-add is 1 MAC; a LayerNorm
+charges 5 an element, an eval BatchNorm 2; biases, softmax, activations, additions and average pooling are free.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """MACs of one image (`norm_macs` of them in norms, which FlopCounterMode leaves out) and parameters."""
+
+    macs: int = 0
+    params: int = 0
+    norm_macs: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.macs + other.macs, self.params + other.params, self.norm_macs + other.norm_macs)
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(self.macs * times, self.params * times, self.norm_macs * times)
+
+    __rmul__ = __mul__
+
+
+def linear(positions: int, inputs: int, outputs: int) -> Cost:
+    """A Linear or 1x1 convolution with bias, applied at `positions` tokens."""
+    return Cost(positions * inputs * outputs, inputs * outputs + outputs)
+
+
+def conv(positions: int, inputs: int, outputs: int, kernel: int, *, groups: int = 1) -> Cost:
+    """A square convolution with bias; `positions` are output positions."""
+    weights = kernel * kernel * inputs * outputs // groups
+    return Cost(positions * weights, weights + outputs)
+
+
+def depthwise(positions: int, channels: int, kernel: int) -> Cost:
+    """A depthwise convolution with bias, one filter a channel."""
+    return conv(positions, channels, channels, kernel, groups=channels)
+
+
+def layer_norm(positions: int, channels: int) -> Cost:
+    """An affine LayerNorm over channels: 5 MACs an element."""
+    macs = 5 * positions * channels
+    return Cost(macs, 2 * channels, macs)
+
+
+def batch_norm(positions: int, channels: int) -> Cost:
+    """An affine BatchNorm in eval mode: 2 MACs an element."""
+    macs = 2 * positions * channels
+    return Cost(macs, 2 * channels, macs)
+
+
+def attention(queries: int, keys: int, channels: int) -> Cost:
+    """Both products of softmax attention (query-key and weight-value) over all heads together."""
+    return Cost(2 * queries * keys * channels)

@@ -1,0 +1,54 @@
+"""Dominance, fronts and hypervolume over plain numpy arrays; every objective is minimised here (negate what is maximised)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+
+def dominates(first: Values, second: Values) -> bool:
+    """True when `first` is nowhere worse and somewhere better than `second`."""
+    return bool(np.all(first <= second) and np.any(first < second))
+
+
+def domination_matrix(values: Values) -> NDArray[np.bool_]:
+    """`matrix[i, j]`: row i of `values` (N, M) dominates row j."""
+    no_worse = np.all(values[:, None, :] <= values[None, :, :], axis=2)
+    better = np.any(values[:, None, :] < values[None, :, :], axis=2)
+    return np.asarray(no_worse & better)
+
+
+def front_ranks(values: Values) -> NDArray[np.int64]:
+    """Front index of each row of `values` (N, M): 0 for the Pareto front, 1 for the front once that is taken away, and so on."""
+    ranks = np.full(len(values), -1, dtype=np.int64)
+    matrix = domination_matrix(values)
+    rank = 0
+    while np.any(ranks < 0):
+        open_rows = ranks < 0
+        front = open_rows & ~np.any(matrix[open_rows], axis=0)
+        ranks[front] = rank
+        rank += 1
+    return ranks
+
+
+def hypervolume(values: Values, reference: Values) -> float:
+    """Volume dominated by `values` (N, M) and bounded by `reference` (M,), by slicing on the last objective; meant for fronts of a few hundred points."""
+    inside = values[np.all(values < reference, axis=1)]
+    if len(inside) == 0:
+        return 0.0
+    if inside.shape[1] == 1:
+        return float(reference[0] - inside[:, 0].min())
+    inside = inside[np.argsort(inside[:, -1], kind="stable")]
+    edges = np.append(inside[:, -1], reference[-1])
+    total = 0.0
+    for index in range(len(inside)):
+        depth = edges[index + 1] - edges[index]
+        if depth > 0:
+            total += depth * hypervolume(_front(inside[: index + 1, :-1]), reference[:-1])
+    return float(total)
+
+
+def _front(values: Values) -> Values:
+    """The non-dominated, distinct rows of `values`."""
+    unique = np.unique(values, axis=0)
+    return np.asarray(unique[~np.any(domination_matrix(unique), axis=0)])

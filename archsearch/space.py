@@ -1,0 +1,158 @@
+"""Spaces: a file of choices, and the only door to it, `sample(pick)`; the papers' models are spaces of size one."""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from archsearch.arch import Arch, Pick, assemble
+from archsearch.errors import UserError
+from archsearch.grammar import Choices, Document, LayerPlan, Plan, StagePlan, parse
+
+
+class Space:
+    """A checked space: `sample(pick)` gives an architecture, `parameters()` what there is to choose, `size` how many parameter sets there are."""
+
+    def __init__(self, document: Document, source: str, text: str = "") -> None:
+        self.plan: Plan = parse(document, source)
+        self.source, self.text = source, text
+        self.name = self.plan.name or Path(source).stem
+
+    def sample(self, pick: Pick) -> Arch:
+        """The architecture that `pick(name, choices)` chooses; pick is asked once a name, and only for names with two choices or more."""
+        return assemble(self.plan, pick)
+
+    @property
+    def is_single(self) -> bool:
+        """True when nothing is left to choose."""
+        return not self.parameters()
+
+    @property
+    def paper(self) -> Mapping[str, Any]:
+        """The `[paper]` table: title, arXiv, published figures; empty for a space of one's own."""
+        return self.plan.paper
+
+    def arch(self) -> Arch:
+        """The architecture of a space of size one. Raises UserError when something is left to choose."""
+        for name, choices in self.parameters().items():
+            raise UserError(
+                f"{self.source}: {name} has {len(choices)} choices; an architecture fixes every value (a space of size one)"
+            )
+        return assemble(self.plan, _never)
+
+    def parameters(self) -> dict[str, Choices]:
+        """Every name with two choices or more, conditional ones included, in the order of the file."""
+        names: dict[str, Choices] = {}
+        for stage in self.plan.stages:
+            names.update(_general(stage))
+            for layer in (*stage.entries.values(), *stage.blocks.values()):
+                names.update(_fields(layer))
+        names.update(_fields(self.plan.head))
+        return {name: choices for name, choices in names.items() if len(choices) > 1}
+
+    @property
+    def size(self) -> int:
+        """Number of distinct parameter sets (conditional parameters counted where they apply)."""
+        return math.prod(_stage_size(stage) for stage in self.plan.stages) * _product([self.plan.head])
+
+
+def _never(name: str, choices: object) -> Any:
+    raise AssertionError(f"{name} is open in a space of size one")
+
+
+def _general(stage: StagePlan) -> dict[str, Choices]:
+    prefix = f"stages.{stage.number}"
+    return {
+        stage.entry_name: stage.entry,
+        f"{prefix}.block": stage.block,
+        f"{prefix}.depth": stage.depth,
+        f"{prefix}.width": stage.width,
+    }
+
+
+def _fields(layer: LayerPlan) -> dict[str, Choices]:
+    return {name: layer.choices[field] for field, name in layer.names.items()}
+
+
+def _product(layers: list[LayerPlan]) -> int:
+    """Combinations of the layers' fields, shared names counted once."""
+    names: dict[str, Choices] = {}
+    for layer in layers:
+        names.update(_fields(layer))
+    return math.prod(len(choices) for choices in names.values())
+
+
+def _stage_size(stage: StagePlan) -> int:
+    entries = sum(_product([stage.entries[str(kind)]]) for kind in stage.entry)
+    blocks = sum(_product([stage.blocks[kind] for kind in str(block).split("/")]) for block in stage.block)
+    return entries * blocks * len(stage.depth) * len(stage.width)
+
+
+@cache
+def spaces_folder() -> Path:
+    """The shipped spaces: inside an installed package, or beside it in a checkout."""
+    inside = Path(str(resources.files("archsearch"))) / "spaces"
+    return inside if inside.is_dir() else inside.parent.parent / "spaces"
+
+
+def paper_names() -> list[str]:
+    """Names of the papers' models that are shipped as fixed trials, sorted."""
+    return sorted(path.stem for path in (spaces_folder() / "papers").glob("*.toml"))
+
+
+def load_space(name: str | Path) -> Space:
+    """A space from a TOML file, or a shipped one by name (`hybrid`, or a paper's such as `davit_tiny`).
+
+    Raises UserError with the file, the dotted key, what was found and what is allowed.
+    """
+    path = _find(name)
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a space file: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    return Space(document, source=str(name), text=text)
+
+
+def _find(name: str | Path) -> Path:
+    """The file behind a path or a shipped name."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if path.is_file():
+            return path
+        raise UserError(f"{name}: no such space file")
+    shipped = {file.stem: file for file in _shipped()}
+    if str(name) in shipped:
+        return shipped[str(name)]
+    close = difflib.get_close_matches(str(name), list(shipped), n=1, cutoff=0.5)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    raise UserError(
+        f"{name}: neither a .toml file nor a shipped space or paper{hint}; `archsearch papers` lists the papers, hybrid is the default space"
+    )
+
+
+def _shipped() -> Iterator[Path]:
+    yield from sorted(spaces_folder().glob("*.toml"))
+    yield from sorted((spaces_folder() / "papers").glob("*.toml"))
+
+
+@cache
+def paper(name: str) -> Arch:
+    """A paper's model by name, such as `davit_tiny`. Raises UserError with the nearest name."""
+    return paper_space(name).arch()
+
+
+@cache
+def paper_space(name: str) -> Space:
+    """A paper's model as the space of size one it is, with its `[paper]` table."""
+    if name not in paper_names():
+        close = difflib.get_close_matches(name, paper_names(), n=1, cutoff=0.5)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"unknown paper {name!r}{hint}; known: {', '.join(paper_names())}")
+    return load_space(name)

@@ -1,0 +1,137 @@
+"""Two independent counters for a built model: fvcore on CPU tensors (with handlers for what it misses) and torch's FlopCounterMode on meta tensors.
+
+fvcore traces, and a traced convolution on meta tensors fails in torch 2.14 (its meta kernel checks sizes in Python, where a tracer has made
+them tensors); patched to pass it counts 0 for the convolution. On the CPU FlopCounterMode in turn misses fused attention. So each counter gets
+the device on which it is right.
+Nothing counts 0 in silence: an operation without a formula that is not on the list of free ones fails the count by its name.
+"""
+
+import contextlib
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torchvision  # noqa: F401  # registers torchvision::deform_conv2d with torch.ops
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from archsearch.errors import RunError
+
+ImageSize = int | tuple[int, int]
+
+# Free by the convention of cost.py: elementwise arithmetic, activations, softmax, pooling by averages, and moving data about.
+_FREE_TRACED = frozenset(
+    """abs add add_ arange avg_pool2d bias cat clone constant_pad_nd contiguous copy_ detach div div_ expand expand_as fill_ flatten
+    floor_divide full gelu gelu_ index index_put_ index_select mean meshgrid mul mul_ neg new_zeros ones pad permute relu relu_ repeat
+    reshape rsub select slice softmax split squeeze stack sub sub_ sum t to transpose type_as unbind unflatten unsqueeze view zeros
+    zeros_like""".split()
+)
+_FREE_DISPATCHED = _FREE_TRACED | frozenset(
+    """_native_batch_norm_legit_no_training _reshape_alias _safe_softmax _softmax _to_copy _unsafe_view alias as_strided cudnn_batch_norm
+    empty empty_like empty_strided lift_fresh native_batch_norm native_layer_norm new_empty new_full scalar_tensor split_with_sizes""".split()
+)
+
+
+def count_fvcore(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> int:
+    """MACs of one image in eval mode by fvcore, with handlers for fused attention and deformable convolution.
+
+    Raises RunError naming any operation that has no handler and is not free.
+    """
+    cpu = copy.deepcopy(model).cpu().eval()
+    with _quiet_fvcore():
+        from fvcore.nn import FlopCountAnalysis  # late: importing it runs torch.jit.script
+
+        analysis = FlopCountAnalysis(cpu, _image(image_size, in_chans, "cpu"))
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
+        analysis.set_op_handle("torchvision::deform_conv2d", _deform_conv_macs)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        with torch.no_grad():
+            macs = int(analysis.total())
+        unknown = {name.removeprefix("aten::") for name in analysis.unsupported_ops()} - _FREE_TRACED
+    _refuse(unknown, "fvcore")
+    return macs
+
+
+def count_flop_counter(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> int:
+    """MACs of one image in eval mode by FlopCounterMode, which leaves out norms; halves its count of two a multiply-add.
+
+    Raises RunError naming any operation that has no formula and is not free.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv_flops})
+    seen = _SeenOps()
+    with torch.no_grad(), seen, counter:
+        _on_meta(model)(_image(image_size, in_chans, "meta"))
+    counted = {op.__name__ for op in counter.flop_registry}
+    _refuse({name for name in seen.names if name not in counted} - _FREE_DISPATCHED, "FlopCounterMode")
+    return int(counter.get_total_flops()) // 2
+
+
+class _SeenOps(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its constructor untyped
+    """Remembers the name of every operation that is dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def _refuse(unknown: set[str], counter: str) -> None:
+    if unknown:
+        raise RunError(f"{counter} has no formula for {', '.join(sorted(unknown))}; nothing may count 0 in silence")
+
+
+def _image(image_size: ImageSize, in_chans: int, device: str) -> torch.Tensor:
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    return torch.zeros(1, in_chans, height, width, device=device)
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """The model in eval mode on the meta device; a copy of the structure, not of the weights, unless it lies there already."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return model.eval()
+    with torch.device("meta"):
+        memo = {id(tensor): _meta_like(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        return copy.deepcopy(model, memo).eval()
+
+
+def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+@contextlib.contextmanager
+def _quiet_fvcore() -> Iterator[None]:
+    """fvcore's import and torch.jit.trace both warn that TorchScript is deprecated; nothing a user could do about it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _sizes(value: Any) -> list[int]:
+    """Shape of a traced tensor."""
+    sizes: list[int] = value.type().sizes()
+    return sizes
+
+
+def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """Query-key and weight-value products of softmax attention."""
+    query, key, value = (_sizes(item) for item in inputs[:3])
+    pairs = math.prod(query[:-1]) * key[-2]
+    return pairs * (query[-1] + value[-1])
+
+
+def _deform_conv_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """A deformable convolution as the convolution it is after sampling; the bilinear gather is not counted."""
+    weight, out = _sizes(inputs[1]), _sizes(outputs[0])
+    return math.prod(out) * math.prod(weight[1:])
+
+
+def _deform_conv_flops(input_shape: Any, weight_shape: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
+    return 2 * int(math.prod(out_shape)) * int(math.prod(weight_shape[1:]))

@@ -1,0 +1,71 @@
+"""Numbers with units, as people type and read them."""
+
+import re
+
+from archsearch.errors import UserError
+
+_SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*(?:FLOPs?|MACs?)?\s*", re.IGNORECASE)
+_SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)\s*", re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def parse_macs(text: str, where: str = "--budget") -> int:
+    """`4.5GFLOPs`, `4.5G`, `800 MMACs` or `4500000000` as multiply-adds; vision papers' FLOPs are multiply-adds."""
+    match = _BUDGET.fullmatch(text)
+    macs = round(float(match[1]) * _SCALES[match[2].upper()]) if match else 0
+    if macs < 1:
+        raise UserError(
+            f"{where}: {text!r} is not a budget; write a positive number of multiply-adds such as 4.5GFLOPs, 800M or 4500000000"
+        )
+    return macs
+
+
+def parse_share(text: str, where: str = "--tolerance") -> float:
+    """`5%` or `0.05` as a fraction in [0, 1)."""
+    match = _SHARE.fullmatch(text)
+    try:
+        share = float(match[1]) / 100 if match else float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UserError(f"{where}: {text!r} is not a share; write a percentage from 0% to below 100%, such as 5%")
+    return share
+
+
+def parse_seconds(text: str, where: str = "--timeout") -> float:
+    """`90s`, `30m`, `2h` or `1d` in seconds."""
+    match = _DURATION.fullmatch(text)
+    seconds = float(match[1]) * _SECONDS[match[2].lower()] if match else 0.0
+    if seconds <= 0:
+        raise UserError(
+            f"{where}: {text!r} is not a duration; write a positive number with s, m, h or d, such as 90s or 2h"
+        )
+    return seconds
+
+
+def format_count(number: float) -> str:
+    """`4540244736` as `4.54G`: three or four significant digits and a decimal prefix."""
+    for prefix in ("T", "G", "M", "K"):
+        scale = _SCALES[prefix]
+        if abs(number) >= scale:
+            return f"{number / scale:.2f}{prefix}"
+    return f"{number:.0f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """`4210` as `1h10m`, `75` as `1m15s`, `3.2` as `3s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+
+
+def format_bytes(count: float) -> str:
+    """`1536000000` as `1.43 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1024
+    return f"{count:.2f} TiB"
