@@ -1,0 +1,91 @@
+"""What a candidate is trained and scored on: the embedded Fashion-MNIST subset, or any ImageFolder prepared once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archsearch.proxy.listing import list_image_folder
+from archsearch.proxy.prepare import Preparation, prepare
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_FASHION_FILE = Path(__file__).parent / "assets" / "fashion_mnist_12k.npz"
+_IMAGE_NAMES = ("train_images", "val_images")
+_LABEL_NAMES = ("train_labels", "val_labels")
+
+
+@dataclass(frozen=True, eq=False)
+class ProxyData:
+    """Images uint8 (N, H, W, C), H = W, C = 3 or 1 for grey; labels int64 (N,); mean and std of 0..1 by channel."""
+
+    name: str
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    val_images: NDArray[np.uint8]
+    val_labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for images, labels in ((self.train_images, self.train_labels), (self.val_images, self.val_labels)):
+            assert images.dtype == np.uint8
+            assert images.shape == (len(labels), self.size, self.size, len(self.mean))
+        assert len(self.mean) == len(self.std)
+
+    @property
+    def size(self) -> int:
+        """Stored height and width in pixels."""
+        return int(self.train_images.shape[1])
+
+
+def load_fashion_mnist() -> ProxyData:
+    """1000 + 200 images of each class of Fashion-MNIST (Xiao et al., arXiv:1708.07747), zero-padded to 32 px."""
+    with np.load(_FASHION_FILE, allow_pickle=False) as arrays:
+        images = [np.pad(arrays[name], ((0, 0), (2, 2), (2, 2)))[..., None] for name in _IMAGE_NAMES]
+        labels = [arrays[name].astype(np.int64) for name in _LABEL_NAMES]
+    # Mean and deviation of the padded training pixels.
+    return ProxyData(
+        "fashion-mnist-12k", images[0], labels[0], images[1], labels[1], FASHION_CLASSES, (), (0.2195,), (0.3327,)
+    )
+
+
+def load_image_folder(
+    root: Path,
+    *,
+    size: int,
+    train_split: str = "train",
+    val_split: str = "val",
+    max_train: int,
+    max_val: int = 10_000,
+    max_unreadable: float = 0.01,
+    seed: int = 0,
+    cache_dir: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> ProxyData:
+    """An ImageFolder as `size` px squares, decoded once into `cache_dir`; `progress(done, total)` counts images.
+
+    Larger splits are cut to a random sample by `seed`. UserError where the folder is no ImageFolder, or where a larger
+    share than `max_unreadable` of a split cannot be read; fewer are left out and returned as `unreadable`.
+    """
+    assert min(size, max_train, max_val) > 0
+    root = root.expanduser().absolute()
+    splits = list_image_folder(root, train_split, val_split)
+    task = Preparation(
+        root=root, splits=splits, most=(max_train, max_val), size=size, seed=seed, max_unreadable=max_unreadable
+    )
+    train, val = prepare(task, cache_dir, progress)
+    return ProxyData(
+        name=root.name,
+        train_images=train.images,
+        train_labels=train.labels,
+        val_images=val.images,
+        val_labels=val.labels,
+        classes=splits[0].classes,
+        unreadable=train.unreadable + val.unreadable,
+    )

@@ -1,0 +1,48 @@
+"""How candidates are trained on a proxy: all alike, by a recipe neutral between convolution and attention."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from archsearch.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """`steps` updates of AdamW at `batch_size`, linear warm-up, cosine to zero; `learning_rate` is the peak."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.05  # on matrices only
+    warmup_share: float = 0.1  # of the steps
+    label_smoothing: float = 0.1
+    clip: float = 1.0  # largest norm of all gradients together
+    image_size: int  # pixels
+    seed: int = 0  # of the data order and the augmentation
+    dtype: Literal["float32", "bfloat16"]  # of the autocast; weights and optimizer stay in float32
+    augment: Literal[
+        "crop", "shift"
+    ]  # RandomResizedCrop for photographs, a move by 2 px for tiny pictures; both mirror
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "image_size"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("learning_rate", "clip"):
+            self._check(name, 0 < getattr(self, name) < math.inf, "a finite number above 0")
+        for name in ("warmup_share", "label_smoothing"):
+            self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
+        self._check("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number, at least 0")
+        self._check("dtype", self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'")
+        self._check("augment", self.augment in ("crop", "shift"), "'crop' or 'shift'")
+
+    def learning_rate_at(self, step: int) -> float:
+        """For step 0, 1, ... steps-1: rises in equal parts to the peak, then half a cosine towards zero."""
+        warmup = round(self.warmup_share * self.steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (self.steps - warmup))) / 2
+
+    def _check(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            raise UserError(f"proxy recipe: {name} is {getattr(self, name)!r}; allowed is {allowed}")

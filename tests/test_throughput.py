@@ -1,0 +1,402 @@
+"""Timing checked on networks that sleep: how long a pass takes is then known beforehand, whatever the machine."""
+
+import contextlib
+import dataclasses
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archsearch.errors import RunError, UserError
+from archsearch.machine import conditions, device_lock, pick_device
+from archsearch.throughput import DType, Protocol, measure
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
+# Loose limits: these tests are about what is counted and reported, on machines that may be busy.
+QUICK = Protocol(
+    batch_size=4,
+    image_size=8,
+    warmup_s=0.02,
+    block_s=0.02,
+    min_blocks=5,
+    max_s=0.3,
+    iqr_limit=0.5,
+    agree=0.5,
+    drift_limit=0.5,
+)
+
+
+class Sleeper(nn.Module):
+    """A network whose passes take the given seconds in turn."""
+
+    def __init__(self, *seconds: float) -> None:
+        super().__init__()
+        self.seconds = list(seconds)
+        self.passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(self.seconds[self.passes % len(self.seconds)])
+        self.passes += 1
+        return images
+
+
+class Recorder(nn.Module):
+    """A network that keeps what it was called with and under which settings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.frozen = nn.BatchNorm2d(3).eval()
+        self.images: list[Tensor] = []
+        self.settings: set[tuple[bool, bool, torch.dtype]] = set()
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.linear(self.frozen(images))
+        self.images.append(images)
+        self.settings.add((self.training, torch.is_inference_mode_enabled(), out.dtype))
+        return out
+
+
+class Full(nn.Module):
+    """A network that fails with the given words."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise RuntimeError(self.words)
+
+
+def test_throughput_is_that_of_a_network_of_known_speed() -> None:
+    figure = measure(Sleeper(0.02), QUICK, CPU)
+    known = QUICK.batch_size / 0.02
+    assert 0.7 * known <= figure.throughput_img_s <= 1.05 * known
+    assert figure.latency_ms == pytest.approx(1000 * QUICK.batch_size / figure.throughput_img_s)
+    assert (figure.batch_size, figure.image_size, figure.dtype, figure.mode, figure.device) == (
+        4,
+        8,
+        "float32",
+        "eager",
+        "cpu",
+    )
+    assert (figure.reference_img_s, figure.ratio_to_reference, figure.drift, figure.drifted) == (
+        None,
+        None,
+        None,
+        False,
+    )
+
+
+def test_counts_are_those_of_the_passes_made() -> None:
+    model = Sleeper(0.004)
+    figure = measure(model, QUICK, CPU)
+    assert figure.warmup_iterations >= 10
+    assert figure.warmup_iterations + figure.iterations == model.passes
+    assert figure.iterations >= figure.num_blocks * 2
+    assert figure.measure_s >= 0.004 * model.passes
+
+
+def test_the_slower_of_two_networks_is_the_slower_figure() -> None:
+    rates = [measure(Sleeper(seconds), QUICK, CPU).throughput_img_s for seconds in (0.002, 0.006, 0.018)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_slow_networks_on_a_cpu_warm_up_in_fewer_passes() -> None:
+    protocol = Protocol.for_device(CPU, batch_size=1, image_size=8)
+    slow = dataclasses.replace(protocol, warmup_s=0.2, min_blocks=2, iqr_limit=1.0, agree=0.5)
+    assert 3 <= measure(Sleeper(0.11), slow, CPU).warmup_iterations < 10
+    strict = dataclasses.replace(slow, min_slow_warmup_iterations=10)
+    assert measure(Sleeper(0.11), strict, CPU).warmup_iterations == 10
+
+
+def test_a_warm_up_that_never_agrees_ends_and_has_its_ten_passes() -> None:
+    protocol = dataclasses.replace(QUICK, agree=0.0, min_slow_warmup_iterations=3)
+    assert 10 <= measure(Sleeper(0.002, 0.012), protocol, CPU).warmup_iterations < 100
+
+
+def test_inputs_are_random_rotated_and_channels_last() -> None:
+    model = Recorder()
+    state = torch.get_rng_state()
+    measure(model, QUICK, CPU)
+    assert torch.equal(state, torch.get_rng_state())
+    assert {images.shape for images in model.images} == {(4, 3, 8, 8)}
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images in model.images[:9])
+    assert all(0.8 < images.std() < 1.2 and abs(images.mean()) < 0.2 for images in model.images[:9])
+    first = model.images[:3]
+    assert not any(torch.equal(first[i], first[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert all(torch.equal(images, first[i % 3]) for i, images in enumerate(model.images[:9]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_passes_run_in_eval_and_inference_mode_and_in_the_dtype_asked_for(dtype: DType) -> None:
+    model = Recorder()
+    measure(model, dataclasses.replace(QUICK, dtype=dtype), CPU)
+    assert model.settings == {(False, True, getattr(torch, dtype))}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_comes_back_as_it_was_and_trainable(training: bool) -> None:
+    model = Recorder().train(training)
+    model.frozen.eval()
+    measure(model, QUICK, CPU)
+    assert (model.training, model.linear.training, model.frozen.training) == (training, training, False)
+    model.linear(torch.ones(8)).sum().backward()
+    assert model.linear.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+        "MPS backend out of memory (MPS allocated: 9 GB)",
+    ],
+)
+def test_running_out_of_memory_makes_the_candidate_infeasible(words: str) -> None:
+    model = Full(words)
+    with pytest.raises(RunError, match="the candidate is infeasible at batch size 4, 8 px, float32") as caught:
+        measure(model, QUICK, CPU)
+    assert caught.value.__context__ is None
+    assert model.training
+    with pytest.raises(RunError, match="the reference is infeasible"):
+        measure(Sleeper(0.001), QUICK, CPU, reference=model)
+
+
+def test_a_batch_that_the_allocator_refuses_is_infeasible() -> None:
+    with pytest.raises(RunError, match="infeasible at batch size 1000000"):
+        measure(Sleeper(0.001), dataclasses.replace(QUICK, batch_size=10**6, image_size=10**4), CPU)
+
+
+def test_other_failures_of_a_network_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        measure(Full("shapes do not fit"), QUICK, CPU)
+
+
+def test_jittery_passes_are_timed_again_and_marked_noisy() -> None:
+    protocol = dataclasses.replace(QUICK, block_s=1e-6, iqr_limit=0.03)
+    lines: list[str] = []
+    figure = measure(Sleeper(0.002, 0.012), protocol, CPU, progress=lines.append)
+    assert figure.noisy
+    assert figure.throughput_iqr > 0.5
+    assert figure.num_blocks == figure.iterations > protocol.min_blocks
+    assert lines.count("timing 5 blocks of 4 images") == figure.num_blocks // protocol.min_blocks
+    assert not measure(Sleeper(0.01), QUICK, CPU).noisy
+
+
+def test_a_disturbed_round_is_left_out_once_a_quiet_one_follows() -> None:
+    # Eleven passes of warm-up and the first round of five jitter; what follows does not.
+    model = Sleeper(*[0.005, 0.025] * 8, *[0.02] * 1000)
+    protocol = dataclasses.replace(QUICK, warmup_s=0.0, block_s=1e-6, agree=9.0, iqr_limit=0.3, max_s=2.0)
+    figure = measure(model, protocol, CPU)
+    assert (figure.noisy, figure.num_blocks, figure.warmup_iterations) == (False, 5, 10)
+    assert model.passes > 15
+    assert 0.7 * 200 <= figure.throughput_img_s <= 1.05 * 200
+
+
+def test_the_reference_is_timed_on_both_sides_and_gives_the_ratio() -> None:
+    order: list[str] = []
+
+    class Named(Sleeper):
+        def forward(self, images: Tensor) -> Tensor:
+            order.append(f"{self.seconds[0]}")
+            return super().forward(images)
+
+    figure = measure(Named(0.01), QUICK, CPU, reference=Named(0.02))
+    assert [name for name, before in zip(order, [None, *order], strict=False) if name != before] == [
+        "0.02",
+        "0.01",
+        "0.02",
+    ]
+    assert figure.reference_img_s == pytest.approx(4 / 0.02, rel=0.3)
+    assert figure.ratio_to_reference == pytest.approx(2, rel=0.3)
+    assert not figure.drifted
+
+
+def test_a_reference_that_slows_down_meanwhile_marks_the_figure_drifted() -> None:
+    reference = Sleeper(0.005)
+
+    class Heater(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            reference.seconds[0] = 0.02
+            return images
+
+    figure = measure(Heater(), QUICK, CPU, reference=reference)
+    assert figure.drifted
+    # 800 and 200 images a second, against their mean.
+    assert figure.drift == pytest.approx(600 / 500, rel=0.2)
+
+
+def test_peak_memory_is_of_this_measurement_alone() -> None:
+    class Hog(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.ones(2**24).sum()
+
+    hungry, modest = measure(Hog(), QUICK, CPU), measure(Sleeper(0.001), QUICK, CPU)
+    if sys.platform != "linux":
+        pytest.skip("only Linux can forget a process's memory peak")
+    assert hungry.peak_memory_bytes is not None
+    assert modest.peak_memory_bytes is not None
+    assert 2**25 < hungry.peak_memory_bytes - modest.peak_memory_bytes < 2**28
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"dtype": "float16"}, "dtype: got 'float16', allowed are float32, bfloat16"),
+        ({"mode": "fast"}, "mode: got 'fast', allowed are eager, compile"),
+        ({"warmup_s": float("nan")}, "warmup_s: got nan"),
+        ({"max_s": -1.0}, "max_s: got -1.0"),
+        ({"min_blocks": 1}, "min_blocks: got 1"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        dataclasses.replace(QUICK, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_compiled_networks_are_all_compiled() -> None:
+    eager: list[int] = []
+
+    class Telltale(nn.Module):
+        def __init__(self, scale: int) -> None:
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, images: Tensor) -> Tensor:
+            if not torch.compiler.is_compiling():
+                eager.append(self.scale)
+            return images * self.scale
+
+    # One network more than the compiler takes per function before it gives up on it.
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for scale in range(3):
+            figure = measure(Telltale(scale), dataclasses.replace(QUICK, mode="compile"), CPU)
+            assert (figure.mode, eager) == ("compile", [])
+
+
+def test_auto_is_the_fastest_device_that_is_there() -> None:
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert pick_device("auto") == torch.device(best)
+    assert pick_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_an_absent_device_is_one_sentence_with_a_way_out(name: str) -> None:
+    if torch.cuda.is_available() if name == "cuda" else torch.backends.mps.is_available():
+        pytest.skip(f"this machine has {name}")
+    with pytest.raises(
+        UserError, match=rf"device: got '{name}', but PyTorch .* finds only .*cpu here; use '\w+' or 'auto'$"
+    ):
+        pick_device(name)
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(UserError, match="device: got 'gpu', allowed are auto, cpu, cuda, mps"):
+        pick_device("gpu")
+
+
+def test_conditions_are_plain_values_that_say_where() -> None:
+    noted = conditions(CPU)
+    assert noted["device"] == "cpu"
+    assert noted["torch"] == torch.__version__
+    assert noted["threads"] == torch.get_num_threads()
+    assert noted["device_name"] == noted["host_cpu"]
+    assert noted["host_cpu"]
+    assert str(noted["date"]).endswith("+00:00")
+    assert noted["driver"] is noted["cuda"] is None
+    assert all(isinstance(value, str | int | float | bool | None) for value in noted.values())
+
+
+HOLDER = """
+import os, sys, time, torch
+from archsearch.machine import device_lock
+print("asking", flush=True)
+with device_lock(torch.device("cpu"), exclusive=sys.argv[1] == "timing"):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+os._exit(0)  # At once: libraries take their time to leave, and the tests tell by it who was let in.
+"""
+
+
+@pytest.fixture
+def lock_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary directory of the test's own, for this process and those it starts: real runs do not meet it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return tmp_path
+
+
+def start_holder(kind: str, seconds: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, kind, str(seconds)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{line}\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+@pytest.mark.usefixtures("lock_directory")
+def test_a_lock_excludes_until_its_holder_dies() -> None:
+    with start_holder("timing", 30) as first:
+        wait_for(first, "asking")
+        wait_for(first, "held")
+        with start_holder("timing", 0) as second:
+            wait_for(second, "asking")
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(timeout=1)
+            first.send_signal(signal.SIGKILL)
+            wait_for(second, "held")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+@pytest.mark.usefixtures("lock_directory")
+def test_trainings_share_a_device_but_not_with_a_timing() -> None:
+    with contextlib.ExitStack() as stack:
+        with device_lock(CPU, exclusive=False):
+            timing = stack.enter_context(start_holder("timing", 0))
+            training = stack.enter_context(start_holder("training", 0))
+            wait_for(training, "asking")
+            wait_for(training, "held")
+            wait_for(timing, "asking")
+            with pytest.raises(subprocess.TimeoutExpired):
+                timing.wait(timeout=1)
+        wait_for(timing, "held")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_lock_file_that_is_a_link_is_not_followed(lock_directory: Path) -> None:
+    (lock_directory / "archsearch-cpu-0.lock").symlink_to(lock_directory / "elsewhere")
+    with pytest.raises(UserError, match="symbolic link"), device_lock(CPU, exclusive=True):
+        pass
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: the event clock exists only there")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_is_timed_by_its_own_clock(dtype: DType) -> None:
+    device = pick_device("cuda")
+    small, large = nn.Conv2d(3, 64, 3), nn.Sequential(nn.Conv2d(3, 64, 3), *(nn.Conv2d(64, 64, 3) for _ in range(20)))
+    protocol = dataclasses.replace(QUICK, batch_size=64, image_size=128, dtype=dtype)
+    fast, slow = (measure(model, protocol, device, reference=nn.Conv2d(3, 8, 3)) for model in (small, large))
+    assert fast.throughput_img_s > 2 * slow.throughput_img_s
+    assert fast.peak_memory_bytes is not None
+    # At least its inputs and its output, far from the whole card.
+    assert 64 * 67 * 126 * 126 * 2 < fast.peak_memory_bytes < 2**32
+    noted = conditions(device)
+    assert noted["device_name"] == torch.cuda.get_device_name()
+    assert noted["driver"]
+    with device_lock(device, exclusive=True):
+        pass
