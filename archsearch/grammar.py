@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from itertools import product
 from typing import Any, get_type_hints
 
-from archsearch.blocks.base import Layer, LayerError, Scalar, Shape, layer_type, nearest, own_choices
+from archsearch.blocks.base import Layer, LayerError, Scalar, Shape, layer_type, layers_of, nearest, own_choices
 from archsearch.errors import UserError
 
 Choices = tuple[Scalar, ...]
@@ -179,6 +179,7 @@ def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
             raise UserError(f"{reader.at('block')}: {block!r} names a block twice; a/b alternates two different blocks")
     block_types = {kind: layer_type("block", kind, reader.at("block")) for kind in kinds}
     entry_types = {str(kind): layer_type(role, str(kind), entry_reader.at(entry_key)) for kind in entries}  # type: ignore[arg-type]  # role is one of two literals
+    _refuse_absent_layers(reader, tables)
     reader.only([key for key in _STAGE if number > 1 or key != "downsample"] + tables)
     if number == 1:
         entry_reader.only(["kind", *(str(kind) for kind in entries)])
@@ -192,6 +193,13 @@ def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
         blocks={kind: _layer(reader, layer, shared=reader) for kind, layer in block_types.items()},
         entries={kind: _layer(entry_reader, layer, shared=None) for kind, layer in entry_types.items()},
     )
+
+
+def _refuse_absent_layers(reader: _Reader, tables: list[str]) -> None:
+    """A table of a layer that the stage never uses would be ignored: refuse it."""
+    for key in reader.table:
+        if key not in tables and key not in _STAGE and (key in layers_of("block") or key in layers_of("downsample")):
+            raise UserError(f"{reader.at(key)}: {key} is no choice of this stage ({', '.join(tables)}); take the table out or add it")
 
 
 def _refuse_idle_shared(reader: _Reader, layers: Iterable[type[Layer]]) -> None:

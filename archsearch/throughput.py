@@ -85,7 +85,7 @@ class Protocol:
         dtype: DType = "float32",
         mode: Mode = "eager",
     ) -> Self:
-        """House defaults; on a quiet CPU 2 s for a model that takes 30 ms a batch, 8 s for one that takes 0.4 s."""
+        """House defaults; on a quiet CPU 2 s for a model that takes 30 ms a batch, 5 s for one that takes 0.4 s."""
         is_cpu = device.type == "cpu"
         return cls(
             batch_size=batch_size,
@@ -94,7 +94,8 @@ class Protocol:
             mode=mode,
             warmup_s=1.0 if is_cpu else 2.0,
             min_slow_warmup_iterations=3 if is_cpu else 10,
-            min_blocks=15 if is_cpu else 20,
+            min_blocks=9 if is_cpu else 20,
+            max_s=8.0 if is_cpu else 15.0,
         )
 
     def iterations_per_block(self, seconds_each: float) -> int:

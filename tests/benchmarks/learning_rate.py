@@ -1,0 +1,45 @@
+"""Sweep of the proxy's peak learning rate on three anchors, once; the winner is frozen for every candidate (archsearch/evaluate.py).
+
+Usage: python tests/benchmarks/learning_rate.py [--data IMAGE_FOLDER] [--steps N]
+Prints top-1 and training loss for each anchor and rate, and the rate with the best mean rank over the anchors.
+"""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from archsearch import build, paper
+from archsearch.evaluate import _load, make_settings
+from archsearch.proxy.profile import Profile, shrink
+from archsearch.proxy.recipe import Recipe
+from archsearch.proxy.train import train_and_score
+
+ANCHORS = ("davit_tiny", "van_b2", "litv2_s")
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data")
+    parser.add_argument("--steps", type=int)
+    arguments = parser.parse_args()
+    settings = make_settings(device="cpu", data=arguments.data, proxy_steps=arguments.steps)
+    proxy = settings["proxy"]
+    data, profile = _load(proxy["source"]), Profile(**proxy["profile"])
+    scores = np.zeros((len(ANCHORS), len(RATES)))
+    for row, name in enumerate(ANCHORS):
+        for column, rate in enumerate(RATES):
+            recipe = replace(Recipe(**proxy["recipe"]), learning_rate=rate)
+            torch.manual_seed(0)
+            result = train_and_score(build(shrink(paper(name), profile, len(data.classes))), data, recipe, device="cpu")
+            scores[row, column] = result.score
+            print(f"{name:18s} lr {rate:g}  top-1 {result.score:.4f} +- {result.standard_error:.4f}  loss {result.train_loss:.4f}  {result.train_s:.0f} s", flush=True)
+    ranks = (-scores).argsort(axis=1).argsort(axis=1).mean(axis=0)
+    print("mean top-1 by rate:", dict(zip(RATES, scores.mean(axis=0).round(4).tolist(), strict=True)))
+    print("best mean rank: lr", RATES[int(ranks.argmin())])
+
+
+if __name__ == "__main__":
+    main()

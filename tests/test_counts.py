@@ -1,0 +1,138 @@
+"""The analytic cost equals two independent counters to the unit: every registered layer x its choices, and whole random hybrids."""
+
+import itertools
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archsearch import RunError, build, load_space, paper
+from archsearch.blocks.base import Layer, LayerError, Shape, layers_of, own_choices
+from archsearch.budget import propose
+from archsearch.space import Space
+from archsearch.trace import count_flop_counter, count_fvcore
+
+ROLES = ("stem", "downsample", "block", "extra", "head")
+SHAPES = (Shape(64, 14, 14), Shape(32, 4, 10))
+MORE_SHAPES = (Shape(96, 12, 10), Shape(64, 5, 7), Shape(128, 28, 28), Shape(64, 4, 4))
+HYBRIDS = 300
+
+
+def _cases() -> Iterator[tuple[str, Layer]]:
+    """Every registered layer, each own choice of each field with the other fields at their defaults, and two combinations of last choices."""
+    for role in ROLES:
+        for kind, layer in layers_of(role).items():  # type: ignore[arg-type]  # ROLES are the literals
+            needed = {name: 64 for name in ("width", "num_classes") if name in layer.__dataclass_fields__}
+            fields = own_choices(layer)
+            settings = [{name: value} for name, values in fields.items() for value in values] or [{}]
+            settings.append({name: values[-1] for name, values in fields.items()})
+            settings.append({name: values[0] for name, values in fields.items()})
+            for setting in settings:
+                yield f"{role}-{kind}-{setting}", layer(**needed, **setting)
+
+
+CASES = dict(_cases())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cost_of_every_layer_and_choice_equals_both_counters(case: str) -> None:
+    assert _check_layer(CASES[case], SHAPES) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_cost_of_every_layer_and_choice_at_more_shapes(case: str) -> None:
+    assert _check_layer(CASES[case], MORE_SHAPES) >= 2
+
+
+def _check_layer(layer: Layer, shapes: tuple[Shape, ...]) -> int:
+    """Compare at every shape where the layer can stand; returns how many those are."""
+    checked = 0
+    for shape in shapes:
+        if layer.role == "stem":
+            shape = Shape(3, shape.height * 4, shape.width * 4)
+        try:
+            layer.check(shape)
+        except LayerError:
+            continue
+        checked += 1
+        cost, size = layer.cost(shape), (shape.height, shape.width)
+        module = layer.build(shape).eval()
+        assert sum(parameter.numel() for parameter in module.parameters()) == cost.params
+        assert count_flop_counter(module, size, shape.channels) == cost.macs - cost.norm_macs
+        assert count_fvcore(module, size, shape.channels) == cost.macs
+        with torch.inference_mode():
+            out = module(torch.randn(2, *shape).contiguous(memory_format=torch.channels_last))
+        if layer.role == "head":
+            assert out.shape == (2, 64)
+        else:
+            assert out.shape == (2, *layer.out(shape))
+            assert out.is_contiguous(memory_format=torch.channels_last)
+    return checked
+
+
+def _hybrids(space: Space, count: int) -> list[tuple[int, dict[str, object]]]:
+    rng = random.Random(20)
+    return [(index, dict(propose(space, {}, rng)[0])) for index in range(count)]
+
+
+def _check_hybrid(space: Space, params: dict[str, object], *, fvcore: bool) -> None:
+    arch = propose(space, params, random.Random(0))[1]  # type: ignore[arg-type]  # scalars
+    cost = arch.cost()
+    with torch.device("meta"):
+        model = build(arch)
+    assert sum(parameter.numel() for parameter in model.parameters()) == cost.params
+    assert count_flop_counter(model, arch.image_size) == cost.macs - cost.norm_macs
+    if fvcore:
+        assert count_fvcore(build(arch), arch.image_size) == cost.macs
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_cost_of_random_hybrids_equals_the_counters(chunk: int) -> None:
+    space = load_space("hybrid")
+    for index, params in _hybrids(space, 12)[chunk::4]:
+        _check_hybrid(space, params, fvcore=index < 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(10))
+def test_cost_of_300_random_hybrids_equals_both_counters(chunk: int) -> None:
+    space = load_space("hybrid")
+    for _, params in _hybrids(space, HYBRIDS)[chunk::10]:
+        _check_hybrid(space, params, fvcore=True)
+
+
+def test_rectangular_input_is_counted_as_it_is() -> None:
+    for name, size in itertools.product(("davit_tiny", "van_b0"), ((192, 256), (64, 96))):
+        cost = paper(name).cost(size)
+        model = build(paper(name), image_size=size)
+        assert count_fvcore(model, size) == cost.macs
+        assert count_flop_counter(model, size) == cost.macs - cost.norm_macs
+
+
+class _Unknown(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cumsum(self.linear(x), dim=-1)
+
+
+def test_an_operation_without_a_formula_fails_by_its_name() -> None:
+    with pytest.raises(RunError, match="cumsum"):
+        count_fvcore(_Unknown(), 8)
+    with pytest.raises(RunError, match="cumsum"):
+        count_flop_counter(_Unknown(), 8)
+
+
+def test_fvcore_alone_would_miss_attention_and_deformable_convolution() -> None:
+    """What the handlers are for: without them the count of a network with both is too small."""
+    from fvcore.nn import FlopCountAnalysis
+
+    arch = paper("litv2_s")
+    analysis = FlopCountAnalysis(build(arch).eval(), torch.zeros(1, 3, 224, 224))
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    assert analysis.total() < arch.cost().macs

@@ -1,0 +1,69 @@
+"""Proxy profiles: every architecture of the default space and every paper can be made small, and stays what it is."""
+
+import random
+
+import pytest
+import torch
+
+from archsearch import UserError, build, load_space, paper, paper_names
+from archsearch.budget import Band, draw
+from archsearch.proxy.profile import FASHION_MNIST, FOLDER_FULL, FOLDER_SMALL, Profile, nearest_divisor, shrink
+
+PROFILES = {"fashion-mnist": FASHION_MNIST, "folder-small": FOLDER_SMALL, "folder-full": FOLDER_FULL}
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+@pytest.mark.parametrize("name", paper_names())
+def test_papers_keep_kinds_depths_and_heads(name: str, profile: Profile) -> None:
+    full, small = paper(name), shrink(paper(name), profile, 10)
+    assert [stage.block for stage in small.stages] == [stage.block for stage in full.stages]
+    assert [stage.depth for stage in small.stages] == [stage.depth for stage in full.stages]
+    assert [stage.width for stage in small.stages] == [stage.width // profile.width_divisor for stage in full.stages]
+    maps = [placed.out.height for placed in small.layers() if placed.layer.role in ("stem", "downsample")]
+    assert maps == list(profile.grids)
+    for big_stage, small_stage in zip(full.stages, small.stages, strict=True):
+        for big, little in zip(big_stage.blocks, small_stage.blocks, strict=True):
+            if hasattr(big, "head_dim"):
+                assert big_stage.width // big.head_dim == small_stage.width // little.head_dim
+
+
+def test_windows_scale_with_the_map() -> None:
+    """At 128 px a 7 x 7 window becomes 4 x 4: eight windows a side in stage 1, as at 224 px, and two or more in stages 1 and 2 of either profile."""
+    for profile in (FOLDER_SMALL, FASHION_MNIST):
+        small = shrink(paper("davit_tiny"), profile, 10)
+        windows = [stage.blocks[0].window for stage in small.stages]  # type: ignore[attr-defined]  # window blocks
+        assert windows == [4, 4, 4, 2] if profile is FASHION_MNIST else windows == [4, 4, 4, 4]
+        assert profile.grids[0] // windows[0] >= 2
+        assert profile.grids[1] // windows[1] >= 2
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_every_architecture_of_the_band_has_a_proxy(profile: Profile) -> None:
+    space, rng = load_space("hybrid"), random.Random(3)
+    for _ in range(60):
+        _, arch = draw(space, Band.around(4_500_000_000, 0.05), rng)
+        small = shrink(arch, profile, 10)
+        assert small.num_classes == 10
+        assert small.cost().macs < arch.cost().macs
+
+
+def test_small_hybrids_really_run_forward_and_backward() -> None:
+    space, rng = load_space("hybrid"), random.Random(4)
+    for _ in range(4):
+        _, arch = draw(space, Band.around(4_500_000_000, 0.05), rng)
+        model = build(shrink(arch, FASHION_MNIST, 10))
+        logits = model(torch.randn(2, 3, 32, 32))
+        logits.square().sum().backward()
+        assert logits.shape == (2, 10)
+        unused = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.isfinite().all()]
+        assert unused == []
+
+
+def test_a_size_that_does_not_fit_is_refused_with_its_stage() -> None:
+    with pytest.raises(UserError, match=r"stages\.\d cannot be trained at 36 px"):
+        shrink(paper("litv2_s"), Profile(image_size=36, stem_stride=4, width_divisor=4), 10)
+
+
+def test_nearest_divisor_is_the_nearest_by_ratio() -> None:
+    assert [nearest_divisor(32, value * 4 / 7, at_least=min(2, value)) for value in (1, 2, 4, 7, 8, 14)] == [1, 2, 2, 4, 4, 8]
+    assert nearest_divisor(1, 4.0, at_least=2) == 1

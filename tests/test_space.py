@@ -1,0 +1,207 @@
+"""The grammar: what a space file may say, and one clear sentence for what it may not."""
+
+import random
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from archsearch import Arch, UserError, build, load_space, paper, paper_names
+from archsearch.space import Space, spaces_folder
+
+SMALL = """
+name = "small"
+image_size = 64
+num_classes = 10
+[stem]
+kind = "patch"
+[[stages]]
+width = [32, 64]
+depth = [1, 2]
+block = ["mlp", "hilo", "lsa/gsa"]
+head_dim = 32
+hilo = { window = [2, 4] }
+[[stages]]
+width = 64
+depth = 1
+downsample = ["patch", "deformable"]
+block = "lka"
+mlp_ratio = 4
+"""
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    return {**tomllib.loads(SMALL), **changes}
+
+
+def first_stage(**changes: Any) -> dict[str, Any]:
+    document = tomllib.loads(SMALL)
+    table = {**document["stages"][0], **changes}
+    return {**document, "stages": [{key: value for key, value in table.items() if value is not None}, document["stages"][1]]}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_whatever_is_picked_from_the_default_space_is_a_network(data: st.DataObject) -> None:
+    space = load_space("hybrid")
+    arch = space.sample(lambda name, choices: data.draw(st.sampled_from(list(choices)), label=name))
+    assert arch.cost().macs > 0
+    assert [stage.entry.kind == "patch" for stage in arch.stages] is not None
+    assert Arch.from_dict(arch.to_dict()) == arch
+
+
+def test_pick_is_asked_once_a_name_and_only_where_there_is_a_choice() -> None:
+    space = load_space("hybrid")
+    asked: list[str] = []
+
+    def pick(name: str, choices: Any) -> Any:
+        asked.append(name)
+        assert len(choices) >= 2
+        assert tuple(choices) == space.parameters()[name]
+        return choices[-1]
+
+    space.sample(pick)
+    assert len(asked) == len(set(asked))
+    assert "stages.3.lka.kernel" in asked
+
+
+def test_names_of_fields_carry_their_block_and_shared_fields_their_stage() -> None:
+    names = Space(small(), "small.toml").parameters()
+    assert names["stages.1.hilo.window"] == (2, 4)
+    assert names["stages.1.mlp_ratio"] == (2.0, 3.0, 4.0)
+    assert names["stages.2.downsample"] == ("patch", "deformable")
+    assert "stages.2.mlp_ratio" not in names
+
+
+def test_size_counts_the_parameter_sets_that_differ() -> None:
+    space = Space(small(stages=[first_stage(block=["mlp", "hilo"], width=32)["stages"][0]]), "small.toml")
+    every: set[str] = set()
+    rng = random.Random(0)
+    for _ in range(4000):
+        picked: dict[str, Any] = {}
+        space.sample(lambda name, choices, picked=picked: picked.setdefault(name, rng.choice(list(choices))))
+        every.add(repr(sorted(picked.items())))
+    assert space.size == len(every)
+
+
+def test_two_architectures_with_the_same_layers_are_equal_whatever_their_name() -> None:
+    document = paper("davit_tiny").to_dict()
+    renamed = Arch.from_dict({**document, "name": "other"})
+    assert renamed == paper("davit_tiny")
+    assert renamed.arch_id == paper("davit_tiny").arch_id
+    wider = Arch.from_dict({**document, "num_classes": 10})
+    assert wider.arch_id != renamed.arch_id
+    assert len({renamed, paper("davit_tiny"), wider}) == 2
+
+
+def test_arch_ids_are_the_same_in_every_process_and_version() -> None:
+    """Results are matched by arch_id: these may only change on purpose."""
+    assert paper("davit_tiny").arch_id == "e56702ece9d0"
+    assert paper("van_b2").arch_id == "f54416b3a716"
+    assert len({paper(name).arch_id for name in paper_names()}) == len(paper_names()) == 27
+
+
+def test_every_shipped_paper_has_its_published_figures_and_nothing_open() -> None:
+    for name in paper_names():
+        space = load_space(name)
+        assert space.is_single
+        assert {"family", "title", "arxiv", "venue", "repository", "source"} <= set(space.paper)
+        assert space.name == name
+
+
+BAD = {
+    "unknown block": (first_stage(block=["mlp", "hillo"]), ["stages.1.block", "'hillo'", "did you mean 'hilo'"]),
+    "unknown half": (first_stage(block="sda/ldaa"), ["stages.1.block", "'ldaa'", "did you mean 'lda'"]),
+    "block twice in a/b": (first_stage(block="lsa/lsa"), ["stages.1.block", "twice"]),
+    "unknown key": (first_stage(widht=32), ["stages.1.widht", "did you mean 'width'"]),
+    "unknown top key": (small(image_sise=64), ["image_sise", "did you mean 'image_size'"]),
+    "unknown field": (first_stage(hilo={"windows": 2}), ["stages.1.hilo.windows", "did you mean 'window'"]),
+    "idle shared field": (small(stages=[{"width": 32, "depth": 1, "block": "mlp", "head_dim": 32}]), ["stages.1.head_dim", "no block"]),
+    "table of an absent block": (first_stage(lka={"kernel": 21}), ["stages.1.lka", "no choice of this stage"]),
+    "empty choices": (first_stage(width=[]), ["stages.1.width", "empty"]),
+    "duplicate choices": (first_stage(depth=[1, 2, 1]), ["stages.1.depth", "1 stands twice"]),
+    "duplicate after conversion": (first_stage(mlp_ratio=[4, 4.0]), ["stages.1.mlp_ratio", "twice"]),
+    "width not divisible": (first_stage(width=[32, 80]), ["stages.1.head_dim", "32", "80"]),
+    "wrong type": (first_stage(width="wide"), ["stages.1.width", "'wide' is not a whole number"]),
+    "a bool is no number": (first_stage(depth=True), ["stages.1.depth", "True is not a whole number"]),
+    "a float is no width": (first_stage(width=32.5), ["stages.1.width", "32.5"]),
+    "negative": (first_stage(mlp_ratio=-1), ["stages.1.mlp_ratio", "-1"]),
+    "zero depth": (first_stage(depth=0), ["stages.1.depth", "not positive"]),
+    "window impossible": (first_stage(hilo={"window": 0}), ["stages.1.hilo.window", "0"]),
+    "reduction above the map": (first_stage(gsa={"reduction": [2, 32]}), ["stages.1.gsa.reduction", "32"]),
+    "interval impossible": (first_stage(block="sda/lda", lda={"interval": 0}, hilo=None), ["stages.1.lda.interval", "0"]),
+    "missing width": ({**small(), "stages": [{"depth": 1, "block": "mlp"}]}, ["stages.1.width", "missing"]),
+    "missing downsample": (small(stages=[small()["stages"][0], {"width": 64, "depth": 1, "block": "mlp"}]), ["stages.2.downsample", "missing"]),
+    "downsample in stage 1": (first_stage(downsample="patch"), ["stages.1.downsample", "unknown key"]),
+    "no stages": (small(stages=[]), ["stages"]),
+    "stages is a table": (small(stages={"width": 1}), ["stages"]),
+    "unknown stem": (small(stem={"kind": "pach"}), ["stem.kind", "did you mean 'patch'"]),
+    "list for a scalar": (small(image_size=[64, 96]), ["image_size", "a list is not allowed"]),
+    "odd map at a deformable merging": (small(image_size=60), ["image_size", "15x15"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_spaces_are_one_sentence_with_file_key_and_what_is_allowed(case: str) -> None:
+    document, words = BAD[case]
+    with pytest.raises(UserError) as caught:
+        Space(document, "my.toml")
+    sentence = str(caught.value)
+    assert sentence.startswith("my.toml: ")
+    assert "\n" not in sentence
+    for word in words:
+        assert word in sentence, sentence
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such space file"):
+        load_space(tmp_path / "absent.toml")
+    with pytest.raises(UserError, match="did you mean 'davit_tiny'"):
+        load_space("davit_tinny")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[stem\nkind=")
+    with pytest.raises(UserError, match=r"broken\.toml: not valid TOML.*line 1"):
+        load_space(broken)
+    broken.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_space(broken)
+    with pytest.raises(UserError, match="cannot be read|no such"):
+        load_space(tmp_path / "folder.toml" if (tmp_path / "folder.toml").mkdir() is None else "")
+
+
+def test_an_open_space_is_no_architecture() -> None:
+    with pytest.raises(UserError, match=r"hybrid: stem\.kind has 3 choices"):
+        load_space("hybrid").arch()
+    document = paper("van_b0").to_dict()
+    document["stages"][0]["depth"] = [3, 4]
+    with pytest.raises(UserError, match=r"stages\.1\.depth is open"):
+        Arch.from_dict(document)
+
+
+def test_a_size_that_no_layer_can_stand_at_is_refused_before_building() -> None:
+    with pytest.raises(UserError, match="even"):
+        build(paper("litv2_s"), image_size=200)
+    with pytest.raises(UserError, match="even"):
+        build(paper("crossformer_tiny"), image_size=(224, 200))
+
+
+def test_default_space_holds_papers_of_the_class() -> None:
+    """CrossFormer-S and LITv2-S are members of the default space at 224 px, found by replaying their choices."""
+    for name in ("crossformer_small", "litv2_s"):
+        target = paper(name)
+        wanted = load_space(name).plan
+        picks: dict[str, Any] = {}
+        for stage in wanted.stages:
+            picks[stage.entry_name] = stage.entry[0]
+            picks.update({f"stages.{stage.number}.{key}": getattr(stage, key)[0] for key in ("width", "depth", "block")})
+            for layer in (*stage.entries.values(), *stage.blocks.values()):
+                picks.update({layer.names[key]: values[0] for key, values in layer.choices.items()})
+        found = load_space("hybrid").sample(lambda name, choices, picks=picks: picks[name])
+        assert found == target
+
+
+def test_spaces_folder_holds_the_default_space() -> None:
+    assert (spaces_folder() / "hybrid.toml").is_file()
