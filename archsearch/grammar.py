@@ -9,7 +9,17 @@ from dataclasses import MISSING, dataclass, fields, replace
 from itertools import product
 from typing import Any, get_type_hints
 
-from archsearch.blocks.base import Layer, LayerError, Scalar, Shape, layer_type, layers_of, nearest, own_choices
+from archsearch.blocks.base import (
+    Layer,
+    LayerError,
+    Scalar,
+    Shape,
+    field_scale,
+    layer_type,
+    layers_of,
+    nearest,
+    own_choices,
+)
 from archsearch.errors import UserError
 
 Choices = tuple[Scalar, ...]
@@ -199,7 +209,9 @@ def _refuse_absent_layers(reader: _Reader, tables: list[str]) -> None:
     """A table of a layer that the stage never uses would be ignored: refuse it."""
     for key in reader.table:
         if key not in tables and key not in _STAGE and (key in layers_of("block") or key in layers_of("downsample")):
-            raise UserError(f"{reader.at(key)}: {key} is no choice of this stage ({', '.join(tables)}); take the table out or add it")
+            raise UserError(
+                f"{reader.at(key)}: {key} is no choice of this stage ({', '.join(tables)}); take the table out or add it"
+            )
 
 
 def _refuse_idle_shared(reader: _Reader, layers: Iterable[type[Layer]]) -> None:
@@ -324,6 +336,18 @@ def _first_error(
     for shape in sorted(shapes):
         try:
             layer.check(shape)
+            _check_extent(layer, shape)
         except LayerError as error:
             return error
     return None
+
+
+def _check_extent(layer: Layer, shape: Shape) -> None:
+    """Nothing spatial may be larger than the map it was written for; at another input size the papers' rules pad or clip."""
+    side = max(shape.height, shape.width)
+    for name in own_choices(type(layer)):
+        if field_scale(type(layer), name) in ("window", "interval") and getattr(layer, name) > side:
+            raise LayerError(
+                name,
+                f"{name} {getattr(layer, name)} is larger than the map of {shape.height}x{shape.width}; allowed: 1 to {side}",
+            )

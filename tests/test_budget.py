@@ -49,7 +49,13 @@ def every(space: Space) -> list[tuple[dict[str, Any], int]]:
         pending: list[tuple[str, Any]] = []
         used: dict[str, Any] = {}
 
-        def pick(name: str, choices: Any, fixed: dict[str, Any] = fixed, used: dict[str, Any] = used, pending: list[Any] = pending) -> Any:
+        def pick(
+            name: str,
+            choices: Any,
+            fixed: dict[str, Any] = fixed,
+            used: dict[str, Any] = used,
+            pending: list[Any] = pending,
+        ) -> Any:
             if name not in fixed:
                 pending.append((name, choices))
             used[name] = fixed.get(name, choices[0])
@@ -85,9 +91,13 @@ def test_draws_are_in_the_band_and_uniform_over_it() -> None:
         assert band.contains(arch.cost().macs)
         counts[repr(sorted(params.items()))] += 1
     # A parameter set of a smaller conditional branch is drawn more often: compare with the walk's own probabilities.
-    weights = {repr(sorted(params.items())): _probability(space, params) for params, cost in brute if band.contains(cost)}
+    weights = {
+        repr(sorted(params.items())): _probability(space, params) for params, cost in brute if band.contains(cost)
+    }
     total = sum(weights.values())
-    chi2 = sum((counts[key] - draws * weight / total) ** 2 / (draws * weight / total) for key, weight in weights.items())
+    chi2 = sum(
+        (counts[key] - draws * weight / total) ** 2 / (draws * weight / total) for key, weight in weights.items()
+    )
     assert chi2 < len(weights) + 4 * (2 * len(weights)) ** 0.5
 
 

@@ -21,8 +21,10 @@ def test_sampling_equals_torchvision(size: tuple[int, int], reach: float) -> Non
     theirs = [operand.clone().requires_grad_() for operand in operands]
     out, expected = deform_by_sampling(*ours), deform_conv2d(*theirs, stride=2)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
-    out.square().sum().backward()
-    expected.square().sum().backward()
+    for result in (out, expected):
+        result.square().sum().backward()
     for own, other in zip(ours, theirs, strict=True):
-        if reach or own.shape[1:2] != (8,):  # at whole pixels the bilinear kernel has a kink: one-sided derivatives differ by convention
+        if reach or own.shape[1:2] != (
+            8,
+        ):  # at whole pixels the bilinear kernel has a kink: one-sided derivatives differ by convention
             torch.testing.assert_close(own.grad, other.grad, rtol=1e-9, atol=1e-9)

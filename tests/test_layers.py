@@ -10,10 +10,10 @@ LAYERS = [
     {"cost", "pareto", "units", "errors"},
     {"blocks", "grammar", "arch", "model"},
     {"space", "budget", "trace", "throughput", "machine", "proxy"},
-    {"evaluate", "results"},
+    {"evaluate", "results", "config"},
     {"storage", "study", "samplers"},
     {"engine"},
-    {"report", "report_tables", "tables", "listings", "live", "lookup", "benching"},
+    {"report", "report_tables", "tables", "listings", "live", "lookup", "benching", "running"},
     {"cli"},
 ]
 ORDER_WITHIN_1 = ["blocks", "grammar", "arch", "model"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from archsearch import UserError
 from archsearch.pareto import dominates, front_ranks, hypervolume
@@ -16,7 +17,13 @@ from archsearch.units import format_bytes, format_count, format_seconds, parse_m
 
 @pytest.mark.parametrize(
     ("text", "macs"),
-    [("4.5GFLOPs", 4_500_000_000), ("4.5G", 4_500_000_000), ("4.5 gflops", 4_500_000_000), ("800MMACs", 800_000_000), ("4500000000", 4_500_000_000)],
+    [
+        ("4.5GFLOPs", 4_500_000_000),
+        ("4.5G", 4_500_000_000),
+        ("4.5 gflops", 4_500_000_000),
+        ("800MMACs", 800_000_000),
+        ("4500000000", 4_500_000_000),
+    ],
 )
 def test_budgets(text: str, macs: int) -> None:
     assert parse_macs(text) == macs
@@ -52,7 +59,7 @@ def test_formats() -> None:
     assert format_bytes(1536 * 1024**2) == "1.50 GiB"
 
 
-def _points(seed: int, count: int, objectives: int) -> np.ndarray:  # type: ignore[type-arg]  # float64
+def _points(seed: int, count: int, objectives: int) -> NDArray[np.float64]:
     rng = np.random.default_rng(seed)
     return np.round(rng.random((count, objectives)), 2 if seed % 2 else 6)  # rounded ones have ties
 
@@ -63,11 +70,15 @@ def test_ranks_and_hypervolume_agree_with_moocore(objectives: int, seed: int) ->
     points = _points(seed, 30, objectives)
     ranks = front_ranks(points)
     assert (ranks == moocore.pareto_rank(points)).all()
-    assert math.isclose(hypervolume(points, np.full(objectives, 1.1)), moocore.hypervolume(points, ref=[1.1] * objectives), rel_tol=1e-9)
+    assert math.isclose(
+        hypervolume(points, np.full(objectives, 1.1)), moocore.hypervolume(points, ref=[1.1] * objectives), rel_tol=1e-9
+    )
 
 
 @settings(derandomize=True, max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=25), st.randoms())
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=25), st.randoms()
+)
 def test_ranks_do_not_depend_on_the_order(rows: list[tuple[int, int, int]], rng: random.Random) -> None:
     points = np.array(rows, dtype=float)
     order = list(range(len(rows)))

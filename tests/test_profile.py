@@ -24,7 +24,8 @@ def test_papers_keep_kinds_depths_and_heads(name: str, profile: Profile) -> None
     for big_stage, small_stage in zip(full.stages, small.stages, strict=True):
         for big, little in zip(big_stage.blocks, small_stage.blocks, strict=True):
             if hasattr(big, "head_dim"):
-                assert big_stage.width // big.head_dim == small_stage.width // little.head_dim
+                heads = [stage.width // block.head_dim for stage, block in ((big_stage, big), (small_stage, little))]
+                assert heads[0] == heads[1]
 
 
 def test_windows_scale_with_the_map() -> None:
@@ -55,7 +56,11 @@ def test_small_hybrids_really_run_forward_and_backward() -> None:
         logits = model(torch.randn(2, 3, 32, 32))
         logits.square().sum().backward()
         assert logits.shape == (2, 10)
-        unused = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.isfinite().all()]
+        unused = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.grad is None or not parameter.grad.isfinite().all()
+        ]
         assert unused == []
 
 
@@ -65,5 +70,12 @@ def test_a_size_that_does_not_fit_is_refused_with_its_stage() -> None:
 
 
 def test_nearest_divisor_is_the_nearest_by_ratio() -> None:
-    assert [nearest_divisor(32, value * 4 / 7, at_least=min(2, value)) for value in (1, 2, 4, 7, 8, 14)] == [1, 2, 2, 4, 4, 8]
+    assert [nearest_divisor(32, value * 4 / 7, at_least=min(2, value)) for value in (1, 2, 4, 7, 8, 14)] == [
+        1,
+        2,
+        2,
+        4,
+        4,
+        8,
+    ]
     assert nearest_divisor(1, 4.0, at_least=2) == 1

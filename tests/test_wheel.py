@@ -15,7 +15,11 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
     return next(folder.glob("*.whl"))
 
 
@@ -39,7 +43,13 @@ def test_wheel_installed_in_an_empty_environment_runs_from_another_folder(wheel:
     dependencies = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "dependencies.pth").write_text("\n".join(dependencies))
     python = str(environment / "bin" / "python")
-    where = subprocess.run([python, "-c", "import archsearch; print(archsearch.__file__)"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    where = subprocess.run(
+        [python, "-c", "import archsearch; print(archsearch.__file__)"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert where.stdout.startswith(str(packages))
     program = (
         "import json, archsearch, archsearch.proxy.data as data;"

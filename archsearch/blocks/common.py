@@ -181,6 +181,12 @@ def merge_heads(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
+def is_traced() -> bool:
+    """True inside torch.jit.trace, by which fvcore counts: it must see an operation itself, not a faster way to the same values."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch leaves it untyped
+    return tracing
+
+
 def init_linears(module: nn.Module) -> None:
     """Every Linear below: weight truncated normal 0.02 (cut at +-2), bias 0, as all six papers have it."""
     for child in module.modules():

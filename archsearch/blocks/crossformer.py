@@ -5,7 +5,7 @@ grouping and bias follow the map that arrives (the paper's classifier fixes them
 and the merging may give any width, not only twice the incoming one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -233,7 +233,7 @@ class CrossScaleStem(Layer):
     role: ClassVar[Role] = "stem"
     paper: ClassVar[str] = "CrossFormer"
     width: int
-    stride: int = 4
+    stride: int = field(default=4, metadata={"doc": "pixels a token stands apart; proxies of small images set 2"})
     num_kernels: int = choice(
         4, 2, 3, 4, doc="number of convolutions, the first of the stride's size, each next one twice as large"
     )

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import deform_conv2d  # type: ignore[import-untyped]
+from torchvision.ops import deform_conv2d
 
 from archsearch import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
@@ -24,6 +24,7 @@ from archsearch.blocks.common import (
     drop_path_layer,
     init_convs_fan_out,
     init_linears,
+    is_traced,
     merge_heads,
     pre_norm_cost,
     split_heads,
@@ -114,10 +115,16 @@ class DeformableConv(nn.Conv2d):
         assert self.bias is not None
         # At least float32, as the paper's code runs it; torchvision's CPU kernel knows no bfloat16 and no mixed types.
         dtype = torch.promote_types(input.dtype, torch.float32)
-        x, offsets, weight, bias = (tensor.to(dtype) for tensor in (input, self.conv_offset(input), self.weight, self.bias))
+        x, offsets, weight, bias = (
+            tensor.to(dtype) for tensor in (input, self.conv_offset(input), self.weight, self.bias)
+        )
         # Counters must see the operation; on CUDA torchvision's kernel is the paper's own.
-        by_sampling = input.device.type == "cpu" and not torch.jit.is_tracing()
-        out: Tensor = deform_by_sampling(x, offsets, weight, bias) if by_sampling else deform_conv2d(x, offsets, weight, bias, stride=2)
+        by_sampling = input.device.type == "cpu" and not is_traced()
+        out: Tensor = (
+            deform_by_sampling(x, offsets, weight, bias)
+            if by_sampling
+            else deform_conv2d(x, offsets, weight, bias, stride=2)
+        )
         return out.to(input.dtype, memory_format=torch.channels_last)
 
 
@@ -131,13 +138,19 @@ def deform_by_sampling(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor)
     rows, columns = height // 2, width // 2
     moves = offsets.view(batch, 2, 2, 2, rows, columns)  # (B, i, j, (dy, dx), u, v)
     tap = torch.arange(2, dtype=x.dtype, device=x.device)
-    down = 2 * torch.arange(rows, dtype=x.dtype, device=x.device)[:, None] + tap[:, None, None, None] + moves[:, :, :, 0]
+    down = (
+        2 * torch.arange(rows, dtype=x.dtype, device=x.device)[:, None] + tap[:, None, None, None] + moves[:, :, :, 0]
+    )
     across = 2 * torch.arange(columns, dtype=x.dtype, device=x.device) + tap[:, None, None] + moves[:, :, :, 1]
     places = torch.stack((2 * across / (width - 1) - 1, 2 * down / (height - 1) - 1), dim=-1)  # (B, i, j, u, v, (x, y))
     samples = functional.grid_sample(
         x, places.view(batch, 4 * rows, columns, 2), mode="bilinear", padding_mode="zeros", align_corners=True
     )  # (B, C, (i, j, u), v)
-    taps = samples.view(batch, channels, 4, rows, columns).permute(0, 3, 4, 2, 1).reshape(batch, rows, columns, 4 * channels)
+    taps = (
+        samples.view(batch, channels, 4, rows, columns)
+        .permute(0, 3, 4, 2, 1)
+        .reshape(batch, rows, columns, 4 * channels)
+    )
     return to_map(functional.linear(taps, weight.permute(0, 2, 3, 1).flatten(1), bias))
 
 

@@ -1,6 +1,6 @@
 """Patch stems and mergings: one strided convolution and a LayerNorm, in the ways of DaViT, Twins, PVT and LIT."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class PatchStem(Layer):
     role: ClassVar[Role] = "stem"
     paper: ClassVar[str] = "DaViT, Twins, PVT, LIT"
     width: int
-    stride: int = 4
+    stride: int = field(default=4, metadata={"doc": "pixels a token stands apart; proxies of small images set 2"})
     kernel: int = choice(4, 4, 7, doc="side of the convolution")
     pad: bool = choice(False, doc="zero-pad the image to a multiple of 4 (DaViT) instead of dropping the rest")
 

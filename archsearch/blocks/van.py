@@ -5,7 +5,7 @@ the dilated depthwise convolution runs by phases on the CPU.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from archsearch.blocks.common import (
     crop_tokens,
     drop_path_layer,
     init_convs_fan_out,
+    is_traced,
     pad_tokens,
     to_map,
     to_tokens,
@@ -60,8 +61,7 @@ class DilatedDepthwise(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W). Plain on meta and in a trace: counters must see no padding."""
         dilation = self.dilation[0]
-        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if input.device.type == "cpu" and dilation > 1 and not tracing:
+        if input.device.type == "cpu" and dilation > 1 and not is_traced():
             return dilated_by_phases(input, self.weight, self.bias, dilation)
         return super().forward(input)
 
@@ -163,7 +163,7 @@ class OverlappingStem(Layer):
     role: ClassVar[Role] = "stem"
     paper: ClassVar[str] = "VAN"
     width: int
-    stride: int = 4
+    stride: int = field(default=4, metadata={"doc": "pixels a token stands apart; proxies of small images set 2"})
 
     def check(self, shape: Shape) -> None:
         """Any image fits; the stride must be one."""

@@ -35,7 +35,10 @@ def main() -> None:
             torch.manual_seed(0)
             result = train_and_score(build(shrink(paper(name), profile, len(data.classes))), data, recipe, device="cpu")
             scores[row, column] = result.score
-            print(f"{name:18s} lr {rate:g}  top-1 {result.score:.4f} +- {result.standard_error:.4f}  loss {result.train_loss:.4f}  {result.train_s:.0f} s", flush=True)
+            print(
+                f"{name:18s} lr {rate:g}  top-1 {result.score:.4f} +- {result.standard_error:.4f}  loss {result.train_loss:.4f}  {result.train_s:.0f} s",
+                flush=True,
+            )
     ranks = (-scores).argsort(axis=1).argsort(axis=1).mean(axis=0)
     print("mean top-1 by rate:", dict(zip(RATES, scores.mean(axis=0).round(4).tolist(), strict=True)))
     print("best mean rank: lr", RATES[int(ranks.argmin())])

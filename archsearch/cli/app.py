@@ -1,0 +1,77 @@
+"""The command group: how every command ends, well or badly."""
+
+import errno
+import os
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archsearch import __version__
+from archsearch.errors import ArchsearchError
+
+RESULTS = Path("results")
+INTERRUPTED = 130
+
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+
+
+class Commands(click.Group):
+    """A group whose commands end in one sentence and an exit code, whatever happens inside them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order they were added: the main job first."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors become one sentence on stderr, a traceback only with --debug."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except ArchsearchError as error:
+            _end(ctx, str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _end(ctx, "interrupted", INTERRUPTED)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # the reader of a pipe has gone; click ends quietly
+            _end(ctx, f"unexpected {type(error).__name__}: {_first_line(error)}; {_log(ctx)}", 1)
+
+
+def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:
+    """Say it on stderr and leave."""
+    if ctx.params.get("debug"):
+        click.echo(traceback.format_exc(), err=True, nl=False)
+    click.echo(f"error: {sentence}", err=True)
+    ctx.exit(exit_code)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no further words")
+
+
+def _log(ctx: click.Context) -> str:
+    """Keep the traceback in a file and say where."""
+    if ctx.params.get("debug"):
+        return "the traceback stands above"
+    try:
+        handle, path = tempfile.mkstemp(prefix=f"archsearch-{time.strftime('%Y%m%d-%H%M%S')}-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(traceback.format_exc())
+    except OSError:
+        return "give --debug before the command's name to see the traceback"
+    return f"the traceback is in {path}"
+
+
+@click.group(cls=Commands, context_settings=_HELP, no_args_is_help=True)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.  [default: off]")
+def main(debug: bool) -> None:
+    """Hardware-aware architecture search over hybrid vision backbones.
+
+    A space file goes in, a Pareto front of accuracy, speed and size comes out. Data goes to stdout, progress and messages to stderr.
+    """

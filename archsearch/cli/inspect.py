@@ -1,0 +1,85 @@
+"""Commands that look without measuring: blocks, cost, sample, papers. Their content comes from archsearch.listings."""
+
+import click
+
+from archsearch.cli.app import RESULTS
+from archsearch.cli.options import MACS, json_option, seed_option, tolerance_option
+
+ARCH_HELP = """ARCH is a space file of size one, a paper's name, a row of a run (`RUN:TRIAL`, or `:TRIAL` of the latest run; TRIAL is a trial's number or
+the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
+
+
+@click.command()
+@json_option
+def blocks(as_json: bool) -> None:
+    """List the layers a space can name, with their choices."""
+    from archsearch import listings, tables
+
+    if as_json:
+        click.echo(tables.to_json(listings.layer_list()))
+        return
+    tables.show(tables.make_console(), *listings.layer_tables(), listings.LAYERS_NOTE)
+
+
+@click.command(help=f"Exact MACs and parameters, layer by layer.\n\n{ARCH_HELP}")
+@click.argument("arch")
+@json_option
+def cost(arch: str, as_json: bool) -> None:
+    """Exact MACs and parameters of an architecture, layer by layer."""
+    from archsearch import listings, tables
+    from archsearch.lookup import resolve_arch
+
+    found = resolve_arch(arch, RESULTS)
+    if as_json:
+        click.echo(tables.to_json(listings.cost_document(found)))
+        return
+    console = tables.make_console()
+    tables.show(console, listings.cost_table(found, console.width), listings.cost_sentence(found))
+
+
+@click.command()
+@click.argument("space", default="hybrid")
+@click.option(
+    "-n",
+    "--number",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many architectures.",
+)
+@seed_option("Seed of the draw; the same seed draws the same architectures.")
+@click.option(
+    "--budget",
+    type=MACS,
+    metavar="MACS",
+    help="Only architectures within --tolerance of it, such as 4.5GFLOPs (multiply-adds).  [default: none]",
+)
+@tolerance_option
+@json_option
+def sample(space: str, number: int, seed: int, budget: float | None, tolerance: float, as_json: bool) -> None:
+    """Draw random architectures of a space, in a band or anywhere.
+
+    Draws are uniform over the space's parameter sets, and repeat where the space is small. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
+    """
+    from archsearch import listings, tables
+    from archsearch.space import load_space
+
+    archs = listings.draw_many(load_space(space), number, seed, None if budget is None else int(budget), tolerance)
+    if as_json:
+        click.echo(tables.to_json([listings.arch_document(arch) for arch in archs]))
+        return
+    tables.show(tables.make_console(), listings.sample_table(archs))
+
+
+@click.command()
+@json_option
+def papers(as_json: bool) -> None:
+    """List the papers' models, counted and as published."""
+    from archsearch import listings, tables
+
+    documents = listings.paper_list()
+    if as_json:
+        click.echo(tables.to_json(documents))
+        return
+    tables.show(tables.make_console(), listings.paper_table(documents), listings.PAPERS_NOTE)

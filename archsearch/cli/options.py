@@ -1,0 +1,70 @@
+"""Options that several commands share, and the types that read quantities with units."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from archsearch.units import parse_macs, parse_seconds, parse_share
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """A number with a unit; a bad one is a UserError that names the option."""
+
+    def __init__(self, name: str, parse: Callable[[str, str], float]) -> None:
+        self.name, self.parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number in its base unit."""
+        if not isinstance(value, str):
+            return float(value)
+        return self.parse(value, param.opts[0] if param else self.name)
+
+
+MACS = Quantity("macs", parse_macs)
+SHARE = Quantity("share", parse_share)
+SECONDS = Quantity("seconds", parse_seconds)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.  [default: a table]")
+tolerance_option = click.option(
+    "--tolerance",
+    type=SHARE,
+    default="5%",
+    show_default=True,
+    metavar="SHARE",
+    help="How far from the budget a candidate's MACs may lie, either way: a percentage or a fraction.",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where to measure and train; auto takes cuda, else mps, else cpu.",
+)
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Number format of the timed forward pass (bfloat16 by autocast).",
+)
+mode_option = click.option(
+    "--mode",
+    type=click.Choice(["eager", "compile"]),
+    default="eager",
+    show_default=True,
+    help="Time the network as it is, or compiled by torch.compile.",
+)
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Images of a timed forward pass.  [default: 4 on cpu, 128 on cuda, 32 on mps]",
+)
+
+
+def seed_option(what: str) -> Callable[[Function], Function]:
+    """`--seed N` with what it decides."""
+    return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=what)

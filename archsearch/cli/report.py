@@ -1,0 +1,31 @@
+"""`archsearch report`: what a run found, on whose data, under which conditions."""
+
+import click
+
+from archsearch.cli.app import RESULTS
+from archsearch.cli.options import json_option
+
+
+@click.command()
+@click.argument("run", required=False)
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print the trials as CSV on stdout.  [default: tables]")
+def report(run: str | None, as_json: bool, as_csv: bool) -> None:
+    """Show a run: front, fixed trials, dominance, conditions.
+
+    RUN is a run's folder or its name under results/.  [default: the latest run]
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other.")
+    from archsearch import tables
+    from archsearch.lookup import resolve_run
+    from archsearch.report import build_report, read_rows, to_csv
+    from archsearch.report_tables import report_parts
+
+    folder = resolve_run(run, RESULTS)
+    if as_csv:
+        click.echo(to_csv(read_rows(folder)), nl=False)
+    elif as_json:
+        click.echo(tables.to_json(build_report(folder)))
+    else:
+        tables.show(tables.make_console(), *report_parts(build_report(folder)))

@@ -1,0 +1,174 @@
+"""`archsearch run`: the main job, from a space file to a Pareto front."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archsearch.cli.app import INTERRUPTED, RESULTS
+from archsearch.cli.options import (
+    MACS,
+    SECONDS,
+    SHARE,
+    batch_size_option,
+    device_option,
+    dtype_option,
+    mode_option,
+    seed_option,
+    tolerance_option,
+)
+
+DEFAULT_TRIALS = 16
+
+# Options that `evaluate.make_settings` takes under these names.
+_MEASURING = (
+    "device",
+    "dtype",
+    "mode",
+    "batch_size",
+    "proxy_steps",
+    "data",
+    "train_split",
+    "val_split",
+    "max_unreadable",
+)
+
+
+@click.command()
+@click.argument("space", default="hybrid")
+@click.option(
+    "--budget",
+    type=MACS,
+    required=True,
+    metavar="MACS",
+    help="Multiply-adds of one image, what vision papers call FLOPs: 4.5GFLOPs, 800M.",
+)
+@tolerance_option
+@click.option(
+    "--trials",
+    type=click.IntRange(min=0),
+    default=DEFAULT_TRIALS,
+    show_default=True,
+    metavar="N",
+    help="Sampled candidates, beside the fixed trials.",
+)
+@click.option(
+    "--papers",
+    default="nearest",
+    show_default=True,
+    metavar="nearest|all|none|NAME,...",
+    help="Papers' models to measure first, as fixed trials: of each family the one nearest to the budget, all, none, or by name.",
+)
+@click.option(
+    "--timeout",
+    type=SECONDS,
+    metavar="TIME",
+    help="Start no new trial after this time, such as 90s, 30m or 2h.  [default: none]",
+)
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="An image folder to train the proxy on: SPLIT/CLASS/IMAGE.  [default: the embedded Fashion-MNIST subset]",
+)
+@click.option("--train-split", default="train", show_default=True, metavar="NAME", help="Folder of --data to train on.")
+@click.option("--val-split", default="val", show_default=True, metavar="NAME", help="Folder of --data to score on.")
+@click.option(
+    "--max-unreadable",
+    type=SHARE,
+    default="1%",
+    show_default=True,
+    metavar="SHARE",
+    help="Share of a split's images that may be unreadable and are left out.",
+)
+@device_option
+@dtype_option
+@mode_option
+@batch_size_option
+@click.option(
+    "--proxy-steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Training steps of a proxy.  [default: 200; 1250 with --data on cuda]",
+)
+@click.option(
+    "--objectives",
+    default="proxy_score,throughput_img_s,params",
+    show_default=True,
+    metavar="NAME,...",
+    help="What spans the front; also macs, latency_ms, peak_memory_bytes.",
+)
+@click.option(
+    "--sampler",
+    default="tpe",
+    show_default=True,
+    metavar="NAME",
+    help="How candidates are proposed: tpe, nsga2 or random.",
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Database of the study, such as postgresql://user@host/name.  [default: study.db in the run's folder]",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The run's folder.  [default: results/SPACE-BUDGET-ID, the same for the same request]",
+)
+@seed_option("Seed of the sampler.")
+@click.pass_context
+def run(ctx: click.Context, /, **options: Any) -> None:
+    """Search a space inside a budget, up to a Pareto front.
+
+    SPACE is a TOML file or a shipped space's name.  [default: hybrid]
+
+    The same command goes on with a run that was interrupted: nothing measured is lost, nothing is measured twice.
+    """
+    from archsearch import running, tables
+
+    request = _request(options)
+    console = tables.make_console(stderr=True)
+    folder = None
+    try:
+        config = running.configure(request, console)
+        folder = running.folder_of(request, config)
+        state = running.carry_out(request, config, console, sys.argv[1:])
+    except KeyboardInterrupt:
+        state = "interrupted"
+    if state == "interrupted" or folder is None:
+        click.echo(running.interrupted_sentence(folder, sys.argv[1:]), err=True)
+        ctx.exit(INTERRUPTED)
+    _show_front(folder)
+
+
+def _request(options: dict[str, Any]) -> Any:
+    """The request of these options. Raises UserError for an unknown objective."""
+    from archsearch.results import check_objectives
+    from archsearch.running import RunRequest
+
+    objectives = tuple(name.strip() for name in options["objectives"].split(","))
+    check_objectives(objectives)
+    return RunRequest(
+        **{
+            key: options[key]
+            for key in ("space", "tolerance", "papers", "sampler", "seed", "trials", "storage", "output")
+        },
+        budget_macs=round(options["budget"]),
+        timeout_s=options["timeout"],
+        objectives=objectives,
+        results_root=RESULTS,
+        measuring={key: options[key] for key in _MEASURING},
+    )
+
+
+def _show_front(folder: Path) -> None:
+    """The front, what the score is, and the next command."""
+    from archsearch import tables
+    from archsearch.live import command_line
+    from archsearch.report import build_report
+    from archsearch.report_tables import summary_parts
+
+    tables.show(
+        tables.make_console(), *summary_parts(build_report(folder)), f"Next: {command_line(['report', str(folder)])}"
+    )

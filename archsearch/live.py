@@ -1,0 +1,219 @@
+"""What a run shows on stderr while it works: a live panel on a terminal, one plain line a trial anywhere else."""
+
+import contextlib
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from archsearch.engine.driver import Listener, State, Tally
+from archsearch.results import Row
+from archsearch.units import format_count, format_seconds
+
+_PHASES = {
+    "count": "counting MACs of the built model",
+    "throughput": "timing the full model",
+    "proxy": "training the small copy",
+}
+_BAR_WIDTH = 30
+_LABEL_WIDTH = 6
+_REFRESH_PER_S = 4
+_PLAIN_STEPS = 10  # lines that preparing data may take without a terminal
+
+
+@contextlib.contextmanager
+def watching(console: Console, folder: str, what: str, timeout_s: float | None) -> Iterator[Listener]:
+    """The listener that fits the console, shown meanwhile; the live one leaves nothing behind."""
+    if not console.is_terminal:
+        console.print(f"{folder}: {what}", soft_wrap=True)
+        yield PlainListener(console, Clock(timeout_s))
+        return
+    panel = LiveListener(folder, what, Clock(timeout_s))
+    with Live(console=console, get_renderable=panel.render, refresh_per_second=_REFRESH_PER_S, transient=True):
+        yield panel
+
+
+@contextlib.contextmanager
+def preparing(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A callback for (images done, images in all), shown as a bar or as a few lines."""
+    if not console.is_terminal:
+        yield _PlainCount(console)
+        return
+    bar = ProgressBar(width=_BAR_WIDTH)
+    line = Table.grid(padding=(0, 1))
+    words = Text("preparing images, once for this data")
+    line.add_row(words, bar)
+    with Live(line, console=console, refresh_per_second=_REFRESH_PER_S, transient=True):
+
+        def told(done: int, total: int) -> None:
+            bar.update(done, total)
+            words.plain = f"preparing images, once for this data: {done} of {total}"
+
+        yield told
+
+
+class _PlainCount:
+    """Says now and then how many images are prepared."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._said = console, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done * _PLAIN_STEPS // total > self._said:
+            self._said = done * _PLAIN_STEPS // total
+            self._console.print(f"preparing images, once for this data: {done} of {total}", soft_wrap=True)
+
+
+class Clock:
+    """Elapsed time, and time left by the mean of the trials that this session measured."""
+
+    def __init__(self, timeout_s: float | None = None) -> None:
+        self._start, self._timeout_s = time.monotonic(), timeout_s
+        self._measured = 0
+
+    def ended(self, row: Row) -> None:
+        """Count a trial that was measured now; one that reused an older result took no time."""
+        self._measured += row["reused_from"] is None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start of this session."""
+        return time.monotonic() - self._start
+
+    def left_s(self, tally: Tally) -> float | None:
+        """Seconds to the end; None before the first measurement."""
+        if not self._measured:
+            return None
+        left = self.elapsed_s / self._measured * (tally.total - tally.ended)
+        return left if self._timeout_s is None else max(0.0, min(left, self._timeout_s - self.elapsed_s))
+
+    def words(self, tally: Tally) -> str:
+        """`5m12s, about 12m left`."""
+        left = self.left_s(tally)
+        return format_seconds(self.elapsed_s) + (f", about {format_seconds(left)} left" if left is not None else "")
+
+
+class PlainListener:
+    """One line a trial."""
+
+    def __init__(self, console: Console, clock: Clock) -> None:
+        self._console, self._clock = console, clock
+
+    def trial_started(self, row: Row, tally: Tally) -> None:
+        """Nothing: the line comes when the trial ended."""
+
+    def progress(self, event: Mapping[str, Any]) -> None:
+        """Nothing: a log holds results, not steps."""
+
+    def trial_finished(self, row: Row, tally: Tally) -> None:
+        """The trial's line."""
+        self._clock.ended(row)
+        words = (
+            f"[{tally.ended}/{tally.total}] {trial_words(row)}; front {tally.front_size}; {self._clock.words(tally)}"
+        )
+        self._console.print(words, soft_wrap=True)
+
+    def finished(self, state: State, tally: Tally) -> None:
+        """Nothing more: the command says how it ended."""
+
+
+def trial_words(row: Row) -> str:
+    """A trial that ended, in one line."""
+    # Figures before the architecture, whose end a narrow terminal cuts.
+    figures = [f"trial {row['trial']}", f"{format_count(row['macs'])} MACs", f"{format_count(row['params'])} params"]
+    if row["throughput_img_s"] is not None:
+        figures.append(f"{row['throughput_img_s']:.1f} img/s")
+    if row["proxy_score"] is not None:
+        figures.append(f"score {row['proxy_score']:.3f}")
+    if row["reused_from"] is not None:
+        figures.append(f"reused from trial {row['reused_from']}")
+    if row["state"] == "failed":
+        figures.append(f"failed: {row['reason']}")
+    return f"{', '.join(figures)}: {row['paper'] or row['architecture']}"
+
+
+class LiveListener:
+    """A few lines that are drawn anew several times a second."""
+
+    def __init__(self, folder: str, what: str, clock: Clock) -> None:
+        self._folder, self._what, self._clock = folder, what, clock
+        self._tally: Tally | None = None
+        self._row: Row | None = None
+        self._event: Mapping[str, Any] = {}
+        self._last: str = ""
+
+    def trial_started(self, row: Row, tally: Tally) -> None:
+        """The trial at work from now on."""
+        self._row, self._tally, self._event = row, tally, {}
+
+    def progress(self, event: Mapping[str, Any]) -> None:
+        """Where the trial at work is."""
+        if event["event"] == "progress":
+            self._event = event
+
+    def trial_finished(self, row: Row, tally: Tally) -> None:
+        """The last trial's figures stay in sight."""
+        self._clock.ended(row)
+        self._row, self._tally, self._last = None, tally, trial_words(row)
+
+    def finished(self, state: State, tally: Tally) -> None:
+        """The last state of the run."""
+        self._row, self._tally = None, tally
+
+    def render(self) -> Table:
+        """The panel; every line is cut at the terminal's width."""
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(style="dim", no_wrap=True, min_width=_LABEL_WIDTH)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        grid.add_row("run", self._folder)
+        grid.add_row("search", self._what)
+        grid.add_row("trials", self._trials())
+        grid.add_row("now", self._now())
+        grid.add_row("", phase_words(self._event) if self._row else "")
+        grid.add_row("last", self._last or "-")
+        tally = self._tally
+        grid.add_row("time", self._clock.words(tally) if tally else format_seconds(self._clock.elapsed_s))
+        return grid
+
+    def _trials(self) -> Table | str:
+        tally = self._tally
+        if tally is None:
+            return "starting"
+        words = f"{tally.ended} of {tally.total}, front {tally.front_size}" + (
+            f", failed {tally.failed}" if tally.failed else ""
+        )
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_row(ProgressBar(total=max(tally.total, 1), completed=tally.ended, width=_BAR_WIDTH), words)
+        return line
+
+    def _now(self) -> str:
+        row = self._row
+        if row is None:
+            return "-"
+        paper = f"{row['paper']}: " if row["paper"] else ""
+        return f"trial {row['trial']}, {format_count(row['macs'])} MACs, {paper}{row['architecture']}"
+
+
+def phase_words(event: Mapping[str, Any]) -> str:
+    """`training the small copy, step 120 of 200, 812 img/s`."""
+    if not event:
+        return "handed to the worker"
+    parts = [_PHASES.get(str(event.get("phase")), str(event.get("phase")))]
+    if event.get("text"):
+        parts.append(str(event["text"]))
+    if event.get("steps"):
+        parts.append(f"step {event.get('step')} of {event['steps']}")
+    if event.get("images_s"):
+        parts.append(f"{event['images_s']:.0f} img/s")
+    return ", ".join(parts)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command to type, quoted for a shell."""
+    return shlex.join(["archsearch", *arguments])

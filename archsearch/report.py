@@ -1,0 +1,230 @@
+"""A run as one document: front, fixed trials beside published figures, who dominates whom, failures, hypervolume, conditions, and what the score is."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from archsearch.errors import UserError
+from archsearch.pareto import domination_matrix, hypervolume
+from archsearch.results import (
+    OBJECTIVES,
+    RUN_FRONT,
+    SCHEMA,
+    Row,
+    front_rows,
+    minimised,
+    ranked,
+    read_manifest,
+    read_trials,
+)
+from archsearch.space import paper_space
+
+Document = dict[str, Any]
+
+# Scores closer than this many standard errors of their difference are called a tie.
+TIE_SE = 2.0
+HYPERVOLUME_REFERENCE = 1.1
+HYPERVOLUME_SCALE = (
+    "every objective scaled to 0..1 between the best and the worst value of this run's complete trials, "
+    f"reference point {HYPERVOLUME_REFERENCE} in each; it grows with the front, and two runs' values are not comparable"
+)
+_ROW_COLUMNS = [name for name in SCHEMA.names if name not in ("arch", "conditions")]
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Rows of trials.parquet as plain values, missing ones None. Raises UserError when the file is missing or damaged."""
+    frame = read_trials(folder)
+    try:
+        rows: list[Row] = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(
+            f"{folder}: trials.parquet does not hold what its columns say ({str(error).splitlines()[0]})"
+        ) from error
+    return rows
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """The trials table as CSV: every column of trials.parquet, empty for none, times in ISO 8601."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(SCHEMA.names)
+    for row in rows:
+        writer.writerow(
+            [
+                value.isoformat() if hasattr(value, "isoformat") else value
+                for value in (row[name] for name in SCHEMA.names)
+            ]
+        )
+    return stream.getvalue()
+
+
+def build_report(folder: Path) -> Document:
+    """Everything the report says, as plain values; works on a run that is still going on, has no finished trial, or only failed ones."""
+    manifest = read_manifest(folder)
+    objectives = [name for name in manifest["objectives"] if name in OBJECTIVES]
+    rows = ranked(read_rows(folder), objectives)
+    complete = [row for row in rows if row["state"] == "complete" and row["reused_from"] is None]
+    front = sorted((row for row in complete if row["front"] == 0), key=lambda row: _order(row, objectives))
+    return {
+        "run": manifest["name"],
+        "folder": str(folder),
+        "state": manifest["state"],
+        "updated_at": manifest["updated_at"],
+        "command": manifest["command"],
+        "space": manifest["space"]["name"],
+        "budget_macs": manifest["budget_macs"],
+        "tolerance": manifest["tolerance"],
+        "band": manifest["band"],
+        "objectives": {name: OBJECTIVES[name] for name in objectives},
+        "sampler": manifest["sampler"],
+        "seed": manifest["seed"],
+        "trials": _counts(rows, manifest),
+        "score": _score(manifest),
+        "front": [{**_short(row), "score_ties": _ties(row, front)} for row in front],
+        "pair_fronts": _pair_fronts(rows, objectives),
+        "hypervolume": _hypervolume(complete, front, objectives),
+        "fixed": _fixed(complete, objectives),
+        "failed": [_short(row) for row in rows if row["state"] == "failed"],
+        "running": [_short(row) for row in rows if row["state"] == "running"],
+        "conditions": {
+            **{key: manifest["settings"].get(key) for key in _CONDITIONS},
+            "machine": manifest["conditions"],
+        },
+        "versions": manifest["versions"],
+    }
+
+
+_CONDITIONS = ("device", "dtype", "mode", "batch_size", "image_size")
+
+
+def _order(row: Row, objectives: Sequence[str]) -> tuple[float, ...]:
+    """Best first objective first."""
+    return tuple(minimised([row], objectives)[0])
+
+
+def _short(row: Row) -> Row:
+    return {name: row[name] for name in _ROW_COLUMNS}
+
+
+def _counts(rows: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Asked for (fixed ones included), and what became of them."""
+    states = [row["state"] for row in rows]
+    return {
+        "asked": manifest["trials"] + len(manifest["papers"]),
+        "complete": states.count("complete"),
+        "failed": states.count("failed"),
+        "running": states.count("running"),
+        "fixed": sum(row["is_fixed"] for row in rows),
+        "reused": sum(row["reused_from"] is not None for row in rows),
+    }
+
+
+def _score(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the score is and is not."""
+    return {
+        "proxy_id": manifest["proxy_id"],
+        "meaning": score_sentence(manifest["proxy_id"], manifest["settings"]),
+        "tie_standard_errors": TIE_SE,
+    }
+
+
+def score_sentence(proxy_id: str | None, settings: Mapping[str, Any]) -> str:
+    """What a proxy score is and is not, plainly."""
+    if proxy_id is None:
+        return "This run has no proxy score."
+    proxy, num_val = settings.get("proxy") or {}, settings.get("proxy_num_val")
+    steps = proxy.get("recipe", {}).get("steps")
+    profile = proxy.get("profile", {})
+    what = "a small copy of the network"
+    if profile.get("image_size"):
+        width = f", widths 1/{profile['width_divisor']}" if profile.get("width_divisor", 1) > 1 else ""
+        what += f" ({profile['image_size']} px{width})"
+    images = f"the {num_val} validation images" if num_val else "the validation images"
+    training = f"{steps} training steps" if steps else "a short training"
+    return (
+        f"proxy_score is the share of {images} of {proxy_id.partition('@')[0]} that {what} gets right after {training}. "
+        "It ranks the candidates of this run; it is not ImageNet accuracy, and scores of another proxy_id cannot be compared with it."
+    )
+
+
+def _ties(row: Row, others: Sequence[Row]) -> list[int]:
+    """Trials whose score cannot be told from this row's."""
+    return [other["trial"] for other in others if other is not row and is_tie(row, other)]
+
+
+def is_tie(first: Row, second: Row) -> bool:
+    """True when two scores differ by less than TIE_SE standard errors of their difference, taken as independent."""
+    if first["proxy_score"] is None or second["proxy_score"] is None:
+        return False
+    error = math.hypot(first["proxy_score_se"] or 0.0, second["proxy_score_se"] or 0.0)
+    return bool(abs(first["proxy_score"] - second["proxy_score"]) < TIE_SE * error)
+
+
+def _pair_fronts(rows: Sequence[Row], objectives: Sequence[str]) -> dict[str, list[int]]:
+    """Trials on the fronts of score against one cost each."""
+    fronts: dict[str, list[int]] = {}
+    for row in front_rows(rows, objectives):
+        if row["front_name"] != RUN_FRONT:
+            fronts.setdefault(row["front_name"], []).append(row["trial"])
+    return fronts
+
+
+def _hypervolume(complete: Sequence[Row], front: Sequence[Row], objectives: Sequence[str]) -> dict[str, Any] | None:
+    """Volume the front dominates, normalised over the run's complete trials; None when there are none."""
+    if not complete:
+        return None
+    values = minimised(complete, objectives)
+    low, high = values.min(axis=0), values.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    scaled = (minimised(front, objectives) - low) / span
+    return {
+        "value": hypervolume(scaled, np.full(len(objectives), HYPERVOLUME_REFERENCE)),
+        "reference": HYPERVOLUME_REFERENCE,
+        "normalisation": HYPERVOLUME_SCALE,
+        "trials": len(complete),
+        "bounds": {name: _bounds([float(row[name]) for row in complete]) for name in objectives},
+    }
+
+
+def _bounds(values: Sequence[float]) -> dict[str, float]:
+    return {"min": min(values), "max": max(values)}
+
+
+def _fixed(complete: Sequence[Row], objectives: Sequence[str]) -> list[Document]:
+    """The papers' models: measured and published figures, and which candidates dominate them and are dominated by them."""
+    matrix = domination_matrix(minimised(complete, objectives))
+    documents = []
+    for index, row in enumerate(complete):
+        if row["is_fixed"]:
+            over = [other for number, other in enumerate(complete) if matrix[number, index] and not other["is_fixed"]]
+            under = [other for number, other in enumerate(complete) if matrix[index, number] and not other["is_fixed"]]
+            documents.append(
+                {
+                    **_short(row),
+                    "published": published(row["paper"]),
+                    "dominated_by": [_relation(row, other) for other in over],
+                    "dominates": [_relation(row, other) for other in under],
+                }
+            )
+    return documents
+
+
+def _relation(row: Row, other: Row) -> dict[str, Any]:
+    """The other trial, and whether the scores behind the relation cannot be told apart."""
+    return {"trial": other["trial"], "arch_id": other["arch_id"], "score_tie": is_tie(row, other)}
+
+
+def published(name: str | None) -> dict[str, Any] | None:
+    """The figures of a paper's own table; None for a model that is not shipped here."""
+    try:
+        space = paper_space(str(name))
+    except UserError:
+        return None
+    keys = ("title", "arxiv", "params_m", "flops_g", "top1", "source", "throughput")
+    return {key: space.paper.get(key) for key in keys}

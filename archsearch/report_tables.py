@@ -1,0 +1,213 @@
+"""The report's document as rich tables and sentences."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from archsearch.tables import make_table, text, titled
+from archsearch.throughput import Protocol
+from archsearch.units import format_bytes, format_count
+
+Document = Mapping[str, Any]
+
+_NAMES_SHOWN = 6
+# Objectives whose column the front's table has only when they are among the run's.
+_EXTRA = {"latency_ms": "ms/batch", "peak_memory_bytes": "memory"}
+_MARKS = (
+    "score: standard error behind +-, = ties with the first row. "
+    "img/s: ~ blocks spread more than the protocol allows, ! the reference drifted meanwhile."
+)
+
+
+def report_parts(document: Document) -> Iterator[RenderableType]:
+    """The whole report, part by part."""
+    yield headline(document)
+    if document["front"]:
+        yield front_table(document)
+        yield f"{_MARKS}\n{_pair_sentence(document)}"
+        yield _hypervolume_sentence(document)
+    else:
+        yield _nothing_sentence(document)
+    if document["fixed"]:
+        yield fixed_table(document["fixed"])
+        yield "\n".join([*published_rates(document["fixed"]), *dominance_sentences(document)])
+    if document["failed"]:
+        yield failed_table(document["failed"])
+    yield document["score"]["meaning"]
+    yield f"proxy_id: {document['score']['proxy_id'] or '-'}"
+    yield conditions_text(document)
+
+
+def summary_parts(document: Document) -> Iterator[RenderableType]:
+    """What a run prints when it ends: where it stands, the front, what the score is and is not."""
+    yield headline(document)
+    if document["front"]:
+        yield front_table(document)
+        yield _MARKS
+    else:
+        yield _nothing_sentence(document)
+    yield document["score"]["meaning"]
+
+
+def headline(document: Document) -> str:
+    """Which run, and where it stands."""
+    counts, (low, high) = document["trials"], document["band"]
+    reused = f" ({counts['reused']} reused)" if counts["reused"] else ""
+    running = f", {counts['running']} at work" if counts["running"] else ""
+    return (
+        f"Run {document['run']}, {document['state']} at {document['updated_at']}: {document['space']} at "
+        f"{format_count(document['budget_macs'])} MACs, band {format_count(low)} to {format_count(high)}; of {counts['asked']} trials "
+        f"{counts['complete']} complete{reused}, {counts['failed']} failed{running}."
+    )
+
+
+def _nothing_sentence(document: Document) -> str:
+    counts = document["trials"]
+    if counts["failed"]:
+        return f"No trial is complete, so there is no front: all {counts['failed']} that ended failed."
+    more = "; the run's command goes on with it" if document["state"] != "complete" else ""
+    return f"No trial is complete yet, so there is no front{more}."
+
+
+def front_table(document: Document) -> Group:
+    """The front over the run's objectives, best first objective first."""
+    words = ", ".join(f"{name} {direction[:3]}" for name, direction in document["objectives"].items())
+    extra = [name for name in _EXTRA if name in document["objectives"]]
+    rows = [_front_row(row, document["front"][0], extra) for row in document["front"]]
+    columns = ["trial", "score", "img/s", "params", "MACs", *(_EXTRA[name] for name in extra), "architecture"]
+    return titled(f"Front of {len(rows)} ({words})", make_table(columns, rows, left=["architecture"]))
+
+
+def _front_row(row: Document, first: Document, extra: Sequence[str]) -> list[str]:
+    figures = {"latency_ms": text(row["latency_ms"], ".1f"), "peak_memory_bytes": memory_text(row["peak_memory_bytes"])}
+    return [
+        str(row["trial"]),
+        score_text(row) + ("=" if first["trial"] in row["score_ties"] else ""),
+        rate_text(row),
+        format_count(row["params"]),
+        format_count(row["macs"]),
+        *(figures[name] for name in extra),
+        _who(row),
+    ]
+
+
+def score_text(row: Document) -> str:
+    """`0.712+-0.010`."""
+    if row["proxy_score"] is None:
+        return "-"
+    error = row["proxy_score_se"]
+    return f"{row['proxy_score']:.3f}" + (f"+-{error:.3f}" if error is not None else "")
+
+
+def rate_text(row: Document) -> str:
+    """Images per second with the marks of a figure that is not to be trusted."""
+    noisy = "~" if row["throughput_noisy"] else ""
+    drifted = "!" if (row["throughput_drift"] or 0.0) > Protocol.drift_limit else ""
+    return text(row["throughput_img_s"], ".1f") + noisy + drifted
+
+
+def _who(row: Document) -> str:
+    return f"{row['paper']} (fixed)" if row["is_fixed"] else str(row["architecture"])
+
+
+def fixed_table(rows: Sequence[Document]) -> Group:
+    """The papers' models as measured here, beside what their papers say."""
+    columns = ["fixed trial", "trial", "score", "img/s", "MACs", "paper's", "params", "paper's", "top-1"]
+    title = "Fixed trials: measured here, and the papers' figures (top-1 is ImageNet-1K)"
+    return titled(title, make_table(columns, [_fixed_row(row) for row in rows], left=["fixed trial"]))
+
+
+def _fixed_row(row: Document) -> list[str]:
+    figures = row["published"] or {}
+    flops, params, top1 = figures.get("flops_g"), figures.get("params_m"), figures.get("top1")
+    return [
+        row["paper"],
+        str(row["trial"]),
+        text(row["proxy_score"], ".3f"),
+        rate_text(row),
+        format_count(row["macs"]),
+        "-" if flops is None else f"{flops:g}G",
+        format_count(row["params"]),
+        "-" if params is None else f"{params:g}M",
+        text(top1, "g"),
+    ]
+
+
+def published_rates(rows: Sequence[Document]) -> Iterator[str]:
+    """One sentence with the first throughput that each paper publishes, if any does."""
+    words = []
+    for row in rows:
+        for figure in ((row["published"] or {}).get("throughput") or [])[:1]:
+            words.append(f"{row['paper']} {figure['images_per_s']:g} ({figure.get('device', 'device not said')})")
+    if words:
+        yield f"Published img/s, on other devices and not to be compared with ours: {', '.join(words)}."
+
+
+def dominance_sentences(document: Document) -> Iterator[str]:
+    """Which candidates dominate which fixed trials, and the other way round; ties in score said."""
+    verbs = {"dominated_by": "is dominated by", "dominates": "dominates"}
+    related = [(row, key) for row in document["fixed"] for key in verbs if row[key]]
+    for row, key in related:
+        yield f"{row['paper']} {verbs[key]} {_trials(row[key])}."
+    if not related:
+        yield "No candidate dominates a fixed trial, and no fixed trial dominates a candidate."
+    if any(item["score_tie"] for row, key in related for item in row[key]):
+        yield "= marks a pair whose scores lie within 2 standard errors: there the other objectives decide alone."
+
+
+def _trials(relations: Sequence[Document]) -> str:
+    words = [f"{item['trial']}{'=' if item['score_tie'] else ''}" for item in relations[:_NAMES_SHOWN]]
+    more = len(relations) - len(words)
+    return f"trial{'s' if len(relations) > 1 else ''} {', '.join(words)}" + (f" and {more} more" if more else "")
+
+
+def failed_table(rows: Sequence[Document]) -> Group:
+    """Failed trials with their reasons."""
+    cells = [[str(row["trial"]), _who(row), row["reason"] or "-"] for row in rows]
+    table = make_table(["trial", "architecture", "reason"], cells, left=["architecture", "reason"])
+    return titled(f"Failed: {len(rows)}", table)
+
+
+def _pair_sentence(document: Document) -> str:
+    fronts = [f"{name}: {', '.join(map(str, sorted(trials)))}" for name, trials in document["pair_fronts"].items()]
+    return f"Trials on the fronts of two: {'; '.join(fronts)}." if fronts else ""
+
+
+def _hypervolume_sentence(document: Document) -> str:
+    volume = document["hypervolume"]
+    return f"Hypervolume of the front: {volume['value']:.4f} ({volume['normalisation']})."
+
+
+def conditions_text(document: Document) -> str:
+    """What every figure of the run was measured under."""
+    given, machine = document["conditions"], document["conditions"]["machine"] or {}
+    return "\n".join(
+        [
+            conditions_line({**machine, **{key: value for key, value in given.items() if key != "machine"}}),
+            "versions: " + ", ".join(f"{name} {version}" for name, version in document["versions"].items()),
+        ]
+    )
+
+
+def conditions_line(values: Mapping[str, Any]) -> str:
+    """`measured on cpu (Xeon ...), float32, eager, batch 4, 224 px, 2 threads, torch 2.14.1`."""
+    name = f" ({values['device_name']})" if values.get("device_name") else ""
+    parts = [
+        f"measured on {values.get('device')}{name}",
+        str(values.get("dtype")),
+        str(values.get("mode")),
+        f"batch {values.get('batch_size')}",
+    ]
+    if values.get("image_size"):
+        parts.append(f"{values['image_size']} px")
+    if values.get("threads"):
+        parts.append(f"{values['threads']} threads")
+    if values.get("reference"):
+        parts.append(f"reference {values['reference']}")
+    return ", ".join(parts)
+
+
+def memory_text(count: int | None) -> str:
+    """`1.43 GiB`, or a dash."""
+    return "-" if count is None else format_bytes(count)

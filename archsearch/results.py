@@ -1,0 +1,248 @@
+"""The files of a run: the frozen schema of trials.parquet, fronts and ranks, the manifest, and reading them back.
+
+Everything here is derived from the study storage: a file that is lost or damaged is written anew when the run goes on.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from archsearch.errors import UserError
+from archsearch.pareto import Values, domination_matrix, front_ranks
+
+Row = dict[str, Any]
+Direction = Literal["maximize", "minimize"]
+
+TRIALS_FILE, FRONT_FILE, MANIFEST_FILE = "trials.parquet", "front.parquet", "manifest.json"
+MANIFEST_VERSION = 1
+
+OBJECTIVES: dict[str, Direction] = {
+    "proxy_score": "maximize",
+    "throughput_img_s": "maximize",
+    "params": "minimize",
+    "macs": "minimize",
+    "latency_ms": "minimize",
+    "peak_memory_bytes": "minimize",
+}
+
+RUN_FRONT = "objectives"
+PAIR_FRONTS: dict[str, tuple[str, str]] = {
+    f"proxy_score/{other}": ("proxy_score", other) for other in ("macs", "params", "throughput_img_s")
+}
+
+_TIME = pa.timestamp("ms", tz="UTC")
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+SCHEMA = pa.schema(
+    [
+        _required("trial", pa.int64()),
+        _required("arch_id", pa.string()),
+        _required("state", pa.string()),
+        pa.field("reason", pa.string()),
+        _required("is_fixed", pa.bool_()),
+        pa.field("paper", pa.string()),
+        _required("in_band", pa.bool_()),
+        pa.field("reused_from", pa.int64()),
+        pa.field("front", pa.int64()),
+        _required("macs", pa.int64()),
+        pa.field("macs_fvcore", pa.int64()),
+        _required("params", pa.int64()),
+        _required("architecture", pa.string()),
+        pa.field("throughput_img_s", pa.float64()),
+        pa.field("throughput_iqr", pa.float64()),
+        pa.field("latency_ms", pa.float64()),
+        pa.field("throughput_noisy", pa.bool_()),
+        pa.field("throughput_ratio", pa.float64()),
+        pa.field("throughput_drift", pa.float64()),
+        pa.field("peak_memory_bytes", pa.int64()),
+        pa.field("proxy_score", pa.float64()),
+        pa.field("proxy_score_se", pa.float64()),
+        pa.field("proxy_id", pa.string()),
+        pa.field("proxy_train_loss", pa.float64()),
+        pa.field("proxy_retried", pa.bool_()),
+        _required("device", pa.string()),
+        pa.field("device_name", pa.string()),
+        _required("dtype", pa.string()),
+        _required("mode", pa.string()),
+        _required("batch_size", pa.int64()),
+        _required("image_size", pa.int64()),
+        _required("seed", pa.int64()),
+        _required("started_at", _TIME),
+        pa.field("finished_at", _TIME),
+        pa.field("seconds_count", pa.float64()),
+        pa.field("seconds_throughput", pa.float64()),
+        pa.field("seconds_proxy", pa.float64()),
+        pa.field("seconds_total", pa.float64()),
+        _required("archsearch_version", pa.string()),
+        pa.field("torch_version", pa.string()),
+        _required("python_version", pa.string()),
+        pa.field("conditions", pa.string()),
+        _required("arch", pa.string()),
+    ]
+)
+FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
+
+# What an evaluation may fill in; the rest is the engine's.
+MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s") :]).union({"macs_fvcore"}) - {
+    "seed",
+    "started_at",
+    "finished_at",
+    "seconds_total",
+    "arch",
+}
+
+# What a figure was measured under. Figures of different conditions are never ranked together; one run has one of each.
+CONDITION_COLUMNS = ("device", "dtype", "mode", "batch_size", "image_size")
+
+
+def check_measured(phase: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError when an evaluation's phase gives a column it may not fill, or a value the column cannot hold."""
+    for name, value in values.items():
+        if name not in MEASURED_COLUMNS:
+            raise ValueError(f"phase {phase} measured {name}, which is no column of {TRIALS_FILE} to be measured")
+        if name != "conditions":
+            kind = SCHEMA.field(name).type
+            pa.array([value], kind)
+            pa.array([value]).cast(kind)  # this one refuses to cut 1.5 to 1
+
+
+def check_objectives(names: Sequence[str], where: str = "--objectives") -> None:
+    """Raise UserError for no, unknown or repeated objectives."""
+    unknown = [name for name in names if name not in OBJECTIVES]
+    if unknown or not names or len(set(names)) < len(names):
+        got = f"unknown objective {unknown[0]!r}" if unknown else f"got {','.join(names) or 'nothing'!r}"
+        raise UserError(f"{where}: {got}; write one or more of {', '.join(OBJECTIVES)}, each once")
+
+
+def minimised(rows: Sequence[Row], objectives: Sequence[str]) -> Values:
+    """The objectives of `rows` as (N, M) values to minimise: maximised ones negated."""
+    signs = [-1.0 if OBJECTIVES[name] == "maximize" else 1.0 for name in objectives]
+    return np.array([[float(row[name]) for name in objectives] for row in rows]).reshape(-1, len(signs)) * signs
+
+
+def ranked(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
+    """The same rows with `front` set among the complete ones: 0 for the Pareto front, 1 for the next, None elsewhere."""
+    rankable = _rankable(rows, objectives)
+    ranks = front_ranks(minimised(rankable, objectives))
+    by_trial = {row["trial"]: int(rank) for row, rank in zip(rankable, ranks, strict=True)}
+    return [{**row, "front": by_trial.get(row["trial"])} for row in rows]
+
+
+def _rankable(rows: Iterable[Row], objectives: Sequence[str]) -> list[Row]:
+    """Complete rows that have every objective, all measured under the same conditions."""
+    chosen = [row for row in rows if row["state"] == "complete" and all(row[name] is not None for name in objectives)]
+    for column in (*CONDITION_COLUMNS, "proxy_id"):
+        values = {row[column] for row in chosen}
+        assert len(values) <= 1, f"rows of different {column} cannot be ranked together: {values}"
+    return chosen
+
+
+def front_rows(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
+    """Members of the run's front and of each pairwise front, with `front_name`; an architecture stands once in each."""
+    originals = [row for row in rows if row["reused_from"] is None]
+    members: list[Row] = []
+    for name, axes in {RUN_FRONT: tuple(objectives), **PAIR_FRONTS}.items():
+        rankable = _rankable(originals, axes)
+        dominated = np.any(domination_matrix(minimised(rankable, axes)), axis=0).tolist()
+        members += [{"front_name": name, **row} for row, is_out in zip(rankable, dominated, strict=True) if not is_out]
+    return members
+
+
+def write_trials(rows: Sequence[Row], folder: Path) -> None:
+    """Replace trials.parquet in one step; rows have every column of SCHEMA."""
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    replace_file(folder / TRIALS_FILE, lambda path: pq.write_table(table, path))
+
+
+def write_front(rows: Sequence[Row], folder: Path, objectives: Sequence[str]) -> None:
+    """Replace front.parquet in one step, from the rows that `ranked` gave."""
+    table = pa.Table.from_pylist(front_rows(rows, objectives), schema=FRONT_SCHEMA)
+    replace_file(folder / FRONT_FILE, lambda path: pq.write_table(table, path))
+
+
+def write_manifest(manifest: Mapping[str, Any], folder: Path) -> None:
+    """Replace manifest.json in one step."""
+    text = json.dumps({"format_version": MANIFEST_VERSION, **manifest}, indent=2) + "\n"
+    replace_file(folder / MANIFEST_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside `path`, then rename: a reader, a full disk or a kill never meets half a file."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); everything measured so far is kept in the run's storage: "
+            "make room or make the folder writable, then give the same command again"
+        ) from error
+
+
+def read_trials(folder: Path) -> pd.DataFrame:
+    """trials.parquet as a frame, columns as in SCHEMA. Raises UserError when it is missing or damaged."""
+    return _read(folder / TRIALS_FILE, SCHEMA)
+
+
+def read_front(folder: Path) -> pd.DataFrame:
+    """front.parquet as a frame: `front_name` and the columns of SCHEMA. Raises UserError when it is missing or damaged."""
+    return _read(folder / FRONT_FILE, FRONT_SCHEMA)
+
+
+def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    again = "give the run's `archsearch run` command again to have it written anew from the run's storage"
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; {again}")
+    try:
+        # In one go: pyarrow opens a path twice, and a run may replace the file in between.
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); {again}") from error
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise UserError(f"{path}: lacks the column {missing[0]!r}; {again}")
+    frame: pd.DataFrame = table.select(schema.names).to_pandas()
+    return frame
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json of a run. Raises UserError when it is missing or damaged."""
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        words = (
+            "there is no such file" if isinstance(error, FileNotFoundError) else f"not a readable manifest ({error})"
+        )
+        raise UserError(
+            f"{path}: {words}; name the folder of a run, or give its `archsearch run` command again"
+        ) from error
+    if not isinstance(manifest, dict) or manifest.get("format_version") != MANIFEST_VERSION:
+        raise UserError(
+            f"{path}: not a manifest of format {MANIFEST_VERSION}; give the run's `archsearch run` command again"
+        )
+    return manifest
+
+
+def latest_run(root: Path) -> Path:
+    """The run under `root` that was written to last. Raises UserError when there is none."""
+    manifests = list(root.glob(f"*/{MANIFEST_FILE}"))
+    if not manifests:
+        raise UserError(
+            f"{root}: holds no run; start one with `archsearch run --budget 4.5GFLOPs`, or name a run's folder"
+        )
+    return max(manifests, key=lambda path: path.stat().st_mtime_ns).parent

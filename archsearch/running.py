@@ -1,0 +1,129 @@
+"""`archsearch run` without its options: from what was asked to a finished run folder."""
+
+import contextlib
+import hashlib
+import json
+import random
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from archsearch.budget import Band, draw
+from archsearch.config import RunConfig
+from archsearch.engine.driver import Driver, State
+from archsearch.engine.worker import LOG_FILE, ProcessWorker
+from archsearch.errors import UserError
+from archsearch.evaluate import make_settings, refuse_unknown_shape
+from archsearch.live import command_line, preparing, watching
+from archsearch.lookup import choose_papers
+from archsearch.results import MANIFEST_FILE
+from archsearch.samplers import make_sampler
+from archsearch.space import Space, load_space, paper
+from archsearch.study import RunStore
+from archsearch.units import format_count
+
+_NAMES_SHOWN = 5
+_ID_DIGITS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What was asked for on the command line; `measuring` are the keywords of `make_settings`."""
+
+    space: str
+    budget_macs: int
+    tolerance: float
+    papers: str
+    objectives: tuple[str, ...]
+    sampler: str
+    seed: int
+    trials: int
+    timeout_s: float | None
+    storage: str | None
+    output: Path | None
+    results_root: Path
+    measuring: Mapping[str, Any]
+
+
+def configure(request: RunRequest, console: Console) -> RunConfig:
+    """The run's identity; prepares the data. Raises UserError for anything asked for that cannot be."""
+    space = load_space(request.space)
+    papers = choose_papers(request.papers, request.budget_macs, space.plan.image_size)
+    band = Band.around(request.budget_macs, request.tolerance)
+    make_sampler(request.sampler, space, band, request.seed, frozenset)
+    if request.trials:
+        draw(space, band, random.Random(request.seed))  # what cannot be is refused before a folder is made
+    config = RunConfig(
+        name="",
+        space_name=request.space,
+        space_text=space.text,
+        budget_macs=request.budget_macs,
+        tolerance=request.tolerance,
+        objectives=request.objectives,
+        sampler=request.sampler,
+        seed=request.seed,
+        papers=papers,
+        settings=_settings(request, space, console),
+    )
+    for name in papers:
+        refuse_unknown_shape(paper(name), config.settings)
+    folder = request.output or request.results_root / default_name(config, space)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder}: a file, not a folder; choose another name")
+    return replace(config, name=folder.name)
+
+
+def folder_of(request: RunRequest, config: RunConfig) -> Path:
+    """Where the run lies."""
+    return request.output or request.results_root / config.name
+
+
+def _settings(request: RunRequest, space: Space, console: Console) -> dict[str, Any]:
+    with preparing(console) if request.measuring["data"] else contextlib.nullcontext() as progress:
+        settings = make_settings(**request.measuring, image_size=space.plan.image_size, progress=progress)
+    unreadable = settings.get("proxy_unreadable", [])
+    if unreadable:
+        more = f" and {len(unreadable) - _NAMES_SHOWN} more" if len(unreadable) > _NAMES_SHOWN else ""
+        console.print(
+            f"left out {len(unreadable)} unreadable images: {', '.join(unreadable[:_NAMES_SHOWN])}{more}",
+            soft_wrap=True,
+        )
+    return settings
+
+
+def default_name(config: RunConfig, space: Space) -> str:
+    """`hybrid-4.5G-1a2b3c`: the same request gives the same name, any other condition another one."""
+    said = config.to_dict() | {"name": "", "space_name": "", "space_text": tomllib.loads(config.space_text)}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
+    budget = format_count(config.budget_macs)
+    number, unit = (budget[:-1], budget[-1]) if budget[-1].isalpha() else (budget, "")
+    return f"{space.name}-{float(number):g}{unit}-{digest}"
+
+
+def carry_out(request: RunRequest, config: RunConfig, console: Console, arguments: Sequence[str]) -> State:
+    """Go on with the run until it has its trials; `interrupted` after Ctrl-C."""
+    folder = folder_of(request, config)
+    what = (
+        f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.settings['device']}, "
+        f"{len(config.papers)} fixed and {request.trials} sampled trials"
+    )
+    with (
+        RunStore.open(folder, config, request.storage) as store,
+        watching(console, str(folder), what, request.timeout_s) as listener,
+    ):
+        driver = Driver(config, store, ProcessWorker(folder / LOG_FILE), listener, command=["archsearch", *arguments])
+        return driver.run(request.trials, request.timeout_s)
+
+
+def interrupted_sentence(folder: Path | None, arguments: Sequence[str]) -> str:
+    """What is kept after Ctrl-C, and how to go on."""
+    kept = (
+        f"every finished measurement is kept in {folder}"
+        if folder and (folder / MANIFEST_FILE).exists()
+        else "nothing was measured yet"
+    )
+    return f"interrupted: {kept}; go on with: {command_line(arguments)}"

@@ -1,0 +1,259 @@
+"""A run's truth: one Optuna study, one writer; a trial is stored whole when it starts and phase by phase as it is measured."""
+
+import contextlib
+import json
+import platform
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from archsearch import __version__, storage
+from archsearch.arch import Arch
+from archsearch.budget import draw
+from archsearch.config import RunConfig
+from archsearch.errors import UserError
+from archsearch.results import CONDITION_COLUMNS, MANIFEST_FILE, MEASURED_COLUMNS, SCHEMA, Row, replace_file
+from archsearch.samplers import Proposal, make_sampler
+
+__all__ = ["RunConfig", "RunStore"]
+
+SPACE_FILE = "space.toml"
+_ARCH, _CANDIDATE, _OUTCOME, _PHASE = "arch", "candidate", "outcome", "phase:"
+_STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.RUNNING: "running"}
+
+
+@dataclass(kw_only=True)
+class _Trial:
+    """What the storage knows of a trial. We are its only writer, so it is read once, and every change goes there first."""
+
+    number: int
+    trial_id: int
+    state: str
+    attrs: dict[str, Any]
+
+    @property
+    def phases(self) -> dict[str, dict[str, Any]]:
+        """Phase -> column -> value."""
+        return {key.removeprefix(_PHASE): values for key, values in self.attrs.items() if key.startswith(_PHASE)}
+
+
+class RunStore:
+    """A run's study, open for its one writer."""
+
+    def __init__(self, folder: Path, config: RunConfig, study: optuna.Study, where: str) -> None:
+        self.folder, self.config, self.where = folder, config, where
+        self._study = study
+        # The study's own door to the storage, through which a trial is stored in one transaction.
+        self._storage = study._storage
+        self._sampler = make_sampler(config.sampler, config.space, config.band, config.seed, self.arch_ids)
+        study.sampler = self._sampler
+        self._num_foreign = 0
+        self._trials: dict[int, _Trial] = {}
+        self._rows: dict[int, Row] = {}
+        for trial in study.get_trials(deepcopy=False):
+            self._take_over(trial)
+
+    def _take_over(self, trial: FrozenTrial) -> None:
+        """Know a stored trial. One without an architecture is not ours (somebody asked Optuna for it), and closed."""
+        if _ARCH in trial.user_attrs:
+            attrs = dict(trial.user_attrs)
+            self._keep(_Trial(number=trial.number, trial_id=trial._trial_id, state=_STATES[trial.state], attrs=attrs))
+            return
+        self._num_foreign += 1
+        if not trial.state.is_finished():
+            self._storage.set_trial_user_attr(trial._trial_id, "reason", "its proposal was never completed")
+            self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def _keep(self, trial: _Trial) -> Row:
+        self._trials[trial.number] = trial
+        row = self._rows[trial.number] = _row(self.config, trial)
+        return row
+
+    @staticmethod
+    @contextlib.contextmanager
+    def open(folder: Path, config: RunConfig, storage_url: str | None = None) -> "Iterator[RunStore]":
+        """Create the run in `folder`, or go on with it, and hold it alone meanwhile.
+
+        Raises UserError when the folder holds another run or a damaged one, cannot be written, or another driver is at work in it.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with storage.locked(folder):
+            _check_place(folder, storage_url)
+            document = config.to_dict()
+            if storage_url is None and not (folder / storage.DATABASE_FILE).exists():
+                storage.create_database(folder, config.name, config.directions, document)
+            with storage.opened(folder, storage_url) as backend:
+                where = storage.shown(storage_url) if storage_url else str(folder / storage.DATABASE_FILE)
+                with storage.storage_errors(where):
+                    if storage_url is not None:
+                        storage.ensure_study(backend, config.name, config.directions, document)
+                    store = _load(folder, config, backend, where, name=config.name if storage_url else None)
+                replace_file(folder / SPACE_FILE, lambda path: path.write_text(config.space_text, encoding="utf-8"))
+                yield store
+
+    def rows(self) -> list[Row]:
+        """Every trial of the run in order, `front` not yet set."""
+        return [self._rows[number] for number in sorted(self._rows)]
+
+    def unfinished(self) -> list[Row]:
+        """Trials that a driver left behind when it died, in order."""
+        return [row for row in self.rows() if row["state"] == "running"]
+
+    def arch_ids(self) -> set[str]:
+        """Every architecture the run has met."""
+        return {row["arch_id"] for row in self._rows.values()}
+
+    def check_band(self) -> None:
+        """Raise UserError now, not after an hour of fixed trials, when the space has no architecture in the band."""
+        draw(self.config.space, self.config.band, random.Random(self.config.seed))
+
+    def propose(self) -> Proposal:
+        """The sampler's next candidate, in the band."""
+        with storage.storage_errors(self.where):
+            return self._sampler.propose(self._study, self._num_trials())
+
+    def start_fixed(self, paper: str, arch: Arch) -> Row:
+        """Store a paper's model as a running trial."""
+        return self._start(Proposal(params={}, arch=arch), paper)
+
+    def start(self, proposal: Proposal) -> Row:
+        """Store a candidate as a running trial."""
+        return self._start(proposal, None)
+
+    def _start(self, proposal: Proposal, paper: str | None) -> Row:
+        """One transaction: there is no trial without its architecture. One measured before brings its figures along."""
+        arch, cost = proposal.arch, proposal.arch.cost()
+        same = (row for row in self.rows() if row["arch_id"] == arch.arch_id and row["state"] == "complete")
+        known = next(same, None)
+        candidate = {
+            "arch_id": arch.arch_id,
+            "architecture": arch.describe(),
+            "macs": cost.macs,
+            "params": cost.params,
+            "is_fixed": paper is not None,
+            "paper": paper,
+            "in_band": self.config.band.contains(cost.macs),
+            "reused_from": known["trial"] if known else None,
+            "started_at": _now(),
+            "archsearch_version": __version__,
+            "torch_version": _torch_version(),
+            "python_version": platform.python_version(),
+        }
+        figures = self._trials[known["trial"]].phases if known else {}
+        attrs = {_ARCH: arch.to_dict(), _CANDIDATE: candidate, **{f"{_PHASE}{key}": figures[key] for key in figures}}
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(proposal.params),
+            distributions=self._sampler.distributions(proposal.params),
+            user_attrs=attrs,
+            system_attrs=dict(proposal.system_attrs),
+        )
+        number = self._num_trials()
+        with storage.storage_errors(self.where):
+            trial_id = self._storage.create_new_trial(self._study._study_id, template)
+        return self._keep(_Trial(number=number, trial_id=trial_id, state="running", attrs=attrs))
+
+    def _num_trials(self) -> int:
+        return len(self._trials) + self._num_foreign
+
+    def phases(self, number: int) -> dict[str, dict[str, Any]]:
+        """What has been measured of a trial: phase -> column -> value."""
+        return self._trials[number].phases
+
+    def record_phase(self, number: int, phase: str, values: Mapping[str, Any]) -> None:
+        """Keep what a finished phase of a running trial measured, whatever comes after it."""
+        self._set(self._trials[number], f"{_PHASE}{phase}", dict(values))
+
+    def finish(self, number: int, reason: str | None = None) -> Row:
+        """Tell the study how a trial ended: failed for `reason`, or complete, unless an objective has no value."""
+        trial = self._trials[number]
+        row = _row(self.config, trial)
+        reason = reason or _without_value(row, self.config.objectives)
+        self._set(trial, _OUTCOME, {"reason": reason, "finished_at": _now()})
+        with storage.storage_errors(self.where):
+            if reason is None:
+                self._study.tell(number, [float(row[name]) for name in self.config.objectives])
+            else:
+                self._study.tell(number, state=TrialState.FAIL)
+        trial.state = "complete" if reason is None else "failed"
+        return self._keep(trial)
+
+    def _set(self, trial: _Trial, key: str, value: dict[str, Any]) -> None:
+        with storage.storage_errors(self.where):
+            self._storage.set_trial_user_attr(trial.trial_id, key, value)
+        trial.attrs[key] = value
+
+
+def _row(config: RunConfig, trial: _Trial) -> Row:
+    """One row of trials.parquet, `front` left open, from what is stored of a trial."""
+    row: Row = dict.fromkeys(SCHEMA.names)
+    row |= {name: config.settings.get(name) for name in (*CONDITION_COLUMNS, "proxy_id")}
+    row |= {"trial": trial.number, "state": trial.state, "seed": config.seed, "arch": json.dumps(trial.attrs[_ARCH])}
+    row |= trial.attrs[_CANDIDATE]
+    seconds = 0.0
+    for phase, values in trial.phases.items():
+        seconds += values.get("seconds", 0.0)
+        measured = {f"seconds_{phase}": values.get("seconds"), **values}
+        row |= {key: value for key, value in measured.items() if key in MEASURED_COLUMNS}
+    # Reused figures took no time of their own.
+    row["seconds_total"] = 0.0 if row["reused_from"] is not None else seconds
+    if trial.state != "running":
+        row |= trial.attrs[_OUTCOME]
+        row["finished_at"] = datetime.fromisoformat(row["finished_at"])
+    row["started_at"] = datetime.fromisoformat(row["started_at"])
+    if isinstance(row["conditions"], dict):
+        row["conditions"] = json.dumps(row["conditions"])
+    return row
+
+
+def _without_value(row: Row, objectives: tuple[str, ...]) -> str | None:
+    """Why a measured row cannot be ranked; None when it can."""
+    for name in objectives:
+        if row[name] is None or not isfinite(row[name]):
+            return f"the evaluation gave no {name}" if row[name] is None else f"{name} is {row[name]}"
+    return None
+
+
+def _load(folder: Path, config: RunConfig, backend: Any, where: str, name: str | None) -> RunStore:
+    """The study behind an open storage, if it is this run's and whole."""
+    try:
+        study = storage.load_study(backend, name)
+        differences = RunConfig.from_dict(storage.stored_config(study)).differences(config)
+        if differences:
+            raise UserError(
+                f"{folder}: holds another run: {'; '.join(differences)}; use another --output, or ask for the same"
+            )
+        return RunStore(folder, config, study, where)
+    except (KeyError, TypeError, ValueError) as error:
+        raise storage.damaged(where, f"{type(error).__name__}: {error}") from error
+
+
+def _check_place(folder: Path, storage_url: str | None) -> None:
+    """Refuse to start a second history of a run whose trials lie elsewhere, or are gone."""
+    database, is_run = folder / storage.DATABASE_FILE, (folder / MANIFEST_FILE).exists()
+    if storage_url is not None and database.exists():
+        raise UserError(
+            f"--storage: {folder} keeps its trials in {database}; leave --storage out, or use another --output"
+        )
+    if storage_url is None and is_run and not database.exists():
+        raise UserError(
+            f"{database}: gone, though {folder} holds a run; put it back, give the --storage it was started with, or use another --output"
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@cache
+def _torch_version() -> str:
+    return metadata.version("torch")

@@ -1,0 +1,80 @@
+"""How tables and figures look on a terminal: one console, one table style, one way to write each quantity."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+# What is written to a file or a pipe has no width of its own.
+_PIPE_WIDTH = 120
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that prints text as it is: no markup, no guessed colours; NO_COLOR and COLUMNS are respected."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def show(console: Console, *parts: RenderableType) -> None:
+    """Print the parts with an empty line between them, without the blanks that rich pads lines with."""
+    for number, part in enumerate(parts):
+        with console.capture() as capture:
+            console.print(part)
+        lines = [line.rstrip() for line in capture.get().splitlines()]
+        console.file.write("\n" * (number > 0) + "\n".join(lines) + "\n")
+    console.file.flush()
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> Table:
+    """A table of text cells; columns named in `left` are left-aligned and may fold, all others are figures and may not."""
+    table = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in columns:
+        justify: Literal["left", "right"] = "left" if name in left else "right"
+        table.add_column(name, justify=justify, no_wrap=name not in left, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def titled(title: str, table: Table) -> Group:
+    """A table under its title, which may be wider than the table."""
+    return Group(Text(title, style="bold"), table)
+
+
+def text(value: object, pattern: str = "") -> str:
+    """A value through a format, or a dash for none."""
+    return "-" if value is None else format(value, pattern)
+
+
+def signed_percent(fraction: float | None) -> str:
+    """`0.0123` as `+1.2%`."""
+    return "-" if fraction is None else f"{fraction:+.1%}"
+
+
+def plain(value: Any) -> Any:
+    """Plain values for strict JSON: what is not a finite number becomes None."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def to_json(document: Any) -> str:
+    """Strict JSON of a document; times as ISO 8601."""
+    return json.dumps(plain(document), indent=2, allow_nan=False, default=lambda value: value.isoformat())

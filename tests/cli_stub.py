@@ -1,0 +1,36 @@
+"""An evaluation that measures nothing, for runs that the command line starts."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from archsearch.arch import Arch
+from archsearch.errors import RunError
+
+Document = dict[str, Any]
+
+
+def evaluate(arch: Document, settings: Document, done: Document, emit: Callable[[Document], None]) -> None:
+    """Figures that follow from the exact cost, so that a test can work them out again."""
+    cost = Arch.from_dict(arch).cost()
+    emit({"event": "phase", "phase": "count", "values": {"macs_fvcore": cost.macs}})
+    emit({"event": "progress", "phase": "proxy", "step": 1, "steps": 2, "images_s": 812.0})
+    values = {
+        "throughput_img_s": 1e9 / cost.params,
+        "latency_ms": 10.0,
+        "throughput_noisy": False,
+        "throughput_drift": 0.0,
+    }
+    emit({"event": "phase", "phase": "throughput", "values": values})
+    emit({"event": "phase", "phase": "proxy", "values": {"proxy_score": cost.macs / 1e10, "proxy_score_se": 0.01}})
+
+
+def sleep(arch: Document, settings: Document, done: Document, emit: Callable[[Document], None]) -> None:
+    """Never ends by itself, after a first phase."""
+    emit({"event": "phase", "phase": "count", "values": {"macs_fvcore": 1}})
+    time.sleep(600)
+
+
+def fail(arch: Document, settings: Document, done: Document, emit: Callable[[Document], None]) -> None:
+    """Ends in one sentence."""
+    raise RunError("proxy: out of memory on cpu")

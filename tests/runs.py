@@ -1,0 +1,119 @@
+"""Runs for tests: a configuration of the default space, a listener that keeps what it hears, and a driver in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from archsearch.arch import Arch
+from archsearch.config import RunConfig
+from archsearch.engine.driver import Driver, State, Tally
+from archsearch.engine.worker import ProcessWorker
+from archsearch.results import Row
+from archsearch.space import load_space, paper
+from archsearch.study import RunStore
+
+ROOT = Path(__file__).resolve().parents[1]
+BUDGET = 4_500_000_000
+FIXED = ("van_b2", "davit_tiny")
+
+
+def make_config(log: Path, *, settings: Mapping[str, Any] | None = None, **changes: Any) -> RunConfig:
+    """The default space at 4.5G +- 5 %, evaluated by a stub that writes to `log`."""
+    space = load_space("hybrid")
+    told = {
+        "device": "cpu",
+        "dtype": "float32",
+        "mode": "eager",
+        "batch_size": 1,
+        "image_size": 224,
+        "proxy_id": "stub",
+    }
+    values: dict[str, Any] = {
+        "name": "test",
+        "space_name": "hybrid",
+        "space_text": space.text,
+        "budget_macs": BUDGET,
+        "tolerance": 0.05,
+        "settings": {**told, "proxy": {"steps": 400}, "log": str(log), **(settings or {})},
+        "sampler": "random",
+        "papers": FIXED,
+    }
+    return RunConfig(**{**values, **changes})
+
+
+@dataclass
+class Ear:
+    """A listener that keeps what it hears."""
+
+    started: list[Row] = field(default_factory=list)
+    events: list[Mapping[str, Any]] = field(default_factory=list)
+    finished_rows: list[Row] = field(default_factory=list)
+    tallies: list[Tally] = field(default_factory=list)
+    state: str = ""
+
+    def trial_started(self, row: Row, tally: Tally) -> None:
+        self.started.append(row)
+
+    def progress(self, event: Mapping[str, Any]) -> None:
+        self.events.append(event)
+
+    def trial_finished(self, row: Row, tally: Tally) -> None:
+        self.finished_rows.append(row)
+        self.tallies.append(tally)
+
+    def finished(self, state: State, tally: Tally) -> None:
+        self.state = state
+        self.tallies.append(tally)
+
+
+def run(
+    folder: Path,
+    config: RunConfig,
+    trials: int,
+    *,
+    evaluator: str = "evaluate",
+    fixed: Mapping[str, Arch] | None = None,
+    timeout: float | None = None,
+    storage_url: str | None = None,
+) -> Ear:
+    """A whole run in this process, its evaluations in a real worker."""
+    ear = Ear()
+    with RunStore.open(folder, config, storage_url) as store:
+        worker = ProcessWorker(folder / "worker.log", f"stub_evaluators:{evaluator}")
+        Driver(config, store, worker, ear, fixed=fixed, command=["test"]).run(trials, timeout)
+    return ear
+
+
+def start(folder: Path, log: Path, trials: int, phase_s: float) -> "subprocess.Popen[str]":
+    """The same as a program in a process and a process group of its own, as a shell would start it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    arguments = [sys.executable, str(ROOT / "tests" / "drive.py"), str(folder), str(log), str(trials), str(phase_s)]
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not merely waiting to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait for something that must come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing came in {seconds} s"
+        time.sleep(0.01)
+
+
+def fixed_archs() -> dict[str, Arch]:
+    """The fixed trials of `make_config`."""
+    return {name: paper(name) for name in FIXED}

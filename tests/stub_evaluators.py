@@ -1,0 +1,134 @@
+"""Evaluations that measure nothing: what the engine's tests and benchmark have evaluated, in a real worker process.
+
+They write every phase they start and end to a log beside the run, so that a test can count what was measured, and how often.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Document = dict[str, Any]
+Emit = Callable[[Document], None]
+Done = dict[str, Document]
+
+
+def arch_id(arch: Document) -> str:
+    """The architecture's id, worked out without the package."""
+    text = json.dumps(
+        {key: value for key, value in arch.items() if key != "name"}, sort_keys=True, separators=(",", ":")
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def fraction(arch: Document, salt: str) -> float:
+    """A number in [0, 1) that depends on the architecture alone."""
+    return int(hashlib.sha256(f"{arch_id(arch)}/{salt}".encode()).hexdigest()[:8], 16) / 2**32
+
+
+def note(settings: Document, *words: str) -> None:
+    """Append one line to the log in one write: whole, or not at all."""
+    with Path(settings["log"]).open("a") as log:
+        log.write(" ".join(words) + "\n")
+
+
+def noted(path: Path) -> list[list[str]]:
+    """The lines of such a log, in words."""
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def measure(phase: str, arch: Document) -> Document:
+    """Values of a phase, the same for the same architecture."""
+    if phase == "count":
+        return {"macs_fvcore": 1}
+    if phase == "throughput":
+        images_s = 100 + 900 * fraction(arch, "throughput")
+        return {"throughput_img_s": images_s, "latency_ms": 1000 / images_s, "conditions": {"threads": 1}}
+    return {"proxy_score": fraction(arch, "proxy"), "proxy_score_se": 0.01}
+
+
+def evaluate(arch: Document, settings: Document, done: Done, emit: Emit) -> None:
+    """Three phases of settings["phase_s"] seconds each."""
+    for phase in ("count", "throughput", "proxy"):
+        if phase in done:
+            continue
+        note(settings, "start", arch_id(arch), phase, str(os.getpid()))
+        emit({"event": "progress", "phase": phase, "step": 1, "steps": 2, "images_s": 1.0})
+        time.sleep(settings.get("phase_s", 0.0))
+        note(settings, "end", arch_id(arch), phase)
+        emit({"event": "phase", "phase": phase, "values": measure(phase, arch)})
+
+
+def misbehave(arch: Document, settings: Document, done: Done, emit: Emit) -> None:
+    """Do settings["behaviours"][i] in the i-th evaluation, well after its count phase; evaluate properly after the last one."""
+    behaviours = settings["behaviours"]
+    index = sum(words[0] == "evaluation" for words in noted(Path(settings["log"])))
+    note(settings, "evaluation", arch_id(arch))
+    if index >= len(behaviours) or behaviours[index] == "well":
+        evaluate(arch, settings, done, emit)
+        return
+    emit({"event": "phase", "phase": "count", "values": measure("count", arch)})
+    BEHAVIOURS[behaviours[index]](arch, emit)
+
+
+def _killed(arch: Document, emit: Emit) -> None:
+    # As the kernel does when memory runs out.
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _segfault(arch: Document, emit: Emit) -> None:
+    signal.raise_signal(signal.SIGSEGV)
+
+
+def _exit_code(arch: Document, emit: Emit) -> None:
+    os._exit(3)
+
+
+def _system_exit(arch: Document, emit: Emit) -> None:
+    sys.exit("enough")
+
+
+def _interrupt(arch: Document, emit: Emit) -> None:
+    raise KeyboardInterrupt
+
+
+def _unexpected(arch: Document, emit: Emit) -> None:
+    raise ZeroDivisionError("no such\nquotient")
+
+
+def _own_error(arch: Document, emit: Emit) -> None:
+    from archsearch.errors import UserError
+
+    raise UserError("the data are not images")
+
+
+def _unknown_column(arch: Document, emit: Emit) -> None:
+    emit({"event": "phase", "phase": "proxy", "values": {"proxy_scor": 1.0}})
+
+
+def _nothing(arch: Document, emit: Emit) -> None:
+    """End without a score."""
+
+
+def _not_a_number(arch: Document, emit: Emit) -> None:
+    emit({"event": "phase", "phase": "throughput", "values": measure("throughput", arch)})
+    emit({"event": "phase", "phase": "proxy", "values": {"proxy_score": float("nan")}})
+
+
+BEHAVIOURS: dict[str, Callable[[Document, Emit], None]] = {
+    "killed": _killed,
+    "segfault": _segfault,
+    "exit_code": _exit_code,
+    "system_exit": _system_exit,
+    "interrupt": _interrupt,
+    "unexpected": _unexpected,
+    "own_error": _own_error,
+    "unknown_column": _unknown_column,
+    "nothing": _nothing,
+    "not_a_number": _not_a_number,
+}

@@ -1,0 +1,140 @@
+"""`kill -9` at random moments: nothing finished is lost, nothing is measured twice, the files can be read all the while."""
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from runs import fixed_archs, is_running, make_config, start, wait_until
+from stub_evaluators import noted
+
+from archsearch import results
+from archsearch.study import RunStore
+
+PHASE_S = 0.08
+
+
+@contextmanager
+def always_readable(folder: Path) -> Iterator[list[int]]:
+    """Read the files of a run without a pause; gives the number of finished trials at each reading."""
+    stop, finished, errors = threading.Event(), [], []
+
+    def read() -> None:
+        while not stop.is_set():
+            if (folder / "manifest.json").exists():
+                try:
+                    finished.append(int((results.read_trials(folder)["state"] != "running").sum()))
+                    results.read_front(folder)
+                    results.read_manifest(folder)
+                except Exception as error:  # whatever it is, the test fails of it
+                    errors.append(error)
+            time.sleep(0.03)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield finished
+    finally:
+        stop.set()
+        reader.join()
+    assert errors == []
+
+
+def stored(folder: Path, log: Path) -> tuple[set[tuple[str, str]], dict[int, str]]:
+    """What the study knows: phases measured as (architecture, phase), and trials that ended with their state."""
+    if not (folder / "study.db").exists():
+        return set(), {}
+    with RunStore.open(folder, make_config(log, settings={"phase_s": PHASE_S})) as store:
+        rows = store.rows()
+        phases = {(row["arch_id"], phase) for row in rows for phase in store.phases(row["trial"])}
+        return phases, {row["trial"]: row["state"] for row in rows if row["state"] != "running"}
+
+
+def has_more(log: Path, lines: int) -> bool:
+    return len(noted(log)) > lines
+
+
+def exists_or_ended(path: Path, driver: "subprocess.Popen[str]") -> bool:
+    return path.exists() or driver.poll() is not None
+
+
+def worker_pids(log: Path) -> list[int]:
+    return [int(words[3]) for words in noted(log) if words[0] == "start"]
+
+
+def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> None:
+    """A run that is killed again and again, then left to end; checks all it promises on the way."""
+    rng, trials = random.Random(seed), 3 * len(kills)
+    num_workers_killed = kills.count("worker")
+    with always_readable(folder) as finished:
+        for victim in [*kills, "nobody"]:
+            (known, ended), lines = stored(folder, log), len(noted(log))
+            driver = start(folder, log, trials, PHASE_S)
+            if victim == "nobody":
+                output, _ = driver.communicate(timeout=120)
+                assert (driver.returncode, output) == (0, "complete\n")
+            else:
+                wait_until(partial(has_more, log, lines))
+                time.sleep(rng.uniform(0, 10 * PHASE_S))
+                kill(driver, victim, log, rng)
+            again = {(words[1], words[2]) for words in noted(log)[lines:] if words[0] == "start"}
+            assert not again & known, "a phase that was stored has been measured again"
+            assert ended.items() <= stored(folder, log)[1].items(), "a trial that had ended is lost"
+    assert finished == sorted(finished)
+    frame = results.read_trials(folder)
+    assert frame["trial"].tolist() == list(range(trials + len(fixed_archs())))
+    assert (frame["state"] == "failed").sum() <= num_workers_killed
+    assert frame["arch_id"].is_unique
+    complete = frame[frame["state"] == "complete"]
+    ends = Counter((words[1], words[2]) for words in noted(log) if words[0] == "end")
+    assert all(
+        ends[(arch_id, phase)] >= 1 for arch_id in complete["arch_id"] for phase in ("count", "throughput", "proxy")
+    )
+    # A killed driver takes a tenth of a second to be gone, and its worker learns of it then: one phase or two of 0.08 s.
+    assert sum(ends.values()) - len(ends) <= 2 * len(kills), "a kill costs no more than what was at work"
+
+
+def kill(driver: "subprocess.Popen[str]", victim: str, log: Path, rng: random.Random) -> None:
+    """Kill the driver, and see that its worker follows; or kill the worker, let the driver go on a little, then stop both."""
+    if victim == "worker":
+        worker = worker_pids(log)[-1]
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: worker_pids(log)[-1] != worker or driver.poll() is not None)
+        time.sleep(rng.uniform(0, 4 * PHASE_S))
+    driver.kill()
+    driver.communicate(timeout=20)
+    wait_until(lambda: not is_running(worker_pids(log)[-1]), seconds=5)
+
+
+def test_worker_and_driver_killed(tmp_path: Path) -> None:
+    kill_at_random(tmp_path / "run", tmp_path / "log", ["worker"], seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_ten_kills(tmp_path: Path, seed: int) -> None:
+    kills = random.Random(seed).choices(["driver", "worker"], k=10)
+    kill_at_random(tmp_path / "run", tmp_path / "log", kills, seed)
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_its_start_leaves_a_run_that_starts(tmp_path: Path) -> None:
+    """While it imports, makes the database, opens it: at any of these moments."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    for name in ("run.lock", ".study.db.new", "study.db"):
+        driver = start(folder, log, 1, 0.0)
+        wait_until(partial(exists_or_ended, folder / name, driver))
+        driver.kill()
+        driver.communicate(timeout=20)
+    driver = start(folder, log, 1, 0.0)
+    output, _ = driver.communicate(timeout=60)
+    assert (driver.returncode, output) == (0, "complete\n")
+    assert len(results.read_trials(folder)) == 3

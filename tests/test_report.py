@@ -1,0 +1,263 @@
+"""The report of small runs made through results.py, against figures worked out by hand."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import moocore
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from archsearch.cli import main
+from archsearch.results import SCHEMA, Row, ranked, write_front, write_manifest, write_trials
+from archsearch.space import paper
+
+OBJECTIVES = ("proxy_score", "throughput_img_s", "params")
+PROXY_ID = "fashion-mnist-12k@32px/400steps/v1"
+
+
+def trial(number: int, score: float | None, images_s: float | None, params: int, **changes: Any) -> Row:
+    """One row; without a score it is a failed one."""
+    arch = paper("davit_tiny")
+    state = "complete" if score is not None else "failed"
+    row: Row = dict.fromkeys(SCHEMA.names)
+    row |= {
+        "trial": number,
+        "arch_id": f"{number:012x}",
+        "state": state,
+        "reason": None if score is not None else "throughput: out of memory on cpu",
+        "is_fixed": False,
+        "in_band": True,
+        "macs": 4_500_000_000 + number,
+        "macs_fvcore": 4_500_000_000 + number,
+        "params": params,
+        "architecture": "hilo 96x2 - lka 192x3",
+        "throughput_img_s": images_s,
+        "throughput_noisy": False,
+        "throughput_drift": 0.0,
+        "proxy_score": score,
+        "proxy_score_se": None if score is None else 0.01,
+        "proxy_id": PROXY_ID,
+        "device": "cpu",
+        "dtype": "float32",
+        "mode": "eager",
+        "batch_size": 4,
+        "image_size": 224,
+        "seed": 0,
+        "started_at": datetime(2026, 1, 2, 3, number, tzinfo=UTC),
+        "archsearch_version": "0.1.0",
+        "python_version": "3.11",
+        "arch": json.dumps(arch.to_dict()),
+    }
+    return row | changes
+
+
+def fixed(number: int, name: str, score: float, images_s: float, params: int) -> Row:
+    """A paper's model as a row."""
+    return trial(number, score, images_s, params, is_fixed=True, paper=name, in_band=False)
+
+
+def write_run(
+    root: Path, rows: Sequence[Row], name: str = "one", objectives: Sequence[str] = OBJECTIVES, state: str = "complete"
+) -> Path:
+    """A run folder as the engine leaves it."""
+    folder = root / "results" / name
+    folder.mkdir(parents=True)
+    rows = ranked(rows, objectives)
+    write_trials(rows, folder)
+    write_front(rows, folder, objectives)
+    manifest = {
+        "name": name,
+        "command": ["archsearch", "run"],
+        "space": {"name": "hybrid", "sha256": "0" * 64},
+        "budget_macs": 4_500_000_000,
+        "tolerance": 0.05,
+        "band": [4_275_000_000, 4_725_000_000],
+        "objectives": list(objectives),
+        "sampler": "tpe",
+        "seed": 0,
+        "trials": 6,
+        "papers": ["davit_tiny", "van_b2"],
+        "settings": {
+            "device": "cpu",
+            "dtype": "float32",
+            "mode": "eager",
+            "batch_size": 4,
+            "image_size": 224,
+            "proxy_num_val": 2000,
+            "proxy": {"recipe": {"steps": 400}, "profile": {"image_size": 32, "width_divisor": 4}},
+        },
+        "proxy_id": PROXY_ID,
+        "versions": {"archsearch": "0.1.0", "torch": "2.14.1"},
+        "conditions": {"device_name": "a test's CPU", "threads": 2, "drift": float("nan")},
+        "created_at": "2026-01-02T03:00:00+00:00",
+        "updated_at": "2026-01-02T04:00:00+00:00",
+        "state": state,
+    }
+    write_manifest(manifest, folder)
+    return folder
+
+
+Report = Callable[..., Result]
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
+    """`archsearch report ...` in a folder of its own, 100 columns wide."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["report", *arguments])
+
+    return run
+
+
+def strict(text: str) -> Any:
+    """JSON that has no NaN or Infinity."""
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+# Trial 3 beats davit_tiny in everything, van_b2 beats trial 4; 5 failed; 6 is 3 again.
+SIX = [
+    fixed(0, "davit_tiny", 0.70, 20.0, 28_360_168),
+    fixed(1, "van_b2", 0.80, 15.0, 26_580_000),
+    trial(2, 0.60, 40.0, 20_000_000),
+    trial(3, 0.79, 25.0, 25_000_000),
+    trial(4, 0.75, 10.0, 30_000_000),
+    trial(5, None, None, 22_000_000),
+    trial(6, 0.79, 25.0, 25_000_000, reused_from=3, arch_id=f"{3:012x}"),
+]
+
+
+def test_front_dominance_and_failures_are_those_worked_out_by_hand(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, SIX)
+    document = strict(report("--json").stdout)
+    assert [row["trial"] for row in document["front"]] == [1, 3, 2]  # best score first, the repeat not again
+    by_paper = {row["paper"]: row for row in document["fixed"]}
+    assert [item["trial"] for item in by_paper["davit_tiny"]["dominated_by"]] == [3]
+    assert [item["trial"] for item in by_paper["davit_tiny"]["dominates"]] == []
+    assert [item["trial"] for item in by_paper["van_b2"]["dominates"]] == [4]
+    assert by_paper["davit_tiny"]["published"]["top1"] == 82.8
+    assert by_paper["davit_tiny"]["published"]["params_m"] == 28.3
+    assert [(row["trial"], row["reason"]) for row in document["failed"]] == [(5, "throughput: out of memory on cpu")]
+    assert document["trials"] == {"asked": 8, "complete": 6, "failed": 1, "running": 0, "fixed": 2, "reused": 1}
+
+
+def test_scores_within_two_standard_errors_are_ties(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, SIX)
+    front = strict(report("--json").stdout)["front"]
+    # The difference of two scores of standard error 0.01 has 0.0141: 0.80 and 0.79 tie, 0.60 stands alone.
+    assert {row["trial"]: row["score_ties"] for row in front} == {1: [3], 3: [1], 2: []}
+
+
+def test_hypervolume_is_that_of_moocore(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, SIX)
+    volume = strict(report("--json").stdout)["hypervolume"]
+    values = np.array(
+        [[-0.70, -20, 28_360_168], [-0.80, -15, 26_580_000], [-0.60, -40, 2e7], [-0.79, -25, 2.5e7], [-0.75, -10, 3e7]]
+    )
+    scaled = (values - values.min(axis=0)) / (values.max(axis=0) - values.min(axis=0))
+    assert volume["value"] == pytest.approx(moocore.hypervolume(scaled, ref=[1.1, 1.1, 1.1]))
+    assert volume["bounds"]["throughput_img_s"] == {"min": 10.0, "max": 40.0}
+    assert "1.1" in volume["normalisation"]
+
+
+def test_the_text_says_what_the_score_is_and_is_not(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, SIX)
+    text = " ".join(report().stdout.split())
+    assert "2000 validation images of fashion-mnist-12k" in text
+    assert "400 training steps" in text
+    assert "not ImageNet accuracy" in text
+    assert PROXY_ID in text
+    assert "davit_tiny is dominated by trial 3." in text
+    assert "van_b2 dominates trial 4." in text
+    assert "measured on cpu (a test's CPU), float32, eager, batch 4, 224 px, 2 threads" in text
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(
+    tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    write_run(tmp_path, SIX)
+    lines = report().stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert all(line == line.rstrip() for line in lines)
+    assert any("0.790+-0.010=" in line and "25.00M" in line for line in lines)
+    assert "…" not in "".join(lines)
+
+
+def test_noisy_and_drifted_figures_are_marked(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, [trial(0, 0.5, 40.0, 10, throughput_noisy=True), trial(1, 0.6, 30.0, 10, throughput_drift=0.2)])
+    text = report().stdout
+    assert "40.0~" in text
+    assert "30.0!" in text
+
+
+def test_a_run_without_a_finished_trial(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, [trial(0, None, None, 10, state="running", reason=None)], state="running")
+    document = strict(report("--json").stdout)
+    assert (document["front"], document["hypervolume"]) == ([], None)
+    assert [row["trial"] for row in document["running"]] == [0]
+    assert "No trial is complete yet" in report().stdout
+
+
+def test_a_run_without_any_trial(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, [], state="interrupted")
+    assert report().exit_code == 0
+    assert strict(report("--json").stdout)["trials"]["complete"] == 0
+    assert report("--csv").stdout.splitlines() == [",".join(SCHEMA.names)]
+
+
+def test_a_run_of_failures_shows_their_reasons(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, [trial(0, None, None, 10), trial(1, None, None, 10)], state="failed")
+    text = " ".join(report().stdout.split())
+    assert "there is no front: all 2 that ended failed" in text
+    assert text.count("out of memory on cpu") == 2
+
+
+def test_a_single_complete_trial_has_a_hypervolume(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, [trial(0, 0.5, 40.0, 10)], objectives=("proxy_score", "params"))
+    assert strict(report("--json").stdout)["hypervolume"]["value"] == pytest.approx(1.1**2)
+
+
+def test_csv_is_the_trials_table(tmp_path: Path, report: Report) -> None:
+    folder = write_run(tmp_path, SIX)
+    frame = pd.read_csv(io.StringIO(report("--csv").stdout), parse_dates=["started_at"])
+    truth = pd.read_parquet(folder / "trials.parquet")
+    assert list(frame.columns) == list(truth.columns)
+    for column in ("trial", "state", "is_fixed", "macs", "proxy_score", "arch"):
+        assert frame[column].equals(truth[column].astype(frame[column].dtype)), column
+    assert (frame["started_at"] == truth["started_at"]).all()
+    assert ",3," in report("--csv").stdout.splitlines()[-1]  # a whole number stays one beside missing ones
+
+
+def test_the_latest_run_is_the_default_and_names_and_paths_find_others(tmp_path: Path, report: Report) -> None:
+    first = write_run(tmp_path, SIX, name="first")
+    write_run(tmp_path, SIX, name="second")
+    assert strict(report("--json").stdout)["run"] == "second"
+    assert strict(report("first", "--json").stdout)["run"] == "first"
+    assert strict(report(str(first), "--json").stdout)["run"] == "first"
+
+
+def test_bad_runs_are_one_sentence(tmp_path: Path, report: Report) -> None:
+    result = report()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "holds no run" in result.stderr
+    folder = write_run(tmp_path, SIX, name="clothing")
+    result = report("clothin")
+    assert result.exit_code == 2
+    assert "did you mean 'clothing'?" in result.stderr
+    (folder / "trials.parquet").write_bytes(b"PAR1 and nothing else")
+    result = report()
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert str(Path("results/clothing/trials.parquet")) in result.stderr
+    (folder / "manifest.json").write_text("{")
+    assert report().exit_code == 2
+    assert report("--json", "--csv").exit_code == 2
