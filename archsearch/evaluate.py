@@ -89,7 +89,9 @@ def make_settings(
 def _profile(device: str, *, folder: bool) -> tuple[Profile, Recipe]:
     """The house's profile and recipe for a kind of data and device.
 
-    Rates: swept once on three anchors (see tests/benchmarks/learning_rate.py) and then frozen for every candidate.
+    Rates: swept once on three anchors (tests/benchmarks/learning_rate.py) and frozen for every candidate. Top-1 on Fashion-MNIST at 1e-3 / 2e-3 / 4e-3:
+    davit_tiny .743 .758 .749, van_b2 .745 .777 .782, litv2_s .774 .766 (standard error .010). float32 on a CPU: at these widths bfloat16 autocast was slower
+    in training. The rate for CUDA is unmeasured.
     """
     if not folder:
         return FASHION_MNIST, Recipe(
@@ -100,7 +102,7 @@ def _profile(device: str, *, folder: bool) -> tuple[Profile, Recipe]:
             steps=1250, batch_size=256, learning_rate=1e-3, image_size=128, dtype="bfloat16", augment="crop"
         )
     return FOLDER_SMALL, Recipe(
-        steps=200, batch_size=32, learning_rate=2e-3, image_size=128, dtype="float32", augment="crop"
+        steps=200, batch_size=32, learning_rate=1e-3, image_size=128, dtype="float32", augment="crop"
     )
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torchvision  # noqa: F401  # registers torchvision::deform_conv2d with torch.ops
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -61,6 +60,8 @@ def count_flop_counter(model: nn.Module, image_size: ImageSize, in_chans: int = 
 
     Raises RunError naming any operation that has no formula and is not free.
     """
+    import torchvision  # noqa: F401  # late, it is slow to import; registers torchvision::deform_conv2d with torch.ops
+
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv_flops})
     seen = _SeenOps()
     with torch.no_grad(), seen, counter:

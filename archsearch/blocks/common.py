@@ -3,8 +3,6 @@
 import math
 
 import torch
-from timm.layers.drop import DropPath
-from timm.layers.weight_init import trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,8 +39,13 @@ def check_hidden(mlp_ratio: float, width: int) -> None:
 
 
 def drop_path_layer(rate: float) -> nn.Module:
-    """Stochastic depth by sample (timm's), or the identity at rate 0."""
-    return DropPath(rate) if rate > 0 else nn.Identity()
+    """Stochastic depth by sample, or the identity at rate 0."""
+    if rate == 0:
+        return nn.Identity()
+    from torchvision.ops import StochasticDepth  # late: importing torchvision takes as long as importing torch
+
+    layer: nn.Module = StochasticDepth(rate, mode="row")
+    return layer
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -191,7 +194,7 @@ def init_linears(module: nn.Module) -> None:
     """Every Linear below: weight truncated normal 0.02 (cut at +-2), bias 0, as all six papers have it."""
     for child in module.modules():
         if isinstance(child, nn.Linear):
-            trunc_normal_(child.weight, std=0.02)
+            nn.init.trunc_normal_(child.weight, std=0.02)
             nn.init.zeros_(child.bias)
 
 

@@ -11,7 +11,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import deform_conv2d
 
 from archsearch import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
@@ -119,12 +118,12 @@ class DeformableConv(nn.Conv2d):
             tensor.to(dtype) for tensor in (input, self.conv_offset(input), self.weight, self.bias)
         )
         # Counters must see the operation; on CUDA torchvision's kernel is the paper's own.
-        by_sampling = input.device.type == "cpu" and not is_traced()
-        out: Tensor = (
-            deform_by_sampling(x, offsets, weight, bias)
-            if by_sampling
-            else deform_conv2d(x, offsets, weight, bias, stride=2)
-        )
+        if input.device.type == "cpu" and not is_traced():
+            out = deform_by_sampling(x, offsets, weight, bias)
+        else:
+            from torchvision.ops import deform_conv2d  # late: importing torchvision takes as long as importing torch
+
+            out = deform_conv2d(x, offsets, weight, bias, stride=2)
         return out.to(input.dtype, memory_format=torch.channels_last)
 
 

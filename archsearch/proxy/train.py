@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]  # public, but without __all__
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -115,6 +114,8 @@ def _train(
     progress: Callable[[Progress], None] | None,
 ) -> Tensor:
     """All steps; the loss of each (steps,)."""
+    from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]  # public, but without __all__; late: timm is slow to import
+
     model.train()
     groups = param_groups_weight_decay(model, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)

@@ -17,7 +17,7 @@ from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import train_and_score
 
 ANCHORS = ("davit_tiny", "van_b2", "litv2_s")
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 
 
 def main() -> None:
