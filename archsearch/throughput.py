@@ -10,6 +10,7 @@ import itertools
 import math
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,10 +29,12 @@ T = TypeVar("T")
 
 # Enough that no forward finds its input in a cache it has just warmed itself, few enough to make quickly.
 _NUM_INPUTS = 3
+# References that had their whole warm-up in this process: beside the next candidate one block wakes them.
+_WARMED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 # Above this an iteration is its own block, and ten of them would be most of a measurement.
 _SLOW_ITERATION_S = 0.1
 # A model whose warm-up never agrees with itself is timed after this many times `warmup_s`, and its spread then tells.
-_WARMUP_PATIENCE = 3
+_WARMUP_PATIENCE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Protocol:
     """How a figure is taken. Times in seconds, limits as fractions; UserError on a value that cannot be.
 
     Warm-up lasts `warmup_s`, `min_warmup_iterations`, and until the last medians lie within `agree` of each other (or
-    three times `warmup_s` are over: then the spread tells). Then rounds of `min_blocks` blocks, each of at least
+    twice `warmup_s` is over: then the spread tells). Then rounds of `min_blocks` blocks, each of at least
     `block_s`: the first round whose relative IQR is within `iqr_limit` is the figure. When no further round fits into
     `max_s` of timing, all rounds together are the figure, marked noisy.
 
@@ -95,7 +98,7 @@ class Protocol:
             warmup_s=1.0 if is_cpu else 2.0,
             min_slow_warmup_iterations=3 if is_cpu else 10,
             min_blocks=9 if is_cpu else 20,
-            max_s=8.0 if is_cpu else 15.0,
+            max_s=4.0 if is_cpu else 15.0,
         )
 
     def iterations_per_block(self, seconds_each: float) -> int:
@@ -171,7 +174,9 @@ def measure(
             yardstick = _within_memory(
                 "the reference", protocol, lambda: _Stopwatch.of(reference, inputs, protocol, device)
             )
-            _within_memory("the reference", protocol, yardstick.warm_up)
+            if reference not in _WARMED or protocol.mode == "compile":
+                _within_memory("the reference", protocol, yardstick.warm_up)
+                _WARMED.add(reference)
             references.append(_within_memory("the reference", protocol, yardstick.quick_rate))
         timing = _within_memory(
             "the candidate", protocol, lambda: _time_candidate(model, inputs, protocol, device, say)

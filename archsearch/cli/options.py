@@ -61,7 +61,7 @@ batch_size_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Images of a timed forward pass.  [default: 4 on cpu, 128 on cuda, 32 on mps]",
+    help="Images of a timed forward pass.  [default: 2 on cpu, 128 on cuda, 32 on mps]",
 )
 
 
