@@ -1,6 +1,7 @@
 """One candidate from architecture to row, in a worker process: exact count, measured throughput, proxy score; each phase is told as soon as it is through."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -68,7 +69,7 @@ def make_settings(
             "max_unreadable": max_unreadable,
             "max_train": min(_MAX_IMAGES, recipe.steps * recipe.batch_size),
             "size": round(profile.image_size * _STORED_SHARE),
-            "cache_dir": str(cache_dir or Path.home() / ".cache" / "archsearch" / "proxy"),
+            "cache_dir": str(cache_dir or _cache_home() / "archsearch" / "proxy"),
         }
     loaded = _load(source, progress)
     return {
@@ -84,6 +85,11 @@ def make_settings(
         "proxy_classes": len(loaded.classes),
         "proxy_unreadable": list(loaded.unreadable),
     }
+
+
+def _cache_home() -> Path:
+    """Where prepared images are kept: the XDG folder for caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _profile(device: str, *, folder: bool) -> tuple[Profile, Recipe]:

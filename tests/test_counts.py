@@ -2,6 +2,8 @@
 
 import itertools
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -136,3 +138,14 @@ def test_fvcore_alone_would_miss_attention_and_deformable_convolution() -> None:
     analysis = FlopCountAnalysis(build(arch).eval(), torch.zeros(1, 3, 224, 224))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     assert analysis.total() < arch.cost().macs
+
+
+@pytest.mark.slow
+def test_a_deformable_network_can_be_the_first_thing_counted() -> None:
+    """In a process of its own: torchvision is imported late, and cannot be imported inside a trace."""
+    program = (
+        "import archsearch; from archsearch.trace import count_fvcore;"
+        "print(count_fvcore(archsearch.build(archsearch.paper('litv2_s')), 224))"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "3735631104", done.stderr

@@ -103,7 +103,11 @@ class DeformableConv(nn.Conv2d):
     """Deformable convolution v1, 2x2 at stride 2: each tap is read at its place plus a learned (dy, dx) in pixels."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
+        # Late, since importing torchvision takes as long as importing torch; not in forward, since it cannot be imported inside a trace.
+        from torchvision.ops import deform_conv2d
+
         super().__init__(inputs, outputs, 2, 2)  # PyTorch's default initialisation is the paper's
+        self._operator = deform_conv2d
         self.conv_offset = nn.Conv2d(inputs, 8, 2, 2)
         nn.init.zeros_(self.conv_offset.weight)
         assert self.conv_offset.bias is not None
@@ -121,9 +125,7 @@ class DeformableConv(nn.Conv2d):
         if input.device.type == "cpu" and not is_traced():
             out = deform_by_sampling(x, offsets, weight, bias)
         else:
-            from torchvision.ops import deform_conv2d  # late: importing torchvision takes as long as importing torch
-
-            out = deform_conv2d(x, offsets, weight, bias, stride=2)
+            out = self._operator(x, offsets, weight, bias, stride=2)
         return out.to(input.dtype, memory_format=torch.channels_last)
 
 

@@ -19,7 +19,7 @@ from archsearch.cli.options import (
     tolerance_option,
 )
 
-DEFAULT_TRIALS = 16
+DEFAULT_TRIALS = 12
 
 # Options that `evaluate.make_settings` takes under these names.
 _MEASURING = (

@@ -1,0 +1,12 @@
+"""One thread a process and a temporary folder of our own: tests must not fight over cores, nor wait for a search that holds the device's lock."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in every process the tests start
+_FOLDER = tempfile.mkdtemp(prefix="archsearch-tests-")
+os.environ["TMPDIR"] = tempfile.tempdir = _FOLDER
+os.environ["XDG_CACHE_HOME"] = os.path.join(_FOLDER, "cache")
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)

@@ -1,0 +1,156 @@
+"""The whole product on a small space: real networks, real timings, real training, through the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from archsearch import Arch
+from archsearch.cli import main
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "clothing-mini"
+SPACE = """
+name = "tiny"
+image_size = 64
+num_classes = 10
+stem = { kind = ["patch", "overlapping"], patch = { kernel = 4 } }
+[[stages]]
+width = [32, 64]
+depth = [1, 2]
+block = ["mlp", "hilo", "lsa/gsa", "lka"]
+head_dim = 16
+lsa = { window = 4 }
+gsa = { reduction = 4 }
+[[stages]]
+width = 64
+depth = [1, 2]
+downsample = ["patch", "deformable"]
+block = ["window/channel", "sda/lda"]
+head_dim = 16
+window = { window = 4 }
+sda = { window = 4 }
+lda = { window = 4, interval = 2 }
+"""
+BUDGET = 20_000_000
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.toml"
+    file.write_text(SPACE)
+    return file
+
+
+def run(space: Path, output: Path, *options: str) -> Result:
+    base = [
+        "run",
+        str(space),
+        "--budget",
+        str(BUDGET),
+        "--tolerance",
+        "40%",
+        "--papers",
+        "none",
+        "--device",
+        "cpu",
+        "--proxy-steps",
+        "2",
+    ]
+    return CliRunner().invoke(main, [*base, "--batch-size", "1", "--output", str(output), *options])
+
+
+def test_a_real_run_from_space_to_front_and_again(space: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    done = run(space, output, "--trials", "2")
+    assert done.exit_code == 0, done.output
+    rows = pd.read_parquet(output / "trials.parquet")
+    assert list(rows.state) == ["complete", "complete"]
+    assert (rows.macs == rows.macs_fvcore).all()
+    assert rows.macs.between(0.6 * BUDGET, 1.4 * BUDGET).all()
+    assert (rows.throughput_img_s > 0).all()
+    assert np.allclose(rows.throughput_img_s * rows.latency_ms, 1000 * rows.batch_size)
+    assert rows.proxy_score.between(0, 1).all()
+    assert rows.proxy_id.unique().tolist() == [
+        "fashion-mnist-12k@32px/stem2/grids16-8-4-2/windows4of7/width1of4/2steps/batch32/lr0.002/float32/v1"
+    ]
+    for row in rows.itertuples():
+        arch = Arch.from_dict(json.loads(str(row.arch)))
+        assert (arch.arch_id, arch.cost().macs, arch.cost().params) == (row.arch_id, row.macs, row.params)
+        assert json.loads(str(row.conditions))["threads"] >= 1
+    front = pq.read_table(output / "front.parquet").to_pandas()
+    counted = duckdb.connect().execute(f"select front_name, count(*) from '{output}/front.parquet' group by 1").fetchall()
+    assert dict(counted) == front.front_name.value_counts().to_dict()
+    assert set(front.front_name) == {
+        "objectives",
+        "proxy_score/macs",
+        "proxy_score/params",
+        "proxy_score/throughput_img_s",
+    }
+
+    again = run(space, output, "--trials", "3")
+    assert again.exit_code == 0, again.output
+    more = pd.read_parquet(output / "trials.parquet")
+    pd.testing.assert_frame_equal(more.iloc[:2].drop(columns="front"), rows.drop(columns="front"))
+    assert len(more) == 3
+
+    other = run(space, output, "--trials", "3", "--seed", "9")
+    assert other.exit_code == 2
+    assert "another run" in other.output
+
+
+def _picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(len(str(path))).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(path)
+
+
+def _folder(root: Path, classes: list[str]) -> Path:
+    for split in ("train", "val"):
+        for name in classes:
+            for index in range(4):
+                _picture(root / split / name / f"{index}.jpg")
+    return root
+
+
+def test_bad_data_is_one_sentence_and_leaves_no_run(space: Path, tmp_path: Path) -> None:
+    one = _folder(tmp_path / "one", ["cat"])
+    damaged = _folder(tmp_path / "damaged", ["cat", "dog"])
+    (damaged / "train" / "cat" / "0.jpg").write_bytes(b"no picture")
+    no_val = _folder(tmp_path / "noval", ["cat", "dog"])
+    shutil.rmtree(no_val / "val")
+    cases = {
+        tmp_path / "absent": "absent",
+        one: "cat",
+        damaged: "0.jpg",
+        no_val: "val",
+        tmp_path / "empty": "empty",
+    }
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    (tmp_path / "empty" / "val").mkdir()
+    for data, word in cases.items():
+        done = run(space, tmp_path / "run", "--trials", "1", "--data", str(data))
+        assert done.exit_code == 2, done.output
+        sentence = done.output.strip().splitlines()[-1]
+        assert sentence.startswith("error: ")
+        assert word in sentence
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data/clothing-mini, which is not beside this checkout")
+def test_a_real_run_on_photographs(space: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    done = run(space, output, "--trials", "1", "--data", str(SHARED))
+    assert done.exit_code == 0, done.output
+    row = pd.read_parquet(output / "trials.parquet").iloc[0]
+    assert row.state == "complete"
+    assert row.proxy_id.startswith("clothing-mini-64-") or row.proxy_id.startswith("clothing-mini-")
+    assert "128px" in row.proxy_id
+    shown = CliRunner().invoke(main, ["report", str(output)])
+    assert "not ImageNet accuracy" in " ".join(shown.output.split())
