@@ -85,7 +85,9 @@ def test_a_real_run_from_space_to_front_and_again(space: Path, tmp_path: Path) -
         assert (arch.arch_id, arch.cost().macs, arch.cost().params) == (row.arch_id, row.macs, row.params)
         assert json.loads(str(row.conditions))["threads"] >= 1
     front = pq.read_table(output / "front.parquet").to_pandas()
-    counted = duckdb.connect().execute(f"select front_name, count(*) from '{output}/front.parquet' group by 1").fetchall()
+    counted = (
+        duckdb.connect().execute(f"select front_name, count(*) from '{output}/front.parquet' group by 1").fetchall()
+    )
     assert dict(counted) == front.front_name.value_counts().to_dict()
     assert set(front.front_name) == {
         "objectives",
