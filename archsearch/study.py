@@ -180,10 +180,12 @@ class RunStore:
         reason = reason or _without_value(row, self.config.objectives)
         self._set(trial, _OUTCOME, {"reason": reason, "finished_at": _now()})
         with storage.storage_errors(self.where):
-            if reason is None:
-                self._study.tell(number, [float(row[name]) for name in self.config.objectives])
-            else:
-                self._study.tell(number, state=TrialState.FAIL)
+            # Not through study.tell, which reads the whole trial back twice (about 15 ms of 165 at 500 trials) and checks what is checked here.
+            values = [float(row[name]) for name in self.config.objectives] if reason is None else None
+            state = TrialState.FAIL if values is None else TrialState.COMPLETE
+            self._storage.set_trial_state_values(trial.trial_id, state, values)
+            # As study.tell does: samplers read trials through this cache, and would never see the new one.
+            self._study._thread_local.cached_all_trials = None
         trial.state = "complete" if reason is None else "failed"
         return self._keep(trial)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from typing import Any, Literal, Protocol
 
@@ -234,16 +235,19 @@ class Driver:
             "settings": dict(config.settings),
             "proxy_id": config.settings.get("proxy_id"),
             "storage": self._store.where,
-            "versions": {
-                "archsearch": __version__,
-                **{name: metadata.version(name) for name in _VERSIONS},
-                "python": platform.python_version(),
-            },
+            "versions": _versions(),
             "conditions": conditions,
             "created_at": created_at,
             "updated_at": _now(),
             "state": state,
         }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of what the figures depend on; reading them from disk takes milliseconds, and the manifest is written every trial."""
+    libraries = {name: metadata.version(name) for name in _VERSIONS}
+    return {"archsearch": __version__, **libraries, "python": platform.python_version()}
 
 
 def _now() -> str:
