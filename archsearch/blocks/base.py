@@ -1,7 +1,7 @@
 """What a layer is: a frozen dataclass that checks, prices and builds itself, and the one registry of them."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -123,6 +123,3 @@ def field_scale(layer: type[Layer], name: str) -> Scale | None:
     """How a proxy of another size scales the field."""
     scale: Scale | None = layer.__dataclass_fields__[name].metadata["scale"]
     return scale
-
-
-Factory = Callable[[], nn.Module]
