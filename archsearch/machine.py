@@ -65,7 +65,7 @@ def conditions(device: torch.device) -> dict[str, Condition]:
         "sm_clock_mhz": _nvidia_smi("clocks.sm", device) if is_cuda else None,
         "throttle_bits": _nvidia_smi("clocks_throttle_reasons.active", device) if is_cuda else None,
         "cuda": torch.version.cuda if is_cuda else None,
-        "cudnn": torch.backends.cudnn.version() if is_cuda else None,  # type: ignore[no-untyped-call]
+        "cudnn": torch.backends.cudnn.version() if is_cuda else None,  # type: ignore[no-untyped-call]  # torch leaves it untyped
         "torch": str(torch.__version__),
         "torchvision": importlib.metadata.version("torchvision"),
         "python": platform.python_version(),
@@ -75,7 +75,7 @@ def conditions(device: torch.device) -> dict[str, Condition]:
         "threads": torch.get_num_threads(),
         # The per-operator settings: the older allow_tf32 flags raise once somebody has used the newer ones.
         "tf32_matmul": torch.backends.cuda.matmul.fp32_precision == "tf32",
-        "tf32_convolution": torch.backends.cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]
+        "tf32_convolution": torch.backends.cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]  # torch sets it at run time
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -223,8 +223,8 @@ def _cpu_seconds(work: Callable[[], object], device: torch.device) -> float:
 def _cuda_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Time on the device between two events, so that the host's own time to notice the end is left out."""
     with torch.cuda.device(device):
-        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         start.record()
         work()
         stop.record()

@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from archsearch.config import RunConfig  # noqa: E402  # the checkout, not an installed package
-from archsearch.engine.driver import Driver, Tally  # noqa: E402
-from archsearch.engine.worker import ProcessWorker  # noqa: E402
-from archsearch.results import Row  # noqa: E402
-from archsearch.space import load_space  # noqa: E402
-from archsearch.study import RunStore  # noqa: E402
+from archsearch.engine.driver import Driver, Tally  # noqa: E402  # after the path is set
+from archsearch.engine.worker import ProcessWorker  # noqa: E402  # after the path is set
+from archsearch.results import Row  # noqa: E402  # after the path is set
+from archsearch.space import load_space  # noqa: E402  # after the path is set
+from archsearch.study import RunStore  # noqa: E402  # after the path is set
 
 PAPERS = ("davit_tiny", "twins_svt_small", "van_b2")
 
