@@ -180,7 +180,8 @@ class RunStore:
         reason = reason or _without_value(row, self.config.objectives)
         self._set(trial, _OUTCOME, {"reason": reason, "finished_at": _now()})
         with storage.storage_errors(self.where):
-            # Not through study.tell, which reads the whole trial back twice (152 against 178 ms a trial at 500 trials, minutes apart) and checks what is checked here.
+            # Not through study.tell, which reads the whole trial back twice and checks what is checked here:
+            # 152 against 178 ms a trial at 500 trials, in two runs minutes apart.
             values = [float(row[name]) for name in self.config.objectives] if reason is None else None
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
             self._storage.set_trial_state_values(trial.trial_id, state, values)
