@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from archsearch import blocks
 from archsearch.blocks.base import Block, Layer, LayerError, Scalar, Shape
+from archsearch.blocks.positions import PatchesLayer
 from archsearch.cost import Cost
 from archsearch.errors import UserError
-from archsearch.grammar import Document, LayerPlan, Plan, StagePlan, parse
+from archsearch.grammar import Document, parse
+from archsearch.plan import LayerPlan, Plan, StagePlan
 
 __all__ = ["Arch", "Pick", "Placed", "Stage", "assemble", "blocks"]
 
@@ -30,11 +32,12 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """An entry layer (the stem, or a downsample), then `depth` blocks that alternate through `blocks`."""
+    """An entry layer (the stem, or a downsample), perhaps learned positions, then `depth` blocks that alternate through `blocks`."""
 
     entry: Layer
     blocks: tuple[Block, ...]
     depth: int
+    positions: Layer | None = None
 
     @property
     def width(self) -> int:
@@ -46,6 +49,44 @@ class Stage:
     def block(self) -> str:
         """The stage's block in the grammar: `hilo`, or `sda/lda` for two that alternate."""
         return "/".join(block.kind for block in self.blocks)
+
+    @property
+    def opening(self) -> Layer | None:
+        """What puts tokens beside the map when the stage begins: positions with a class token, or a block's messengers."""
+        if self.positions and self.positions.out(_ANY_MAP).tokens:
+            return self.positions
+        return _first(block.before_first() for block in self.blocks)
+
+    def takes_along(self, tokens: Layer | None) -> bool:
+        """Whether tokens made by this layer may come with the map into this stage: its entry brings them, and it would make the same windows."""
+        window = getattr(tokens, "window", None)
+        has_room = self.entry.takes_tokens and self.positions is None
+        return window is not None and has_room and window == getattr(self.opening, "window", None)
+
+    def order(self, tokens: Layer | None, *, is_first: bool, is_last: bool) -> Iterator[tuple[str, Layer]]:
+        """Names in the stage and layers, in order. `tokens`: the layer whose tokens come with the map."""
+        yield ("stem" if is_first else "downsample"), self.entry
+        if self.positions:
+            yield "positions", self.positions
+        opening = self.opening
+        if opening and tokens is None and opening is not self.positions:
+            yield opening.kind, opening
+        for index in range(self.depth):
+            yield f"blocks.{index + 1}", self.blocks[index % len(self.blocks)]
+            extra = _first(block.after_first() for block in self.blocks) if index == 0 else None
+            if extra:
+                yield extra.kind, extra
+        end = self.blocks[(self.depth - 1) % len(self.blocks)].stage_end()
+        if end and not is_last:
+            yield end.kind, end
+
+
+_ANY_MAP = Shape(1, 1, 1)
+
+
+def _first(layers: Iterable[Layer | None]) -> Layer | None:
+    """The first that is there."""
+    return next((layer for layer in layers if layer), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +108,7 @@ class Arch:
         """Raise UserError when a layer cannot stand at its place for inputs of this size (one side, or height and width)."""
         for placed in self._unique_layers(image_size):
             try:
-                placed.layer.check(placed.shape)
+                placed.layer.check_at(placed.shape)
             except LayerError as error:
                 raise UserError(
                     f"{placed.path} ({placed.layer.kind}) on a map of {placed.shape.height}x{placed.shape.width}: {error}"
@@ -90,19 +131,17 @@ class Arch:
             shape = out
 
     def _order(self) -> Iterator[tuple[str, Layer]]:
-        """Paths and layers in order; stages and blocks are numbered from 1."""
+        """Paths and layers in order; stages and blocks are numbered from 1. Tokens end where nobody takes them along."""
+        tokens: Layer | None = None
         for number, stage in enumerate(self.stages, start=1):
-            yield ("stem" if number == 1 else f"stages.{number}.downsample"), stage.entry
-            for index in range(stage.depth):
-                yield f"stages.{number}.blocks.{index + 1}", stage.blocks[index % len(stage.blocks)]
-                extra = (
-                    next((layer for layer in map(_after_first, stage.blocks) if layer), None) if index == 0 else None
-                )
-                if extra:
-                    yield f"stages.{number}.{extra.kind}", extra
-            end = stage.blocks[(stage.depth - 1) % len(stage.blocks)].stage_end()
-            if end and number < len(self.stages):
-                yield f"stages.{number}.{end.kind}", end
+            if tokens and not stage.takes_along(tokens):
+                yield f"stages.{number - 1}.patches", PatchesLayer()
+                tokens = None
+            for name, layer in stage.order(tokens, is_first=number == 1, is_last=number == len(self.stages)):
+                yield (name if name == "stem" else f"stages.{number}.{name}"), layer
+            tokens = tokens or stage.opening
+        if tokens and not self.head.takes_tokens:
+            yield f"stages.{len(self.stages)}.patches", PatchesLayer()
         yield "head", self.head
 
     def _unique_layers(self, image_size: ImageSize | None) -> Iterator[Placed]:
@@ -158,13 +197,14 @@ class Arch:
         return " - ".join(f"{stage.block} {stage.width}x{stage.depth}" for stage in self.stages)
 
 
-def _after_first(block: Block) -> Layer | None:
-    return block.after_first()
-
-
 def _fields(layer: Layer) -> dict[str, Scalar]:
     """A layer's fields but those its stage or the top level writes."""
-    return {item.name: getattr(layer, item.name) for item in fields(layer) if item.name not in ("width", "num_classes")}
+    return {
+        item.name: getattr(layer, item.name)
+        for item in fields(layer)
+        if item.name not in ("width", "num_classes")
+        and not (item.metadata.get("is_later") and getattr(layer, item.name) == item.default)
+    }
 
 
 def _stage_dict(stage: Stage, *, first: bool) -> dict[str, Any]:
@@ -172,6 +212,9 @@ def _stage_dict(stage: Stage, *, first: bool) -> dict[str, Any]:
     if not first:
         document["downsample"] = stage.entry.kind
         document[stage.entry.kind] = _fields(stage.entry)
+    if stage.positions:
+        document["positions"] = stage.positions.kind
+        document[stage.positions.kind] = _fields(stage.positions)
     for block in stage.blocks:
         document[block.kind] = _fields(block)
     return {key: value for key, value in document.items() if value != {}}
@@ -209,10 +252,16 @@ def _assemble_stage(plan: StagePlan, choose: Pick) -> Stage:
     block = str(choose(f"{prefix}.block", plan.block))
     depth = int(choose(f"{prefix}.depth", plan.depth))
     width = choose(f"{prefix}.width", plan.width)
+    positions = plan.position_plans.get(str(choose(f"{prefix}.positions", plan.positions)))
     kinds = [plan.blocks[kind] for kind in block.split("/")]
     layers = [kind.make(_values(kind, choose)) for kind in kinds]
     assert all(isinstance(layer, Block) for layer in layers)
-    return Stage(entry=entry.make(_values(entry, choose), width=width), blocks=tuple(layers), depth=depth)  # type: ignore[arg-type]  # asserted above
+    return Stage(
+        entry=entry.make(_values(entry, choose), width=width),
+        blocks=tuple(layers),  # type: ignore[arg-type]  # asserted above
+        depth=depth,
+        positions=positions.make(_values(positions, choose)) if positions else None,
+    )
 
 
 def _values(plan: LayerPlan, choose: Pick) -> dict[str, Scalar]:

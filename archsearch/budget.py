@@ -4,11 +4,12 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar, NamedTuple
 
-from archsearch.arch import Arch, assemble
-from archsearch.blocks.base import Scalar, Shape
+from archsearch.arch import Arch, Stage, assemble
+from archsearch.blocks.base import Layer, Scalar, Shape
 from archsearch.errors import UserError
-from archsearch.grammar import Choices, LayerPlan, StagePlan
+from archsearch.plan import NO_POSITIONS, Choices, LayerPlan, StagePlan
 from archsearch.space import Space
 from archsearch.units import format_count
 
@@ -115,65 +116,124 @@ def extremes(space: Space) -> tuple[Arch, Arch]:
     return _extreme(space, 1), _extreme(space, -1)
 
 
+# What a stage hands on: the shape of its map with its tokens, and the layer that made these.
+_State = tuple[Shape, Layer | None]
+
+
 def _extreme(space: Space, sign: int) -> Arch:
-    """The architecture with the least sign * MACs. State after a stage: the shape of its map."""
-    best: dict[Shape, tuple[int, Params]] = {Shape(3, space.plan.image_size, space.plan.image_size): (0, {})}
+    """The architecture with the least sign * MACs. State after a stage: the shape of its map and who made the tokens beside it."""
+    best: dict[_State, tuple[int, Params]] = {(Shape(3, space.plan.image_size, space.plan.image_size), None): (0, {})}
     for stage in space.plan.stages:
-        reached: dict[Shape, tuple[int, Params]] = {}
-        blocks = _BlockCosts(stage, sign, is_last=stage is space.plan.stages[-1])
-        for shape, (total, params) in best.items():
-            for out, cost, entry_params in _entries(stage, shape):
-                block_cost, block_params = blocks.best(out)
-                candidate = total + sign * cost + block_cost
-                if out not in reached or candidate < reached[out][0]:
-                    reached[out] = (candidate, {**params, **entry_params, **block_params})
+        reached: dict[_State, tuple[int, Params]] = {}
+        inside = _InsideCosts(stage, sign, is_last=stage is space.plan.stages[-1])
+        for state, (total, params) in best.items():
+            for entered, cost, entry_params in _entries(stage, *state):
+                for end, (more, inside_params) in inside.best(entered).items():
+                    candidate = total + sign * cost + more
+                    if end not in reached or candidate < reached[end][0]:
+                        reached[end] = (candidate, {**params, **entry_params, **inside_params})
         best = reached
     head = space.plan.head.make(
         {name: values[0] for name, values in space.plan.head.choices.items()}, num_classes=space.plan.num_classes
     )
-    _, params = min((total + sign * head.cost(shape).macs, params) for shape, (total, params) in best.items())
+    ends = [(shape if head.takes_tokens else _plain(shape), found) for (shape, _), found in best.items()]
+    totals = ((total + sign * head.cost(shape).macs, params) for shape, (total, params) in ends)
+    _, params = min(totals, key=lambda end: end[0])
     return assemble(space.plan, lambda name, choices: params.get(name, choices[0]))
 
 
-def _entries(stage: StagePlan, shape: Shape) -> Iterable[tuple[Shape, int, Params]]:
-    """Every entry layer of the stage at an input shape: output shape, MACs, parameters."""
+class _Entered(NamedTuple):
+    """After a stage's entry: the shape, who made the tokens that came along, and whose tokens were left behind though the entry could bring them."""
+
+    shape: Shape
+    brought: Layer | None
+    left: Layer | None
+
+
+def _plain(shape: Shape) -> Shape:
+    return shape._replace(tokens=0)
+
+
+def _entries(stage: StagePlan, shape: Shape, maker: Layer | None) -> Iterable[tuple[_Entered, int, Params]]:
+    """Every entry layer of the stage, its MACs and parameters; one that can bring tokens stands twice, with and without them."""
     for kind, width in product(stage.entry, stage.width):
         plan = stage.entries[str(kind)]
         for names, values in _settings([plan]):
             layer = plan.make(values[0], width=width)
-            yield (
-                layer.out(shape),
-                layer.cost(shape).macs,
-                {stage.entry_name: kind, f"stages.{stage.number}.width": width, **names},
-            )
+            params = {stage.entry_name: kind, f"stages.{stage.number}.width": width, **names}
+            can_bring = maker is not None and layer.takes_tokens
+            for brought in (False, True) if can_bring else (False,):
+                given = shape if brought else _plain(shape)
+                entered = _Entered(
+                    layer.out(given), maker if brought else None, maker if can_bring and not brought else None
+                )
+                yield entered, layer.cost(given).macs, params
 
 
-class _BlockCosts:
-    """The extreme choice of block, depth and fields of a stage for a map, remembered by shape."""
+class _InsideCosts:
+    """The extreme choices of positions, block, depth and fields of a stage after its entry, remembered."""
 
     def __init__(self, stage: StagePlan, sign: int, *, is_last: bool) -> None:
         self.stage, self.sign, self.is_last = stage, sign, is_last
-        self.known: dict[Shape, tuple[int, Params]] = {}
+        self.known: dict[_Entered, dict[_State, tuple[int, Params]]] = {}
 
-    def best(self, shape: Shape) -> tuple[int, Params]:
-        """sign * MACs and parameters of the extreme."""
-        if shape not in self.known:
-            self.known[shape] = min(self._options(shape), key=lambda option: option[0])
-        return self.known[shape]
+    def best(self, entered: _Entered) -> dict[_State, tuple[int, Params]]:
+        """sign * MACs and parameters of the extreme for every state in which the stage can end."""
+        if entered not in self.known:
+            ends: dict[_State, tuple[int, Params]] = {}
+            for end, cost, params in self._options(entered):
+                if end not in ends or cost < ends[end][0]:
+                    ends[end] = (cost, params)
+            self.known[entered] = ends
+        return self.known[entered]
 
-    def _options(self, shape: Shape) -> Iterable[tuple[int, Params]]:
-        prefix = f"stages.{self.stage.number}"
-        for block in self.stage.block:
-            plans = [self.stage.blocks[kind] for kind in str(block).split("/")]
-            for names, values in _settings(plans):
-                layers = [plan.make(value) for plan, value in zip(plans, values, strict=True)]
-                costs = [layer.cost(shape).macs for layer in layers]
-                extra = next((layer for layer in (getattr(item, "after_first")() for item in layers) if layer), None)  # noqa: B009  # Block's, not Layer's
-                for depth in map(int, self.stage.depth):
-                    end = None if self.is_last else getattr(layers[(depth - 1) % len(layers)], "stage_end")()  # noqa: B009  # as above
-                    macs = sum(costs[index % len(costs)] for index in range(depth))
-                    macs += sum(layer.cost(shape).macs for layer in (extra, end) if layer)
-                    yield self.sign * macs, {f"{prefix}.block": block, f"{prefix}.depth": depth, **names}
+    def _options(self, entered: _Entered) -> Iterable[tuple[_State, int, Params]]:
+        entry = _Bringing(width=entered.shape.channels)
+        for positions, position_params in self._positions():
+            for block in self.stage.block:
+                plans = [self.stage.blocks[kind] for kind in str(block).split("/")]
+                for names, values in _settings(plans):
+                    layers = tuple(plan.make(value) for plan, value in zip(plans, values, strict=True))
+                    stage = Stage(entry=entry, blocks=layers, depth=1, positions=positions)  # type: ignore[arg-type]  # blocks
+                    if stage.takes_along(entered.brought) != bool(entered.brought) or stage.takes_along(entered.left):
+                        continue
+                    params = {f"stages.{self.stage.number}.block": block, **position_params, **names}
+                    yield from self._depths(stage, entered, params)
+
+    def _positions(self) -> Iterable[tuple[Layer | None, Params]]:
+        """Every setting of the stage's positions."""
+        name = f"stages.{self.stage.number}.positions"
+        for kind in self.stage.positions:
+            if kind == NO_POSITIONS:
+                yield None, {name: kind}
+                continue
+            plan = self.stage.position_plans[str(kind)]
+            for names, values in _settings([plan]):
+                yield plan.make(values[0]), {name: kind, **names}
+
+    def _depths(self, stage: Stage, entered: _Entered, params: Params) -> Iterable[tuple[_State, int, Params]]:
+        """The stage at each of its depths: its walk at depth 1, and as many blocks more."""
+        shape, macs, maker = entered.shape, 0, entered.brought
+        once = [layer for _, layer in stage.order(maker, is_first=False, is_last=True) if layer not in stage.blocks][1:]
+        for layer in once:
+            macs += layer.cost(shape).macs
+            shape = layer.out(shape)
+        costs = [block.cost(shape).macs for block in stage.blocks]
+        for depth in map(int, self.stage.depth):
+            end = None if self.is_last else stage.blocks[(depth - 1) % len(costs)].stage_end()
+            total = (
+                macs + sum(costs[index % len(costs)] for index in range(depth)) + (end.cost(shape).macs if end else 0)
+            )
+            state = (shape, maker or stage.opening)
+            yield state, self.sign * total, {**params, f"stages.{self.stage.number}.depth": depth}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bringing(Layer):
+    """Stands for an entry that has already been paid."""
+
+    takes_tokens: ClassVar[bool] = True
+    width: int
 
 
 def _settings(plans: list[LayerPlan]) -> Iterable[tuple[Params, list[Params]]]:

@@ -24,9 +24,9 @@ class Cost:
     __rmul__ = __mul__
 
 
-def linear(positions: int, inputs: int, outputs: int) -> Cost:
-    """A Linear or 1x1 convolution with bias, applied at `positions` tokens."""
-    return Cost(positions * inputs * outputs, inputs * outputs + outputs)
+def linear(positions: int, inputs: int, outputs: int, *, bias: bool = True) -> Cost:
+    """A Linear or 1x1 convolution, with bias unless said otherwise, applied at `positions` tokens."""
+    return Cost(positions * inputs * outputs, inputs * outputs + outputs * bias)
 
 
 def conv(positions: int, inputs: int, outputs: int, kernel: int, *, groups: int = 1) -> Cost:

@@ -4,78 +4,21 @@ A document becomes a Plan, in which everything is a tuple of valid choices; `arc
 Stages are numbered from 1, as in the papers: `stages.3.hilo.window`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
-from itertools import product
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from archsearch.blocks.base import (
-    Layer,
-    LayerError,
-    Scalar,
-    Shape,
-    field_scale,
-    layer_type,
-    layers_of,
-    nearest,
-    own_choices,
-)
+from archsearch.blocks.base import Layer, Role, Scalar, Shape, layer_type, layers_of, nearest, own_choices
 from archsearch.errors import UserError
+from archsearch.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan, valid_layer, valid_stage
 
-Choices = tuple[Scalar, ...]
 Document = Mapping[str, Any]
 
 SHARED = ("mlp_ratio", "head_dim")
 _TOP = ("name", "image_size", "num_classes", "stem", "stages", "head", "paper")
-_STAGE = ("width", "depth", "block", "downsample", *SHARED)
+_STAGE = ("width", "depth", "block", "downsample", "positions", *SHARED)
+_TABLE_ROLES: tuple[Role, ...] = ("block", "downsample", "positions")
 _WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerPlan:
-    """A layer kind with the choices of its fields; `names` gives each field's dotted name in the search."""
-
-    layer: type[Layer]
-    choices: Mapping[str, Choices]
-    names: Mapping[str, str]
-    written: frozenset[str]
-    fixed: Mapping[str, Scalar]
-
-    def make(self, values: Mapping[str, Scalar], **extra: Any) -> Layer:
-        """The layer with these field values."""
-        return self.layer(**{**self.fixed, **values, **extra})
-
-
-@dataclass(frozen=True, kw_only=True)
-class StagePlan:
-    """One stage: the choices of its entry (stem or downsample), width, depth and block, and the plan of every layer these may name."""
-
-    number: int
-    width: Choices
-    depth: Choices
-    block: Choices
-    entry: Choices
-    blocks: Mapping[str, LayerPlan]
-    entries: Mapping[str, LayerPlan]
-
-    @property
-    def entry_name(self) -> str:
-        """Dotted name of the choice of the entry layer."""
-        return "stem.kind" if self.number == 1 else f"stages.{self.number}.downsample"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A whole document, checked: every combination of its choices is a network that can be built at `image_size`."""
-
-    name: str | None
-    source: str
-    image_size: int
-    num_classes: int
-    stages: tuple[StagePlan, ...]
-    head: LayerPlan
-    head_kinds: Choices
-    paper: Mapping[str, Any]
 
 
 class _Reader:
@@ -156,10 +99,12 @@ def parse(document: Document, source: str) -> Plan:
     stages: list[StagePlan] = []
     for number, table in enumerate(document["stages"], start=1):
         stage = _stage(source, number, table, document["stem"])
-        stage, shapes = _valid_stage(stage, shapes, source)
+        stage, shapes = valid_stage(stage, shapes, source)
         stages.append(stage)
     head, head_kinds = _head(source, document.get("head", {"kind": "pool"}))
-    head = _valid_layer(head, shapes, source, f"stages.{len(stages)}.width", extra={"num_classes": num_classes})
+    if not head.layer.takes_tokens:
+        shapes = {shape._replace(tokens=0) for shape in shapes}
+    head = valid_layer(head, shapes, source, f"stages.{len(stages)}.width", extra={"num_classes": num_classes})
     return Plan(
         name=document.get("name"),
         source=source,
@@ -182,13 +127,19 @@ def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
     entry_reader.need(entry_key)
     entries = entry_reader.choices(entry_key, str)
     blocks = reader.choices("block", str)
+    positions = reader.choices("positions", str) if "positions" in reader.table else (NO_POSITIONS,)
     kinds = list(dict.fromkeys(kind for block in blocks for kind in str(block).split("/")))
-    tables = [kind for kind in kinds if isinstance(kind, str)] + ([str(kind) for kind in entries] if number > 1 else [])
+    tables = kinds + [str(kind) for kind in (*positions, *(entries if number > 1 else ())) if kind != NO_POSITIONS]
     for block in blocks:
         if len(set(str(block).split("/"))) < len(str(block).split("/")):
             raise UserError(f"{reader.at('block')}: {block!r} names a block twice; a/b alternates two different blocks")
     block_types = {kind: layer_type("block", kind, reader.at("block")) for kind in kinds}
     entry_types = {str(kind): layer_type(role, str(kind), entry_reader.at(entry_key)) for kind in entries}  # type: ignore[arg-type]  # role is one of two literals
+    position_types = {
+        str(kind): layer_type("positions", str(kind), reader.at("positions"), also=(NO_POSITIONS,))
+        for kind in positions
+        if kind != NO_POSITIONS
+    }
     _refuse_absent_layers(reader, tables)
     reader.only([key for key in _STAGE if number > 1 or key != "downsample"] + tables)
     if number == 1:
@@ -200,15 +151,18 @@ def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
         depth=reader.positive("depth"),
         block=blocks,
         entry=entries,
+        positions=positions,
         blocks={kind: _layer(reader, layer, shared=reader) for kind, layer in block_types.items()},
         entries={kind: _layer(entry_reader, layer, shared=None) for kind, layer in entry_types.items()},
+        position_plans={kind: _layer(reader, layer, shared=None) for kind, layer in position_types.items()},
     )
 
 
 def _refuse_absent_layers(reader: _Reader, tables: list[str]) -> None:
     """A table of a layer that the stage never uses would be ignored: refuse it."""
     for key in reader.table:
-        if key not in tables and key not in _STAGE and (key in layers_of("block") or key in layers_of("downsample")):
+        known = {kind for role in _TABLE_ROLES for kind in layers_of(role)}
+        if key not in tables and key not in _STAGE and key in known:
             raise UserError(
                 f"{reader.at(key)}: {key} is no choice of this stage ({', '.join(tables)}); take the table out or add it"
             )
@@ -255,99 +209,3 @@ def _head(source: str, table: Any) -> tuple[LayerPlan, Choices]:
     kind = reader.scalar("kind", str)
     reader.only(["kind", kind])
     return _layer(reader, layer_type("head", kind, reader.at("kind")), shared=None), (kind,)
-
-
-def _valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[StagePlan, set[Shape]]:
-    """Check every choice of the stage at every shape that can reach it; own choices that do not fit are dropped, written ones are refused."""
-    width_name = f"stages.{stage.number}.width"
-    entries: dict[str, LayerPlan] = {}
-    reached: set[Shape] = set()
-    for kind, plan in stage.entries.items():
-        for width in stage.width:
-            plan = _valid_layer(plan, shapes, source, width_name, extra={"width": width})
-        entries[kind] = plan
-        for width, shape, values in product(stage.width, shapes, _combinations(plan)):
-            reached.add(plan.make(values, width=width).out(shape))
-    blocks = {kind: _valid_layer(plan, reached, source, width_name) for kind, plan in stage.blocks.items()}
-    return replace(stage, entries=entries, blocks=_same_shared(blocks, source)), reached
-
-
-def _same_shared(plans: dict[str, LayerPlan], source: str) -> dict[str, LayerPlan]:
-    """Blocks that share a name must offer the same choices (a name's choices never change): keep what all of them allow."""
-    common: dict[str, Choices] = {}
-    for plan in plans.values():
-        for field_name, name in plan.names.items():
-            allowed = plan.choices[field_name]
-            common[name] = tuple(value for value in common.get(name, allowed) if value in allowed)
-            if not common[name]:
-                raise UserError(
-                    f"{source}: {name}: no choice fits every block of the stage; write the field in each block's own table"
-                )
-    return {
-        kind: replace(plan, choices={field_name: common[plan.names[field_name]] for field_name in plan.choices})
-        for kind, plan in plans.items()
-    }
-
-
-def _combinations(plan: LayerPlan) -> Iterator[dict[str, Scalar]]:
-    """All values of an entry's few fields."""
-    for values in product(*plan.choices.values()):
-        yield dict(zip(plan.choices, values, strict=True))
-
-
-def _valid_layer(
-    plan: LayerPlan, shapes: set[Shape], source: str, width_name: str, extra: Mapping[str, Scalar] | None = None
-) -> LayerPlan:
-    """The plan with own choices that cannot stand at one of `shapes` dropped; a written choice that cannot is an error."""
-    for _ in range(2):  # a later field's bad first choice can hide what is wrong with an earlier one
-        for name in plan.choices or {"": ()}:
-            plan = _valid_field(plan, name, shapes, source, width_name, extra or {})
-    return plan
-
-
-def _valid_field(
-    plan: LayerPlan, name: str, shapes: set[Shape], source: str, width_name: str, extra: Mapping[str, Scalar]
-) -> LayerPlan:
-    """`_valid_layer` for one field, the others at their first choice; their own errors are judged in their own turn."""
-    first = {key: values[0] for key, values in plan.choices.items()}
-    kept = []
-    for value in plan.choices.get(name, (0,)):
-        error = _first_error(plan, {**first, name: value} if name else {}, shapes, extra)
-        if error is not None and error.field == name and name not in plan.written:
-            continue
-        if error is not None and (error.field == name or error.field not in plan.choices):
-            where = plan.names.get(error.field, width_name if error.field == "width" else error.field)
-            raise UserError(f"{source}: {where}: {error}")
-        kept.append(value)
-    if not name:
-        return plan
-    if not kept:
-        raise UserError(
-            f"{source}: {plan.names[name]}: none of the layer's own choices {list(plan.choices[name])} fits here; write one that does"
-        )
-    return replace(plan, choices={**plan.choices, name: tuple(kept)})
-
-
-def _first_error(
-    plan: LayerPlan, values: Mapping[str, Scalar], shapes: set[Shape], extra: Mapping[str, Scalar]
-) -> LayerError | None:
-    """What the layer says at the first shape it cannot stand at."""
-    layer = plan.make(values, **extra)
-    for shape in sorted(shapes):
-        try:
-            layer.check(shape)
-            _check_extent(layer, shape)
-        except LayerError as error:
-            return error
-    return None
-
-
-def _check_extent(layer: Layer, shape: Shape) -> None:
-    """Nothing spatial may be larger than the map it was written for; at another input size the papers' rules pad or clip."""
-    side = max(shape.height, shape.width)
-    for name in own_choices(type(layer)):
-        if field_scale(type(layer), name) in ("window", "interval") and getattr(layer, name) > side:
-            raise LayerError(
-                name,
-                f"{name} {getattr(layer, name)} is larger than the map of {shape.height}x{shape.width}; allowed: 1 to {side}",
-            )

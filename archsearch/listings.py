@@ -20,6 +20,7 @@ _ROLES: dict[Role, str] = {
     "block": "Blocks",
     "stem": "Stems",
     "downsample": "Downsamples",
+    "positions": "Positions (of a stage; none unless written)",
     "extra": "Extras (placed by their blocks)",
     "head": "Heads",
 }
@@ -111,8 +112,8 @@ def _layer_document(placed: Placed, total: Cost) -> dict[str, Any]:
         "role": placed.layer.role,
         "kind": placed.layer.kind,
         "fields": _layer_fields(placed.layer),
-        "input": list(placed.shape),
-        "output": list(placed.out),
+        "input": list(placed.shape.tensor),
+        "output": list(placed.out.tensor),
         "macs": cost.macs,
         "params": cost.params,
         "norm_macs": cost.norm_macs,

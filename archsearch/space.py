@@ -11,7 +11,8 @@ from typing import Any
 
 from archsearch.arch import Arch, Pick, assemble
 from archsearch.errors import UserError
-from archsearch.grammar import Choices, Document, LayerPlan, Plan, StagePlan, parse
+from archsearch.grammar import Document, parse
+from archsearch.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
 
 
 class Space:
@@ -49,7 +50,7 @@ class Space:
         names: dict[str, Choices] = {}
         for stage in self.plan.stages:
             names.update(_general(stage))
-            for layer in (*stage.entries.values(), *stage.blocks.values()):
+            for layer in (*stage.entries.values(), *stage.position_plans.values(), *stage.blocks.values()):
                 names.update(_fields(layer))
         names.update(_fields(self.plan.head))
         return {name: choices for name, choices in names.items() if len(choices) > 1}
@@ -68,6 +69,7 @@ def _general(stage: StagePlan) -> dict[str, Choices]:
     prefix = f"stages.{stage.number}"
     return {
         stage.entry_name: stage.entry,
+        f"{prefix}.positions": stage.positions,
         f"{prefix}.block": stage.block,
         f"{prefix}.depth": stage.depth,
         f"{prefix}.width": stage.width,
@@ -89,7 +91,9 @@ def _product(layers: list[LayerPlan]) -> int:
 def _stage_size(stage: StagePlan) -> int:
     entries = sum(_product([stage.entries[str(kind)]]) for kind in stage.entry)
     blocks = sum(_product([stage.blocks[kind] for kind in str(block).split("/")]) for block in stage.block)
-    return entries * blocks * len(stage.depth) * len(stage.width)
+    without = int(NO_POSITIONS in stage.positions)
+    positions = without + sum(_product([plan]) for plan in stage.position_plans.values())
+    return entries * positions * blocks * len(stage.depth) * len(stage.width)
 
 
 @cache

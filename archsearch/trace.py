@@ -26,7 +26,7 @@ ImageSize = int | tuple[int, int]
 _FREE_TRACED = frozenset(
     """abs add add_ arange avg_pool2d bias cat clone constant_pad_nd contiguous copy_ detach div div_ expand expand_as fill_ flatten
     floor_divide full gelu gelu_ index index_put_ index_select mean meshgrid mul mul_ neg new_zeros ones pad permute relu relu_ repeat
-    reshape rsub select slice softmax split squeeze stack sub sub_ sum t to transpose type_as unbind unflatten unsqueeze view zeros
+    reshape roll rsub select slice softmax split squeeze stack sub sub_ sum t to transpose type_as unbind unflatten unsqueeze view zeros
     zeros_like""".split()
 )
 _FREE_DISPATCHED = _FREE_TRACED | frozenset(
@@ -62,7 +62,11 @@ def count_flop_counter(model: nn.Module, image_size: ImageSize, in_chans: int = 
     """
     import torchvision  # noqa: F401  # late, it is slow to import; registers torchvision::deform_conv2d with torch.ops
 
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv_flops})
+    formulas = {
+        torch.ops.torchvision.deform_conv2d: _deform_conv_flops,
+        torch.ops.aten.upsample_bilinear2d: _bilinear_flops,
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
     seen = _SeenOps()
     with torch.no_grad(), seen, counter:
         _on_meta(model)(_image(image_size, in_chans, "meta"))
@@ -136,3 +140,8 @@ def _deform_conv_macs(inputs: list[Any], outputs: list[Any]) -> int:
 
 def _deform_conv_flops(input_shape: Any, weight_shape: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
     return 2 * int(math.prod(out_shape)) * int(math.prod(weight_shape[1:]))
+
+
+def _bilinear_flops(*args: Any, out_shape: Any, **kwargs: Any) -> int:
+    """Four multiply-adds an element of the resized map, as fvcore counts it."""
+    return 2 * 4 * int(math.prod(out_shape))

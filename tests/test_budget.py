@@ -78,6 +78,59 @@ def test_extremes_are_those_of_brute_force() -> None:
     assert (cheapest.cost().macs, dearest.cost().macs) == (min(macs), max(macs))
 
 
+TOKENS = """
+name = "tokens"
+image_size = 64
+[stem]
+kind = "patch"
+patch = { kernel = 4, pad = false }
+[[stages]]
+width = 32
+depth = [1, 2]
+block = ["msg", "wmsa/swmsa", "msg/mlp"]
+head_dim = 16
+mlp_ratio = 2
+msg = { window = [4, 8], shuffle = [1, 2] }
+wmsa = { window = 4 }
+swmsa = { window = 4 }
+mlp = { conv = false }
+[[stages]]
+width = [32, 48]
+depth = 2
+downsample = ["messenger", "merging"]
+block = ["msg", "sra"]
+head_dim = 16
+mlp_ratio = 2
+msg = { window = [4, 8], shuffle = 1 }
+sra = { reduction = [1, 2] }
+positions = ["none", "learned"]
+learned = { side = [0, 7] }
+[[stages]]
+width = 64
+depth = [1, 2]
+downsample = ["messenger", "patch"]
+patch = { norm = "before", pad = false }
+block = ["sra", "msa"]
+head_dim = 16
+mlp_ratio = 2
+msa = { bias = false }
+sra = { reduction = 1 }
+positions = "learned"
+learned = { class_token = true }
+[head]
+kind = "token"
+"""
+
+
+def test_extremes_with_tokens_that_travel_are_those_of_brute_force() -> None:
+    space = Space(tomllib.loads(TOKENS), "tokens.toml")
+    found = every(space)
+    assert len(found) == space.size
+    cheapest, dearest = extremes(space)
+    macs = [cost for _, cost in found]
+    assert (cheapest.cost().macs, dearest.cost().macs) == (min(macs), max(macs))
+
+
 def test_draws_are_in_the_band_and_uniform_over_it() -> None:
     space = Space(tomllib.loads(TINY), "tiny.toml")
     brute = every(space)

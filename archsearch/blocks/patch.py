@@ -15,10 +15,12 @@ from archsearch.cost import Cost
 class PatchConv(nn.Module):
     """Strided convolution with a LayerNorm (eps 1e-5) before or after it; `pad` zero-pads the map to a multiple of the stride first."""
 
-    def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int, norm: str, pad: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel: int, stride: int, padding: int, norm: str, pad: bool
+    ) -> None:
         super().__init__()
         self.stride, self.pad, self.norm_first = stride, pad, norm == "before"
-        self.proj = nn.Conv2d(inputs, outputs, kernel, stride, padding=_padding(kernel, stride))
+        self.proj = nn.Conv2d(inputs, outputs, kernel, stride, padding=padding)
         self.norm = ChannelNorm(inputs if self.norm_first else outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,29 +35,25 @@ class PatchConv(nn.Module):
         return x if self.norm_first else self.norm(x)
 
 
-def _padding(kernel: int, stride: int) -> int:
-    """No padding for patches that do not overlap, half a kernel for those that do."""
-    return 0 if kernel <= stride else kernel // 2
-
-
-def _out(shape: Shape, outputs: int, kernel: int, stride: int, pad: bool) -> Shape:
+def _out(shape: Shape, outputs: int, kernel: int, stride: int, padding: int, pad: bool) -> Shape:
     """Shape after the convolution."""
-    sides = [up(side, stride) if pad else side for side in shape[1:]]
-    height, width = ((side + 2 * _padding(kernel, stride) - kernel) // stride + 1 for side in sides)
+    sides = [up(side, stride) if pad else side for side in (shape.height, shape.width)]
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side in sides)
     return Shape(outputs, height, width)
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class PatchStem(Layer):
-    """Image to tokens: convolution of stride 4, then LayerNorm. Kernel 7 with padding 3 is DaViT's, kernel 4 everybody else's."""
+    """Image to tokens: convolution of stride 4, then LayerNorm. Kernel 7 is DaViT's and MSG-Transformer's, kernel 4 everybody else's."""
 
     kind: ClassVar[str] = "patch"
     role: ClassVar[Role] = "stem"
-    paper: ClassVar[str] = "DaViT, Twins, PVT, LIT"
+    paper: ClassVar[str] = "DaViT, Twins, PVT, LIT, MSG-Transformer, Swin"
     width: int
     stride: int = field(default=4, metadata={"doc": "pixels a token stands apart; proxies of small images set 2"})
     kernel: int = choice(4, 4, 7, doc="side of the convolution")
+    padding: int = choice(3, is_later=True, doc="zeros around the image for a kernel that overlaps (MSG-Transformer: 2)")
     pad: bool = choice(False, doc="zero-pad the image to a multiple of 4 (DaViT) instead of dropping the rest")
 
     def check(self, shape: Shape) -> None:
@@ -70,7 +68,12 @@ class PatchStem(Layer):
 
     def out(self, shape: Shape) -> Shape:
         """A quarter of the sides, `width` channels."""
-        return _out(shape, self.width, self.kernel, self.stride, self.pad)
+        return _out(shape, self.width, self.kernel, self.stride, self._padding, self.pad)
+
+    @property
+    def _padding(self) -> int:
+        """None for patches that do not overlap, at most half a kernel for those that do."""
+        return 0 if self.kernel <= self.stride else min(self.padding, self.kernel // 2)
 
     def cost(self, shape: Shape) -> Cost:
         """(k^2 Cin C + 5C) L."""
@@ -81,7 +84,15 @@ class PatchStem(Layer):
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """Convolution with PyTorch's default initialisation."""
-        return PatchConv(shape.channels, self.width, kernel=self.kernel, stride=self.stride, norm="after", pad=self.pad)
+        return PatchConv(
+            shape.channels,
+            self.width,
+            kernel=self.kernel,
+            stride=self.stride,
+            padding=self._padding,
+            norm="after",
+            pad=self.pad,
+        )
 
 
 @register
@@ -105,7 +116,7 @@ class PatchDownsample(Layer):
 
     def out(self, shape: Shape) -> Shape:
         """Half the sides, `width` channels."""
-        return _out(shape, self.width, 2, 2, self.pad)
+        return _out(shape, self.width, 2, 2, 0, self.pad)
 
     def cost(self, shape: Shape) -> Cost:
         """4 Cin Cout L_out + 5C L on the side of the norm."""
@@ -117,4 +128,4 @@ class PatchDownsample(Layer):
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """Convolution with PyTorch's default initialisation."""
-        return PatchConv(shape.channels, self.width, kernel=2, stride=2, norm=self.norm, pad=self.pad)
+        return PatchConv(shape.channels, self.width, kernel=2, stride=2, padding=0, norm=self.norm, pad=self.pad)

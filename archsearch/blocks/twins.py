@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from archsearch import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
@@ -20,19 +19,14 @@ from archsearch.blocks.common import (
     crop_tokens,
     init_convs_fan_out,
     mask_value,
-    merge_heads,
     pad_tokens,
     padded_key_mask,
     pre_norm_cost,
-    split_heads,
-    to_map,
-    to_tokens,
     up,
     windowed_attention,
 )
+from archsearch.blocks.pvt import BLOCK_EPS, SpatialReductionAttention, check_reduction, reduction_cost
 from archsearch.cost import Cost
-
-BLOCK_EPS = 1e-6  # of a block's two LayerNorms; the reduction's keeps 1e-5
 
 
 class LocalAttention(nn.Module):
@@ -52,28 +46,6 @@ class LocalAttention(nn.Module):
         out = windowed_attention(qkv, head_dim=self.head_dim, window=self.window, bias=mask)
         projected: Tensor = self.proj(crop_tokens(out, height, width))
         return projected
-
-
-class GlobalAttention(nn.Module):
-    """Attention of every position to one key a reduction x reduction cell; what fills no cell gives no key."""
-
-    def __init__(self, width: int, head_dim: int, reduction: int) -> None:
-        super().__init__()
-        self.head_dim, self.reduction = head_dim, reduction
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.proj = nn.Linear(width, width)
-        if reduction > 1:
-            self.sr = nn.Conv2d(width, width, reduction, reduction)
-            self.norm = nn.LayerNorm(width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        cells = self.norm(to_tokens(self.sr(to_map(tokens)))) if self.reduction > 1 else tokens  # (B, H / s, W / s, C)
-        query = split_heads(self.q(tokens.flatten(1, 2)), self.head_dim)  # (B, heads, N, d)
-        key, value = split_heads(self.kv(cells.flatten(1, 2)), self.head_dim).chunk(2, dim=1)  # (B, heads, M, d) each
-        out: Tensor = self.proj(merge_heads(functional.scaled_dot_product_attention(query, key, value)))
-        return out.view(tokens.shape)
 
 
 class PositionEncoding(nn.Module):
@@ -165,27 +137,15 @@ class GlobalBlock(Block):
     def check(self, shape: Shape) -> None:
         """Heads must divide the width and one cell must fit into the map."""
         check_divides("head_dim", self.head_dim, shape.channels)
-        if not 1 <= self.reduction <= min(shape.height, shape.width):
-            raise LayerError(
-                "reduction",
-                f"reduction {self.reduction} is not between 1 and the short side of a {shape.height}x{shape.width} map",
-            )
+        check_reduction(self.reduction, shape)
 
     def after_first(self) -> Layer | None:
         """The position encoding generator, unless `peg` is off."""
         return PegLayer() if self.peg else None
 
     def cost(self, shape: Shape) -> Cost:
-        """10CL + (2 + 2r) C^2 L + 2C^2 M + 2CLM and, if s > 1, M (s^2 C^2 + 5C); M = floor(H/s) floor(W/s)."""
-        width, positions, step = shape.channels, shape.positions, self.reduction
-        cells = (shape.height // step) * (shape.width // step)
-        reduced = cost.conv(cells, width, width, step) + cost.layer_norm(cells, width) if step > 1 else Cost()
-        attention = (
-            cost.linear(positions, width, width) * 2
-            + cost.linear(cells, width, 2 * width)
-            + cost.attention(positions, cells, width)
-        )
-        return attention + reduced + pre_norm_cost(shape, int(width * self.mlp_ratio))
+        """As PVT's."""
+        return reduction_cost(shape, self.reduction, int(shape.channels * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """The block for maps of `shape`'s width and any size."""
@@ -193,7 +153,7 @@ class GlobalBlock(Block):
         block = PreNormBlock(
             width,
             int(width * self.mlp_ratio),
-            GlobalAttention(width, self.head_dim, self.reduction),
+            SpatialReductionAttention(width, self.head_dim, self.reduction),
             drop_path,
             eps=BLOCK_EPS,
         )

@@ -1,7 +1,8 @@
 """Profiles: how an architecture is made small enough to train for its proxy score. The figures of record (MACs, params, throughput) stay the full one's.
 
 A profile scales the image, the stem's stride, the widths (the number of heads stays) and the windows (with the map, so that a window covers the same share of
-the image: 7 of 56 positions become 4 of 32). Depths, kinds, ratios and kernels stay. Everything a profile does is written into the proxy id.
+the image: 7 of 56 positions become 4 of 32; messenger windows keep their number, for the sake of their regions). Tables of positions are the small map's own.
+Depths, kinds, ratios and kernels stay. Everything a profile does is written into the proxy id.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 from archsearch.arch import Arch, Stage
 from archsearch.blocks.base import Layer, LayerError, Shape, field_scale, own_choices
+from archsearch.blocks.positions import LearnedPositions
 from archsearch.errors import UserError
 
 
@@ -42,34 +44,44 @@ FOLDER_FULL = Profile(image_size=128, stem_stride=4, width_divisor=1)
 def shrink(arch: Arch, profile: Profile, num_classes: int) -> Arch:
     """The proxy's architecture. Raises UserError naming the stage when no scaled width fits it."""
     shape = Shape(3, profile.image_size, profile.image_size)
+    full = Shape(3, arch.image_size, arch.image_size)
     stages: list[Stage] = []
     for number, stage in enumerate(arch.stages, start=1):
-        small = _shrink_stage(stage, shape, profile, number)
+        full = stage.entry.out(full)
+        small = _shrink_stage(stage, shape, full, profile, number)
         shape = small.entry.out(shape)
         stages.append(small)
     head = replace(arch.head, num_classes=num_classes)  # type: ignore[call-arg]  # every head has classes
     return replace(arch, stages=tuple(stages), head=head, image_size=profile.image_size)
 
 
-def _shrink_stage(stage: Stage, shape: Shape, profile: Profile, number: int) -> Stage:
-    """The stage at the nearest scaled width at which every layer can stand."""
+def _shrink_stage(stage: Stage, shape: Shape, full: Shape, profile: Profile, number: int) -> Stage:
+    """The stage at the nearest scaled width at which every layer can stand; `full` is its map in the architecture of record."""
+    positions = _shrink_positions(stage.positions)
     stride: dict[str, Any] = {"stem_stride": profile.stem_stride} if number == 1 else {}
     for width in _widths_near(stage.width / profile.width_divisor, limit=stage.width * 2):
         entry = _shrink_entry(stage.entry, width, stride.get("stem_stride"))
         try:
             entry.check(shape)
             inside = entry.out(shape)
-            blocks = tuple(replace(block, **_scaled_fields(block, inside, profile)) for block in stage.blocks)
+            blocks = tuple(replace(block, **_scaled_fields(block, inside, full, profile)) for block in stage.blocks)
             for block in blocks:
-                block.check(inside)
+                block.check_at(positions.out(inside) if positions else inside)
         except LayerError as error:
             if error.field == "image_size":
                 raise UserError(f"stages.{number} cannot be trained at {profile.image_size} px: {error}") from error
             continue
-        return Stage(entry=entry, blocks=blocks, depth=stage.depth)
+        return Stage(entry=entry, blocks=blocks, depth=stage.depth, positions=positions)
     raise UserError(
         f"stages.{number} ({stage.block}, width {stage.width}) has no proxy at 1/{profile.width_divisor} of its width"
     )
+
+
+def _shrink_positions(positions: Layer | None) -> Layer | None:
+    """The same positions in a table of the small map's own size."""
+    if isinstance(positions, LearnedPositions):
+        return replace(positions, side=0, unresized=0)
+    return positions
 
 
 def _widths_near(target: float, limit: int) -> Iterator[int]:
@@ -89,9 +101,9 @@ def _shrink_entry(entry: Layer, width: int, stride: int | None) -> Layer:
     return replace(entry, **changes)
 
 
-def _scaled_fields(layer: Layer, shape: Shape, profile: Profile) -> dict[str, int]:
+def _scaled_fields(layer: Layer, shape: Shape, full: Shape, profile: Profile) -> dict[str, int]:
     """The values of a block's fields that scale with width or map."""
-    side = min(shape.height, shape.width)
+    side, full_side = min(shape.height, shape.width), min(full.height, full.width)
     scaled: dict[str, int] = {}
     for item in fields(layer):
         value = getattr(layer, item.name)
@@ -102,6 +114,8 @@ def _scaled_fields(layer: Layer, shape: Shape, profile: Profile) -> dict[str, in
             scaled[item.name] = nearest_divisor(
                 side, value * profile.window_numerator / profile.window_denominator, at_least=min(2, value)
             )
+        elif scale == "tiles":
+            scaled[item.name] = nearest_divisor(side, value * side / full_side, at_least=min(2, value))
         elif scale == "interval":
             scaled[item.name] = min(value, max(1, side // scaled.get("window", 1)))
     return scaled

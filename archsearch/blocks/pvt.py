@@ -1,0 +1,106 @@
+"""PVT's block (Wang et al., arXiv 2102.12122): attention of every position to a spatially reduced map; Twins' global blocks came from it.
+
+Changed against the paper's code: one (B, C, H, W) channels_last layout, and `head_dim` instead of a number of heads.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from archsearch import cost
+from archsearch.blocks.base import Block, LayerError, Shape, choice, register
+from archsearch.blocks.common import (
+    PreNormBlock,
+    check_divides,
+    check_hidden,
+    merge_heads,
+    pre_norm_cost,
+    split_heads,
+    to_map,
+    to_tokens,
+)
+from archsearch.cost import Cost
+
+BLOCK_EPS = 1e-6  # of a block's two LayerNorms; the reduction's keeps 1e-5
+
+
+class SpatialReductionAttention(nn.Module):
+    """Attention of every position to one key a reduction x reduction cell; what fills no cell gives no key."""
+
+    def __init__(self, width: int, head_dim: int, reduction: int) -> None:
+        super().__init__()
+        self.head_dim, self.reduction = head_dim, reduction
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        if reduction > 1:
+            self.sr = nn.Conv2d(width, width, reduction, reduction)
+            self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        cells = self.norm(to_tokens(self.sr(to_map(tokens)))) if self.reduction > 1 else tokens  # (B, H / s, W / s, C)
+        query = split_heads(self.q(tokens.flatten(1, 2)), self.head_dim)  # (B, heads, N, d)
+        key, value = split_heads(self.kv(cells.flatten(1, 2)), self.head_dim).chunk(2, dim=1)  # (B, heads, M, d) each
+        out: Tensor = self.proj(merge_heads(functional.scaled_dot_product_attention(query, key, value)))
+        return out.view(tokens.shape)
+
+
+def check_reduction(reduction: int, shape: Shape) -> None:
+    """One cell must fit into the map; a token beside the map belongs to no cell."""
+    if not 1 <= reduction <= min(shape.height, shape.width):
+        raise LayerError(
+            "reduction",
+            f"reduction {reduction} is not between 1 and the short side of a {shape.height}x{shape.width} map",
+        )
+    if shape.tokens and reduction > 1:
+        raise LayerError(
+            "reduction", f"reduction {reduction} leaves no room for the token beside the map; 1 is allowed"
+        )
+
+
+def reduction_cost(shape: Shape, reduction: int, hidden: int) -> Cost:
+    """10CL + (2 + 2r) C^2 L + 2C^2 M + 2CLM and, if s > 1, M (s^2 C^2 + 5C); M = floor(H/s) floor(W/s), or L with a token."""
+    width, positions = shape.channels, shape.positions
+    if reduction == 1:
+        cells, reduced = positions, Cost()
+    else:
+        cells = (shape.height // reduction) * (shape.width // reduction)
+        reduced = cost.conv(cells, width, width, reduction) + cost.layer_norm(cells, width)
+    attention = (
+        cost.linear(positions, width, width) * 2
+        + cost.linear(cells, width, 2 * width)
+        + cost.attention(positions, cells, width)
+    )
+    return attention + reduced + pre_norm_cost(shape, hidden)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class SpatialReductionBlock(Block):
+    """PVT's block: as Twins' `gsa` without position encoding, so a stage of these wants `positions = "learned"`; takes a class token."""
+
+    kind: ClassVar[str] = "sra"
+    paper: ClassVar[str] = "PVT"
+    takes_tokens: ClassVar[bool] = True
+    reduction: int = choice(2, 1, 2, 4, 8, scale="window", doc="side of the cell that becomes one key")
+    head_dim: int = choice(64, 16, 32, 64, scale="width", doc="channels of a head")
+    mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, 8.0, doc="hidden width of the MLP over the width")
+
+    def check(self, shape: Shape) -> None:
+        """Heads must divide the width and one cell must fit into the map."""
+        check_divides("head_dim", self.head_dim, shape.channels)
+        check_hidden(self.mlp_ratio, shape.channels)
+        check_reduction(self.reduction, shape)
+
+    def cost(self, shape: Shape) -> Cost:
+        """As `reduction_cost`."""
+        return reduction_cost(shape, self.reduction, int(shape.channels * self.mlp_ratio))
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """The block for maps of `shape`'s width and any size; the convolution keeps PyTorch's default initialisation."""
+        width = shape.channels
+        attention = SpatialReductionAttention(width, self.head_dim, self.reduction)
+        return PreNormBlock(width, int(width * self.mlp_ratio), attention, drop_path, eps=BLOCK_EPS)

@@ -1,0 +1,187 @@
+"""Swin's windows, shifted windows and patch merging (Liu et al., arXiv 2103.14030).
+
+Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, index
+map and mask are computed, never stored, and the merging may give any width, not only twice the incoming one.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from archsearch import cost
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.common import (
+    PreNormBlock,
+    add_relative_bias,
+    check_divides,
+    check_hidden,
+    init_linears,
+    pre_norm_cost,
+    relative_bias,
+    to_map,
+    to_tokens,
+    windowed_attention,
+)
+from archsearch.cost import Cost
+from archsearch.errors import UserError
+
+MASKED = -100.0  # added to the logits of pairs from different sides of the image; finite, as in the paper's code
+
+
+def window_and_shift(height: int, width: int, window: int, *, is_shifted: bool) -> tuple[int, int]:
+    """Side of the windows on a map and the cyclic shift: a window that would cover the short side takes it as its side and is never shifted."""
+    side = min(height, width)
+    return (side, 0) if side <= window else (window, window // 2 if is_shifted else 0)
+
+
+def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
+    """What is added to the logits on a shifted map, (windows, N, N): 0 between neighbours of the image, -100 across its edge."""
+
+    def bands(side: int) -> Tensor:
+        return (torch.arange(side) >= side - window).long() + (torch.arange(side) >= side - shift).long()
+
+    regions = 3 * bands(height)[:, None] + bands(width)  # (H, W)
+    split = regions.view(height // window, window, width // window, window).transpose(1, 2).reshape(-1, window**2)
+    is_apart = split[:, :, None] != split[:, None, :]
+    return torch.zeros(is_apart.shape).masked_fill(is_apart, MASKED)
+
+
+class ShiftedWindowAttention(nn.Module):
+    """Attention in square windows of a map, shifted cyclically or not, with a learned bias by relative position."""
+
+    attn_mask: Tensor | None
+
+    def __init__(self, shape: Shape, head_dim: int, window: int, *, is_shifted: bool) -> None:
+        side, shift = window_and_shift(shape.height, shape.width, window, is_shifted=is_shifted)
+        super().__init__()
+        add_relative_bias(self, (side, side), shape.channels // head_dim)
+        self.head_dim, self.window, self.is_shifted = head_dim, side, is_shifted
+        self.size = (shape.height, shape.width)
+        self.qkv = nn.Linear(shape.channels, 3 * shape.channels)
+        self.proj = nn.Linear(shape.channels, shape.channels)
+        mask = shift_mask(*self.size, side, shift) if shift else None
+        self.register_buffer("attn_mask", mask, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        height, width = tokens.shape[1:3]
+        side, shift = window_and_shift(height, width, self.window, is_shifted=self.is_shifted)
+        if side != self.window or height % side or width % side:
+            raise UserError(
+                f"windows of {self.window}x{self.window} do not tile a map of {height}x{width}; build the model for this image size"
+            )
+        bias = relative_bias(self)  # (heads, N, N)
+        if shift:
+            bias = bias + self._mask(height, width, shift)[:, None].to(bias.dtype)  # (windows, heads, N, N)
+            tokens = tokens.roll((-shift, -shift), (1, 2))
+        out: Tensor = self.proj(windowed_attention(self.qkv(tokens), head_dim=self.head_dim, window=side, bias=bias))
+        return out.roll((shift, shift), (1, 2)) if shift else out
+
+    def _mask(self, height: int, width: int, shift: int) -> Tensor:
+        """The mask of the map it was built for, or a new one."""
+        if self.attn_mask is not None and (height, width) == self.size:
+            return self.attn_mask
+        return shift_mask(height, width, self.window, shift).to(self.qkv.weight.device)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class WindowBlock(Block):
+    """Swin's block with regular windows (W-MSA)."""
+
+    kind: ClassVar[str] = "wmsa"
+    paper: ClassVar[str] = "Swin"
+    window: int = choice(7, 7, 14, scale="window", doc="side of a window in tokens; it must tile the map")
+    head_dim: int = choice(32, 16, 32, scale="width", doc="channels of a head")
+    mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, doc="hidden width of the MLP over the width")
+    is_shifted: ClassVar[bool] = False
+
+    def check(self, shape: Shape) -> None:
+        """Heads must divide the width, and windows tile the map without padding."""
+        check_divides("head_dim", self.head_dim, shape.channels)
+        check_hidden(self.mlp_ratio, shape.channels)
+        if self.window < 1:
+            raise LayerError("window", f"window {self.window} is not a positive side")
+        side, _ = window_and_shift(shape.height, shape.width, self.window, is_shifted=self.is_shifted)
+        if shape.height % side or shape.width % side:
+            raise LayerError(
+                "window", f"windows of {side}x{side} do not tile a map of {shape.height}x{shape.width} without padding"
+            )
+
+    def cost(self, shape: Shape) -> Cost:
+        """10CL + (4 + 2r) C^2 L + 2w^2 CL; the bias table has (2w-1)^2 rows of one parameter a head, a shift is free."""
+        width, positions = shape.channels, shape.positions
+        side, _ = window_and_shift(shape.height, shape.width, self.window, is_shifted=self.is_shifted)
+        attention = (
+            cost.linear(positions, width, 3 * width)
+            + cost.attention(positions, side**2, width)
+            + cost.linear(positions, width, width)
+        )
+        table = Cost(params=(2 * side - 1) ** 2 * (width // self.head_dim))
+        return attention + table + pre_norm_cost(shape, int(width * self.mlp_ratio))
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """The block for maps of `shape`'s width that its windows tile."""
+        attention = ShiftedWindowAttention(shape, self.head_dim, self.window, is_shifted=self.is_shifted)
+        return PreNormBlock(shape.channels, int(shape.channels * self.mlp_ratio), attention, drop_path)
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class ShiftedWindowBlock(WindowBlock):
+    """Swin's block with windows shifted by half a side (SW-MSA)."""
+
+    kind: ClassVar[str] = "swmsa"
+    is_shifted: ClassVar[bool] = True
+
+
+class PatchMerging(nn.Module):
+    """The four positions of each 2x2 cell side by side, column by column, LayerNorm, Linear without bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * inputs)
+        self.reduction = nn.Linear(4 * inputs, outputs, bias=False)
+        init_linears(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) with even sides -> (B, outputs, H / 2, W / 2)."""
+        batch, channels, height, width = x.shape
+        cells = to_tokens(x).reshape(batch, height // 2, 2, width // 2, 2, channels)
+        # (row 0, column 0), (1, 0), (0, 1), (1, 1)
+        cells = cells.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        return to_map(functional.linear(self.norm(cells), self.reduction.weight))
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class MergingDownsample(Layer):
+    """Swin's patch merging: halves the map by concatenation, LayerNorm and a Linear layer without bias."""
+
+    kind: ClassVar[str] = "merging"
+    role: ClassVar[Role] = "downsample"
+    paper: ClassVar[str] = "Swin"
+    width: int
+
+    def check(self, shape: Shape) -> None:
+        """Both sides must be even."""
+        if shape.height % 2 or shape.width % 2:
+            raise LayerError(
+                "image_size", f"patch merging needs a map with even sides, got {shape.height}x{shape.width}"
+            )
+
+    def out(self, shape: Shape) -> Shape:
+        """Half the sides, `width` channels."""
+        return Shape(self.width, shape.height // 2, shape.width // 2)
+
+    def cost(self, shape: Shape) -> Cost:
+        """(4 Cin C + 20 Cin) L_out."""
+        out, merged = self.out(shape), 4 * shape.channels
+        return cost.layer_norm(out.positions, merged) + cost.linear(out.positions, merged, out.channels, bias=False)
+
+    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
+        """For maps of `shape`'s width and any even sides."""
+        return PatchMerging(shape.channels, self.width)

@@ -1,0 +1,216 @@
+"""A document's choices, layer by layer and stage by stage, and the proof that every combination of them is a network.
+
+Own choices of a layer that do not fit a map are dropped, written ones that do not are refused with their dotted name.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from archsearch.blocks.base import Block, Layer, LayerError, Scalar, Shape, field_scale, own_choices
+from archsearch.errors import UserError
+
+Choices = tuple[Scalar, ...]
+NO_POSITIONS = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """A layer kind with the choices of its fields; `names` gives each field's dotted name in the search."""
+
+    layer: type[Layer]
+    choices: Mapping[str, Choices]
+    names: Mapping[str, str]
+    written: frozenset[str]
+    fixed: Mapping[str, Scalar]
+
+    def make(self, values: Mapping[str, Scalar], **extra: Any) -> Layer:
+        """The layer with these field values."""
+        return self.layer(**{**self.fixed, **values, **extra})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One stage: the choices of its entry (stem or downsample), positions, width, depth and block, and the plan of every layer these may name."""
+
+    number: int
+    width: Choices
+    depth: Choices
+    block: Choices
+    entry: Choices
+    positions: Choices
+    blocks: Mapping[str, LayerPlan]
+    entries: Mapping[str, LayerPlan]
+    position_plans: Mapping[str, LayerPlan]
+
+    @property
+    def entry_name(self) -> str:
+        """Dotted name of the choice of the entry layer."""
+        return "stem.kind" if self.number == 1 else f"stages.{self.number}.downsample"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole document, checked: every combination of its choices is a network that can be built at `image_size`."""
+
+    name: str | None
+    source: str
+    image_size: int
+    num_classes: int
+    stages: tuple[StagePlan, ...]
+    head: LayerPlan
+    head_kinds: Choices
+    paper: Mapping[str, Any]
+
+
+def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[StagePlan, set[Shape]]:
+    """Check every choice of the stage at every shape that can reach it; own choices that do not fit are dropped, written ones are refused.
+
+    Returns the stage and the shapes in which it can end, those with tokens among them.
+    """
+    width_name = f"stages.{stage.number}.width"
+    shapes = {shape._replace(tokens=0) for shape in shapes}  # what a messenger brings along stands where its map stands
+    entries: dict[str, LayerPlan] = {}
+    reached: set[Shape] = set()
+    for kind, plan in stage.entries.items():
+        for width in stage.width:
+            plan = valid_layer(plan, shapes, source, width_name, extra={"width": width})
+        entries[kind] = plan
+        for width, shape, values in product(stage.width, shapes, _combinations(plan)):
+            reached.add(plan.make(values, width=width).out(shape))
+    position_plans = {
+        kind: valid_layer(plan, reached, source, width_name) for kind, plan in stage.position_plans.items()
+    }
+    opened = _opened(position_plans.values(), reached) | (reached if NO_POSITIONS in stage.positions else set())
+    stage = replace(stage, entries=entries, position_plans=position_plans)
+    blocks, ends = _valid_blocks(stage, opened, source)
+    return replace(stage, blocks=_same_shared(blocks, source)), ends
+
+
+def _valid_blocks(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[dict[str, LayerPlan], set[Shape]]:
+    """The blocks' plans checked alone and, where a block makes messengers, beside it; and the shapes after the stage."""
+    where = f"{source}: stages.{stage.number}.block"
+    width_name = f"stages.{stage.number}.width"
+    blocks = {kind: valid_layer(plan, shapes, source, width_name) for kind, plan in stage.blocks.items()}
+    ends: set[Shape] = set()
+    for block in stage.block:
+        kinds = str(block).split("/")
+        opening = next((kind for kind in kinds if _messengers(blocks[kind])), None)
+        inside = shapes
+        if opening:
+            inside = {layer.out(shape) for layer in _messengers(blocks[opening]) for shape in shapes}
+            for kind in kinds:
+                if not blocks[kind].layer.takes_tokens:
+                    raise UserError(
+                        f"{where}: {block!r}: {kind} works on a map alone, and {opening} puts messengers beside it"
+                    )
+                if kind != opening:
+                    blocks[kind] = valid_layer(blocks[kind], inside, source, width_name)
+        ends |= inside
+    return blocks, ends
+
+
+def _messengers(plan: LayerPlan) -> list[Layer]:
+    """What a block of this plan may open its stage with; empty for most blocks."""
+    assert issubclass(plan.layer, Block)
+    if plan.layer.before_first is Block.before_first:
+        return []
+    layers = (plan.make(values) for values in _combinations(plan))
+    return [opening for layer in layers if isinstance(layer, Block) and (opening := layer.before_first())]
+
+
+def _opened(plans: Iterable[LayerPlan], shapes: set[Shape]) -> set[Shape]:
+    """Shapes after each setting of these plans' layers."""
+    return {plan.make(values).out(shape) for plan in plans for values in _combinations(plan) for shape in shapes}
+
+
+def _same_shared(plans: dict[str, LayerPlan], source: str) -> dict[str, LayerPlan]:
+    """Blocks that share a name must offer the same choices (a name's choices never change): keep what all of them allow."""
+    common: dict[str, Choices] = {}
+    for plan in plans.values():
+        for field_name, name in plan.names.items():
+            allowed = plan.choices[field_name]
+            common[name] = tuple(value for value in common.get(name, allowed) if value in allowed)
+            if not common[name]:
+                raise UserError(
+                    f"{source}: {name}: no choice fits every block of the stage; write the field in each block's own table"
+                )
+    return {
+        kind: replace(plan, choices={field_name: common[plan.names[field_name]] for field_name in plan.choices})
+        for kind, plan in plans.items()
+    }
+
+
+def _combinations(plan: LayerPlan) -> Iterator[dict[str, Scalar]]:
+    """All values of an entry's few fields."""
+    for values in product(*plan.choices.values()):
+        yield dict(zip(plan.choices, values, strict=True))
+
+
+def valid_layer(
+    plan: LayerPlan, shapes: set[Shape], source: str, width_name: str, extra: Mapping[str, Scalar] | None = None
+) -> LayerPlan:
+    """The plan with own choices that cannot stand at one of `shapes` dropped; a written choice that cannot is an error."""
+    for _ in range(2):  # a later field's bad first choice can hide what is wrong with an earlier one
+        for name in plan.choices or {"": ()}:
+            plan = _valid_field(plan, name, shapes, source, width_name, extra or {})
+    return plan
+
+
+def _valid_field(
+    plan: LayerPlan, name: str, shapes: set[Shape], source: str, width_name: str, extra: Mapping[str, Scalar]
+) -> LayerPlan:
+    """`valid_layer` for one field, the others at their first choice but those it is coupled with; their own errors are judged in their own turn."""
+    kept = []
+    for value in plan.choices.get(name, (0,)):
+        errors = (
+            _first_error(plan, {**others, name: value} if name else {}, shapes, extra) for others in _others(plan, name)
+        )
+        error = next(filter(None, errors), None)
+        if error is not None and error.field == name and name not in plan.written:
+            continue
+        if error is not None and (error.field == name or error.field not in plan.choices):
+            where = plan.names.get(error.field, width_name if error.field == "width" else error.field)
+            raise UserError(f"{source}: {where}: {error}")
+        kept.append(value)
+    if not name:
+        return plan
+    if not kept:
+        raise UserError(
+            f"{source}: {plan.names[name]}: none of the layer's own choices {list(plan.choices[name])} fits here; write one that does"
+        )
+    return replace(plan, choices={**plan.choices, name: tuple(kept)})
+
+
+def _others(plan: LayerPlan, name: str) -> Iterator[dict[str, Scalar]]:
+    """The other fields' values against which a field's choices are judged: the first ones, and all of those it is coupled with."""
+    first = {key: values[0] for key, values in plan.choices.items()}
+    coupled = [key for key in plan.layer.coupled if name in plan.layer.coupled and key != name]
+    for values in product(*(plan.choices[key] for key in coupled)):
+        yield {**first, **dict(zip(coupled, values, strict=True))}
+
+
+def _first_error(
+    plan: LayerPlan, values: Mapping[str, Scalar], shapes: set[Shape], extra: Mapping[str, Scalar]
+) -> LayerError | None:
+    """What the layer says at the first shape it cannot stand at."""
+    layer = plan.make(values, **extra)
+    for shape in sorted(shapes):
+        try:
+            layer.check_at(shape)
+            _check_extent(layer, shape)
+        except LayerError as error:
+            return error
+    return None
+
+
+def _check_extent(layer: Layer, shape: Shape) -> None:
+    """Nothing spatial may be larger than the map it was written for; at another input size the papers' rules pad or clip."""
+    side = max(shape.height, shape.width)
+    for name in own_choices(type(layer)):
+        if field_scale(type(layer), name) in ("window", "tiles", "interval") and getattr(layer, name) > side:
+            raise LayerError(
+                name,
+                f"{name} {getattr(layer, name)} is larger than the map of {shape.height}x{shape.width}; allowed: 1 to {side}",
+            )
