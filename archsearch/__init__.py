@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from archsearch.arch import Arch
+    from archsearch.checkpoints import CheckpointWarning, load_official, read_checkpoint, save_official
     from archsearch.cost import Cost
     from archsearch.errors import ArchsearchError, RunError, UserError
     from archsearch.model import build
@@ -18,27 +19,35 @@ __version__ = "0.1.0"
 _HOMES = {
     "Arch": "arch",
     "ArchsearchError": "errors",
+    "CheckpointWarning": "checkpoints",
     "Cost": "cost",
     "RunError": "errors",
     "Space": "space",
     "UserError": "errors",
     "build": "model",
+    "load_official": "checkpoints",
     "load_space": "space",
     "paper": "space",
     "paper_names": "space",
+    "read_checkpoint": "checkpoints",
+    "save_official": "checkpoints",
 }
 
 __all__ = [
     "Arch",
     "ArchsearchError",
+    "CheckpointWarning",
     "Cost",
     "RunError",
     "Space",
     "UserError",
     "build",
+    "load_official",
     "load_space",
     "paper",
     "paper_names",
+    "read_checkpoint",
+    "save_official",
 ]
 
 

@@ -256,15 +256,18 @@ def paper_document(name: str) -> dict[str, Any]:
     }
 
 
-def paper_list() -> list[dict[str, Any]]:
-    """Every shipped paper's model by family, the cheapest first."""
+def paper_list(checks: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Every shipped paper's model by family, the cheapest first; with what `recount` found where it was counted anew."""
     documents = [paper_document(name) for name in paper_names()]
+    for document in documents if checks else ():
+        document["check"] = (checks or {})[document["name"]]
     return sorted(documents, key=lambda document: (str(document["family"]), document["macs"]))
 
 
 def paper_table(documents: Sequence[Mapping[str, Any]]) -> Table:
-    """One model a row."""
+    """One model a row; models that were counted anew say whether they came out equal."""
     columns = ["name", "px", "MACs", "paper's", "diff", "params", "paper's", "diff", "top-1"]
+    is_checked = any("check" in document for document in documents)
     rows = []
     for document in documents:
         published, difference = document["published"], document["difference"]
@@ -279,9 +282,26 @@ def paper_table(documents: Sequence[Mapping[str, Any]]) -> Table:
                 _unit(published["params_m"], "M"),
                 signed_percent(difference["params"]),
                 text(published["top1"], "g"),
+                *([_check_words(document)] if is_checked else []),
             ]
         )
-    return make_table(columns, rows, left=["name"])
+    return make_table([*columns, *(["built and counted"] if is_checked else [])], rows, left=["name"])
+
+
+def _check_words(document: Mapping[str, Any]) -> str:
+    check = document["check"]
+    if check["is_equal"]:
+        return "equal"
+    return f"{check['macs_fvcore']} MACs, {check['params_built']} params"
+
+
+def check_sentence(documents: Sequence[Mapping[str, Any]], seconds: float) -> str:
+    """How many models came out equal, and in what time."""
+    equal = sum(document["check"]["is_equal"] for document in documents)
+    return (
+        f"{equal} of {len(documents)} models, built and counted anew in {seconds:.0f} s: fvcore's MACs and the built parameters equal "
+        "the exact costs to the unit."
+    )
 
 
 def _unit(value: float | None, unit: str) -> str:

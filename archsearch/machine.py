@@ -71,7 +71,7 @@ def conditions(device: torch.device) -> dict[str, Condition]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host_cpu": _cpu_name(),
-        "host_cores": _usable_cores(),
+        "host_cores": usable_cores(),
         "threads": torch.get_num_threads(),
         # The per-operator settings: the older allow_tf32 flags raise once somebody has used the newer ones.
         "tf32_matmul": torch.backends.cuda.matmul.fp32_precision == "tf32",
@@ -98,7 +98,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int | None:
+def usable_cores() -> int | None:
     """Logical cores this process may run on, which a container or taskset can make fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 

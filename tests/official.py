@@ -1,9 +1,8 @@
-"""The papers' own parameter names for our modules, and the deterministic weights under which the reference logits were made.
+"""The deterministic weights under which the reference logits were made, by the papers' own parameter names.
 
 Convention `crc32-pcg64 v1`: every floating tensor is a standard normal draw from PCG64(crc32(official key)), cast to float32, scaled by its shape and name.
 """
 
-import re
 import zlib
 
 import numpy as np
@@ -11,64 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-_RULES: dict[str, list[tuple[str, str]]] = {
-    "davit": [
-        (r"^stem\.(proj|norm)", r"patch_embeds.0.\1"),
-        (r"^stages\.(\d)\.downsample", r"patch_embeds.{0-1}"),
-        (r"^stages\.(\d)\.blocks\.(\d+)\.cpe([12])", r"main_blocks.{0-1}.{1-1//2}.{1-1%2}.cpe.{2-1}.proj"),
-        (r"^stages\.(\d)\.blocks\.(\d+)", r"main_blocks.{0-1}.{1-1//2}.{1-1%2}"),
-        (r"^head\.norm", "norms"),
-    ],
-    "crossformer": [
-        (r"^stem", "patch_embed"),
-        (r"^stages\.(\d)\.downsample", r"layers.{0-2}.downsample"),
-        (r"^stages\.(\d)\.blocks\.(\d+)", r"layers.{0-1}.blocks.{1-1}"),
-        (r"^head\.norm", "norm"),
-    ],
-    "van": [
-        (r"^stem", "patch_embed1"),
-        (r"^stages\.(\d)\.downsample", r"patch_embed{0}"),
-        (r"^stages\.(\d)\.stage-norm", r"norm{0}"),
-        (r"^stages\.(\d)\.blocks\.(\d+)\.mlp\.dwconv", r"block{0}.{1-1}.mlp.dwconv.dwconv"),
-        (r"^stages\.(\d)\.blocks\.(\d+)", r"block{0}.{1-1}"),
-        (r"^head\.norm", "norm4"),
-    ],
-    "twins": [
-        (r"^stem", "patch_embeds.0"),
-        (r"^stages\.(\d)\.downsample", r"patch_embeds.{0-1}"),
-        (r"^stages\.(\d)\.peg\.proj", r"pos_block.{0-1}.proj.0"),
-        (r"^stages\.(\d)\.blocks\.(\d+)", r"blocks.{0-1}.{1-1}"),
-        (r"^head\.norm", "norm"),
-    ],
-    "lit": [
-        (r"^stem", "patch_embed"),
-        (r"^stages\.(\d)\.downsample", r"layers.{0-2}.downsample"),
-        (r"^stages\.(\d)\.blocks\.(\d+)\.mlp\.dwconv", r"layers.{0-1}.blocks.{1-1}.mlp.dwconv.dwconv"),
-        (r"^stages\.(\d)\.blocks\.(\d+)", r"layers.{0-1}.blocks.{1-1}"),
-        (r"^head\.norm", "norm"),
-    ],
-}
-_NUMBER = re.compile(r"\{(\d)(?:-(\d))?((?://|%)2)?\}")
-
-
-def official_key(model: str, key: str) -> str:
-    """The official state-dict key of one of ours; stages and blocks count from 1 here and from 0 there."""
-    family = next(name for name in _RULES if model.startswith(name))
-    for pattern, template in _RULES[family]:
-        match = re.search(pattern, key)
-        if match:
-            return _fill_numbers(template, match) + key[match.end() :]
-    return re.sub(r"^head\.fc", "head", key)
-
-
-def _fill_numbers(template: str, match: re.Match[str]) -> str:
-    """`{0-1}` is the first group less 1; `//2` and `%2` then take pair and place in the pair."""
-
-    def number(spec: re.Match[str]) -> str:
-        value = int(match[int(spec[1]) + 1]) - int(spec[2] or 0)
-        return str(value // 2 if spec[3] == "//2" else value % 2 if spec[3] == "%2" else value)
-
-    return _NUMBER.sub(number, match.expand(re.sub(r"\\(?!\d)", r"\\\\", template)) if "\\" in template else template)
+from archsearch.checkpoints.keys import official_key
+from archsearch.checkpoints import key_pattern
 
 
 def official_tensor(key: str, shape: tuple[int, ...]) -> Tensor:
@@ -96,8 +39,8 @@ def _normal(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 def fill_official(model: nn.Module, name: str) -> None:
     """Give a model the convention's weights; 1x1 convolutions that are Linear here have the same values in another shape."""
-    state = model.state_dict()
+    pattern, state = key_pattern(name), model.state_dict()
     for key, tensor in state.items():
         if tensor.is_floating_point():
-            state[key] = official_tensor(official_key(name, key), tuple(tensor.shape))
+            state[key] = official_tensor(official_key(pattern, key), tuple(tensor.shape))
     model.load_state_dict(state)

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from official import fill_official, official_input
 
 from archsearch import build, paper, paper_names
+from archsearch.cli import main
+from archsearch.recount import recount
 
 DATA = Path(__file__).parent / "data"
 COUNTS = json.loads((DATA / "papers.json").read_text())
@@ -66,3 +69,24 @@ def _assert_logits(case: str) -> None:
     with torch.inference_mode():
         logits = model.double().eval()(official_input(height, width).double())[0].numpy()
     assert np.abs(logits - LOGITS[case]).max() <= 1e-9 * np.abs(LOGITS[case]).max()
+
+
+def test_a_model_is_built_and_counted_anew() -> None:
+    found = recount("van_b0")
+    expected = COUNTS["van_b0"]
+    assert found == {"macs_fvcore": expected["macs"], "params_built": expected["params"], "is_equal": True}
+
+
+@pytest.mark.slow
+def test_every_model_is_counted_anew_by_the_command() -> None:
+    result = CliRunner().invoke(main, ["papers", "--check", "--json"])
+    assert result.exit_code == 0, result.stderr
+    rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert set(rows) == set(COUNTS)
+    for name, row in rows.items():
+        assert (row["check"]["macs_fvcore"], row["check"]["params_built"]) == (
+            COUNTS[name]["macs"],
+            COUNTS[name]["params"],
+        )
+        assert (row["macs"], row["params"]) == (COUNTS[name]["macs"], COUNTS[name]["params"])
+    assert "38 of 38 models" in result.stderr

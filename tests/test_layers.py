@@ -8,15 +8,28 @@ import archsearch
 PACKAGE = Path(archsearch.__file__).parent
 LAYERS = [
     {"cost", "pareto", "units", "errors"},
-    {"blocks", "plan", "grammar", "arch", "model"},
-    {"space", "budget", "trace", "throughput", "machine", "proxy"},
+    {"blocks", "plan", "grammar", "arch", "features", "model"},
+    {"space", "budget", "checkpoints", "trace", "throughput", "machine", "proxy"},
     {"evaluate", "results", "config"},
     {"storage", "study", "samplers"},
     {"engine"},
-    {"report", "report_tables", "tables", "listings", "live", "lookup", "benching", "running"},
+    {
+        "report",
+        "report_tables",
+        "tables",
+        "listings",
+        "live",
+        "lookup",
+        "benching",
+        "running",
+        "recount",
+        "validation",
+        "evaluating",
+        "preprocessing",
+    },
     {"cli"},
 ]
-ORDER_WITHIN_1 = ["blocks", "plan", "grammar", "arch", "model"]
+ORDER_WITHIN_1 = ["blocks", "plan", "grammar", "arch", "features", "model"]
 ONLY_IN = {"optuna": {"storage", "study", "samplers"}, "fvcore": {"trace"}, "click": {"cli"}}
 NO_TORCH = LAYERS[0] | {"results"}
 

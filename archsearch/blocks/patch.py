@@ -57,10 +57,10 @@ class PatchStem(Layer):
     pad: bool = choice(False, doc="zero-pad the image to a multiple of 4 (DaViT) instead of dropping the rest")
 
     def check(self, shape: Shape) -> None:
-        """A patch must fit into the image."""
+        """A patch must fit into the image, unless this is padded to it."""
         if self.kernel < self.stride:
             raise LayerError("kernel", f"kernel {self.kernel} is smaller than the stem's stride {self.stride}")
-        if min(shape.height, shape.width) < self.stride:
+        if not self.pad and min(shape.height, shape.width) < self.stride:
             raise LayerError(
                 "image_size",
                 f"an image of {shape.height}x{shape.width} is smaller than the stem's stride {self.stride}",

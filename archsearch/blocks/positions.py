@@ -125,10 +125,15 @@ class Patches(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.windows, self.size = window_grid(shape), (shape.height, shape.width)
+        self.windows, self.size, self.rows = window_grid(shape), (shape.height, shape.width), shape.tensor[1:]
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, tokens, 1 + n) -> (B, C, H, W)."""
+        if x.shape[-2:] != self.rows:
+            built = "x".join(map(str, self.size))
+            raise UserError(
+                f"tokens were put beside a map of {built} and another comes back; build the model for this image size"
+            )
         return to_map(from_windows(to_tokens(x)[:, :, 1:], *self.windows, *self.size).contiguous())
 
 

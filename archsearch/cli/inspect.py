@@ -73,13 +73,29 @@ def sample(space: str, number: int, seed: int, budget: float | None, tolerance: 
 
 
 @click.command()
+@click.option(
+    "--check",
+    "is_check",
+    is_flag=True,
+    help="Build every model and count it anew: MACs by fvcore, parameters by tensor; exit code 1 if one differs.  [default: off]",
+)
 @json_option
-def papers(as_json: bool) -> None:
+def papers(is_check: bool, as_json: bool) -> None:
     """List the papers' models, counted and as published."""
-    from archsearch import listings, tables
+    import time
 
-    documents = listings.paper_list()
+    from archsearch import listings, recount, tables
+    from archsearch.errors import RunError
+
+    start = time.monotonic()
+    checks = recount.recount_with_progress(tables.make_console(stderr=True)) if is_check else None
+    documents = listings.paper_list(checks)
     if as_json:
         click.echo(tables.to_json(documents))
-        return
-    tables.show(tables.make_console(), listings.paper_table(documents), listings.PAPERS_NOTE)
+    else:
+        tables.show(tables.make_console(), listings.paper_table(documents), listings.PAPERS_NOTE)
+    wrong = [document["name"] for document in documents if is_check and not document["check"]["is_equal"]]
+    if wrong:
+        raise RunError(f"counted anew, {len(wrong)} of {len(documents)} models differ: {', '.join(wrong)}")
+    if is_check:
+        click.echo(listings.check_sentence(documents, time.monotonic() - start), err=as_json)

@@ -1,0 +1,6 @@
+"""Official checkpoints of the papers' models: keys, files, tables tied to a size, loading and saving."""
+
+from archsearch.checkpoints.files import read_checkpoint
+from archsearch.checkpoints.official import CheckpointWarning, key_pattern, load_official, official_keys, save_official
+
+__all__ = ["CheckpointWarning", "key_pattern", "load_official", "official_keys", "read_checkpoint", "save_official"]

@@ -1,0 +1,103 @@
+"""Checkpoint files: read without trusting them, unwrapped to a plain state dict, written in one step."""
+
+import argparse
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from archsearch.errors import UserError
+
+_WRAPPERS = ("model", "state_dict", "state_dict_ema", "model_ema")  # in order of preference
+_PREFIX = "module."
+_DEEPEST = 8  # wrappers in wrappers; a dict that holds itself must end
+
+
+def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
+    """The state dict in a `.safetensors` or torch file, on the CPU, without wrappers and `module.` prefixes.
+
+    Torch files are read with `weights_only`: nothing in them is run. Raises UserError that names what was refused.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    return unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path), str(path))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    """Whatever a torch file holds, of tensors, numbers, texts, collections and the arguments of a training script."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile pickle may raise anything
+        refused = re.search(r"GLOBAL ([\w.]+\.[\w.]+)", str(error))
+        if refused:  # torch's own message advises to read it unsafely
+            raise UserError(
+                f"{path}: refused, since reading it would run {refused[1]}; a checkpoint may hold tensors, numbers, texts and collections of them: "
+                "if you trust the file, load it once with the code it came with and save only its 'model' entry"
+            ) from error
+        raise UserError(
+            f"{path}: not a readable checkpoint ({type(error).__name__}): damaged, or no file of torch.save"
+        ) from error
+
+
+def unwrap(found: Any, where: str) -> dict[str, Tensor]:
+    """The state dict inside wrappers (`model`, `state_dict`, else an EMA's) and behind `module.` prefixes, nested in any order."""
+    for _ in range(_DEEPEST):
+        if not isinstance(found, Mapping) or not found:
+            break
+        if all(isinstance(key, str) and key.startswith(_PREFIX) for key in found):
+            found = {key.removeprefix(_PREFIX): value for key, value in found.items()}
+            continue
+        inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
+        if inner is None:
+            return _checked(found, where)
+        found = inner
+    got = "an empty dict" if isinstance(found, Mapping) and not found else f"a {type(found).__name__}"
+    raise UserError(f"{where}: {got} where a state dict (parameter names to tensors) is expected")
+
+
+def _checked(found: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
+    """Names to dense tensors with values, or a UserError on the first that is none."""
+    for key, value in found.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(
+                f"{where}: entry {key!r} is of type {type(value).__name__}; a state dict holds tensors by name, bare or under 'model' or 'state_dict'"
+            )
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            raise UserError(
+                f"{where}: {key} is not a dense tensor with values ({value.layout}, {value.device}, {value.dtype})"
+            )
+    return dict(found)
+
+
+def write_checkpoint(state: Mapping[str, Tensor], file: str | Path) -> None:
+    """Write a state dict as `.safetensors`, or as `.pth` under `model`; a reader never meets half a file. Raises UserError."""
+    path = Path(file)
+    if path.suffix not in (".safetensors", ".pth"):
+        raise UserError(
+            f"{path}: a checkpoint is written as .safetensors or .pth, not {path.suffix or 'without a suffix'!r}"
+        )
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        if path.suffix == ".pth":
+            torch.save({"model": dict(state)}, temporary)
+        else:
+            save_file(dict(state), temporary, metadata={"format": "pt"})
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save reports a missing folder as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error}") from error

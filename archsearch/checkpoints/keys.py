@@ -1,0 +1,94 @@
+"""The papers' own state-dict keys for our modules, as data: one table a key pattern, the longest place wins.
+
+Only here does the code know what a paper called its parts. `[paper].keys` in a paper's file names its pattern.
+Sources: the state-dict sections of the papers' repositories, as `tests/official_keys.py` writes them down a second time.
+"""
+
+import re
+from collections.abc import Iterator
+
+# Left: a place in our networks, `*` for the numbers of stage and block, which count from 1. Right: the same place there;
+# {stage} counts from 1, {index} from 0, {before} is the stage that a merging closes, from 0;
+# {block} counts from 0, {pair} and {member} are block // 2 and block % 2. What follows the place is the same on both sides.
+_HEAD = {"head.norm": "norm", "head.fc": "head"}
+_LAYERS = {
+    **_HEAD,
+    "stem": "patch_embed",
+    "stages.*.downsample": "layers.{before}.downsample",
+    "stages.*.blocks.*": "layers.{index}.blocks.{block}",
+}
+_NUMBERED = {
+    **_HEAD,
+    "stem": "patch_embed1",
+    "stages.*.downsample": "patch_embed{stage}",
+    "stages.*.blocks.*": "block{stage}.{block}",
+}
+_LEARNED_POSITIONS = {"stages.*.positions.table": "pos_embed{stage}", "stages.*.positions.token": "cls_token"}
+_PATTERNS: dict[str, dict[str, str]] = {
+    "crossformer": _LAYERS,
+    "davit": {
+        "head.norm": "norms",
+        "head.fc": "head",
+        "stem": "patch_embeds.0",
+        "stages.*.downsample": "patch_embeds.{index}",
+        "stages.*.blocks.*": "main_blocks.{index}.{pair}.{member}",
+        "stages.*.blocks.*.cpe1": "main_blocks.{index}.{pair}.{member}.cpe.0.proj",
+        "stages.*.blocks.*.cpe2": "main_blocks.{index}.{pair}.{member}.cpe.1.proj",
+    },
+    "lit": _LAYERS,
+    "lit_ti": {**_NUMBERED, **_LEARNED_POSITIONS},
+    "litv2": {**_LAYERS, "stages.*.blocks.*.mlp.dwconv": "layers.{index}.blocks.{block}.mlp.dwconv.dwconv"},
+    "msg_transformer": {**_LAYERS, "stages.*.messengers.token": "msg_tokens"},
+    "pvt": {**_NUMBERED, **_LEARNED_POSITIONS},
+    "swin": {**_LAYERS, "stages.*.blocks.*.attn.attn_mask": "layers.{index}.blocks.{block}.attn_mask"},
+    "twins": {
+        **_HEAD,
+        "stem": "patch_embeds.0",
+        "stages.*.downsample": "patch_embeds.{index}",
+        "stages.*.blocks.*": "blocks.{index}.{block}",
+        "stages.*.peg.proj": "pos_block.{index}.proj.0",
+    },
+    "van": {
+        **_NUMBERED,
+        "head.norm": "norm4",
+        "stages.*.stage-norm": "norm{stage}",
+        "stages.*.blocks.*.mlp.dwconv": "block{stage}.{block}.mlp.dwconv.dwconv",
+    },
+}
+_POINTWISE_CONVS = {"van"}  # patterns whose Linear layers inside blocks are 1x1 convolutions there
+_NUMBERS = re.compile(r"^stages\.(\d+)(?:\.blocks\.(\d+))?")
+
+
+def official_key(pattern: str, key: str) -> str:
+    """The official key of one of ours (`stages.2.blocks.1.attn.qkv.weight`) under a key pattern (`swin`)."""
+    places, (stage, block) = _PATTERNS[pattern], _numbers(key)
+    starred = key if not stage else _NUMBERS.sub("stages.*.blocks.*" if block else "stages.*", key)
+    place = next(place for place in _prefixes(starred) if place in places)
+    named = places[place].format(
+        stage=stage,
+        index=stage - 1,
+        before=stage - 2,
+        block=block - 1,
+        pair=(block - 1) // 2,
+        member=(block - 1) % 2,
+    )
+    return named + starred[len(place) :]
+
+
+def official_shape(pattern: str, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The official shape of one of our tensors: 1x1 convolutions that are Linear layers here have two sides more."""
+    pointwise = pattern in _POINTWISE_CONVS and ".blocks." in key and len(shape) == 2
+    return (*shape, 1, 1) if pointwise else shape
+
+
+def _numbers(key: str) -> tuple[int, int]:
+    """Stage and block of a key, from 1; 0 where it has none."""
+    match = _NUMBERS.match(key)
+    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+
+
+def _prefixes(key: str) -> Iterator[str]:
+    """The key and every dotted prefix of it, longest first."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]

@@ -1,0 +1,113 @@
+"""What official checkpoints hold beside weights: index maps and masks that the model computes, and tables tied to the image size."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from archsearch.arch import Arch, ImageSize, Placed
+from archsearch.blocks.base import Shape
+from archsearch.blocks.common import relative_position_index
+from archsearch.blocks.crossformer import GroupAttention
+from archsearch.blocks.lit import GlobalAttentionBlock
+from archsearch.blocks.positions import LearnedPositions
+from archsearch.checkpoints.keys import official_key
+from archsearch.errors import UserError
+from archsearch.model import Network
+
+
+def computed_buffers(network: Network) -> dict[str, Tensor]:
+    """Our buffers that are no state, by our key: the index maps and masks that official state dicts hold."""
+    state = network.state_dict()
+    return {key: buffer for key, buffer in network.named_buffers() if key not in state}
+
+
+def computed_entries(network: Network, pattern: str) -> dict[str, Tensor]:
+    """By official key, what a checkpoint may hold and the model computes: its buffers, and the tables of CrossFormer's first releases."""
+    computed = computed_buffers(network)
+    for path, module in network.named_modules():
+        if isinstance(module, GroupAttention):
+            computed[f"{path}.relative_position_index"] = relative_position_index(module.window, module.window)
+            computed[f"{path}.biases"] = _square_offsets(module.window)
+    return {official_key(pattern, key): tensor for key, tensor in computed.items()}
+
+
+def check_computed(given: Mapping[str, Tensor], computed: Mapping[str, Tensor], where: str) -> None:
+    """Raise UserError when the checkpoint was made with other index maps or masks than the model computes; absent ones are fine."""
+    for key, ours in computed.items():
+        if key in given and not _agrees(key.rpartition(".")[2], given[key], ours):
+            raise UserError(
+                f"{where}: {key} {tuple(given[key].shape)} differs from what this model computes {tuple(ours.shape)}; "
+                "the checkpoint comes from other code, another window or another image size"
+            )
+
+
+def _agrees(kind: str, got: Tensor, ours: Tensor) -> bool:
+    """Equal to ours, or to what a square map of its own size has; a mask for another number of windows says nothing here."""
+    if _equal(got, ours):
+        return True
+    if got.ndim != ours.ndim:
+        return False
+    if kind == "attn_mask":
+        return got.shape[1:] == ours.shape[1:] and len(got) != len(ours)
+    if kind == "relative_position_index":
+        side = math.isqrt(len(got))
+        return got.shape == (side**2, side**2) and _equal(got, relative_position_index(side, side))
+    assert kind == "biases", kind
+    side = (math.isqrt(len(got)) + 1) // 2
+    return got.shape == ((2 * side - 1) ** 2, 2) and _equal(got, _square_offsets(side))
+
+
+def _equal(got: Tensor, ours: Tensor) -> bool:
+    """The same values, whatever the types: all of them are small integers."""
+    return got.shape == ours.shape and torch.equal(got.cpu().double(), ours.cpu().double())
+
+
+def _square_offsets(side: int) -> Tensor:
+    """((2 side - 1)^2, 2) offsets between two tokens of a square, row-major."""
+    steps = torch.arange(1 - side, side)
+    return torch.cartesian_prod(steps, steps)
+
+
+def fit_tables(
+    given: Mapping[str, Tensor], arch: Arch, image_size: ImageSize | None, pattern: str, where: str
+) -> dict[str, Tensor]:
+    """The state dict with tables of the paper's own image size made to fit `image_size` by the paper's rule; UserError where it has none."""
+    fitted = dict(given)
+    for own, built in zip(arch.layers(), arch.layers(image_size), strict=True):
+        if isinstance(own.layer, GlobalAttentionBlock) and own.layer.bias:
+            key = official_key(pattern, f"{own.path}.attn.relative_position_bias_table")
+            is_own = key in given and given[key].ndim == 2 and len(given[key]) == _rows(own.shape)
+            if is_own and _rows(own.shape) != _rows(built.shape):
+                fitted[key] = resize_table(given[key], own.shape, built.shape)
+        elif isinstance(own.layer, LearnedPositions) and not own.layer.side:
+            key = official_key(pattern, f"{own.path}.table")
+            if key in given and own.shape.positions != built.shape.positions:
+                _refuse_table(given[key], key, own, built, where)
+    return fitted
+
+
+def _rows(shape: Shape) -> int:
+    """Rows of the bias table of a map."""
+    return (2 * shape.height - 1) * (2 * shape.width - 1)
+
+
+def resize_table(table: Tensor, trained: Shape, wanted: Shape) -> Tensor:
+    """A ((2H-1)(2W-1), heads) table for another map: bicubic, align_corners false, as LIT's detection code does (LIT, section 8)."""
+    image = table.float().t().reshape(1, -1, 2 * trained.height - 1, 2 * trained.width - 1)
+    sides = (2 * wanted.height - 1, 2 * wanted.width - 1)
+    resized = functional.interpolate(image, sides, mode="bicubic", align_corners=False)  # (1, heads, 2H-1, 2W-1)
+    return resized.flatten(2)[0].t()
+
+
+def _refuse_table(table: Tensor, key: str, own: Placed, built: Placed, where: str) -> None:
+    """Raise UserError for a learned table of positions made for the paper's own map; one of another size is found out as misshaped."""
+    assert isinstance(own.layer, LearnedPositions)
+    if table.ndim == 3 and table.shape[1] == own.shape.positions + own.layer.class_token:
+        sizes = [f"{placed.shape.height}x{placed.shape.width}" for placed in (own, built)]
+        raise UserError(
+            f"{where}: {key} holds the learned positions of a map of {sizes[0]}, and the image size asked for makes one of {sizes[1]}; "
+            "the paper's code has no rule to resize them, so these weights work at their own image size only"
+        )
