@@ -152,9 +152,9 @@ def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
         block=blocks,
         entry=entries,
         positions=positions,
-        blocks={kind: _layer(reader, layer, shared=reader) for kind, layer in block_types.items()},
-        entries={kind: _layer(entry_reader, layer, shared=None) for kind, layer in entry_types.items()},
-        position_plans={kind: _layer(reader, layer, shared=None) for kind, layer in position_types.items()},
+        blocks={kind: _layer(reader, layer, "block", shared=reader) for kind, layer in block_types.items()},
+        entries={kind: _layer(entry_reader, layer, entry_key) for kind, layer in entry_types.items()},
+        position_plans={kind: _layer(reader, layer, "positions") for kind, layer in position_types.items()},
     )
 
 
@@ -176,8 +176,8 @@ def _refuse_idle_shared(reader: _Reader, layers: Iterable[type[Layer]]) -> None:
             raise UserError(f"{reader.at(key)}: no block of this stage has a {key}; take it out")
 
 
-def _layer(reader: _Reader, layer: type[Layer], *, shared: _Reader | None) -> LayerPlan:
-    """The plan of one layer kind: its own table first, then the stage's shared fields, then the layer's own choices."""
+def _layer(reader: _Reader, layer: type[Layer], key: str, *, shared: _Reader | None = None) -> LayerPlan:
+    """The plan of a layer that `key` names: its own table first, then the stage's shared fields, then the layer's own choices."""
     where = f"{reader.where}.{layer.kind}"
     table = _Reader(reader.source, where, reader.table.get(layer.kind, {}))
     own = own_choices(layer)
@@ -199,7 +199,8 @@ def _layer(reader: _Reader, layer: type[Layer], *, shared: _Reader | None) -> La
         name for name in own if name in table.table or (shared is not None and name in SHARED and name in shared.table)
     )
     fixed = {name: table.scalar(name, types[name]) for name in plain if name in table.table}
-    return LayerPlan(layer=layer, choices=choices, names=names, written=written, fixed=fixed)
+    place = f"{reader.where}.{key}"
+    return LayerPlan(layer=layer, place=place, choices=choices, names=names, written=written, fixed=fixed)
 
 
 def _head(source: str, table: Any) -> tuple[LayerPlan, Choices]:
@@ -208,4 +209,4 @@ def _head(source: str, table: Any) -> tuple[LayerPlan, Choices]:
     reader.need("kind")
     kind = reader.scalar("kind", str)
     reader.only(["kind", kind])
-    return _layer(reader, layer_type("head", kind, reader.at("kind")), shared=None), (kind,)
+    return _layer(reader, layer_type("head", kind, reader.at("kind")), "kind"), (kind,)

@@ -24,7 +24,7 @@ _ROLES: dict[Role, str] = {
     "extra": "Extras (placed by their blocks)",
     "head": "Heads",
 }
-LAYERS_NOTE = """`a/b` as a stage's block alternates two blocks, as in sda/lda, lsa/gsa and window/channel; any two may be paired.
+LAYERS_NOTE = """`a/b` as a stage's block alternates two blocks, as in sda/lda, lsa/gsa, window/channel and wmsa/swmsa; any two may be paired.
 A field that a space leaves out takes the choices listed here; the value of the papers' models comes first."""
 PAPERS_NOTE = """MACs are multiply-adds, attention products and norms included; published FLOPs often leave some of these out (the paper's file says which).
 Published top-1 is ImageNet-1K accuracy in percent after full training."""
@@ -92,7 +92,7 @@ def arch_document(arch: Arch) -> dict[str, Any]:
 
 
 def cost_document(arch: Arch) -> dict[str, Any]:
-    """Exact totals and every layer in order of execution; shapes are [channels, height, width], shares are of the MACs."""
+    """Exact totals and every layer in order of execution; shapes are [channels, height, width] of the map, `tokens` stand beside the input's, shares are of the MACs."""
     total = arch.cost()
     return {
         "arch_id": arch.arch_id,
@@ -112,8 +112,9 @@ def _layer_document(placed: Placed, total: Cost) -> dict[str, Any]:
         "role": placed.layer.role,
         "kind": placed.layer.kind,
         "fields": _layer_fields(placed.layer),
-        "input": list(placed.shape.tensor),
-        "output": list(placed.out.tensor),
+        "input": list(placed.shape[:3]),
+        "output": list(placed.out[:3]),
+        "tokens": placed.shape.tokens,
         "macs": cost.macs,
         "params": cost.params,
         "norm_macs": cost.norm_macs,
@@ -175,7 +176,7 @@ def _cost_row(group: _Group, total: Cost) -> list[str]:
     return [
         _joined(group.paths),
         layer.kind,
-        f"{shape.channels}x{shape.height}x{shape.width}",
+        f"{shape.channels}x{shape.height}x{shape.width}" + (f"+{shape.tokens}" if shape.tokens else ""),
         str(len(group.paths)),
         format_count(cost.macs),
         format_count(cost.params),

@@ -17,9 +17,10 @@ NO_POSITIONS = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
-    """A layer kind with the choices of its fields; `names` gives each field's dotted name in the search."""
+    """A layer kind with the choices of its fields; `names` gives each field's dotted name in the search, `place` that of the key that names the layer."""
 
     layer: type[Layer]
+    place: str
     choices: Mapping[str, Choices]
     names: Mapping[str, str]
     written: frozenset[str]
@@ -171,7 +172,7 @@ def _valid_field(
         if error is not None and error.field == name and name not in plan.written:
             continue
         if error is not None and (error.field == name or error.field not in plan.choices):
-            where = plan.names.get(error.field, width_name if error.field == "width" else error.field)
+            where = plan.names.get(error.field, {"width": width_name, "kind": plan.place}.get(error.field, error.field))
             raise UserError(f"{source}: {where}: {error}")
         kept.append(value)
     if not name:

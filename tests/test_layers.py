@@ -7,7 +7,7 @@ import archsearch
 
 PACKAGE = Path(archsearch.__file__).parent
 LAYERS = [
-    {"cost", "pareto", "units", "errors"},
+    {"cost", "pareto", "units", "errors", "interrupts"},
     {"blocks", "plan", "grammar", "arch", "features", "model"},
     {"space", "budget", "checkpoints", "trace", "throughput", "machine", "proxy"},
     {"evaluate", "results", "config"},

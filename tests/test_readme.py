@@ -71,6 +71,23 @@ def test_the_python_example_says_what_it_prints(capsys: pytest.CaptureFixture[st
     assert names["model"](torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
 
 
+def test_the_checkpoint_example_says_what_it_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import archsearch
+
+    monkeypatch.chdir(tmp_path)
+    official = archsearch.save_official(archsearch.build(archsearch.paper("van_b0")), "van_b0.pth")
+    code = blocks("python")[2]
+    exec(compile(code, "README.md", "exec"), {})  # README's own code
+    printed = re.search(r"print\(.*\)  # (.*)", code)
+    assert printed
+    assert capsys.readouterr().out.strip() == printed[1]
+    again = archsearch.read_checkpoint("van_b0.safetensors")
+    assert set(again) == set(official)
+    assert all(torch.equal(again[key], official[key]) for key in official)
+
+
 def test_commands_and_options_of_readme_exist() -> None:
     from archsearch.cli import main
 

@@ -156,6 +156,39 @@ BAD = {
     "stages is a table": (small(stages={"width": 1}), ["stages"]),
     "unknown stem": (small(stem={"kind": "pach"}), ["stem.kind", "did you mean 'patch'"]),
     "list for a scalar": (small(image_size=[64, 96]), ["image_size", "a list is not allowed"]),
+    "unknown positions": (
+        first_stage(positions="lerned"),
+        ["stages.1.positions", "did you mean 'learned'", "none, learned"],
+    ),
+    "a table of positions that no stage has": (first_stage(learned={"side": 7}), ["stages.1.learned", "no choice"]),
+    "a class token beside a block for maps": (
+        first_stage(block="gsa", hilo=None, positions="learned", learned={"class_token": True}),
+        ["stages.1.block", "gsa works on a map alone"],
+    ),
+    "a class token and a reduction": (
+        first_stage(block="sra", hilo=None, sra={"reduction": 2}, positions="learned", learned={"class_token": True}),
+        ["stages.1.sra.reduction", "2", "1 is allowed"],
+    ),
+    "a token head without a token": (
+        small(head={"kind": "token"}),
+        ["head.kind", "one token", "takes a class token"],
+    ),
+    "messengers beside a block for maps": (
+        first_stage(block="msg/hilo", msg={"window": 4}),
+        ["stages.1.block", "'msg/hilo'", "hilo works on a map alone"],
+    ),
+    "messenger windows that do not tile": (
+        first_stage(block="msg", hilo=None, msg={"window": 5}),
+        ["stages.1.msg.window", "5x5", "16x16"],
+    ),
+    "regions that do not tile one of the choices of windows": (
+        first_stage(block="msg", hilo=None, msg={"window": [4, 8], "shuffle": [1, 4]}),
+        ["stages.1.msg.shuffle", "4x4 windows of 8x8", "16x16"],
+    ),
+    "windows that do not tile": (
+        first_stage(block="wmsa/swmsa", hilo=None, wmsa={"window": 8}, swmsa={"window": 6}),
+        ["stages.1.swmsa.window", "6x6", "16x16"],
+    ),
     "odd map at a deformable merging": (small(image_size=60), ["image_size", "15x15"]),
 }
 

@@ -72,7 +72,7 @@ class Layer:
     def check_at(self, shape: Shape) -> None:
         """Raise LayerError when the layer cannot stand at `shape`: its own `check`, after the one all layers share."""
         if shape.tokens and not self.takes_tokens:
-            raise LayerError("positions", f"{self.kind} works on a map alone, and this one has tokens beside it")
+            raise LayerError("kind", f"{self.kind} works on a map alone, and this one has tokens beside it")
         self.check(shape)
 
     def check(self, shape: Shape) -> None:

@@ -4,7 +4,7 @@ Changed against the paper's code: windows stay in row-major order over the whole
 map is never stored, and a stage whose messengers nobody takes along ends without them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -158,8 +158,8 @@ class MessengersLayer(Layer):
     kind: ClassVar[str] = "messengers"
     role: ClassVar[Role] = "extra"
     paper: ClassVar[str] = "MSG-Transformer"
-    window: int = 7
-    shuffle: int = 1
+    window: int = field(default=7, metadata={"doc": "the block's"})
+    shuffle: int = field(default=1, metadata={"doc": "the block's"})
 
     def check(self, shape: Shape) -> None:
         """As the block it opens for."""

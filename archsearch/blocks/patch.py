@@ -53,7 +53,9 @@ class PatchStem(Layer):
     width: int
     stride: int = field(default=4, metadata={"doc": "pixels a token stands apart; proxies of small images set 2"})
     kernel: int = choice(4, 4, 7, doc="side of the convolution")
-    padding: int = choice(3, is_later=True, doc="zeros around the image for a kernel that overlaps (MSG-Transformer: 2)")
+    padding: int = choice(
+        3, is_later=True, doc="zeros around the image for a kernel that overlaps (MSG-Transformer: 2)"
+    )
     pad: bool = choice(False, doc="zero-pad the image to a multiple of 4 (DaViT) instead of dropping the rest")
 
     def check(self, shape: Shape) -> None:

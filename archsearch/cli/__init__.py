@@ -2,11 +2,12 @@
 
 from archsearch.cli.app import main
 from archsearch.cli.bench import bench
+from archsearch.cli.evaluate import evaluate
 from archsearch.cli.inspect import blocks, cost, papers, sample
 from archsearch.cli.report import report
 from archsearch.cli.run import run
 
 __all__ = ["main"]
 
-for command in (run, report, cost, bench, sample, blocks, papers):
+for command in (run, report, cost, bench, evaluate, sample, blocks, papers):
     main.add_command(command)

@@ -12,15 +12,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Protocol
 
 from archsearch.errors import ArchsearchError
+from archsearch.interrupts import without_interrupts
 from archsearch.results import check_measured
 
 Event = dict[str, Any]
@@ -80,7 +80,7 @@ class ProcessWorker:
         lifeline, self._lifeline = context.Pipe(duplex=False)
         arguments = (theirs, lifeline, self._evaluator, str(self._log))
         self._process: SpawnProcess = context.Process(target=_serve, args=arguments, name="archsearch-worker")
-        with _without_interrupts():
+        with without_interrupts():
             self._process.start()
         theirs.close()
         lifeline.close()
@@ -133,21 +133,6 @@ class ProcessWorker:
         self._trial = None
         if not self._connection.closed:
             self._bury(patience_s=0)
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Start a process that Ctrl-C does not reach, not even before it can say so itself; ours only comes later."""
-    if sys.platform == "win32":
-        yield
-        return
-    # Started here, since on its own start it would lift the block.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _death(exitcode: int | None, log: str) -> str:

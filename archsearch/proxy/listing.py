@@ -65,7 +65,7 @@ def _list_splits(root: Path, train_split: str, val_split: str) -> tuple[Split, S
             f"{root / val_split}: {some(strangers)} not among the {len(train_classes)} classes of {root / train_split};"
             " every validation class must be a training class"
         )
-    return _read_split(root, train_split, train_classes), _read_split(root, val_split, train_classes)
+    return read_split(root, train_split, train_classes), read_split(root, val_split, train_classes)
 
 
 def _check_root(root: Path, splits: tuple[str, str]) -> None:
@@ -77,7 +77,7 @@ def _check_root(root: Path, splits: tuple[str, str]) -> None:
         raise UserError(f"{root}: not a folder; give the folder that holds the splits {splits[0]!r} and {splits[1]!r}")
     if splits[0] == splits[1]:
         raise UserError(f"{root}: training and validation split are both {splits[0]!r}; they must differ")
-    present = _folders(root)
+    present = folders_in(root)
     for split in splits:
         if not (root / split).is_dir():
             found = some(present) if present else "no folders at all"
@@ -86,12 +86,13 @@ def _check_root(root: Path, splits: tuple[str, str]) -> None:
             )
 
 
-def _folders(parent: Path) -> list[str]:
+def folders_in(parent: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones left out."""
     return sorted(entry.name for entry in os.scandir(parent) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _classes(root: Path, split: str) -> tuple[str, ...]:
-    names = tuple(name for name in _folders(root / split) if _image_paths(root / split / name, first_only=True))
+    names = tuple(name for name in folders_in(root / split) if _image_paths(root / split / name, first_only=True))
     if not names:
         raise UserError(
             f"{root / split}: no class folders with images; allowed is <class>/<image> with one of"
@@ -100,7 +101,8 @@ def _classes(root: Path, split: str) -> tuple[str, ...]:
     return names
 
 
-def _read_split(root: Path, split: str, classes: tuple[str, ...]) -> Split:
+def read_split(root: Path, split: str, classes: tuple[str, ...]) -> Split:
+    """The images of these class folders of a split."""
     files = []
     for label, name in enumerate(classes):
         for path in _image_paths(root / split / name):

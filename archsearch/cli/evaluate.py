@@ -1,0 +1,102 @@
+"""`archsearch evaluate`: accuracy of an official checkpoint on a validation folder, beside the published one."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archsearch.cli.app import INTERRUPTED
+from archsearch.cli.options import json_option
+from archsearch.errors import UserError
+
+_RESOLUTION = re.compile(r"(\d+)(?:x(\d+))?")
+
+
+def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """`224` or `224x320` as height and width."""
+    if value is None:
+        return None
+    match = _RESOLUTION.fullmatch(value)
+    if not match or not int(match[1]) or not int(match[2] or 1):
+        raise UserError(
+            f"--resolution: got {value!r}; write a side in pixels such as 224, or height x width such as 224x320"
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The official weights: .pth or .safetensors, as the paper's repository gives them out.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PATH",
+    help="Validation images, CLASS/IMAGE, or a folder that holds them as val or validation.",
+)
+@click.option(
+    "--resolution",
+    callback=_parse_resolution,
+    metavar="N|HxW",
+    help="Input in pixels; the picture is resized in proportion.  [default: the paper's own]",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Images of a forward pass.  [default: 16 on cpu, 128 on cuda, 32 on mps]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    show_default=True,
+    help="Where to run the model; auto takes cuda, else mps, else cpu.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Number format of the forward pass (bfloat16 by autocast).",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Processes that decode images; 0 decodes in the main process.  [default: the cores there are, at most 16, fewer for few images]",
+)
+@json_option
+@click.pass_context
+def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_json: bool, **how: Any) -> None:
+    """Measure top-1 and top-5 of a paper's own checkpoint.
+
+    NAME is a paper's model (`archsearch papers` lists them). Images are resized, cut and normalised as in that paper's evaluation, so that ImageNet's
+    validation set gives the published figure.
+    """
+    from archsearch import tables
+    from archsearch.evaluating import (
+        check_complete,
+        evaluate_document,
+        evaluate_parts,
+        evaluate_task,
+        interrupted_sentence,
+    )
+
+    task = evaluate_task(name, checkpoint, data, **how)
+    document = evaluate_document(task, tables.make_console(stderr=True))
+    if as_json:
+        click.echo(tables.to_json(document))
+    else:
+        tables.show(tables.make_console(), *evaluate_parts(document))
+    if document["interrupted"]:
+        click.echo(interrupted_sentence(document), err=True)
+        ctx.exit(INTERRUPTED)
+    check_complete(document)

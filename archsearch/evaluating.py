@@ -1,0 +1,303 @@
+"""A paper's checkpoint on a validation folder, beside the published accuracy: what `archsearch evaluate` measures and says."""
+
+import contextlib
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from archsearch.checkpoints import CheckpointWarning, load_official
+from archsearch.errors import RunError, UserError
+from archsearch.machine import conditions, device_lock, pick_device
+from archsearch.preprocessing import Preprocessing, sides
+from archsearch.space import paper, paper_space
+from archsearch.tables import make_table, text, titled
+from archsearch.throughput import DType
+from archsearch.units import format_seconds
+from archsearch.validation import Accuracy, ValidationSet, default_batch_size, default_workers, validate
+
+IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000
+_WNID = re.compile(r"n\d{8}")
+_ROUNDING = 0.05  # points: published figures have one decimal
+_NAMES_SHOWN = 5
+_BAR_WIDTH = 30
+_PLAIN_EVERY_S = 30.0
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateTask:
+    """What to evaluate, on what and how."""
+
+    name: str
+    checkpoint: Path
+    images: ValidationSet
+    image_size: tuple[int, int]
+    device: torch.device
+    dtype: DType
+    batch_size: int
+    workers: int
+
+
+def evaluate_task(
+    name: str,
+    checkpoint: Path,
+    data: Path,
+    *,
+    resolution: tuple[int, int] | None,
+    device: str,
+    dtype: str,
+    batch_size: int | None,
+    workers: int | None,
+) -> EvaluateTask:
+    """Checked before anything is loaded; UserError for an unknown paper, a size it cannot take, an absent device, no file, and a folder that is none."""
+    arch = paper(name)
+    image_size = resolution or sides(arch.image_size)
+    try:
+        arch.check(image_size)
+    except UserError as error:
+        raise UserError(f"{name} at {image_size[0]}x{image_size[1]} px: {error}") from error
+    target = pick_device(device)
+    if not checkpoint.is_file():
+        what = "not a file" if checkpoint.exists() else "no such file"
+        raise UserError(f"{checkpoint}: {what}; give the checkpoint (.pth or .safetensors) of {name}")
+    images = ValidationSet.find(data)
+    return EvaluateTask(
+        name=name,
+        checkpoint=checkpoint,
+        images=images,
+        image_size=image_size,
+        device=target,
+        dtype=cast(DType, dtype),
+        batch_size=batch_size or default_batch_size(target),
+        workers=default_workers(len(images.paths)) if workers is None else workers,
+    )
+
+
+def evaluate_document(task: EvaluateTask, console: Console) -> Document:
+    """The accuracy with everything it depends on; what was judged so far after Ctrl-C. Notes and progress go to `console`."""
+    preprocessing = Preprocessing.of_paper(task.name)
+    notes: list[str] = []
+    model = _load(task, notes)
+    notes += _doubts(task.images.classes)
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    found, interrupted = _validate(task, model, preprocessing, console)
+    return {
+        "name": task.name,
+        "checkpoint": str(task.checkpoint),
+        "data": str(task.images.root),
+        "image_size": list(task.image_size),
+        **asdict(found),
+        **{key: getattr(found, key) for key in ("complete", "top1", "top1_se", "top5", "top5_se", "images_s")},
+        "interrupted": interrupted,
+        "published": _published(task.name),
+        "difference": difference(task, found),
+        "preprocessing": {
+            **asdict(preprocessing),
+            "resized": list(preprocessing.resized(task.image_size)),
+            "words": preprocessing.words(task.image_size),
+        },
+        "dtype": task.dtype,
+        "batch_size": task.batch_size,
+        "workers": task.workers,
+        "conditions": conditions(task.device),
+        "notes": notes,
+    }
+
+
+def _load(task: EvaluateTask, notes: list[str]) -> nn.Module:
+    """The paper's model with the checkpoint's weights; what it warns of goes to the notes."""
+    own = task.image_size == sides(paper(task.name).image_size)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CheckpointWarning)
+        model = load_official(task.name, task.checkpoint, image_size=None if own else task.image_size)
+    for warning in caught:
+        if issubclass(warning.category, CheckpointWarning):
+            notes.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return model
+
+
+def _doubts(classes: tuple[str, ...]) -> Iterator[str]:
+    """Whether the order of the folders may be another one than the labels'."""
+    if len(classes) == IMAGENET_CLASSES and not all(map(_WNID.fullmatch, classes)):
+        strange = next(name for name in classes if not _WNID.fullmatch(name))
+        yield (
+            f"the class folders are not named by ImageNet's identifiers (n01440764), for example {strange!r}; labels are their places in the sorted names"
+        )
+
+
+def _validate(
+    task: EvaluateTask, model: nn.Module, preprocessing: Preprocessing, console: Console
+) -> tuple[Accuracy, bool]:
+    """The accuracy, and whether Ctrl-C ended the pass before its end."""
+    so_far: list[Accuracy] = []
+    with _progress(console) as tell, device_lock(task.device, exclusive=False):
+
+        def told(found: Accuracy) -> None:
+            so_far[:] = [found]
+            tell(found)
+
+        try:
+            found = validate(
+                model,
+                task.images,
+                preprocessing,
+                image_size=task.image_size,
+                device=task.device,
+                dtype=task.dtype,
+                batch_size=task.batch_size,
+                workers=task.workers,
+                progress=told,
+            )
+        except KeyboardInterrupt:
+            if not so_far:
+                raise
+            return so_far[0], True
+    return found, False
+
+
+def _published(name: str) -> Document:
+    """The paper's own figures in percent, None where it gives none, and where they stand."""
+    table = paper_space(name).paper
+    return {key: table.get(key) for key in ("top1", "top5", "resolution", "source")}
+
+
+def difference(task: EvaluateTask, found: Accuracy) -> Document:
+    """Measured less published, in points; `reason` says why there is none."""
+    published = _published(task.name)
+    reason = None
+    if not found.complete:
+        reason = "not all images were judged"
+    elif (found.num_classes, found.total) != (IMAGENET_CLASSES, IMAGENET_IMAGES):
+        reason = (
+            f"this is not the validation set of ImageNet-1K ({IMAGENET_CLASSES} classes, {IMAGENET_IMAGES} images), "
+            f"but {found.num_classes} classes with {found.total} images"
+        )
+    elif task.image_size != sides(paper(task.name).image_size):
+        reason = f"the published figure is for {paper(task.name).image_size} px"
+    points: Document = {
+        key: None if reason or published[key] is None else 100 * getattr(found, key) - published[key]
+        for key in ("top1", "top5")
+    }
+    return {**points, "reason": reason}
+
+
+def evaluate_parts(document: Document) -> Iterator[RenderableType]:
+    """The figures as a table, what to think of the difference, the preprocessing, and the conditions."""
+    published, points = document["published"], document["difference"]
+    images = f"{document['images']} images"
+    if not document["complete"]:
+        images += f" of {document['total']} (partial)"
+    rows = [
+        [
+            words,
+            f"{100 * document[key]:.2f}",
+            f"{100 * document[f'{key}_se']:.2f}",
+            # Beside figures of other images or another size a published one would invite the wrong comparison.
+            text(None if points["reason"] else published[key], "g"),
+            text(points[key], "+.2f"),
+        ]
+        for key, words in (("top1", "top-1 %"), ("top5", "top-5 %"))
+    ]
+    columns = [document["name"], "measured here", "standard error", "published", "difference"]
+    yield titled(f"{document['name']} on {images}", make_table(columns, rows, left=[document["name"]]))
+    yield comparison(document)
+    yield document["preprocessing"]["words"]
+    where = document["conditions"]
+    yield f"{where['device']} ({where['device_name']}), {document['dtype']}, {document['images_s']:.1f} img/s with decoding"
+
+
+def comparison(document: Document) -> str:
+    """The published top-1 beside ours, in one sentence."""
+    published, points = document["published"], document["difference"]["top1"]
+    if published["top1"] is None:
+        return "No top-1 is published."
+    top5 = f", top-5 {published['top5']:g}" if published["top5"] is not None else ""
+    sentence = f"Published top-1 {published['top1']:g}{top5} ({published['source']})"
+    if points is None:
+        return f"{sentence}; no difference is given: {document['difference']['reason']}."
+    return f"{sentence}, measured here {100 * document['top1']:.2f}: {_judged(points, 100 * document['top1_se'])}."
+
+
+def _judged(points: float, standard_error: float) -> str:
+    """What a difference of so many points says. The published figure is of the same images, so that only rounding is expected."""
+    size = abs(points)
+    if size <= _ROUNDING + 1e-9:
+        return f"equal up to rounding ({_ROUNDING})"
+    beyond = f"{size:.2f} points {'above' if points > 0 else 'below'}, more than rounding ({_ROUNDING})"
+    if size <= _ROUNDING + 2 * standard_error:
+        return (
+            f"{beyond} though within two standard errors ({2 * standard_error:.2f}) of it; on the same images that points to weights, "
+            "libraries or number format"
+        )
+    return f"{beyond} and two standard errors ({2 * standard_error:.2f}) together explain; these are other weights or other images"
+
+
+def check_complete(document: Document) -> None:
+    """Raise RunError when images could not be read: the figure is not that of the whole folder."""
+    unreadable = document["unreadable"]
+    if unreadable:
+        more = f" and {len(unreadable) - _NAMES_SHOWN} more" if len(unreadable) > _NAMES_SHOWN else ""
+        raise RunError(
+            f"{document['data']}: {len(unreadable)} of {document['total']} images cannot be read, so the accuracy is partial: "
+            f"{'; '.join(unreadable[:_NAMES_SHOWN])}{more}"
+        )
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Callable[[Accuracy], None]]:
+    """A callback for the accuracy so far, shown as a bar on a terminal and as a line now and then elsewhere."""
+    if not console.is_terminal:
+        yield _PlainProgress(console)
+        return
+    bar, words = ProgressBar(width=_BAR_WIDTH, total=None), Text("waiting for the device and the first images")
+    line = Table.grid(padding=(0, 1))
+    line.add_row(bar, words)
+    with Live(line, console=console, refresh_per_second=4, transient=True):
+
+        def told(found: Accuracy) -> None:
+            bar.update(found.images + len(found.unreadable), found.total)
+            words.plain = progress_words(found)
+
+        yield told
+
+
+class _PlainProgress:
+    """A line every half a minute."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._said = console, time.monotonic()
+
+    def __call__(self, found: Accuracy) -> None:
+        if time.monotonic() - self._said >= _PLAIN_EVERY_S:
+            self._said = time.monotonic()
+            self._console.print(progress_words(found), soft_wrap=True)
+
+
+def progress_words(found: Accuracy) -> str:
+    """`12800 of 50000 images, 431 img/s, top-1 81.23, about 1m26s left`."""
+    done = found.images + len(found.unreadable)
+    left = format_seconds(found.seconds / done * (found.total - done))
+    return (
+        f"{done} of {found.total} images, {found.images_s:.0f} img/s, top-1 {100 * found.top1:.2f}, about {left} left"
+    )
+
+
+def interrupted_sentence(document: Mapping[str, Any]) -> str:
+    """How far the pass came."""
+    return f"interrupted: {document['images']} of {document['total']} images were judged, so the accuracy is partial"
