@@ -92,7 +92,7 @@ def arch_document(arch: Arch) -> dict[str, Any]:
 
 
 def cost_document(arch: Arch) -> dict[str, Any]:
-    """Exact totals and every layer in order of execution; shapes are [channels, height, width] of the map, `tokens` stand beside the input's, shares are of the MACs."""
+    """Exact totals and every layer in order of execution; shapes are [channels, height, width], `tokens` stand beside the input, shares are of the MACs."""
     total = arch.cost()
     return {
         "arch_id": arch.arch_id,

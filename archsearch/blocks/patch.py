@@ -8,20 +8,29 @@ from torch.nn import functional
 
 from archsearch import cost
 from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
-from archsearch.blocks.common import ChannelNorm, up
+from archsearch.blocks.common import ChannelNorm, init_convs_fan_out, up
 from archsearch.cost import Cost
+
+_INIT_DOC = "`default` (PyTorch's) or `fan-out` (normal with std sqrt(2 / fan_out), bias 0: Twins)"
+
+
+def _check_init(init: str) -> None:
+    if init not in ("default", "fan-out"):
+        raise LayerError("init", f"init {init!r} is neither 'default' nor 'fan-out'")
 
 
 class PatchConv(nn.Module):
     """Strided convolution with a LayerNorm (eps 1e-5) before or after it; `pad` zero-pads the map to a multiple of the stride first."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, kernel: int, stride: int, padding: int, norm: str, pad: bool
+        self, inputs: int, outputs: int, *, kernel: int, stride: int, padding: int, norm: str, pad: bool, init: str
     ) -> None:
         super().__init__()
         self.stride, self.pad, self.norm_first = stride, pad, norm == "before"
         self.proj = nn.Conv2d(inputs, outputs, kernel, stride, padding=padding)
         self.norm = ChannelNorm(inputs if self.norm_first else outputs)
+        if init == "fan-out":
+            init_convs_fan_out(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, outputs, H / stride, W / stride)."""
@@ -57,9 +66,11 @@ class PatchStem(Layer):
         3, is_later=True, doc="zeros around the image for a kernel that overlaps (MSG-Transformer: 2)"
     )
     pad: bool = choice(False, doc="zero-pad the image to a multiple of 4 (DaViT) instead of dropping the rest")
+    init: str = choice("default", is_later=True, doc=_INIT_DOC)
 
     def check(self, shape: Shape) -> None:
         """A patch must fit into the image, unless this is padded to it."""
+        _check_init(self.init)
         if self.kernel < self.stride:
             raise LayerError("kernel", f"kernel {self.kernel} is smaller than the stem's stride {self.stride}")
         if not self.pad and min(shape.height, shape.width) < self.stride:
@@ -85,7 +96,7 @@ class PatchStem(Layer):
         )
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
-        """Convolution with PyTorch's default initialisation."""
+        """Convolution initialised as `init` says."""
         return PatchConv(
             shape.channels,
             self.width,
@@ -94,6 +105,7 @@ class PatchStem(Layer):
             padding=self._padding,
             norm="after",
             pad=self.pad,
+            init=self.init,
         )
 
 
@@ -108,9 +120,11 @@ class PatchDownsample(Layer):
     width: int
     norm: str = choice("before", "before", "after", doc="where the LayerNorm stands")
     pad: bool = choice(False, doc="zero-pad odd maps (DaViT) instead of dropping the last row and column")
+    init: str = choice("default", is_later=True, doc=_INIT_DOC)
 
     def check(self, shape: Shape) -> None:
         """The map must have two rows and columns, unless it is padded to them."""
+        _check_init(self.init)
         if self.norm not in ("before", "after"):
             raise LayerError("norm", f"norm {self.norm!r} is neither 'before' nor 'after'")
         if not self.pad and min(shape.height, shape.width) < 2:
@@ -129,5 +143,7 @@ class PatchDownsample(Layer):
         )
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
-        """Convolution with PyTorch's default initialisation."""
-        return PatchConv(shape.channels, self.width, kernel=2, stride=2, padding=0, norm=self.norm, pad=self.pad)
+        """Convolution initialised as `init` says."""
+        return PatchConv(
+            shape.channels, self.width, kernel=2, stride=2, padding=0, norm=self.norm, pad=self.pad, init=self.init
+        )
