@@ -178,7 +178,7 @@ def _assert_rule(model: nn.Module, keys: list[str], law: Law | Constant | None, 
     _assert_law(torch.cat(list(draws.values())), law, f"{what} (all)")
 
 
-QUICK = ("van_b0", "twins_svt_small", "lit_ti", "msg_transformer_tiny", "pvt_tiny")
+QUICK = ("van_b0", "pvt_tiny")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,9 @@ def test_recipes_are_those_of_all_papers() -> None:
     assert set(RECIPES) == set(paper_names())
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RECIPES]
+)
 def test_drop_rate_rises_linearly_over_all_blocks(name: str) -> None:
     rate, blocks = RECIPES[name]
     assert _rates(name) == pytest.approx(np.linspace(0, rate, blocks), abs=1e-12)

@@ -114,6 +114,7 @@ def kill(driver: "subprocess.Popen[str]", victim: str, log: Path, rng: random.Ra
     wait_until(lambda: not is_running(worker_pids(log)[-1]), seconds=5)
 
 
+@pytest.mark.slow
 def test_worker_and_driver_killed(tmp_path: Path) -> None:
     kill_at_random(tmp_path / "run", tmp_path / "log", ["worker"], seed=0)
 

@@ -1,5 +1,7 @@
 """Any input size a user brings: what the papers' code takes is computed the same, everything else is refused when the model is built."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -25,8 +27,22 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("name", REFUSED)
+def _cases() -> list[Any]:
+    """Every model at every size; the built and counted ones are slow but for two."""
+    quick = {("davit_tiny", (97, 131)), ("pvt_tiny", (192, 256))}
+    return [
+        pytest.param(
+            name,
+            size,
+            marks=[] if size in REFUSED[name] or (name, size) in quick else [pytest.mark.slow],
+            id=f"{name}-{size[0]}x{size[1]}",
+        )
+        for name in REFUSED
+        for size in SIZES
+    ]
+
+
+@pytest.mark.parametrize(("name", "size"), _cases())
 def test_a_size_is_computed_or_refused_at_build_time(name: str, size: tuple[int, int]) -> None:
     arch = paper(name)
     if size in REFUSED[name]:
@@ -45,10 +61,10 @@ def test_a_size_is_computed_or_refused_at_build_time(name: str, size: tuple[int,
     [
         ("davit_tiny", 224, (97, 131)),
         ("van_b0", 224, (97, 131)),
-        ("crossformer_tiny", 224, (96, 160)),
-        ("twins_pcpvt_small", 224, (97, 131)),
-        ("twins_svt_small", 224, (96, 160)),
-        ("litv2_s", 224, (96, 160)),
+        pytest.param("crossformer_tiny", 224, (96, 160), marks=pytest.mark.slow),
+        pytest.param("twins_pcpvt_small", 224, (97, 131), marks=pytest.mark.slow),
+        pytest.param("twins_svt_small", 224, (96, 160), marks=pytest.mark.slow),
+        pytest.param("litv2_s", 224, (96, 160), marks=pytest.mark.slow),
         ("pvt_tiny", 224, (96, 160)),
         pytest.param("swin_tiny", 224, (224, 448), marks=pytest.mark.slow),
     ],

@@ -125,7 +125,9 @@ def test_samplers_learn(space: Space) -> None:
     assert min(means["tpe"], means["nsga2"]) > 1.5 * means["random"]
 
 
-@pytest.mark.parametrize(("name", "count"), [("tpe", 13), ("nsga2", 23), ("random", 4)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("tpe", 13), pytest.param("nsga2", 23, marks=pytest.mark.slow), ("random", 4)]
+)
 def test_a_seed_gives_the_same_run_also_in_two_parts(name: str, count: int, tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", sampler=name, seed=7)
     with RunStore.open(tmp_path / "whole", config) as store:
