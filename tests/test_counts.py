@@ -3,8 +3,8 @@
 import random
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,62 +104,20 @@ def _check_hybrid(space: Space, params: dict[str, object], *, fvcore: bool) -> N
         assert count_fvcore(build(arch), arch.image_size) == cost.macs
 
 
-@pytest.mark.parametrize("chunk", range(4))
+@pytest.mark.parametrize("chunk", [0, 1, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (2, 3))])
 def test_cost_of_random_hybrids_equals_the_counters(chunk: int) -> None:
     space = load_space("hybrid")
     for index, params in _hybrids(space, 12)[chunk::4]:
         _check_hybrid(space, params, fvcore=index < 4)
 
 
-EVERYTHING = """
-name = "everything"
-image_size = 128
-stem = { kind = ["patch", "overlapping", "cross-scale"] }
-[[stages]]
-width = [32, 64]
-depth = [1, 2]
-block = ["msg", "wmsa/swmsa", "lka", "msg/mlp", "sra"]
-head_dim = 16
-msg = { window = 4, shuffle = [1, 2] }
-wmsa = { window = 8 }
-swmsa = { window = 8 }
-mlp = { conv = false }
-positions = ["none", "learned"]
-learned = { side = [0, 7] }
-[[stages]]
-width = [64, 128]
-depth = [2, 3]
-downsample = ["messenger", "merging", "deformable"]
-block = ["msg", "msg/msa", "hilo", "sra/wmsa"]
-head_dim = 16
-msg = { window = 4, shuffle = [1, 2, 4] }
-msa = { bias = false }
-wmsa = { window = 4 }
-[[stages]]
-width = 128
-depth = [1, 2]
-downsample = ["messenger", "patch"]
-block = ["msg", "msa", "lsa/gsa"]
-head_dim = 16
-msg = { window = [2, 4], shuffle = 1 }
-[[stages]]
-width = 128
-depth = 2
-downsample = ["messenger", "overlapping"]
-block = ["sra", "mlp", "sra/msa"]
-head_dim = 16
-sra = { reduction = 1 }
-mlp = { conv = false }
-msa = { bias = false }
-positions = "learned"
-learned = { class_token = [true, false] }
-"""
+EVERYTHING = Path(__file__).parent / "data" / "everything.toml"
 
 
 @pytest.mark.parametrize("chunk", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_kind_stands_beside_every_other_that_the_grammar_lets(chunk: int) -> None:
     """Messengers that travel or end, class tokens that nobody reads, positions, windows: 24 networks count, build and run as one walk says."""
-    space = Space(tomllib.loads(EVERYTHING), "everything.toml")
+    space = load_space(EVERYTHING)
     rng = random.Random(chunk)
     for index in range(12):
         params, arch = propose(space, {}, rng)

@@ -272,6 +272,19 @@ def test_an_image_of_another_size_gives_maps_or_a_sentence(name: str) -> None:
     assert all(torch.equal(out, want) for out, want in zip(features(built, arch)(x), expected, strict=True))
 
 
+def test_tokens_of_hybrids_travel_or_end() -> None:
+    """Messengers that the next stage takes along or not, class tokens: maps of every stage, the same inside torchvision's getter."""
+    space, rng = load_space(TESTS / "data" / "everything.toml"), random.Random(3)
+    x = torch.randn(2, 3, 128, 128)
+    for _ in range(5):
+        network = build(propose(space, {}, rng)[1], features_only=True).eval()
+        getter = IntermediateLayerGetter(network, {f"stage{number}": str(number) for number in range(1, 5)})
+        with torch.no_grad():
+            maps, got = network(x), list(getter(x).values())
+        assert [tuple(item.shape[2:]) for item in maps] == [(32, 32), (16, 16), (8, 8), (4, 4)]
+        assert all(torch.equal(one, other) for one, other in zip(maps, got, strict=True))
+
+
 @pytest.mark.parametrize("name", _cases(FREE))
 def test_free_models_take_odd_sizes(name: str) -> None:
     """The sides are the paper's own: rounded up (DaViT, VAN) or down."""
