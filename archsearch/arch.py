@@ -63,22 +63,23 @@ class Stage:
         has_room = self.entry.takes_tokens and self.positions is None
         return window is not None and has_room and window == getattr(self.opening, "window", None)
 
-    def order(self, tokens: Layer | None, *, is_first: bool, is_last: bool) -> Iterator[tuple[str, Layer]]:
-        """Names in the stage and layers, in order. `tokens`: the layer whose tokens come with the map."""
-        yield ("stem" if is_first else "downsample"), self.entry
+    def order(self, tokens: Layer | None, *, is_first: bool, is_last: bool) -> Iterator[tuple[str, int, Layer]]:
+        """Names in the stage (numbered for blocks, from 1) and layers, in order. `tokens`: the layer whose tokens come with the map."""
+        yield ("stem" if is_first else "downsample"), 0, self.entry
         if self.positions:
-            yield "positions", self.positions
+            yield "positions", 0, self.positions
         opening = self.opening
         if opening and tokens is None and opening is not self.positions:
-            yield opening.kind, opening
+            yield opening.kind, 0, opening
+        kinds = len(self.blocks)
         for index in range(self.depth):
-            yield f"blocks.{index + 1}", self.blocks[index % len(self.blocks)]
+            yield "blocks", index + 1, self.blocks[index % kinds]
             extra = _first(block.after_first() for block in self.blocks) if index == 0 else None
             if extra:
-                yield extra.kind, extra
-        end = self.blocks[(self.depth - 1) % len(self.blocks)].stage_end()
+                yield extra.kind, 0, extra
+        end = self.blocks[(self.depth - 1) % kinds].stage_end()
         if end and not is_last:
-            yield end.kind, end
+            yield end.kind, 0, end
 
 
 _ANY_MAP = Shape(1, 1, 1)
@@ -122,49 +123,58 @@ class Arch:
 
     def layers(self, image_size: ImageSize | None = None, in_chans: int = 3) -> Iterator[Placed]:
         """Every layer in order of execution with its shapes, for one input size (the architecture's own by default)."""
-        size = image_size or self.image_size
-        height, width = size if isinstance(size, tuple) else (size, size)
-        shape = Shape(in_chans, height, width)
-        for path, layer in self._order():
+        shape = self._input(image_size, in_chans)
+        for number, name, index, layer in self._order():
             out = layer.out(shape)
-            yield Placed(path, layer, shape, out)
+            yield Placed(_path(number, name, index), layer, shape, out)
             shape = out
 
-    def _order(self) -> Iterator[tuple[str, Layer]]:
-        """Paths and layers in order; stages and blocks are numbered from 1. Tokens end where nobody takes them along."""
+    def _input(self, image_size: ImageSize | None, in_chans: int = 3) -> Shape:
+        """The image as a shape."""
+        size = image_size or self.image_size
+        height, width = size if isinstance(size, tuple) else (size, size)
+        return Shape(in_chans, height, width)
+
+    def _order(self) -> Iterator[tuple[int, str, int, Layer]]:
+        """Stage, name, number of the block and layer, in order; stages and blocks are numbered from 1. Tokens end where nobody takes them along."""
         tokens: Layer | None = None
+        last = len(self.stages)
         for number, stage in enumerate(self.stages, start=1):
             if tokens and not stage.takes_along(tokens):
-                yield f"stages.{number - 1}.patches", PatchesLayer()
+                yield number - 1, "patches", 0, PatchesLayer()
                 tokens = None
-            for name, layer in stage.order(tokens, is_first=number == 1, is_last=number == len(self.stages)):
-                yield (name if name == "stem" else f"stages.{number}.{name}"), layer
+            for name, index, layer in stage.order(tokens, is_first=number == 1, is_last=number == last):
+                yield number, name, index, layer
             tokens = tokens or stage.opening
         if tokens and not self.head.takes_tokens:
-            yield f"stages.{len(self.stages)}.patches", PatchesLayer()
-        yield "head", self.head
+            yield last, "patches", 0, PatchesLayer()
+        yield last, "head", 0, self.head
 
     def _unique_layers(self, image_size: ImageSize | None) -> Iterator[Placed]:
         """The walk without repeats of one layer at one shape."""
-        seen: set[tuple[int, Shape]] = set()
+        seen: dict[tuple[int, Shape], Layer] = {}
         for placed in self.layers(image_size):
             key = (id(placed.layer), placed.shape)
             if key not in seen:
-                seen.add(key)
+                seen[key] = placed.layer
                 yield placed
 
     def cost(self, image_size: ImageSize | None = None) -> Cost:
         """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made."""
-        known: dict[tuple[int, Shape], Cost] = {}
+        # By identity, which is quicker than equality; the layer is kept beside its cost, or another one could get its address.
+        known: dict[tuple[int, Shape], tuple[Cost, Layer]] = {}
         macs = params = norm_macs = 0
-        for _, layer, shape, _ in self.layers(image_size):
+        shape = self._input(image_size)
+        for _, _, _, layer in self._order():
             key = (id(layer), shape)
-            cost = known.get(key)
-            if cost is None:
-                cost = known[key] = layer.cost(shape)
+            found = known.get(key)
+            if found is None:
+                found = known[key] = (layer.cost(shape), layer)
+            cost = found[0]
             macs += cost.macs
             params += cost.params
             norm_macs += cost.norm_macs
+            shape = layer.out(shape)
         return Cost(macs, params, norm_macs)
 
     @cached_property
@@ -195,6 +205,13 @@ class Arch:
     def describe(self) -> str:
         """One line: `hilo 96x2 - lka 192x3 - ...` (block, width x depth)."""
         return " - ".join(f"{stage.block} {stage.width}x{stage.depth}" for stage in self.stages)
+
+
+def _path(number: int, name: str, index: int) -> str:
+    """`stem`, `stages.2.downsample`, `stages.2.blocks.1`, `head`."""
+    if name in ("stem", "head"):
+        return name
+    return f"stages.{number}.{name}.{index}" if index else f"stages.{number}.{name}"
 
 
 def _fields(layer: Layer) -> dict[str, Scalar]:

@@ -214,7 +214,9 @@ class _InsideCosts:
     def _depths(self, stage: Stage, entered: _Entered, params: Params) -> Iterable[tuple[_State, int, Params]]:
         """The stage at each of its depths: its walk at depth 1, and as many blocks more."""
         shape, macs, maker = entered.shape, 0, entered.brought
-        once = [layer for _, layer in stage.order(maker, is_first=False, is_last=True) if layer not in stage.blocks][1:]
+        once = [layer for _, _, layer in stage.order(maker, is_first=False, is_last=True) if layer not in stage.blocks][
+            1:
+        ]
         for layer in once:
             macs += layer.cost(shape).macs
             shape = layer.out(shape)

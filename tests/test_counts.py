@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from archsearch import RunError, build, load_space, paper
+from archsearch import Arch, RunError, build, load_space, paper
 from archsearch.blocks.base import Block, Layer, LayerError, Shape, layers_of, own_choices
 from archsearch.budget import propose
 from archsearch.space import Space
@@ -131,6 +131,23 @@ def test_cost_of_300_random_hybrids_equals_both_counters(chunk: int) -> None:
     space = load_space("hybrid")
     for _, params in _hybrids(space, HYBRIDS)[chunk::10]:
         _check_hybrid(space, params, fvcore=True)
+
+
+@pytest.mark.parametrize("first", [kind for kind, layer in layers_of("block").items() if not layer.takes_tokens])
+def test_any_two_blocks_in_one_stage_cost_what_they_are_built_of(first: str) -> None:
+    """Two of the layers that a stage of such a pair gets by itself (PEG, the stage's LayerNorm) once shared an address, and so a cost."""
+    for second, layer in layers_of("block").items():
+        if second == first or layer.takes_tokens:
+            continue
+        tables = {
+            kind: {name: values[0] for name, values in own_choices(layers_of("block")[kind]).items()}
+            for kind in (first, second)
+        }
+        stages = [{"width": 64, "depth": 2, "block": f"{first}/{second}", **tables} for _ in range(2)]
+        stages[1] |= {"downsample": "merging"}
+        arch = Arch.from_dict({"image_size": 112, "stem": {"kind": "overlapping"}, "stages": stages})
+        with torch.device("meta"):
+            assert sum(parameter.numel() for parameter in build(arch).parameters()) == arch.cost().params
 
 
 def test_rectangular_input_is_counted_as_it_is() -> None:
