@@ -18,7 +18,7 @@ from archsearch.trace import count_flop_counter, count_fvcore
 
 ROLES = ("stem", "downsample", "positions", "block", "extra", "head")
 SHAPES = (Shape(64, 14, 14), Shape(32, 4, 10))
-MORE_SHAPES = (Shape(96, 12, 10), Shape(64, 5, 7), Shape(128, 28, 28), Shape(64, 4, 4))
+MORE_SHAPES = (Shape(96, 12, 10), Shape(64, 9, 16), Shape(64, 5, 7), Shape(128, 28, 28), Shape(64, 4, 4))
 WINDOWED = (Shape(64, 28, 28), Shape(32, 56, 28))  # maps that messenger windows and their regions tile
 HEADED = (Shape(64, 7, 7, 1), Shape(48, 4, 10, 1))  # maps headed by a class token
 HYBRIDS = 300
