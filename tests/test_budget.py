@@ -131,6 +131,7 @@ def test_extremes_with_tokens_that_travel_are_those_of_brute_force() -> None:
     assert (cheapest.cost().macs, dearest.cost().macs) == (min(macs), max(macs))
 
 
+@pytest.mark.slow
 def test_draws_are_in_the_band_and_uniform_over_it() -> None:
     space = Space(tomllib.loads(TINY), "tiny.toml")
     brute = every(space)

@@ -17,9 +17,16 @@ from archsearch.space import Space
 from archsearch.trace import count_flop_counter, count_fvcore
 
 ROLES = ("stem", "downsample", "positions", "block", "extra", "head")
-SHAPES = (Shape(64, 14, 14), Shape(32, 4, 10))
-MORE_SHAPES = (Shape(96, 12, 10), Shape(64, 9, 16), Shape(64, 5, 7), Shape(128, 28, 28), Shape(64, 4, 4))
-WINDOWED = (Shape(64, 28, 28), Shape(32, 56, 28))  # maps that messenger windows and their regions tile
+SHAPES = (Shape(64, 14, 14),)
+MORE_SHAPES = (
+    Shape(32, 4, 10),
+    Shape(96, 12, 10),
+    Shape(64, 9, 16),
+    Shape(64, 5, 7),
+    Shape(128, 28, 28),
+    Shape(64, 4, 4),
+)
+WINDOWED = (Shape(64, 56, 28), Shape(32, 28, 28))  # maps that messenger windows and their regions tile
 HEADED = (Shape(64, 7, 7, 1), Shape(48, 4, 10, 1))  # maps headed by a class token
 HYBRIDS = 300
 
@@ -81,11 +88,12 @@ def _standing(layer: Layer, shapes: tuple[Shape, ...]) -> list[Shape]:
         return [Shape(3, shape.height * 4, shape.width * 4) for shape in shapes]
     opening = layer.before_first() if isinstance(layer, Block) else None
     if opening:
-        return [opening.out(shape) for shape in WINDOWED]
+        return [opening.out(shape) for shape in WINDOWED[: len(shapes)]]
     if layer.kind in ("messengers", "messenger"):
-        windows = [shape._replace(tokens=shape.positions // 49) for shape in WINDOWED]
-        return [*WINDOWED, *(windows if layer.takes_tokens else [])]
-    return [*shapes, *(HEADED if layer.takes_tokens else [])]
+        plain = WINDOWED[: len(shapes)]
+        windows = [shape._replace(tokens=shape.positions // 49) for shape in plain]
+        return [*plain, *(windows if layer.takes_tokens else [])]
+    return [*shapes, *(HEADED[: len(shapes)] if layer.takes_tokens else [])]
 
 
 def _hybrids(space: Space, count: int) -> list[tuple[int, dict[str, object]]]:

@@ -203,6 +203,7 @@ def _logits(name: str, image: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["twins_pcpvt_small", "pvt_tiny"])
 def test_what_fills_no_patch_is_dropped(name: str) -> None:
     """twins 9.6, pvt 8.6: sizes are floored."""
@@ -210,6 +211,7 @@ def test_what_fills_no_patch_is_dropped(name: str) -> None:
     torch.testing.assert_close(_logits(name, image), _logits(name, image[:, :, :64, :96]))
 
 
+@pytest.mark.slow
 def test_davit_pads_what_fills_no_patch() -> None:
     """davit 3: zeros at the right and the bottom."""
     image = torch.randn(1, 3, 61, 94, dtype=torch.float64)

@@ -68,10 +68,10 @@ def run(space: Path, output: Path, *options: str) -> Result:
 
 def test_a_real_run_from_space_to_front_and_again(space: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    done = run(space, output, "--trials", "2")
+    done = run(space, output, "--trials", "1")
     assert done.exit_code == 0, done.output
     rows = pd.read_parquet(output / "trials.parquet")
-    assert list(rows.state) == ["complete", "complete"]
+    assert list(rows.state) == ["complete"]
     assert (rows.macs == rows.macs_fvcore).all()
     assert rows.macs.between(0.6 * BUDGET, 1.4 * BUDGET).all()
     assert (rows.throughput_img_s > 0).all()
@@ -96,13 +96,13 @@ def test_a_real_run_from_space_to_front_and_again(space: Path, tmp_path: Path) -
         "proxy_score/throughput_img_s",
     }
 
-    again = run(space, output, "--trials", "3")
+    again = run(space, output, "--trials", "2")
     assert again.exit_code == 0, again.output
     more = pd.read_parquet(output / "trials.parquet")
-    pd.testing.assert_frame_equal(more.iloc[:2].drop(columns="front"), rows.drop(columns="front"))
-    assert len(more) == 3
+    pd.testing.assert_frame_equal(more.iloc[:1].drop(columns="front"), rows.drop(columns="front"))
+    assert len(more) == 2
 
-    other = run(space, output, "--trials", "3", "--seed", "9")
+    other = run(space, output, "--trials", "2", "--seed", "9")
     assert other.exit_code == 2
     assert "another run" in other.output
 
