@@ -134,7 +134,11 @@ def add_relative_bias(module: nn.Module, grid: tuple[int, int], heads: int) -> N
 
 
 def relative_bias(module: nn.Module) -> Tensor:
-    """(heads, N, N), [head, query, key], of a module that `add_relative_bias` was given."""
+    """(heads, N, N), [head, query, key], of a module that `add_relative_bias` was given.
+
+    Give it to scaled_dot_product_attention with a batch dimension: with three dimensions the CPU's fused kernel is left for another (forward of 4 images
+    of 12 heads and 196 tokens on one core 10.4 ms, with four dimensions 5.0 ms; 256 windows of 2 heads and 50 tokens 14.5 and 7.8 ms).
+    """
     table, index = module.relative_position_bias_table, module.relative_position_index
     assert isinstance(table, Tensor)
     assert isinstance(index, Tensor)

@@ -74,7 +74,7 @@ class GlobalAttention(nn.Module):
         return projected
 
     def _bias(self, height: int, width: int) -> Tensor | None:
-        """(heads, N, N) or None."""
+        """(1, heads, N, N) or None."""
         if self.grid is None:
             return None
         if (height, width) != self.grid:
@@ -83,7 +83,9 @@ class GlobalAttention(nn.Module):
                 f"msa: the relative position bias was built for a map of {built} tokens, got {height}x{width}; "
                 "build the model for this image size, or without the bias"
             )
-        return relative_bias(self)
+        return relative_bias(self)[
+            None
+        ]  # in four dimensions, or torch's CPU kernel falls back: see common.relative_bias
 
 
 class DeformableConv(nn.Conv2d):

@@ -49,7 +49,7 @@ class MessengerAttention(nn.Module):
         query, key, value = (
             split_heads(part, self.head_dim) for part in self.qkv(tokens.flatten(0, 1)).chunk(3, dim=-1)
         )
-        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._window_bias())
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._window_bias()[None])
         projected: Tensor = self.proj(merge_heads(out).view(tokens.shape))
         return projected
 
