@@ -185,7 +185,7 @@ class Arch:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_dict(self) -> dict[str, Any]:
-        """The architecture in the grammar of space files, every field written out; `from_dict` takes it back."""
+        """The architecture in the grammar of space files, fields written out (later ones unless at their default); `from_dict` takes it back."""
         named = {"name": self.name} if self.name else {}
         stem = self.stages[0].entry
         return {
