@@ -3,12 +3,15 @@
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from archsearch.errors import RunError
+from archsearch.interrupts import without_interrupts
 from archsearch.machine import usable_cores
 from archsearch.model import build_unfilled
 from archsearch.space import paper, paper_names
@@ -33,17 +36,29 @@ def recount(name: str) -> dict[str, Any]:
 
 
 def recount_all(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`recount` for each name in processes of their own, in the order in which they finish; the dearest begin first."""
+    """`recount` for each name in processes of their own, in the order in which they finish; the dearest begin first.
+
+    Raises RunError when a process is killed, which a machine short of memory does.
+    """
     dearest_first = sorted(names, key=lambda name: -paper(name).cost().macs)
     processes = min(usable_cores() or 1, _MOST_PROCESSES, len(names))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with without_interrupts():  # they are started by what is submitted
+        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
         tasks = {pool.submit(recount, name): name for name in dearest_first}
-        try:
-            for task in as_completed(tasks):
-                yield tasks[task], task.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        for task in as_completed(tasks):
+            yield tasks[task], task.result()
+    except BrokenProcessPool as error:
+        raise RunError(
+            f"a process that counted models was killed; each takes up to 2 GB, and {processes} run at once"
+        ) from error
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def recount_with_progress(console: Console) -> dict[str, dict[str, Any]]:

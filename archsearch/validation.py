@@ -32,6 +32,8 @@ _TOP = 5
 # Bytes (B, 3, H, W), labels (B,), and the pictures of the batch that cannot be read, with the reason.
 Batch = tuple[Tensor, Tensor, list[str]]
 
+_WORKER_DIED = "a decoding process died, probably for want of (shared) memory; take fewer workers, or 0 to decode in the main process"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSet:
@@ -180,10 +182,10 @@ def _explained(device: torch.device) -> Iterator[None]:
         if is_out_of_memory(error):
             raise RunError(f"out of memory on {device.type}; take a smaller batch") from error
         if str(error).startswith("DataLoader worker"):
-            raise RunError(
-                "a decoding process died, probably for want of (shared) memory; take fewer workers, or 0 to decode in the main process"
-            ) from error
+            raise RunError(_WORKER_DIED) from error
         raise
+    except (ConnectionError, EOFError) as error:  # it died while it handed a batch over
+        raise RunError(_WORKER_DIED) from error
 
 
 class _Judge:

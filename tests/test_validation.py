@@ -128,6 +128,9 @@ def test_want_of_memory_is_one_sentence(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of torch's iterator, when it is collected
 def test_a_worker_that_dies_is_one_sentence(folder: Path) -> None:
     def kill(found: Accuracy) -> None:
         for process in multiprocessing.active_children():
