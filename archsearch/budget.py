@@ -136,7 +136,7 @@ def _extreme(space: Space, sign: int) -> Arch:
     head = space.plan.head.make(
         {name: values[0] for name, values in space.plan.head.choices.items()}, num_classes=space.plan.num_classes
     )
-    ends = [(shape if head.takes_tokens else _plain(shape), found) for (shape, _), found in best.items()]
+    ends = [(shape if head.takes_tokens else shape.plain, found) for (shape, _), found in best.items()]
     totals = ((total + sign * head.cost(shape).macs, params) for shape, (total, params) in ends)
     _, params = min(totals, key=lambda end: end[0])
     return assemble(space.plan, lambda name, choices: params.get(name, choices[0]))
@@ -150,10 +150,6 @@ class _Entered(NamedTuple):
     left: Layer | None
 
 
-def _plain(shape: Shape) -> Shape:
-    return shape._replace(tokens=0)
-
-
 def _entries(stage: StagePlan, shape: Shape, maker: Layer | None) -> Iterable[tuple[_Entered, int, Params]]:
     """Every entry layer of the stage, its MACs and parameters; one that can bring tokens stands twice, with and without them."""
     for kind, width in product(stage.entry, stage.width):
@@ -163,7 +159,7 @@ def _entries(stage: StagePlan, shape: Shape, maker: Layer | None) -> Iterable[tu
             params = {stage.entry_name: kind, f"stages.{stage.number}.width": width, **names}
             can_bring = maker is not None and layer.takes_tokens
             for brought in (False, True) if can_bring else (False,):
-                given = shape if brought else _plain(shape)
+                given = shape if brought else shape.plain
                 entered = _Entered(
                     layer.out(given), maker if brought else None, maker if can_bring and not brought else None
                 )
@@ -194,7 +190,7 @@ class _InsideCosts:
                 plans = [self.stage.blocks[kind] for kind in str(block).split("/")]
                 for names, values in _settings(plans):
                     layers = tuple(plan.make(value) for plan, value in zip(plans, values, strict=True))
-                    stage = Stage(entry=entry, blocks=layers, depth=1, positions=positions)  # type: ignore[arg-type]  # blocks
+                    stage = Stage(entry=entry, blocks=layers, depth=1, positions=positions)  # type: ignore[arg-type]  # a stage's plans make blocks
                     if stage.takes_along(entered.brought) != bool(entered.brought) or stage.takes_along(entered.left):
                         continue
                     params = {f"stages.{self.stage.number}.block": block, **position_params, **names}
@@ -214,18 +210,16 @@ class _InsideCosts:
     def _depths(self, stage: Stage, entered: _Entered, params: Params) -> Iterable[tuple[_State, int, Params]]:
         """The stage at each of its depths: its walk at depth 1, and as many blocks more."""
         shape, macs, maker = entered.shape, 0, entered.brought
-        once = [layer for _, _, layer in stage.order(maker, is_first=False, is_last=True) if layer not in stage.blocks][
-            1:
-        ]
+        _, *inside = stage.order(maker, is_first=False, is_last=True)  # the entry has been paid
+        once = [layer for _, _, layer in inside if layer not in stage.blocks]
         for layer in once:
             macs += layer.cost(shape).macs
             shape = layer.out(shape)
         costs = [block.cost(shape).macs for block in stage.blocks]
         for depth in map(int, self.stage.depth):
             end = None if self.is_last else stage.blocks[(depth - 1) % len(costs)].stage_end()
-            total = (
-                macs + sum(costs[index % len(costs)] for index in range(depth)) + (end.cost(shape).macs if end else 0)
-            )
+            total = macs + sum(costs[index % len(costs)] for index in range(depth))
+            total += end.cost(shape).macs if end else 0
             state = (shape, maker or stage.opening)
             yield state, self.sign * total, {**params, f"stages.{self.stage.number}.depth": depth}
 

@@ -52,6 +52,11 @@ def batch_norm(positions: int, channels: int) -> Cost:
     return Cost(macs, 2 * channels, macs)
 
 
+def self_attention(positions: int, keys: int, width: int) -> Cost:
+    """Attention of `positions` tokens to `keys` each out of one qkv projection, with its output projection; all three run on every position."""
+    return linear(positions, width, 3 * width) + attention(positions, keys, width) + linear(positions, width, width)
+
+
 def attention(queries: int, keys: int, channels: int) -> Cost:
     """Both products of softmax attention (query-key and weight-value) over all heads together."""
     return Cost(2 * queries * keys * channels)

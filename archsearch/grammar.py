@@ -103,7 +103,7 @@ def parse(document: Document, source: str) -> Plan:
         stages.append(stage)
     head, head_kinds = _head(source, document.get("head", {"kind": "pool"}))
     if not head.layer.takes_tokens:
-        shapes = {shape._replace(tokens=0) for shape in shapes}
+        shapes = {shape.plain for shape in shapes}
     head = valid_layer(head, shapes, source, f"stages.{len(stages)}.width", extra={"num_classes": num_classes})
     return Plan(
         name=document.get("name"),

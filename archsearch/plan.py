@@ -71,7 +71,7 @@ def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[Stag
     Returns the stage and the shapes in which it can end, those with tokens among them.
     """
     width_name = f"stages.{stage.number}.width"
-    shapes = {shape._replace(tokens=0) for shape in shapes}  # what a messenger brings along stands where its map stands
+    shapes = {shape.plain for shape in shapes}  # what a messenger brings along stands where its map stands
     entries: dict[str, LayerPlan] = {}
     reached: set[Shape] = set()
     for kind, plan in stage.entries.items():

@@ -102,7 +102,7 @@ def _hybrids(space: Space, count: int) -> list[tuple[int, dict[str, object]]]:
 
 
 def _check_hybrid(space: Space, params: dict[str, object], *, fvcore: bool) -> None:
-    arch = propose(space, params, random.Random(0))[1]  # type: ignore[arg-type]  # scalars
+    arch = propose(space, params, random.Random(0))[1]  # type: ignore[arg-type]  # stored parameters are scalars
     cost = arch.cost()
     with torch.device("meta"):
         model = build(arch)

@@ -38,7 +38,7 @@ def make_folder(root: Path, per_class: int = 4, classes: tuple[str, ...] = ("cat
 
 def load(root: Path, cache: Path, **changes: object) -> ProxyData:
     settings: dict[str, object] = {"size": SIZE, "max_train": 1000, "cache_dir": cache} | changes
-    return load_image_folder(root, **settings)  # type: ignore[arg-type]
+    return load_image_folder(root, **settings)  # type: ignore[arg-type]  # a dict of settings has no single type
 
 
 def centre_square(picture: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -262,6 +262,8 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         other = make_config(tmp_path / "log", **changes)
         with refused(tmp_path / "run", other, rf"run: holds another run: .*{words}.*; use another --output"):
             pass
+    with RunStore.open(tmp_path / "run", make_config(tmp_path / "log")) as store:
+        assert store.rows() == [], "the run that was there goes on"
 
 
 DIFFERENCES: list[tuple[dict[str, Any], str]] = [
@@ -341,8 +343,10 @@ def test_a_damaged_database_is_one_sentence(tmp_path: Path) -> None:
     for name, damage in DAMAGES.items():
         shutil.copytree(tmp_path / "run", tmp_path / name)
         damage(tmp_path / name / "study.db")
+        damaged = (tmp_path / name / "study.db").read_bytes()
         with refused(tmp_path / name, config, r"study\.db: damaged \(.*\); put a copy of it back, or move it away"):
             pass
+        assert (tmp_path / name / "study.db").read_bytes() == damaged, "what is left of it is not touched"
 
 
 def test_a_lost_database_is_not_started_anew(tmp_path: Path) -> None:
@@ -353,12 +357,14 @@ def test_a_lost_database_is_not_started_anew(tmp_path: Path) -> None:
     (tmp_path / "run" / "manifest.json").write_text("{}")
     with refused(tmp_path / "run", config, r"study\.db: gone, though .* holds a run"):
         pass
+    assert not (tmp_path / "run" / "study.db").exists()
 
 
 def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with refused(tmp_path / "run", make_config(tmp_path / "log"), "--output .*run: cannot be written"):
         pass
+    assert (tmp_path / "run").read_text() == ""
 
 
 def test_a_second_driver_is_refused_and_a_dead_one_leaves_no_lock(tmp_path: Path) -> None:
@@ -413,4 +419,5 @@ def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
     with full_disk(8192), refused(tmp_path / "run", config, "cannot be read or written"):
         pass
     with RunStore.open(tmp_path / "run", config) as store:
+        assert store.rows() == [], "once there is room the same command starts"
         advance(store, 1)

@@ -9,8 +9,7 @@ from archsearch.blocks.msg import MessengerDownsample, MessengersLayer, MsgBlock
 from archsearch.blocks.patch import PatchDownsample, PatchStem
 from archsearch.blocks.positions import LearnedPositions, PatchesLayer
 from archsearch.blocks.pvt import SpatialReductionBlock
-from archsearch.blocks.swin import MergingDownsample, ShiftedWindowBlock
-from archsearch.blocks.swin import WindowBlock as RegularWindowBlock
+from archsearch.blocks.swin import MergingDownsample, RegularWindowBlock, ShiftedWindowBlock
 from archsearch.blocks.twins import GlobalBlock, LocalBlock, PegLayer
 from archsearch.blocks.van import LargeKernel, OverlappingDownsample, OverlappingStem, StageNorm
 

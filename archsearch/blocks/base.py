@@ -33,6 +33,11 @@ class Shape(NamedTuple):
         return self.height * self.width + self.tokens
 
     @property
+    def plain(self) -> "Shape":
+        """The map without its tokens."""
+        return self._replace(tokens=0)
+
+    @property
     def tensor(self) -> tuple[int, int, int]:
         """Shape of the tensor without its batch."""
         if not self.tokens:

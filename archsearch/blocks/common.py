@@ -133,17 +133,22 @@ def add_relative_bias(module: nn.Module, grid: tuple[int, int], heads: int) -> N
     module.register_buffer("relative_position_index", relative_position_index(*grid), persistent=False)
 
 
-def relative_bias(module: nn.Module) -> Tensor:
-    """(heads, N, N), [head, query, key], of a module that `add_relative_bias` was given.
+def relative_bias_cost(grid: tuple[int, int], heads: int) -> Cost:
+    """Parameters of such a table: (2H-1)(2W-1) rows of one a head."""
+    return Cost(params=(2 * grid[0] - 1) * (2 * grid[1] - 1) * heads)
 
-    Give it to scaled_dot_product_attention with a batch dimension: with three dimensions the CPU's fused kernel is left for another (forward of 4 images
-    of 12 heads and 196 tokens on one core 10.4 ms, with four dimensions 5.0 ms; 256 windows of 2 heads and 50 tokens 14.5 and 7.8 ms).
+
+def relative_bias(module: nn.Module) -> Tensor:
+    """(1, heads, N, N), [head, query, key], of a module that `add_relative_bias` was given.
+
+    Four dimensions, since with three the CPU's fused attention is left for another kernel: forward of 4 images of 12 heads and 196 tokens on one core
+    10.4 ms, with four dimensions 5.0 ms; 256 windows of 2 heads and 50 tokens 14.5 and 7.8 ms.
     """
     table, index = module.relative_position_bias_table, module.relative_position_index
     assert isinstance(table, Tensor)
     assert isinstance(index, Tensor)
     # Forward and backward in 1.1 ms at 14x14 with 12 heads; table[index] takes 5.8 ms, mostly its backward.
-    return table.t().index_select(1, index.flatten()).view(-1, *index.shape)
+    return table.t().index_select(1, index.flatten()).view(1, -1, *index.shape)
 
 
 def pad_tokens(tokens: Tensor, multiple: int) -> Tensor:

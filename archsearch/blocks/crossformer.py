@@ -125,11 +125,7 @@ class ShortDistanceBlock(Block):
         width = shape.channels
         window, interval = grouping(shape.height, shape.width, self.window, self._interval())
         padded = up(shape.height, window * interval) * up(shape.width, window * interval)
-        attention = (
-            cost.linear(padded, width, 3 * width)
-            + cost.attention(padded, window**2, width)
-            + cost.linear(padded, width, width)
-        )
+        attention = cost.self_attention(padded, window**2, width)
         return (
             attention
             + _bias_cost(width, width // self.head_dim, window)

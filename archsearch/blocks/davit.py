@@ -112,11 +112,7 @@ class WindowBlock(Block):
     def cost(self, shape: Shape) -> Cost:
         """28CL + 4C^2 Lp + 2w^2 C Lp + 2rC^2 L, Lp the positions after padding to windows."""
         width, padded = shape.channels, up(shape.height, self.window) * up(shape.width, self.window)
-        attention = (
-            cost.linear(padded, width, 3 * width)
-            + cost.attention(padded, self.window**2, width)
-            + cost.linear(padded, width, width)
-        )
+        attention = cost.self_attention(padded, self.window**2, width)
         return attention + _skeleton_cost(shape, int(width * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
@@ -144,11 +140,7 @@ class ChannelBlock(Block):
     def cost(self, shape: Shape) -> Cost:
         """28CL + 4C^2 L + 2dCL + 2rC^2 L."""
         width, positions = shape.channels, shape.positions
-        attention = (
-            cost.linear(positions, width, 3 * width)
-            + cost.attention(positions, self.group_dim, width)
-            + cost.linear(positions, width, width)
-        )
+        attention = cost.self_attention(positions, self.group_dim, width)
         return attention + _skeleton_cost(shape, int(width * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:

@@ -28,6 +28,7 @@ from archsearch.blocks.common import (
     merge_heads,
     pre_norm_cost,
     relative_bias,
+    relative_bias_cost,
     split_heads,
     to_map,
     to_tokens,
@@ -83,9 +84,7 @@ class GlobalAttention(nn.Module):
                 f"msa: the relative position bias was built for a map of {built} tokens, got {height}x{width}; "
                 "build the model for this image size, or without the bias"
             )
-        return relative_bias(self)[
-            None
-        ]  # in four dimensions, or torch's CPU kernel falls back: see common.relative_bias
+        return relative_bias(self)
 
 
 class DeformableConv(nn.Conv2d):
@@ -214,13 +213,9 @@ class GlobalAttentionBlock(Block):
     def cost(self, shape: Shape) -> Cost:
         """10CL + 4C^2 L + 2CL^2 + 2rC^2 L; the bias table has (2H-1)(2W-1) rows of one parameter a head."""
         width, positions = shape.channels, shape.positions
-        attention = (
-            cost.linear(positions, width, 3 * width)
-            + cost.attention(positions, positions, width)
-            + cost.linear(positions, width, width)
-        )
-        table = (2 * shape.height - 1) * (2 * shape.width - 1) * (width // self.head_dim) if self.bias else 0
-        return attention + Cost(params=table) + pre_norm_cost(shape, int(width * self.mlp_ratio))
+        attention = cost.self_attention(positions, positions, width)
+        table = relative_bias_cost(shape[1:3], width // self.head_dim) if self.bias else Cost()
+        return attention + table + pre_norm_cost(shape, int(width * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """The block for maps of exactly `shape`, of any size without the bias."""

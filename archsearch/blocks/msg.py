@@ -24,6 +24,7 @@ from archsearch.blocks.common import (
     merge_heads,
     pre_norm_cost,
     relative_bias,
+    relative_bias_cost,
     split_heads,
     to_map,
     to_tokens,
@@ -49,17 +50,17 @@ class MessengerAttention(nn.Module):
         query, key, value = (
             split_heads(part, self.head_dim) for part in self.qkv(tokens.flatten(0, 1)).chunk(3, dim=-1)
         )
-        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._window_bias()[None])
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._window_bias())
         projected: Tensor = self.proj(merge_heads(out).view(tokens.shape))
         return projected
 
     def _window_bias(self) -> Tensor:
-        """(heads, 1 + n, 1 + n): the first row and column are the messenger's."""
-        between = relative_bias(self)  # (heads, n, n)
-        heads, positions, _ = between.shape
-        to_messenger, from_messenger = self.rel_pos_msg[:, 0], self.rel_pos_msg[:, 1]  # (heads, 1, 1) each
-        below = torch.cat((to_messenger.expand(heads, positions, 1), between), dim=2)
-        return torch.cat((from_messenger.expand(heads, 1, positions + 1), below), dim=1)
+        """(1, heads, 1 + n, 1 + n): the first row and column are the messenger's."""
+        between = relative_bias(self)  # (1, heads, n, n)
+        _, heads, positions, _ = between.shape
+        to_messenger, from_messenger = self.rel_pos_msg[None, :, 0], self.rel_pos_msg[None, :, 1]  # (1, heads, 1, 1)
+        below = torch.cat((to_messenger.expand(1, heads, positions, 1), between), dim=3)
+        return torch.cat((from_messenger.expand(1, heads, 1, positions + 1), below), dim=2)
 
 
 class MessengerBlock(nn.Module):
@@ -210,12 +211,9 @@ class MsgBlock(Block):
     def cost(self, shape: Shape) -> Cost:
         """10CT + (4 + 2r) C^2 T + 2(w^2 + 1) CT with T = L + windows, and (2w-1)^2 + 2 parameters a head."""
         width, positions = shape.channels, shape.positions
-        attention = (
-            cost.linear(positions, width, 3 * width)
-            + cost.attention(positions, self.window**2 + 1, width)
-            + cost.linear(positions, width, width)
-        )
-        biases = Cost(params=((2 * self.window - 1) ** 2 + 2) * (width // self.head_dim))
+        attention = cost.self_attention(positions, self.window**2 + 1, width)
+        heads = width // self.head_dim
+        biases = relative_bias_cost((self.window, self.window), heads) + Cost(params=2 * heads)
         return attention + biases + pre_norm_cost(shape, int(width * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:

@@ -148,7 +148,7 @@ class PatchesLayer(Layer):
 
     def out(self, shape: Shape) -> Shape:
         """The map without tokens."""
-        return shape._replace(tokens=0)
+        return shape.plain
 
     def cost(self, shape: Shape) -> Cost:
         """Nothing."""

@@ -21,6 +21,7 @@ from archsearch.blocks.common import (
     init_linears,
     pre_norm_cost,
     relative_bias,
+    relative_bias_cost,
     to_map,
     to_tokens,
     windowed_attention,
@@ -73,7 +74,7 @@ class ShiftedWindowAttention(nn.Module):
             raise UserError(
                 f"windows of {self.window}x{self.window} do not tile a map of {height}x{width}; build the model for this image size"
             )
-        bias = relative_bias(self)  # (heads, N, N)
+        bias = relative_bias(self)  # (1, heads, N, N)
         if shift:
             bias = bias + self._mask(height, width, shift)[:, None].to(bias.dtype)  # (windows, heads, N, N)
             tokens = tokens.roll((-shift, -shift), (1, 2))
@@ -89,7 +90,7 @@ class ShiftedWindowAttention(nn.Module):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class WindowBlock(Block):
+class RegularWindowBlock(Block):
     """Swin's block with regular windows (W-MSA)."""
 
     kind: ClassVar[str] = "wmsa"
@@ -115,12 +116,8 @@ class WindowBlock(Block):
         """10CL + (4 + 2r) C^2 L + 2w^2 CL; the bias table has (2w-1)^2 rows of one parameter a head, a shift is free."""
         width, positions = shape.channels, shape.positions
         side, _ = window_and_shift(shape.height, shape.width, self.window, is_shifted=self.is_shifted)
-        attention = (
-            cost.linear(positions, width, 3 * width)
-            + cost.attention(positions, side**2, width)
-            + cost.linear(positions, width, width)
-        )
-        table = Cost(params=(2 * side - 1) ** 2 * (width // self.head_dim))
+        attention = cost.self_attention(positions, side**2, width)
+        table = relative_bias_cost((side, side), width // self.head_dim)
         return attention + table + pre_norm_cost(shape, int(width * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
@@ -131,7 +128,7 @@ class WindowBlock(Block):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class ShiftedWindowBlock(WindowBlock):
+class ShiftedWindowBlock(RegularWindowBlock):
     """Swin's block with windows shifted by half a side (SW-MSA)."""
 
     kind: ClassVar[str] = "swmsa"

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import INTERRUPTED
-from archsearch.cli.options import json_option
+from archsearch.cli.options import device_option, dtype_option, json_option
 from archsearch.errors import UserError
 
 _RESOLUTION = re.compile(r"(\d+)(?:x(\d+))?")
@@ -53,20 +53,8 @@ def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | N
     metavar="N",
     help="Images of a forward pass.  [default: 16 on cpu, 128 on cuda, 32 on mps]",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Where to run the model; auto takes cuda, else mps, else cpu.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Number format of the forward pass (bfloat16 by autocast).",
-)
+@device_option
+@dtype_option
 @click.option(
     "--workers",
     type=click.IntRange(min=0),

@@ -84,11 +84,12 @@ def papers(is_check: bool, as_json: bool) -> None:
     """List the papers' models, counted and as published."""
     import time
 
-    from archsearch import listings, recount, tables
+    from archsearch import listings, tables
     from archsearch.errors import RunError
+    from archsearch.recount import recount_with_progress
 
     start = time.monotonic()
-    checks = recount.recount_with_progress(tables.make_console(stderr=True)) if is_check else None
+    checks = recount_with_progress(tables.make_console(stderr=True)) if is_check else None
     documents = listings.paper_list(checks)
     if as_json:
         click.echo(tables.to_json(documents))

@@ -41,14 +41,14 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda", "mps"]),
     default="auto",
     show_default=True,
-    help="Where to measure and train; auto takes cuda, else mps, else cpu.",
+    help="Where the networks run; auto takes cuda, else mps, else cpu.",
 )
 dtype_option = click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Number format of the timed forward pass (bfloat16 by autocast).",
+    help="Number format of the forward pass (bfloat16 by autocast).",
 )
 mode_option = click.option(
     "--mode",
