@@ -8,8 +8,15 @@ from quirks_base import Case, Forward, Quirk, both, edited, eps, forward, head_n
 from torch import Tensor, nn
 
 from archsearch import paper
-from archsearch.blocks import davit
-from archsearch.blocks.common import pad_tokens, padded_key_mask, to_map, to_tokens, windowed_attention
+from archsearch.blocks.common import (
+    from_groups,
+    grouped_attention,
+    pad_tokens,
+    padded_key_mask,
+    to_groups,
+    to_map,
+    to_tokens,
+)
 
 SQUARE, PADDED = "davit_tiny@224x224", "davit_tiny@192x256"
 CHANNEL = r"stages\.\d\.blocks\.\d*[02468]"  # blocks alternate: odd ones are spatial
@@ -37,22 +44,25 @@ def _length_scale(patch: pytest.MonkeyPatch, model: nn.Module, case: Case) -> No
 def _masked_windows(module: Any, own: Forward) -> Forward:
     def changed(tokens: Tensor) -> Tensor:
         height, width = tokens.shape[1:3]
-        qkv = module.qkv(pad_tokens(tokens, module.window))
+        padded = pad_tokens(tokens, module.window)
+        qkv = module.qkv(to_groups(padded, module.window))
         mask = padded_key_mask(height, width, module.window, 1, -1e6, qkv)
-        out: Tensor = module.proj(windowed_attention(qkv, head_dim=module.head_dim, window=module.window, bias=mask))
-        return out[:, :height, :width]
+        out = module.proj(grouped_attention(qkv, head_dim=module.head_dim, bias=mask))
+        return from_groups(out, padded.shape[1:3], module.window)[:, :height, :width]
 
     return changed
 
 
-def _padded_after_qkv(patch: pytest.MonkeyPatch, model: nn.Module, case: Case) -> None:
+def _padded_after_qkv(module: Any, own: Forward) -> Forward:
     """Padded positions are zero queries, keys and values, not the projection's bias."""
-    patch.setattr(davit, "pad_tokens", lambda tokens, window: tokens)
-    patch.setattr(
-        davit,
-        "windowed_attention",
-        lambda qkv, *, head_dim, window: windowed_attention(pad_tokens(qkv, window), head_dim=head_dim, window=window),
-    )
+
+    def changed(tokens: Tensor) -> Tensor:
+        height, width = tokens.shape[1:3]
+        qkv = pad_tokens(module.qkv(tokens), module.window)
+        out = module.proj(grouped_attention(to_groups(qkv, module.window), head_dim=module.head_dim))
+        return from_groups(out, qkv.shape[1:3], module.window)[:, :height, :width]
+
+    return changed
 
 
 def _skip_before_encoding(module: Any, own: Forward) -> Forward:
@@ -98,7 +108,7 @@ QUIRKS: list[Quirk] = [
     Quirk(
         "davit 11.4",
         "padding is zero before the bias of qkv -> padded after qkv",
-        _padded_after_qkv,
+        forward(rf"{SPATIAL}\.attn", _padded_after_qkv),
         {PADDED: 0.052},
     ),
     Quirk(

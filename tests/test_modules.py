@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from archsearch.blocks import litv2
 from archsearch.blocks.base import Shape
-from archsearch.blocks.common import padded_key_mask, pre_norm_cost, to_map, to_tokens, windowed_attention
+from archsearch.blocks.common import grouped_attention, padded_key_mask, pre_norm_cost, to_map, to_tokens
 from archsearch.blocks.lit import DeformableDownsample, DeformableMerging
 from archsearch.blocks.litv2 import HiLo, HiLoBlock
 from archsearch.trace import count_fvcore
@@ -112,9 +112,9 @@ def _real_average(case: dict[str, Any], own: Callable[..., Tensor]) -> Callable[
 def _masked(case: dict[str, Any]) -> Callable[..., Tensor]:
     """Hi-Fi without padded keys."""
 
-    def attention(qkv: Tensor, *, head_dim: int, window: int) -> Tensor:
-        mask = padded_key_mask(case["H"], case["W"], window, 1, -1e6, qkv)
-        return windowed_attention(qkv, head_dim=head_dim, window=window, bias=mask)
+    def attention(qkv: Tensor, *, head_dim: int) -> Tensor:
+        mask = padded_key_mask(case["H"], case["W"], round(qkv.shape[2] ** 0.5), 1, -1e6, qkv)
+        return grouped_attention(qkv, head_dim=head_dim, bias=mask)
 
     return attention
 
@@ -127,7 +127,7 @@ def test_padding_takes_part_in_hilo(case: dict[str, Any], undone: str, monkeypat
     tokens = _tokens(case["H"], case["W"], case["dim"])
     if undone == "padded keys masked":
         matters = attention.hifi_width > 0
-        monkeypatch.setattr(litv2, "windowed_attention", _masked(case))
+        monkeypatch.setattr(litv2, "grouped_attention", _masked(case))
     else:
         matters = attention.lofi_width > 0
         monkeypatch.setattr(functional, "avg_pool2d", _real_average(case, functional.avg_pool2d))

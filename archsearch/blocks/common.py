@@ -1,6 +1,7 @@
 """Primitives that several families share. Inside a block tokens are (B, H, W, C), a view of the (B, C, H, W) map in channels_last memory: no copy."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch.nn import functional
 
 from archsearch import cost
 from archsearch.blocks.base import LayerError, Shape
+from archsearch.blocks.kernels import Linear, attention, gelu_of, is_plain
 from archsearch.cost import Cost
 
 
@@ -61,12 +63,12 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        out: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
+        out: Tensor = self.fc2(gelu_of(self.fc1, tokens))
         return out
 
 
@@ -75,14 +77,14 @@ class ConvMlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        hidden = self.dwconv(to_map(self.fc1(tokens)))
-        out: Tensor = self.fc2(functional.gelu(to_tokens(hidden)))
+        hidden = gelu_of(self.dwconv, to_map(self.fc1(tokens)))
+        out: Tensor = self.fc2(to_tokens(hidden))
         return out
 
 
@@ -138,17 +140,23 @@ def relative_bias_cost(grid: tuple[int, int], heads: int) -> Cost:
     return Cost(params=(2 * grid[0] - 1) * (2 * grid[1] - 1) * heads)
 
 
+def table_of(module: nn.Module) -> Tensor:
+    """The bias table of a module that `add_relative_bias` was given, ((2H-1)(2W-1), heads)."""
+    table = module.relative_position_bias_table
+    assert isinstance(table, Tensor)
+    return table
+
+
 def relative_bias(module: nn.Module) -> Tensor:
     """(1, heads, N, N), [head, query, key], of a module that `add_relative_bias` was given.
 
     Four dimensions, since with three the CPU's fused attention is left for another kernel: forward of 4 images of 12 heads and 196 tokens on one core
     10.4 ms, with four dimensions 5.0 ms; 256 windows of 2 heads and 50 tokens 14.5 and 7.8 ms.
     """
-    table, index = module.relative_position_bias_table, module.relative_position_index
-    assert isinstance(table, Tensor)
+    index = module.relative_position_index
     assert isinstance(index, Tensor)
     # Forward and backward in 1.1 ms at 14x14 with 12 heads; table[index] takes 5.8 ms, mostly its backward.
-    return table.t().index_select(1, index.flatten()).view(1, -1, *index.shape)
+    return table_of(module).t().index_select(1, index.flatten()).view(1, -1, *index.shape)
 
 
 def pad_tokens(tokens: Tensor, multiple: int) -> Tensor:
@@ -163,34 +171,46 @@ def crop_tokens(tokens: Tensor, height: int, width: int) -> Tensor:
     return tokens if tokens.shape[1:3] == (height, width) else tokens[:, :height, :width].contiguous()
 
 
-def windowed_attention(
-    qkv: Tensor, *, head_dim: int, window: int, interval: int = 1, bias: Tensor | None = None
-) -> Tensor:
-    """Softmax attention inside groups of window x window tokens that stand `interval` apart.
+def to_groups(tokens: Tensor, window: int, interval: int = 1) -> Tensor:
+    """(B, H, W, C) -> (B, groups, window^2, C): groups of window x window tokens that stand `interval` apart.
 
-    qkv: (B, H, W, 3C) with H and W multiples of window * interval, the 3C read as (3, heads, head_dim). Token (row, column) = (R * window * interval +
-    g * interval + i, ...): interval 1 gives plain windows. bias: broadcastable to (B, groups, heads, window^2, window^2) with groups enumerated
-    (R_h, R_w, i_h, i_w), added to the scaled logits. Returns (B, H, W, C), heads concatenated.
+    H and W are multiples of window * interval. Token (row, column) = (R * window * interval + g * interval + i, ...); interval 1 gives plain windows.
+    Groups are enumerated (R_h, R_w, i_h, i_w).
     """
-    batch, height, width, channels3 = qkv.shape
-    heads = channels3 // (3 * head_dim)
+    batch, height, width, channels = tokens.shape
     rows, columns = height // (window * interval), width // (window * interval)
-    groups, tokens = rows * columns * interval * interval, window * window
-    split = qkv.view(batch, rows, window, interval, columns, window, interval, 3, heads, head_dim)
-    # (3, B, R_h, R_w, i_h, i_w, heads, g_h, g_w, d)
-    query, key, value = (
-        split.permute(7, 0, 1, 4, 3, 6, 8, 2, 5, 9).reshape(3, batch * groups, heads, tokens, head_dim).unbind(0)
-    )
-    if bias is not None:
-        bias = bias.expand(batch, groups, heads, tokens, tokens).reshape(batch * groups, heads, tokens, tokens)
-    out = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    out = out.view(batch, rows, columns, interval, interval, heads, window, window, head_dim)
-    # (B, R_h, g_h, i_h, R_w, g_w, i_w, heads, d)
-    return out.permute(0, 1, 6, 3, 2, 7, 4, 5, 8).reshape(batch, height, width, heads * head_dim)
+    split = tokens.reshape(batch, rows, window, interval, columns, window, interval, channels)
+    return split.permute(0, 1, 4, 3, 6, 2, 5, 7).reshape(batch, -1, window * window, channels)
+
+
+def from_groups(groups: Tensor, size: Sequence[int], window: int, interval: int = 1) -> Tensor:
+    """(B, groups, window^2, C) -> (B, H, W, C) with (H, W) = size, the inverse of `to_groups`."""
+    batch, channels, (height, width) = len(groups), groups.shape[-1], size
+    rows, columns = height // (window * interval), width // (window * interval)
+    split = groups.reshape(batch, rows, columns, interval, interval, window, window, channels)
+    return split.permute(0, 1, 5, 3, 2, 6, 4, 7).reshape(batch, height, width, channels)
+
+
+def grouped_attention(qkv: Tensor, *, head_dim: int, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention inside groups: (B, groups, N, 3C), the 3C read as (3, heads, head_dim), -> (B, groups, N, C), heads concatenated.
+
+    bias: (1 or groups, 1 or heads, 1 or N, N), added to the scaled logits.
+    """
+    batch, groups, tokens, channels3 = qkv.shape
+    query, key, value = qkv.view(batch * groups, tokens, 3, -1, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    if bias is None or len(bias) == 1:
+        out = attention(query, key, value, bias)
+    elif is_plain(qkv):
+        # Image by image, so that the bias is not copied for each: as fast as with copies (4 x 64 windows of 3 heads and 49 tokens 10.3 and 10.6 ms).
+        images = zip(*(torch.split(part, groups) for part in (query, key, value)), strict=True)
+        out = torch.cat([attention(q, k, v, bias).transpose(1, 2) for q, k, v in images]).transpose(1, 2)
+    else:
+        out = attention(query, key, value, bias.repeat(batch, 1, 1, 1))
+    return out.transpose(1, 2).reshape(batch, groups, tokens, channels3 // 3)
 
 
 def padded_key_mask(height: int, width: int, window: int, interval: int, value: float, like: Tensor) -> Tensor | None:
-    """Additive mask (1, groups, 1, 1, window^2) with `value` on keys that are padding, groups as in `windowed_attention`; None where nothing was padded."""
+    """Additive mask (groups, 1, 1, window^2) with `value` on keys that are padding, groups as in `to_groups`; None where nothing was padded."""
     step = window * interval
     full_height, full_width = up(height, step), up(width, step)
     if (full_height, full_width) == (height, width):
@@ -198,8 +218,7 @@ def padded_key_mask(height: int, width: int, window: int, interval: int, value: 
     mask = torch.zeros(full_height, full_width, dtype=like.dtype, device=like.device)
     mask[height:] = value
     mask[:, width:] = value
-    split = mask.view(full_height // step, window, interval, full_width // step, window, interval)
-    return split.permute(0, 3, 2, 5, 1, 4).reshape(1, -1, 1, 1, window * window)
+    return to_groups(mask[None, :, :, None], window, interval).view(-1, 1, 1, window * window)
 
 
 def mask_value(dtype: torch.dtype) -> float:
@@ -215,17 +234,6 @@ def split_heads(tokens: Tensor, head_dim: int) -> Tensor:
 def merge_heads(heads: Tensor) -> Tensor:
     """(B, heads, N, head_dim) -> (B, N, C)."""
     return heads.transpose(1, 2).flatten(2)
-
-
-def is_traced() -> bool:
-    """True inside torch.jit.trace, by which fvcore counts: it must see an operation itself, not a faster way to the same values."""
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch leaves it untyped
-    return tracing
-
-
-def is_counted(x: Tensor) -> bool:
-    """True where a counter watches: in a trace, or on meta tensors (FlopCounterMode)."""
-    return x.is_meta or is_traced()
 
 
 def init_linears(module: nn.Module) -> None:

@@ -18,13 +18,16 @@ from archsearch.blocks.common import (
     PreNormBlock,
     check_divides,
     crop_tokens,
+    from_groups,
+    grouped_attention,
     mask_value,
     pad_tokens,
     padded_key_mask,
     pre_norm_cost,
+    to_groups,
     up,
-    windowed_attention,
 )
+from archsearch.blocks.kernels import Linear, made_once
 from archsearch.cost import Cost
 
 
@@ -55,7 +58,8 @@ class DynamicPositionBias(nn.Module):
         apart = side[:, None] - side + window - 1  # (query, key) along one axis
         # (row, column of query, row, column of key)
         index = apart[:, None, :, None] * offsets + apart[None, :, None, :]
-        bias: Tensor = table[index.reshape(window**2, window**2)].permute(2, 0, 1)
+        # By rows of the transposed table, so that the bias lies in memory as it is added.
+        bias: Tensor = table.t().index_select(1, index.flatten()).view(-1, window**2, window**2)
         return bias
 
 
@@ -66,19 +70,31 @@ class GroupAttention(nn.Module):
         super().__init__()
         self.head_dim, self.window, self.interval = head_dim, window, interval
         self.pos = DynamicPositionBias(width, width // head_dim)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = tokens.shape[1:3]
         window, interval = grouping(height, width, self.window, self.interval)
-        bias = self.pos(window)[None, None]  # (1, 1, heads, N, N)
+        padded = pad_tokens(tokens, window * interval)
+        out = grouped_attention(
+            self.qkv(to_groups(padded, window, interval)),
+            head_dim=self.head_dim,
+            bias=made_once(
+                self,
+                list(self.pos.parameters()),
+                lambda: self._bias(height, width, window, interval),
+                key=(height, width, window, interval),
+            ),
+        )
+        return crop_tokens(from_groups(self.proj(out), padded.shape[1:3], window, interval), height, width)
+
+    def _bias(self, height: int, width: int, window: int, interval: int) -> Tensor:
+        """(1, heads, N, N), or (groups, heads, N, N) where keys are padding."""
+        bias: Tensor = self.pos(window)[None]
         mask = padded_key_mask(height, width, window, interval, mask_value(bias.dtype), bias)
-        bias = bias if mask is None else bias + mask
-        qkv = self.qkv(pad_tokens(tokens, window * interval))
-        out = windowed_attention(qkv, head_dim=self.head_dim, window=window, interval=interval, bias=bias)
-        return crop_tokens(self.proj(out), height, width)
+        return bias if mask is None else bias + mask
 
 
 def _bias_cost(width: int, heads: int, window: int) -> Cost:

@@ -15,13 +15,16 @@ from archsearch.blocks.common import (
     check_divides,
     crop_tokens,
     drop_path_layer,
+    from_groups,
+    grouped_attention,
     init_linears,
     pad_tokens,
+    to_groups,
     to_map,
     to_tokens,
     up,
-    windowed_attention,
 )
+from archsearch.blocks.kernels import Linear
 from archsearch.cost import Cost
 
 
@@ -31,15 +34,16 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, head_dim: int, window: int) -> None:
         super().__init__()
         self.head_dim, self.window = head_dim, window
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = tokens.shape[1:3]
-        qkv = self.qkv(pad_tokens(tokens, self.window))
-        out = windowed_attention(qkv, head_dim=self.head_dim, window=self.window)
-        return crop_tokens(self.proj(out), height, width)
+        padded = pad_tokens(tokens, self.window)
+        # Windows first: two copies of C channels, where cutting up queries, keys and values would make one of 3C and one of C.
+        out = self.proj(grouped_attention(self.qkv(to_groups(padded, self.window)), head_dim=self.head_dim))
+        return crop_tokens(from_groups(out, padded.shape[1:3], self.window), height, width)
 
 
 class ChannelAttention(nn.Module):
@@ -48,8 +52,8 @@ class ChannelAttention(nn.Module):
     def __init__(self, width: int, group_dim: int) -> None:
         super().__init__()
         self.group_dim = group_dim
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""

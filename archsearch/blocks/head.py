@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from archsearch import cost
 from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
-from archsearch.blocks.common import init_linears, is_counted, to_tokens
+from archsearch.blocks.common import init_linears, to_tokens
+from archsearch.blocks.kernels import Linear, is_counted
 from archsearch.cost import Cost
 
 
@@ -18,7 +19,7 @@ class PoolClassifier(nn.Module):
         super().__init__()
         self.pool_first = norm == "after"
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.fc = nn.Linear(width, num_classes)
+        self.fc = Linear(width, num_classes)
         init_linears(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class TokenClassifier(nn.Module):
     def __init__(self, width: int, num_classes: int, *, eps: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps)
-        self.fc = nn.Linear(width, num_classes)
+        self.fc = Linear(width, num_classes)
         init_linears(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,15 +24,16 @@ from archsearch.blocks.common import (
     drop_path_layer,
     init_convs_fan_out,
     init_linears,
-    is_traced,
     merge_heads,
     pre_norm_cost,
     relative_bias,
     relative_bias_cost,
     split_heads,
+    table_of,
     to_map,
     to_tokens,
 )
+from archsearch.blocks.kernels import Linear, attention, is_traced, linear, made_once
 from archsearch.cost import Cost
 from archsearch.errors import UserError
 
@@ -60,8 +61,8 @@ class GlobalAttention(nn.Module):
     def __init__(self, width: int, head_dim: int, grid: tuple[int, int] | None) -> None:
         super().__init__()
         self.head_dim, self.grid = head_dim, grid
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         if grid is not None:
             add_relative_bias(self, grid, width // head_dim)
 
@@ -70,7 +71,7 @@ class GlobalAttention(nn.Module):
         query, key, value = (
             split_heads(part, self.head_dim) for part in self.qkv(tokens.flatten(1, 2)).chunk(3, dim=-1)
         )
-        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(*tokens.shape[1:3]))
+        out = attention(query, key, value, self._bias(*tokens.shape[1:3]))
         projected: Tensor = self.proj(merge_heads(out).view(tokens.shape))
         return projected
 
@@ -84,7 +85,7 @@ class GlobalAttention(nn.Module):
                 f"msa: the relative position bias was built for a map of {built} tokens, got {height}x{width}; "
                 "build the model for this image size, or without the bias"
             )
-        return relative_bias(self)
+        return made_once(self, (table_of(self),), lambda: relative_bias(self))
 
 
 class DeformableConv(nn.Conv2d):
@@ -140,7 +141,7 @@ def deform_by_sampling(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor)
         .permute(0, 3, 4, 2, 1)
         .reshape(batch, rows, columns, 4 * channels)
     )
-    return to_map(functional.linear(taps, weight.permute(0, 2, 3, 1).flatten(1), bias))
+    return to_map(linear(taps, weight.permute(0, 2, 3, 1).flatten(1), bias))
 
 
 class DeformableMerging(nn.Module):

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from archsearch import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
@@ -26,9 +25,11 @@ from archsearch.blocks.common import (
     relative_bias,
     relative_bias_cost,
     split_heads,
+    table_of,
     to_map,
     to_tokens,
 )
+from archsearch.blocks.kernels import Linear, attention, made_once
 from archsearch.blocks.positions import from_windows, to_windows, window_grid
 from archsearch.cost import Cost
 from archsearch.errors import UserError
@@ -42,17 +43,20 @@ class MessengerAttention(nn.Module):
         add_relative_bias(self, (window, window), width // head_dim)
         self.head_dim = head_dim
         self.rel_pos_msg = nn.Parameter(nn.init.trunc_normal_(torch.empty(width // head_dim, 2, 1, 1), std=0.02))
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, windows, 1 + n, C) -> the same."""
         query, key, value = (
             split_heads(part, self.head_dim) for part in self.qkv(tokens.flatten(0, 1)).chunk(3, dim=-1)
         )
-        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._window_bias())
+        out = attention(query, key, value, self._bias())
         projected: Tensor = self.proj(merge_heads(out).view(tokens.shape))
         return projected
+
+    def _bias(self) -> Tensor:
+        return made_once(self, (table_of(self), self.rel_pos_msg), self._window_bias)
 
     def _window_bias(self) -> Tensor:
         """(1, heads, 1 + n, 1 + n): the first row and column are the messenger's."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from archsearch import cost
 from archsearch.blocks.base import Block, LayerError, Shape, choice, register
@@ -21,6 +20,7 @@ from archsearch.blocks.common import (
     to_map,
     to_tokens,
 )
+from archsearch.blocks.kernels import Linear, attention
 from archsearch.cost import Cost
 
 BLOCK_EPS = 1e-6  # of a block's two LayerNorms; the reduction's keeps 1e-5
@@ -32,9 +32,9 @@ class SpatialReductionAttention(nn.Module):
     def __init__(self, width: int, head_dim: int, reduction: int) -> None:
         super().__init__()
         self.head_dim, self.reduction = head_dim, reduction
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.proj = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.kv = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
         if reduction > 1:
             self.sr = nn.Conv2d(width, width, reduction, reduction)
             self.norm = nn.LayerNorm(width)
@@ -44,7 +44,7 @@ class SpatialReductionAttention(nn.Module):
         cells = self.norm(to_tokens(self.sr(to_map(tokens)))) if self.reduction > 1 else tokens  # (B, H / s, W / s, C)
         query = split_heads(self.q(tokens.flatten(1, 2)), self.head_dim)  # (B, heads, N, d)
         key, value = split_heads(self.kv(cells.flatten(1, 2)), self.head_dim).chunk(2, dim=1)  # (B, heads, M, d) each
-        out: Tensor = self.proj(merge_heads(functional.scaled_dot_product_attention(query, key, value)))
+        out: Tensor = self.proj(merge_heads(attention(query, key, value)))
         return out.view(tokens.shape)
 
 

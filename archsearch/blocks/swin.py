@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from archsearch import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
@@ -18,14 +17,18 @@ from archsearch.blocks.common import (
     add_relative_bias,
     check_divides,
     check_hidden,
+    from_groups,
+    grouped_attention,
     init_linears,
     pre_norm_cost,
     relative_bias,
     relative_bias_cost,
+    table_of,
+    to_groups,
     to_map,
     to_tokens,
-    windowed_attention,
 )
+from archsearch.blocks.kernels import Linear, linear, made_once
 from archsearch.cost import Cost
 from archsearch.errors import UserError
 
@@ -61,8 +64,8 @@ class ShiftedWindowAttention(nn.Module):
         add_relative_bias(self, (side, side), shape.channels // head_dim)
         self.head_dim, self.window, self.is_shifted = head_dim, side, is_shifted
         self.size = (shape.height, shape.width)
-        self.qkv = nn.Linear(shape.channels, 3 * shape.channels)
-        self.proj = nn.Linear(shape.channels, shape.channels)
+        self.qkv = Linear(shape.channels, 3 * shape.channels)
+        self.proj = Linear(shape.channels, shape.channels)
         mask = shift_mask(*self.size, side, shift) if shift else None
         self.register_buffer("attn_mask", mask, persistent=False)
 
@@ -74,12 +77,18 @@ class ShiftedWindowAttention(nn.Module):
             raise UserError(
                 f"windows of {self.window}x{self.window} do not tile a map of {height}x{width}; build the model for this image size"
             )
-        bias = relative_bias(self)  # (1, heads, N, N)
-        if shift:
-            bias = bias + self._mask(height, width, shift)[:, None].to(bias.dtype)  # (windows, heads, N, N)
-            tokens = tokens.roll((-shift, -shift), (1, 2))
-        out: Tensor = self.proj(windowed_attention(self.qkv(tokens), head_dim=self.head_dim, window=side, bias=bias))
+        weights = (table_of(self), *self.buffers())
+        bias = made_once(self, weights, lambda: self._bias(height, width, shift), key=(height, width, shift))
+        windows = to_groups(tokens.roll((-shift, -shift), (1, 2)) if shift else tokens, side)
+        out = from_groups(
+            self.proj(grouped_attention(self.qkv(windows), head_dim=self.head_dim, bias=bias)), (height, width), side
+        )
         return out.roll((shift, shift), (1, 2)) if shift else out
+
+    def _bias(self, height: int, width: int, shift: int) -> Tensor:
+        """(1, heads, N, N), or (windows, heads, N, N) for a shifted map."""
+        bias = relative_bias(self)
+        return bias + self._mask(height, width, shift)[:, None].to(bias.dtype) if shift else bias
 
     def _mask(self, height: int, width: int, shift: int) -> Tensor:
         """The mask of the map it was built for, or a new one."""
@@ -150,7 +159,7 @@ class PatchMerging(nn.Module):
         cells = to_tokens(x).reshape(batch, height // 2, 2, width // 2, 2, channels)
         # (row 0, column 0), (1, 0), (0, 1), (1, 1)
         cells = cells.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-        return to_map(functional.linear(self.norm(cells), self.reduction.weight))
+        return to_map(linear(self.norm(cells), self.reduction.weight))
 
 
 @register

@@ -17,14 +17,17 @@ from archsearch.blocks.common import (
     PreNormBlock,
     check_divides,
     crop_tokens,
+    from_groups,
+    grouped_attention,
     init_convs_fan_out,
     mask_value,
     pad_tokens,
     padded_key_mask,
     pre_norm_cost,
+    to_groups,
     up,
-    windowed_attention,
 )
+from archsearch.blocks.kernels import Linear
 from archsearch.blocks.pvt import BLOCK_EPS, SpatialReductionAttention, check_reduction, reduction_cost
 from archsearch.cost import Cost
 
@@ -35,15 +38,16 @@ class LocalAttention(nn.Module):
     def __init__(self, width: int, head_dim: int, window: int) -> None:
         super().__init__()
         self.head_dim, self.window = head_dim, window
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = tokens.shape[1:3]
-        qkv = self.qkv(pad_tokens(tokens, self.window))
+        padded = pad_tokens(tokens, self.window)
+        qkv = self.qkv(to_groups(padded, self.window))
         mask = padded_key_mask(height, width, self.window, 1, mask_value(qkv.dtype), qkv)
-        out = windowed_attention(qkv, head_dim=self.head_dim, window=self.window, bias=mask)
+        out = from_groups(grouped_attention(qkv, head_dim=self.head_dim, bias=mask), padded.shape[1:3], self.window)
         projected: Tensor = self.proj(crop_tokens(out, height, width))
         return projected
 

@@ -21,12 +21,12 @@ from archsearch.blocks.common import (
     crop_tokens,
     drop_path_layer,
     init_convs_fan_out,
-    is_traced,
     pad_tokens,
     to_map,
     to_tokens,
     up,
 )
+from archsearch.blocks.kernels import Linear, gelu_of, is_traced
 from archsearch.cost import Cost
 
 
@@ -73,7 +73,7 @@ class LargeKernelGate(nn.Module):
         super().__init__()
         self.conv0 = nn.Conv2d(width, width, local_kernel, padding=local_kernel // 2, groups=width)
         self.conv_spatial = DilatedDepthwise(width, dilated_kernel, dilation)
-        self.conv1 = nn.Linear(width, width)
+        self.conv1 = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), the gate."""
@@ -86,13 +86,13 @@ class LargeKernelAttention(nn.Module):
 
     def __init__(self, width: int, gate: LargeKernelGate) -> None:
         super().__init__()
-        self.proj_1 = nn.Linear(width, width)
+        self.proj_1 = Linear(width, width)
         self.spatial_gating_unit = gate
-        self.proj_2 = nn.Linear(width, width)
+        self.proj_2 = Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        value = functional.gelu(self.proj_1(tokens))
+        value = gelu_of(self.proj_1, tokens)
         out: Tensor = self.proj_2(value * self.spatial_gating_unit(value)) + tokens
         return out
 
