@@ -1,148 +1,35 @@
 """One candidate from architecture to row, in a worker process: exact count, measured throughput, proxy score; each phase is told as soon as it is through."""
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from archsearch import __version__
 from archsearch.arch import Arch
 from archsearch.errors import RunError, UserError
-from archsearch.machine import conditions, device_lock, is_out_of_memory, pick_device
+from archsearch.machine import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.model import build
-from archsearch.proxy.data import ProxyData, load_fashion_mnist, load_image_folder
-from archsearch.proxy.profile import FASHION_MNIST, FOLDER_FULL, FOLDER_SMALL, Profile, shrink
+from archsearch.proxy.data import ProxyData
+from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Progress, train_and_score
+from archsearch.settings import load_proxy, make_settings
 from archsearch.space import paper
 from archsearch.throughput import Protocol, measure
 from archsearch.trace import count_fvcore
 
+__all__ = ["evaluate", "make_settings", "reference_arch", "refuse_unknown_shape"]
+
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
-Settings = dict[str, Any]
 
-PROXY_VERSION = "v1"
+PHASES = ("count", "throughput", "proxy")
 REFERENCE = "van_b0"  # the smallest of the papers' models: timed around every candidate, so its own time is the price of every trial
-_BATCH_SIZE = {"cpu": 2, "cuda": 128, "mps": 32}
-_STORED_SHARE = 1.125  # stored images are this much larger than the training crop
-_MAX_IMAGES = 128_000  # a tenth of ImageNet: 8 GB prepared at 144 px
-
-
-def make_settings(
-    *,
-    device: str = "auto",
-    dtype: str = "float32",
-    mode: str = "eager",
-    batch_size: int | None = None,
-    image_size: int = 224,
-    proxy_steps: int | None = None,
-    data: str | Path | None = None,
-    train_split: str = "train",
-    val_split: str = "val",
-    max_unreadable: float = 0.01,
-    cache_dir: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Settings:
-    """Everything a worker needs beside the architecture, as JSON; decodes an ImageFolder into `cache_dir` on first use.
-
-    Raises UserError for an absent device, and for a data folder that is missing, empty, of one class, or too damaged.
-    """
-    kind = pick_device(device).type
-    source: dict[str, Any] = {"kind": "fashion-mnist"}
-    profile, recipe = _profile(kind, folder=data is not None)
-    recipe = replace(recipe, steps=proxy_steps or recipe.steps)
-    if data is not None:
-        source = {
-            "kind": "folder",
-            "path": str(Path(data).expanduser().absolute()),
-            "train_split": train_split,
-            "val_split": val_split,
-            "max_unreadable": max_unreadable,
-            "max_train": min(_MAX_IMAGES, recipe.steps * recipe.batch_size),
-            "size": round(profile.image_size * _STORED_SHARE),
-            "cache_dir": str(cache_dir or _cache_home() / "archsearch" / "proxy"),
-        }
-    loaded = _load(source, progress)
-    return {
-        "device": kind,
-        "dtype": dtype,
-        "mode": mode,
-        "batch_size": batch_size or _BATCH_SIZE[kind],
-        "image_size": image_size,
-        "proxy": {"source": source, "profile": asdict(profile), "recipe": asdict(recipe)},
-        "proxy_id": proxy_id(loaded, profile, recipe),
-        "proxy_num_train": len(loaded.train_labels),
-        "proxy_num_val": len(loaded.val_labels),
-        "proxy_classes": len(loaded.classes),
-        "proxy_unreadable": list(loaded.unreadable),
-    }
-
-
-def _cache_home() -> Path:
-    """Where prepared images are kept: the XDG folder for caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-
-
-def _profile(device: str, *, folder: bool) -> tuple[Profile, Recipe]:
-    """The house's profile and recipe for a kind of data and device.
-
-    Rates: swept once on three anchors (tests/benchmarks/learning_rate.py) and frozen for every candidate. Top-1 on Fashion-MNIST at 1e-3 / 2e-3 / 4e-3:
-    davit_tiny .743 .758 .749, van_b2 .745 .777 .782, litv2_s .774 .766 (standard error .010). float32 on a CPU: bfloat16 autocast trained a
-    plain transformer slower at width 64 and 1.15x faster at 128; the profiles themselves were not compared. The rate for CUDA is unmeasured.
-    """
-    if not folder:
-        return FASHION_MNIST, Recipe(
-            steps=200, batch_size=32, learning_rate=2e-3, image_size=32, dtype="float32", augment="shift"
-        )
-    if device == "cuda":
-        return FOLDER_FULL, Recipe(
-            steps=1250, batch_size=256, learning_rate=1e-3, image_size=128, dtype="bfloat16", augment="crop"
-        )
-    return FOLDER_SMALL, Recipe(
-        steps=200, batch_size=32, learning_rate=1e-3, image_size=128, dtype="float32", augment="crop"
-    )
-
-
-def proxy_id(data: ProxyData, profile: Profile, recipe: Recipe) -> str:
-    """What two scores must share to be compared: data, profile, recipe and version."""
-    name = (
-        data.name
-        if data.name.startswith("fashion-mnist")
-        else f"{data.name}-{len(data.train_labels)}-{_fingerprint(data)}"
-    )
-    return f"{name}@{profile}/{recipe.steps}steps/batch{recipe.batch_size}/lr{recipe.learning_rate:g}/{recipe.dtype}/{PROXY_VERSION}"
-
-
-def _fingerprint(data: ProxyData) -> str:
-    """Six hexadecimal digits of the labels and of 64 images spread over the training split."""
-    digest = hashlib.sha256(np.ascontiguousarray(data.train_labels).tobytes())
-    for index in np.linspace(0, len(data.train_labels) - 1, 64).astype(int):
-        digest.update(np.ascontiguousarray(data.train_images[index]).tobytes())
-    return digest.hexdigest()[:6]
-
-
-def _load(source: Mapping[str, Any], progress: Callable[[int, int], None] | None = None) -> ProxyData:
-    if source["kind"] == "fashion-mnist":
-        return load_fashion_mnist()
-    return load_image_folder(
-        Path(source["path"]),
-        size=source["size"],
-        train_split=source["train_split"],
-        val_split=source["val_split"],
-        max_train=source["max_train"],
-        max_unreadable=source["max_unreadable"],
-        cache_dir=Path(source["cache_dir"]),
-        progress=progress,
-    )
 
 
 def reference_arch() -> Arch:
@@ -153,10 +40,12 @@ def reference_arch() -> Arch:
 def evaluate(
     arch_document: Mapping[str, Any], settings: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]], emit: Emit
 ) -> None:
-    """Run the phases `count`, `throughput` and `proxy` that are not in `done`, emitting progress and, after each phase, its columns.
+    """Run the phases that are not in `done`, emitting progress and, after each phase, its columns.
 
+    They are `count`, `throughput` and `proxy`, unless settings["phases"] names others; `again` is the throughput anew.
     Raises RunError with the reason when the counts disagree, the candidate does not fit into memory or its training diverges.
     """
+    use_cpu(settings.get("threads"), settings.get("cpus"))
     arch = Arch.from_dict(arch_document)
     device = torch.device(settings["device"])
     full = cache(lambda: build(arch))  # counted, then timed
@@ -164,19 +53,22 @@ def evaluate(
         "count": lambda: _count(arch, full()),
         "throughput": lambda: _throughput(full(), settings, device, emit),
         "proxy": lambda: _proxy(arch, settings, device, emit),
+        "again": lambda: _again(full(), settings, device, emit),
     }
-    for phase, work in phases.items():
+    for phase in settings.get("phases", PHASES):
         if phase in done:
             continue
         emit({"event": "progress", "phase": phase})
         start = time.perf_counter()
         try:
-            values = work()
+            values = phases[phase]()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise RunError(f"{phase}: out of memory on {device.type}") from error
-        emit({"event": "phase", "phase": phase, "values": {**values, f"seconds_{phase}": time.perf_counter() - start}})
+        if phase in PHASES:
+            values[f"seconds_{phase}"] = time.perf_counter() - start
+        emit({"event": "phase", "phase": phase, "values": values})
 
 
 def _count(arch: Arch, model: nn.Module) -> dict[str, Any]:
@@ -223,7 +115,20 @@ def _throughput(model: nn.Module, settings: Mapping[str, Any], device: torch.dev
             "reference": REFERENCE,
             "reference_img_s": figures.reference_img_s,
             "drifted": figures.drifted,
+            "throttled": figures.throttled,
+            "telemetry": None if figures.telemetry is None else asdict(figures.telemetry),
         },
+    }
+
+
+def _again(model: nn.Module, settings: Mapping[str, Any], device: torch.device, emit: Emit) -> dict[str, Any]:
+    """The same measurement another time, under names of its own: the first figure stays the ranked one."""
+    values = _throughput(model, settings, device, lambda event: emit({**event, "phase": "again"}))
+    return {
+        "throughput_again_img_s": values["throughput_img_s"],
+        "throughput_again_iqr": values["throughput_iqr"],
+        "throughput_again_ratio": values["throughput_ratio"],
+        "conditions": values["conditions"],
     }
 
 
@@ -236,7 +141,7 @@ def _reference(device: str) -> nn.Module:
 @cache
 def _proxy_data(source: tuple[tuple[str, Any], ...]) -> ProxyData:
     """The data of this worker, read once for all its trials."""
-    return _load(dict(source))
+    return load_proxy(dict(source))
 
 
 def _proxy(arch: Arch, settings: Mapping[str, Any], device: torch.device, emit: Emit) -> dict[str, Any]:

@@ -20,6 +20,7 @@ _PHASES = {
     "count": "counting MACs of the built model",
     "throughput": "timing the full model",
     "proxy": "training the small copy",
+    "again": "timing the full model again",
 }
 _BAR_WIDTH = 30
 _LABEL_WIDTH = 6
@@ -28,13 +29,16 @@ _PLAIN_STEPS = 10  # lines that preparing data may take without a terminal
 
 
 @contextlib.contextmanager
-def watching(console: Console, folder: str, what: str, timeout_s: float | None) -> Iterator[Listener]:
+def watching(
+    console: Console, folder: str, what: str, timeout_s: float | None, *, rechecks: bool = False
+) -> Iterator[Listener]:
     """The listener that fits the console, shown meanwhile; the live one leaves nothing behind."""
+    clock = Clock(timeout_s, rechecks=rechecks)
     if not console.is_terminal:
         console.print(f"{folder}: {what}", soft_wrap=True)
-        yield PlainListener(console, Clock(timeout_s))
+        yield PlainListener(console, clock)
         return
-    panel = LiveListener(folder, what, Clock(timeout_s))
+    panel = LiveListener(folder, what, clock)
     with Live(console=console, get_renderable=panel.render, refresh_per_second=_REFRESH_PER_S, transient=True):
         yield panel
 
@@ -71,15 +75,17 @@ class _PlainCount:
 
 
 class Clock:
-    """Elapsed time, and time left by the mean of the trials that this session measured."""
+    """Elapsed time, and time left by the mean of the trials that this session measured; `rechecks`: then the front again."""
 
-    def __init__(self, timeout_s: float | None = None) -> None:
-        self._start, self._timeout_s = time.monotonic(), timeout_s
+    def __init__(self, timeout_s: float | None = None, *, rechecks: bool = False) -> None:
+        self._start, self._timeout_s, self._rechecks = time.monotonic(), timeout_s, rechecks
         self._measured = 0
+        self._timing_s = 0.0
 
     def ended(self, row: Row) -> None:
         """Count a trial that was measured now; one that reused an older result took no time."""
         self._measured += row["reused_from"] is None
+        self._timing_s += (row.get("seconds_throughput") or 0.0) if row["reused_from"] is None else 0.0
 
     @property
     def elapsed_s(self) -> float:
@@ -91,7 +97,9 @@ class Clock:
         if not self._measured:
             return None
         left = self.elapsed_s / self._measured * (tally.total - tally.ended)
-        return left if self._timeout_s is None else max(0.0, min(left, self._timeout_s - self.elapsed_s))
+        if self._timeout_s is not None:
+            left = max(0.0, min(left, self._timeout_s - self.elapsed_s))
+        return left + self._rechecks * tally.front_size * self._timing_s / self._measured
 
     def words(self, tally: Tally) -> str:
         """`5m12s, about 12m left`."""
@@ -119,6 +127,13 @@ class PlainListener:
         )
         self._console.print(words, soft_wrap=True)
 
+    def again_started(self, row: Row, place: int, total: int) -> None:
+        """Nothing: the line comes when it was timed."""
+
+    def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """The member's line."""
+        self._console.print(f"[front again {place}/{total}] {again_words(row, reason)}", soft_wrap=True)
+
     def finished(self, state: State, tally: Tally) -> None:
         """Nothing more: the command says how it ended."""
 
@@ -128,7 +143,8 @@ def trial_words(row: Row) -> str:
     # Figures before the architecture, whose end a narrow terminal cuts.
     figures = [f"trial {row['trial']}", f"{format_count(row['macs'])} MACs", f"{format_count(row['params'])} params"]
     if row["throughput_img_s"] is not None:
-        figures.append(f"{row['throughput_img_s']:.1f} img/s")
+        predicted = row.get("throughput_predicted_img_s")
+        figures.append(f"{row['throughput_img_s']:.1f} img/s" + (f" (predicted {predicted:.1f})" if predicted else ""))
     if row["proxy_score"] is not None:
         figures.append(f"score {row['proxy_score']:.3f}")
     if row["reused_from"] is not None:
@@ -136,6 +152,17 @@ def trial_words(row: Row) -> str:
     if row["state"] == "failed":
         figures.append(f"failed: {row['reason']}")
     return f"{', '.join(figures)}: {row['paper'] or row['architecture']}"
+
+
+def again_words(row: Row, reason: str | None) -> str:
+    """A member of the front that was timed another time, in one line."""
+    name = row["paper"] or row["architecture"]
+    if reason is not None:
+        return f"trial {row['trial']} could not be measured again ({reason}): {name}"
+    change = row["throughput_change"]
+    ratio = "" if change is None else f", {change:+.1%} against the reference"
+    rates = f"{row['throughput_img_s']:.1f} img/s, now {row['throughput_again_img_s']:.1f}"
+    return f"trial {row['trial']}, {rates}{ratio}: {name}"
 
 
 class LiveListener:
@@ -147,6 +174,7 @@ class LiveListener:
         self._row: Row | None = None
         self._event: Mapping[str, Any] = {}
         self._last: str = ""
+        self._again = ""
 
     def trial_started(self, row: Row, tally: Tally) -> None:
         """The trial at work from now on."""
@@ -161,6 +189,15 @@ class LiveListener:
         """The last trial's figures stay in sight."""
         self._clock.ended(row)
         self._row, self._tally, self._last = None, tally, trial_words(row)
+
+    def again_started(self, row: Row, place: int, total: int) -> None:
+        """The member of the front at work from now on."""
+        self._row, self._event = row, {}
+        self._again = f"measuring the front again {place}/{total}: "
+
+    def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """How the figure has changed stays in sight."""
+        self._row, self._last = None, again_words(row, reason)
 
     def finished(self, state: State, tally: Tally) -> None:
         """The last state of the run."""
@@ -178,7 +215,9 @@ class LiveListener:
         grid.add_row("", phase_words(self._event) if self._row else "")
         grid.add_row("last", self._last or "-")
         tally = self._tally
-        grid.add_row("time", self._clock.words(tally) if tally else format_seconds(self._clock.elapsed_s))
+        grid.add_row(
+            "time", self._clock.words(tally) if tally and not self._again else format_seconds(self._clock.elapsed_s)
+        )
         return grid
 
     def _trials(self) -> Table | str:
@@ -197,7 +236,10 @@ class LiveListener:
         if row is None:
             return "-"
         paper = f"{row['paper']}: " if row["paper"] else ""
-        return f"trial {row['trial']}, {format_count(row['macs'])} MACs, {paper}{row['architecture']}"
+        predicted = row.get("throughput_predicted_img_s")
+        speed = f"predicted {predicted:.1f} img/s, " if predicted is not None and not self._again else ""
+        what = f"trial {row['trial']}, {format_count(row['macs'])} MACs"
+        return f"{self._again}{what}, {speed}{paper}{row['architecture']}"
 
 
 def phase_words(event: Mapping[str, Any]) -> str:

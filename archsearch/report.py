@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from archsearch.agreement import again_document, predicted_document
 from archsearch.errors import UserError
 from archsearch.pareto import domination_matrix, hypervolume
 from archsearch.results import (
@@ -17,6 +18,7 @@ from archsearch.results import (
     RUN_FRONT,
     SCHEMA,
     Row,
+    front_members,
     front_rows,
     minimised,
     ranked,
@@ -70,7 +72,7 @@ def build_report(folder: Path) -> Document:
     objectives = [name for name in manifest["objectives"] if name in OBJECTIVES]
     rows = ranked(read_rows(folder), objectives)
     complete = [row for row in rows if row["state"] == "complete" and row["reused_from"] is None]
-    front = sorted((row for row in complete if row["front"] == 0), key=lambda row: _order(row, objectives))
+    front = sorted(front_members(rows), key=lambda row: _order(row, objectives))
     return {
         "run": manifest["name"],
         "folder": str(folder),
@@ -89,6 +91,9 @@ def build_report(folder: Path) -> Document:
         "front": [{**_short(row), "score_ties": _ties(row, front)} for row in front],
         "pair_fronts": _pair_fronts(rows, objectives),
         "hypervolume": _hypervolume(complete, front, objectives),
+        "again": again_document(rows, objectives),
+        "predicted": predicted_document(complete),
+        "calibration": manifest.get("calibration"),
         "fixed": _fixed(complete, objectives),
         "failed": [_short(row) for row in rows if row["state"] == "failed"],
         "running": [_short(row) for row in rows if row["state"] == "running"],
@@ -100,7 +105,7 @@ def build_report(folder: Path) -> Document:
     }
 
 
-_CONDITIONS = ("device", "dtype", "mode", "batch_size", "image_size")
+_CONDITIONS = ("device", "dtype", "mode", "batch_size", "image_size", "cpus")
 
 
 def _order(row: Row, objectives: Sequence[str]) -> tuple[float, ...]:

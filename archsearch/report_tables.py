@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
+from archsearch.agreement import again_sentence, calibration_sentence, is_changed, predicted_sentence
 from archsearch.tables import make_table, text, titled
 from archsearch.throughput import Protocol
 from archsearch.units import format_bytes, format_count
@@ -16,7 +17,8 @@ _NAMES_SHOWN = 6
 _EXTRA = {"latency_ms": "ms/batch", "peak_memory_bytes": "memory"}
 _MARKS = (
     "score: standard error behind +-, = ties with the first row. "
-    "img/s: ~ blocks spread more than the protocol allows, ! the reference drifted meanwhile."
+    "img/s: ~ blocks spread more than the protocol allows, ! the reference drifted meanwhile, "
+    f"* timed again at the end, its ratio to the reference was over {Protocol.drift_limit:.0%} away."
 )
 
 
@@ -26,6 +28,7 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
     if document["front"]:
         yield front_table(document)
         yield f"{_MARKS}\n{_pair_sentence(document)}"
+        yield from _trust(document)
         yield _hypervolume_sentence(document)
     else:
         yield _nothing_sentence(document)
@@ -45,9 +48,20 @@ def summary_parts(document: Document) -> Iterator[RenderableType]:
     if document["front"]:
         yield front_table(document)
         yield _MARKS
+        yield from _trust(document)
     else:
         yield _nothing_sentence(document)
     yield document["score"]["meaning"]
+
+
+def _trust(document: Document) -> Iterator[str]:
+    """How far the figures could be repeated and were foreseen, where that was tried."""
+    sentences = [
+        *([again_sentence(document["again"])] if document["again"] else []),
+        *([predicted_sentence(document["predicted"])] if document["predicted"] else []),
+    ]
+    if sentences:
+        yield "\n".join(sentences)
 
 
 def headline(document: Document) -> str:
@@ -104,7 +118,7 @@ def rate_text(row: Document) -> str:
     """Images per second with the marks of a figure that is not to be trusted."""
     noisy = "~" if row["throughput_noisy"] else ""
     drifted = "!" if (row["throughput_drift"] or 0.0) > Protocol.drift_limit else ""
-    return text(row["throughput_img_s"], ".1f") + noisy + drifted
+    return text(row["throughput_img_s"], ".1f") + noisy + drifted + ("*" if is_changed(row) else "")
 
 
 def _who(row: Document) -> str:
@@ -182,9 +196,11 @@ def _hypervolume_sentence(document: Document) -> str:
 def conditions_text(document: Document) -> str:
     """What every figure of the run was measured under."""
     given, machine = document["conditions"], document["conditions"]["machine"] or {}
+    source = document["calibration"]
     return "\n".join(
         [
             conditions_line({**machine, **{key: value for key, value in given.items() if key != "machine"}}),
+            *([calibration_sentence(source)] if source else []),
             "versions: " + ", ".join(f"{name} {version}" for name, version in document["versions"].items()),
         ]
     )
@@ -202,7 +218,9 @@ def conditions_line(values: Mapping[str, Any]) -> str:
     if values.get("image_size"):
         parts.append(f"{values['image_size']} px")
     if values.get("threads"):
-        parts.append(f"{values['threads']} threads")
+        parts.append(f"{values['threads']} thread{'s' * (values['threads'] != 1)}")
+    if values.get("cpus"):
+        parts.append(f"cores {', '.join(map(str, values['cpus']))}")
     if values.get("reference"):
         parts.append(f"reference {values['reference']}")
     return ", ".join(parts)

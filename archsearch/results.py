@@ -90,8 +90,15 @@ SCHEMA = pa.schema(
         _required("python_version", pa.string()),
         pa.field("conditions", pa.string()),
         _required("arch", pa.string()),
+        pa.field("throughput_predicted_img_s", pa.float64()),
+        pa.field("throughput_again_img_s", pa.float64()),
+        pa.field("throughput_again_iqr", pa.float64()),
+        pa.field("throughput_again_ratio", pa.float64()),
+        pa.field("throughput_change", pa.float64()),
     ]
 )
+# Of the schema's later versions: a file written before has none of them, which reads as none measured.
+_LATER = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_predicted_img_s") :])
 FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
 
 # What an evaluation may fill in; the rest is the engine's.
@@ -101,6 +108,8 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     "finished_at",
     "seconds_total",
     "arch",
+    "throughput_predicted_img_s",
+    "throughput_change",
 }
 
 # What a figure was measured under. Figures of different conditions are never ranked together; one run has one of each.
@@ -160,6 +169,11 @@ def front_rows(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
     return members
 
 
+def front_members(rows: Sequence[Row]) -> list[Row]:
+    """Members of the run's front among rows that `ranked` gave; an architecture stands once."""
+    return [row for row in rows if row["front"] == 0 and row["reused_from"] is None]
+
+
 def write_trials(rows: Sequence[Row], folder: Path) -> None:
     """Replace trials.parquet in one step; rows have every column of SCHEMA."""
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
@@ -212,9 +226,11 @@ def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
         table = pq.read_table(pa.BufferReader(path.read_bytes()))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); {again}") from error
-    missing = [name for name in schema.names if name not in table.column_names]
-    if missing:
-        raise UserError(f"{path}: lacks the column {missing[0]!r}; {again}")
+    for name in schema.names:
+        if name not in table.column_names:
+            if name not in _LATER:
+                raise UserError(f"{path}: lacks the column {name!r}; {again}")
+            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
     frame: pd.DataFrame = table.select(schema.names).to_pandas()
     return frame
 

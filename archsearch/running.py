@@ -10,18 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from archsearch.budget import Band, draw
 from archsearch.config import RunConfig
+from archsearch.engine import again
 from archsearch.engine.driver import Driver, State
 from archsearch.engine.worker import LOG_FILE, ProcessWorker
 from archsearch.errors import UserError
-from archsearch.evaluate import make_settings, refuse_unknown_shape
+from archsearch.evaluate import refuse_unknown_shape
 from archsearch.live import command_line, preparing, watching
 from archsearch.lookup import choose_papers
-from archsearch.results import MANIFEST_FILE
+from archsearch.predicting import find_predictor
+from archsearch.results import MANIFEST_FILE, Row
 from archsearch.samplers import make_sampler
+from archsearch.settings import make_settings
 from archsearch.space import Space, load_space, paper
 from archsearch.study import RunStore
 from archsearch.units import format_count
@@ -46,6 +50,7 @@ class RunRequest:
     storage: str | None
     output: Path | None
     results_root: Path
+    recheck: bool
     measuring: Mapping[str, Any]
 
 
@@ -98,6 +103,7 @@ def _settings(request: RunRequest, space: Space, console: Console) -> dict[str, 
 def default_name(config: RunConfig, space: Space) -> str:
     """`hybrid-4.5G-1a2b3c`: the same request gives the same name, any other condition another one."""
     said = config.to_dict() | {"name": "", "space_name": "", "space_text": tomllib.loads(config.space_text)}
+    said["settings"] = {key: value for key, value in said["settings"].items() if value is not None}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
     budget = format_count(config.budget_macs)
     number, unit = (budget[:-1], budget[-1]) if budget[-1].isalpha() else (budget, "")
@@ -111,12 +117,39 @@ def carry_out(request: RunRequest, config: RunConfig, console: Console, argument
         f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.settings['device']}, "
         f"{len(config.papers)} fixed and {request.trials} sampled trials"
     )
-    with (
-        RunStore.open(folder, config, request.storage) as store,
-        watching(console, str(folder), what, request.timeout_s) as listener,
-    ):
-        driver = Driver(config, store, ProcessWorker(folder / LOG_FILE), listener, command=["archsearch", *arguments])
-        return driver.run(request.trials, request.timeout_s)
+    with RunStore.open(folder, config, request.storage) as store:
+        refuse_other_threads(folder, store.rows(), config.settings)
+        predictor = find_predictor(request.results_root, config.settings, console)
+        rechecks = request.recheck and again.is_due(config.objectives)
+        with watching(console, str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
+            driver = Driver(
+                config,
+                store,
+                ProcessWorker(folder / LOG_FILE),
+                listener,
+                command=["archsearch", *arguments],
+                recheck=request.recheck,
+                predictor=predictor,
+            )
+            return driver.run(request.trials, request.timeout_s)
+
+
+def refuse_other_threads(folder: Path, rows: Sequence[Row], settings: Mapping[str, Any]) -> None:
+    """Raise UserError where PyTorch would now time on the CPU with another number of threads than the run's trials had.
+
+    With --threads that is a difference of the runs themselves; without, the number comes from the surroundings.
+    """
+    if settings["device"] != "cpu" or settings.get("threads") is not None:
+        return
+    cpus = settings.get("cpus")
+    now = torch.get_num_threads() if cpus is None else min(torch.get_num_threads(), len(cpus))
+    for row in rows:
+        then = json.loads(row["conditions"] or "{}").get("threads")
+        if then is not None and then != now:
+            raise UserError(
+                f"{folder}: its trials were timed with {then} threads, and PyTorch would use {now} now (OMP_NUM_THREADS, or the "
+                f"cores this process may run on); give it {then} again, or use another --output"
+            )
 
 
 def interrupted_sentence(folder: Path | None, arguments: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ __all__ = ["RunConfig", "RunStore"]
 
 SPACE_FILE = "space.toml"
 _ARCH, _CANDIDATE, _OUTCOME, _PHASE = "arch", "candidate", "outcome", "phase:"
+_AGAIN = "archsearch:again:"  # of the study, as Optuna closes a trial that has ended to further attributes
 _STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.RUNNING: "running"}
 
 
@@ -39,6 +40,7 @@ class _Trial:
     trial_id: int
     state: str
     attrs: dict[str, Any]
+    again: dict[str, Any] | None = None
 
     @property
     def phases(self) -> dict[str, dict[str, Any]]:
@@ -59,14 +61,16 @@ class RunStore:
         self._num_foreign = 0
         self._trials: dict[int, _Trial] = {}
         self._rows: dict[int, Row] = {}
+        attrs = study.user_attrs
         for trial in study.get_trials(deepcopy=False):
-            self._take_over(trial)
+            self._take_over(trial, attrs.get(f"{_AGAIN}{trial.number}"))
 
-    def _take_over(self, trial: FrozenTrial) -> None:
+    def _take_over(self, trial: FrozenTrial, again: dict[str, Any] | None) -> None:
         """Know a stored trial. One without an architecture is not ours (somebody asked Optuna for it), and closed."""
         if _ARCH in trial.user_attrs:
+            number, trial_id, state = trial.number, trial._trial_id, _STATES[trial.state]
             attrs = dict(trial.user_attrs)
-            self._keep(_Trial(number=trial.number, trial_id=trial._trial_id, state=_STATES[trial.state], attrs=attrs))
+            self._keep(_Trial(number=number, trial_id=trial_id, state=state, attrs=attrs, again=again))
             return
         self._num_foreign += 1
         if not trial.state.is_finished():
@@ -125,11 +129,11 @@ class RunStore:
         """Store a paper's model as a running trial."""
         return self._start(Proposal(params={}, arch=arch), paper)
 
-    def start(self, proposal: Proposal) -> Row:
-        """Store a candidate as a running trial."""
-        return self._start(proposal, None)
+    def start(self, proposal: Proposal, predicted_img_s: float | None = None) -> Row:
+        """Store a candidate as a running trial, with the throughput predicted for it if there is one."""
+        return self._start(proposal, None, predicted_img_s)
 
-    def _start(self, proposal: Proposal, paper: str | None) -> Row:
+    def _start(self, proposal: Proposal, paper: str | None, predicted_img_s: float | None = None) -> Row:
         """One transaction: there is no trial without its architecture. One measured before brings its figures along."""
         arch, cost = proposal.arch, proposal.arch.cost()
         same = (row for row in self.rows() if row["arch_id"] == arch.arch_id and row["state"] == "complete")
@@ -147,6 +151,7 @@ class RunStore:
             "archsearch_version": __version__,
             "torch_version": _torch_version(),
             "python_version": platform.python_version(),
+            "throughput_predicted_img_s": predicted_img_s,
         }
         figures = self._trials[known["trial"]].phases if known else {}
         attrs = {_ARCH: arch.to_dict(), _CANDIDATE: candidate, **{f"{_PHASE}{key}": figures[key] for key in figures}}
@@ -172,6 +177,13 @@ class RunStore:
     def record_phase(self, number: int, phase: str, values: Mapping[str, Any]) -> None:
         """Keep what a finished phase of a running trial measured, whatever comes after it."""
         self._set(self._trials[number], f"{_PHASE}{phase}", dict(values))
+
+    def record_again(self, number: int, values: Mapping[str, Any]) -> Row:
+        """Keep what measuring a finished trial's throughput again gave; its first figures stay as they are."""
+        with storage.storage_errors(self.where):
+            self._study.set_user_attr(f"{_AGAIN}{number}", dict(values))
+        self._trials[number].again = dict(values)
+        return self._keep(self._trials[number])
 
     def finish(self, number: int, reason: str | None = None) -> Row:
         """Tell the study how a trial ended: failed for `reason`, or complete, unless an objective has no value."""
@@ -213,9 +225,20 @@ def _row(config: RunConfig, trial: _Trial) -> Row:
         row |= trial.attrs[_OUTCOME]
         row["finished_at"] = datetime.fromisoformat(row["finished_at"])
     row["started_at"] = datetime.fromisoformat(row["started_at"])
+    if trial.again is not None:
+        row |= _again(row, trial.again)
     if isinstance(row["conditions"], dict):
         row["conditions"] = json.dumps(row["conditions"])
     return row
+
+
+def _again(row: Row, again: Mapping[str, Any]) -> Row:
+    """The columns of the second measurement, the change against the first, and its conditions beside the first's."""
+    figures = {key: value for key, value in again.items() if key in MEASURED_COLUMNS and key != "conditions"}
+    first, second = row["throughput_ratio"], figures.get("throughput_again_ratio")
+    if first and second:
+        figures["throughput_change"] = second / first - 1
+    return {**figures, "conditions": {**(row["conditions"] or {}), "again": again.get("conditions")}}
 
 
 def _without_value(row: Row, objectives: tuple[str, ...]) -> str | None:

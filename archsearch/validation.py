@@ -1,6 +1,7 @@
 """Top-1 and top-5 of a network on a folder of validation images, with the preprocessing of a paper's own evaluation."""
 
 import contextlib
+import copy
 import math
 import os
 import time
@@ -134,8 +135,9 @@ def validate(
 ) -> Accuracy:
     """Accuracy of a network (B, 3, H, W) -> (B, classes) on images in class folders; its logits are in the order of the sorted folder names.
 
-    The model is moved to `device` and put into eval mode. image_size: side or (height, width) in pixels. dtype: bfloat16 by autocast. workers: decoding
-    processes, 0 decodes in this one. Defaults: `default_batch_size`, `default_workers`. progress is told after every batch. Raises UserError when there are
+    The model is moved to `device` and put into eval mode; with dtype bfloat16 a copy of it answers, bfloat16 throughout; amp_bfloat16 is autocast.
+    image_size: side or (height, width) in pixels. workers: decoding processes, 0 decodes in this one. Defaults: `default_batch_size`,
+    `default_workers`. progress is told after every batch. Raises UserError when there are
     no such images, or of another number of classes than the model's; RunError when memory does not suffice or logits are not finite. Unreadable images stand
     in the result.
     """
@@ -192,6 +194,8 @@ class _Judge:
     """A network on its device, and how many of its answers are right."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing, device: torch.device, dtype: DType) -> None:
+        if dtype == "bfloat16":
+            model = copy.deepcopy(model).to(torch.bfloat16)  # what a cast loses could not be given back
         self._model = model.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks this form
         self._preprocessing, self._device, self._dtype = preprocessing, device, dtype
 
@@ -221,7 +225,9 @@ class _Judge:
     @torch.inference_mode()
     def _logits(self, images: Tensor) -> Tensor:
         inputs = self._preprocessing.normalised(images.to(self._device, non_blocking=True))
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == "bfloat16"):
+        if self._dtype == "bfloat16":
+            inputs = inputs.to(torch.bfloat16)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype == "amp_bfloat16"):
             logits: Tensor = self._model(inputs)
         return logits
 

@@ -13,10 +13,15 @@ Document = dict[str, Any]
 def evaluate(arch: Document, settings: Document, done: Document, emit: Callable[[Document], None]) -> None:
     """Figures that follow from the exact cost, so that a test can work them out again."""
     cost = Arch.from_dict(arch).cost()
+    if settings.get("phases") == ["again"]:
+        figures = {"throughput_again_img_s": 1.02e9 / cost.params, "throughput_again_ratio": 1.02}
+        emit({"event": "phase", "phase": "again", "values": figures})
+        return
     emit({"event": "phase", "phase": "count", "values": {"macs_fvcore": cost.macs}})
     emit({"event": "progress", "phase": "proxy", "step": 1, "steps": 2, "images_s": 812.0})
     values = {
         "throughput_img_s": 1e9 / cost.params,
+        "throughput_ratio": 1.0,
         "latency_ms": 10.0,
         "throughput_noisy": False,
         "throughput_drift": 0.0,

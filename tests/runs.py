@@ -11,7 +11,7 @@ from typing import Any
 
 from archsearch.arch import Arch
 from archsearch.config import RunConfig
-from archsearch.engine.driver import Driver, State, Tally
+from archsearch.engine.driver import Driver, Predictor, State, Tally
 from archsearch.engine.worker import ProcessWorker
 from archsearch.results import Row
 from archsearch.space import load_space, paper
@@ -54,6 +54,7 @@ class Ear:
     events: list[Mapping[str, Any]] = field(default_factory=list)
     finished_rows: list[Row] = field(default_factory=list)
     tallies: list[Tally] = field(default_factory=list)
+    again: list[tuple[int, int, int, str | None]] = field(default_factory=list)
     state: str = ""
 
     def trial_started(self, row: Row, tally: Tally) -> None:
@@ -65,6 +66,12 @@ class Ear:
     def trial_finished(self, row: Row, tally: Tally) -> None:
         self.finished_rows.append(row)
         self.tallies.append(tally)
+
+    def again_started(self, row: Row, place: int, total: int) -> None:
+        self.started.append(row)
+
+    def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        self.again.append((row["trial"], place, total, reason))
 
     def finished(self, state: State, tally: Tally) -> None:
         self.state = state
@@ -80,19 +87,24 @@ def run(
     fixed: Mapping[str, Arch] | None = None,
     timeout: float | None = None,
     storage_url: str | None = None,
+    recheck: bool = False,
+    predictor: Predictor | None = None,
+    ear: Ear | None = None,
 ) -> Ear:
     """A whole run in this process, its evaluations in a real worker."""
-    ear = Ear()
+    ear = ear or Ear()
     with RunStore.open(folder, config, storage_url) as store:
         worker = ProcessWorker(folder / "worker.log", f"stub_evaluators:{evaluator}")
-        Driver(config, store, worker, ear, fixed=fixed, command=["test"]).run(trials, timeout)
+        driver = Driver(config, store, worker, ear, fixed=fixed, command=["test"], recheck=recheck, predictor=predictor)
+        driver.run(trials, timeout)
     return ear
 
 
-def start(folder: Path, log: Path, trials: int, phase_s: float) -> "subprocess.Popen[str]":
+def start(folder: Path, log: Path, trials: int, phase_s: float, *, recheck: bool = False) -> "subprocess.Popen[str]":
     """The same as a program in a process and a process group of its own, as a shell would start it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    arguments = [sys.executable, str(ROOT / "tests" / "drive.py"), str(folder), str(log), str(trials), str(phase_s)]
+    program = str(ROOT / "tests" / "drive.py")
+    arguments = [sys.executable, program, str(folder), str(log), str(trials), str(phase_s), *(["recheck"] * recheck)]
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )

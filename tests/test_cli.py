@@ -361,7 +361,8 @@ def test_a_run_ends_with_a_front_and_the_next_command(cli: Cli, tmp_path: Path, 
     result = cli(*RUN)
     assert result.exit_code == 0, result.output
     lines = result.stderr.splitlines()
-    assert len(lines) == 1 + 5  # what is searched, and a line a trial
+    front = document(cli("report", "--json"))["front"]
+    assert len(lines) == 1 + 5 + len(front)  # what is searched, and a line a timing
     assert lines[1].startswith(
         "[1/5] trial 0, 4.54G MACs, 28.36M params, 35.3 img/s, score 0.454: davit_tiny; front 1; "
     )

@@ -7,10 +7,22 @@ import archsearch
 
 PACKAGE = Path(archsearch.__file__).parent
 LAYERS = [
-    {"cost", "pareto", "units", "errors", "interrupts"},
+    {"cost", "ranks", "pareto", "units", "errors", "interrupts"},
     {"blocks", "plan", "grammar", "arch", "features", "model"},
-    {"space", "budget", "checkpoints", "trace", "throughput", "machine", "proxy"},
-    {"evaluate", "results", "config"},
+    {
+        "space",
+        "budget",
+        "checkpoints",
+        "trace",
+        "throughput",
+        "protocol",
+        "stopwatch",
+        "telemetry",
+        "machine",
+        "proxy",
+        "calibration",
+    },
+    {"evaluate", "settings", "results", "config"},
     {"storage", "study", "samplers"},
     {"engine"},
     {
@@ -21,6 +33,10 @@ LAYERS = [
         "live",
         "lookup",
         "benching",
+        "bench_tables",
+        "calibrating",
+        "agreement",
+        "predicting",
         "running",
         "recount",
         "validation",

@@ -10,11 +10,12 @@ from typing import Any
 import moocore
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 from archsearch.cli import main
-from archsearch.results import SCHEMA, Row, ranked, write_front, write_manifest, write_trials
+from archsearch.results import SCHEMA, Row, ranked, read_manifest, write_front, write_manifest, write_trials
 from archsearch.space import paper
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")
@@ -261,3 +262,50 @@ def test_bad_runs_are_one_sentence(tmp_path: Path, report: Report) -> None:
     (folder / "manifest.json").write_text("{")
     assert report().exit_code == 2
     assert report("--json", "--csv").exit_code == 2
+
+
+def timed_again(number: int, ratio: float, again: float, spread: float = 0.01, **changes: Any) -> Row:
+    """A member of a front of three, with both of its ratios to the reference."""
+    row = trial(number, 0.5 + 0.1 * number, 100 * ratio, 10 + number, throughput_ratio=ratio, throughput_iqr=spread)
+    figures = {"throughput_again_img_s": 100 * again, "throughput_again_ratio": again, "throughput_again_iqr": spread}
+    return {**row, **figures, "throughput_change": again / ratio - 1, **changes}
+
+
+def test_the_second_measurement_of_the_front_is_judged_and_marked(tmp_path: Path, report: Report) -> None:
+    # Ratios 4, 3, 2 and then 3.96, 2, 3: one of three pairs in another order, tau 1/3; changes of 1 %, a third and a half.
+    rows = [timed_again(0, 4.0, 3.96), timed_again(1, 3.0, 2.0), timed_again(2, 2.0, 3.0)]
+    write_run(tmp_path, [*rows, trial(3, 0.9, 100.0, 99)])
+    again = strict(report("--json").stdout)["again"]
+    assert again.pop("median_change") == pytest.approx(1 / 3)
+    assert again.pop("tau") == pytest.approx(1 / 3)
+    assert again == {"members": 4, "measured": 3, "swapped": [[1, 2]], "changed": [1, 2], "limit": 0.03}
+    text = " ".join(report().stdout.split())
+    assert "3 of 4 members" in text
+    assert "Kendall tau between the two orders 0.33; trials 1 and 2 changed places beyond their spread." in text
+    assert "300.0*" in text
+    assert "200.0*" in text
+    assert "400.0*" not in text
+
+
+def test_orders_that_the_spread_explains_and_runs_without_a_second_measurement(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, [timed_again(0, 4.0, 3.9, 0.1), timed_again(1, 3.9, 4.0, 0.1)], name="wide")
+    assert strict(report("wide", "--json").stdout)["again"]["swapped"] == []
+    assert "no two changed places" in " ".join(report("wide").stdout.split())
+    folder = write_run(tmp_path, SIX, name="older")
+    table = pq.read_table(folder / "trials.parquet")
+    pq.write_table(table.select(table.column_names[: table.column_names.index("arch") + 1]), folder / "trials.parquet")
+    document = strict(report("older", "--json").stdout)
+    assert (document["again"], document["predicted"]) == (None, None)
+    assert "timed again at the end, in" not in " ".join(report("older").stdout.split())
+
+
+def test_the_error_of_predictions_is_told(tmp_path: Path, report: Report) -> None:
+    rows = [trial(n, 0.5, 100.0, 10, throughput_predicted_img_s=value) for n, value in enumerate((90.0, 120.0, 104.0))]
+    folder = write_run(tmp_path, [*rows, trial(3, 0.5, 100.0, 10)])
+    source = {"file": "results/calibration/here.parquet", "kendall_tau": 0.95, "mape": 0.041}
+    write_manifest({**read_manifest(folder), "calibration": source}, folder)
+    predicted = strict(report("--json").stdout)["predicted"]
+    assert (predicted["trials"], predicted["median_error"]) == (3, pytest.approx(0.1))
+    text = " ".join(report().stdout.split())
+    assert "off by 10.0% (median of 3 trials); every figure here is measured" in text
+    assert "here.parquet: mean error 4.1%, Kendall tau 0.95 on hybrids held out" in text

@@ -65,6 +65,11 @@ torch_version: string
 python_version: string not null
 conditions: string
 arch: string not null
+throughput_predicted_img_s: double
+throughput_again_img_s: double
+throughput_again_iqr: double
+throughput_again_ratio: double
+throughput_change: double
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")

@@ -14,6 +14,9 @@ from PIL import Image
 
 from archsearch import Arch
 from archsearch.cli import main
+from archsearch.errors import UserError
+from archsearch.machine import affinity
+from archsearch.running import refuse_other_threads
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "clothing-mini"
 SPACE = """
@@ -68,7 +71,9 @@ def run(space: Path, output: Path, *options: str) -> Result:
 
 def test_a_real_run_from_space_to_front_and_again(space: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    done = run(space, output, "--trials", "1")
+    here = affinity()
+    cores = ["--cpus", str(here[0])] if here else []
+    done = run(space, output, "--trials", "1", *cores)
     assert done.exit_code == 0, done.output
     rows = pd.read_parquet(output / "trials.parquet")
     assert list(rows.state) == ["complete"]
@@ -83,7 +88,11 @@ def test_a_real_run_from_space_to_front_and_again(space: Path, tmp_path: Path) -
     for row in rows.itertuples():
         arch = Arch.from_dict(json.loads(str(row.arch)))
         assert (arch.arch_id, arch.cost().macs, arch.cost().params) == (row.arch_id, row.macs, row.params)
-        assert json.loads(str(row.conditions))["threads"] >= 1
+        conditions = json.loads(str(row.conditions))
+        assert (conditions["threads"], conditions["affinity"]) == (1, here and here[:1])
+        assert conditions["again"]["date"] >= conditions["date"]
+    assert np.allclose(rows.throughput_change, rows.throughput_again_ratio / rows.throughput_ratio - 1)
+    assert "1 of 1 members" in " ".join(done.output.split())
     front = pq.read_table(output / "front.parquet").to_pandas()
     counted = (
         duckdb.connect().execute(f"select front_name, count(*) from '{output}/front.parquet' group by 1").fetchall()
@@ -96,15 +105,36 @@ def test_a_real_run_from_space_to_front_and_again(space: Path, tmp_path: Path) -
         "proxy_score/throughput_img_s",
     }
 
-    again = run(space, output, "--trials", "2")
+    again = run(space, output, "--trials", "2", "--no-recheck", *cores)
     assert again.exit_code == 0, again.output
     more = pd.read_parquet(output / "trials.parquet")
     pd.testing.assert_frame_equal(more.iloc[:1].drop(columns="front"), rows.drop(columns="front"))
     assert len(more) == 2
 
-    other = run(space, output, "--trials", "2", "--seed", "9")
-    assert other.exit_code == 2
-    assert "another run" in other.output
+    for option, value, words in (
+        ("--seed", "9", "seed was 0, now 9"),
+        ("--threads", "1", "settings.threads was None, now 1"),
+    ):
+        other = run(space, output, "--trials", "2", *cores, option, value)
+        assert other.exit_code == 2
+        assert f"holds another run: {words};" in other.output
+
+
+def test_threads_and_cores_that_are_not_there_are_refused_before_there_is_a_run(space: Path, tmp_path: Path) -> None:
+    for option, value in (("--threads", "9999"), ("--cpus", "9999")):
+        done = run(space, tmp_path / "run", option, value)
+        assert done.exit_code == 2
+        assert done.output.startswith(f"error: {option}: ")
+        assert not (tmp_path / "run").exists()
+
+
+def test_trials_timed_with_other_threads_are_not_joined() -> None:
+    settings, row = {"device": "cpu", "threads": None}, {"conditions": '{"threads": 7}'}
+    with pytest.raises(UserError, match=r"timed with 7 threads, and PyTorch would use 1 now .* use another --output"):
+        refuse_other_threads(Path("run"), [{"conditions": None}, row], settings)
+    refuse_other_threads(Path("run"), [{"conditions": '{"threads": 1}'}], settings)
+    refuse_other_threads(Path("run"), [row], {**settings, "threads": 7})
+    refuse_other_threads(Path("run"), [row], {**settings, "device": "cuda"})
 
 
 def _picture(path: Path) -> None:

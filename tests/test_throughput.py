@@ -1,13 +1,17 @@
 """Timing checked on networks that sleep: how long a pass takes is then known beforehand, whatever the machine."""
 
 import contextlib
+import copy
 import dataclasses
+import itertools
+import json
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Self, get_args
 
 import pytest
 import torch
@@ -15,7 +19,8 @@ from torch import Tensor, nn
 
 from archsearch.errors import RunError, UserError
 from archsearch.machine import conditions, device_lock, pick_device
-from archsearch.throughput import DType, Protocol, measure
+from archsearch.protocol import DType, Protocol, Task
+from archsearch.throughput import InfeasibleError, measure
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[1]
@@ -47,6 +52,18 @@ class Sleeper(nn.Module):
         return images
 
 
+class Log:
+    """What a network saw, shared by its copies: measurements that change weights work in one."""
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+        self.settings: list[tuple[bool, bool, torch.dtype, torch.dtype]] = []
+        self.weights: list[Tensor] = []
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
 class Recorder(nn.Module):
     """A network that keeps what it was called with and under which settings."""
 
@@ -54,14 +71,17 @@ class Recorder(nn.Module):
         super().__init__()
         self.linear = nn.Linear(8, 8)
         self.frozen = nn.BatchNorm2d(3).eval()
-        self.images: list[Tensor] = []
-        self.settings: set[tuple[bool, bool, torch.dtype]] = set()
+        self.dropout = nn.Dropout(0.5)
+        self.log = Log()
 
     def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = self.linear(self.frozen(images))
-        self.images.append(images)
-        self.settings.add((self.training, torch.is_inference_mode_enabled(), out.dtype))
-        return out
+        out: Tensor = self.linear(self.dropout(self.frozen(images)))
+        self.log.images.append(images)
+        self.log.weights.append(self.linear.weight.detach().clone())
+        self.log.settings.append(
+            (self.training, torch.is_inference_mode_enabled(), self.linear.weight.dtype, out.dtype)
+        )
+        return out.mean((1, 2))
 
 
 class Full(nn.Module):
@@ -127,19 +147,101 @@ def test_inputs_are_random_rotated_and_channels_last() -> None:
     state = torch.get_rng_state()
     measure(model, QUICK, CPU)
     assert torch.equal(state, torch.get_rng_state())
-    assert {images.shape for images in model.images} == {(4, 3, 8, 8)}
-    assert all(images.is_contiguous(memory_format=torch.channels_last) for images in model.images[:9])
-    assert all(0.8 < images.std() < 1.2 and abs(images.mean()) < 0.2 for images in model.images[:9])
-    first = model.images[:3]
-    assert not any(torch.equal(first[i], first[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
-    assert all(torch.equal(images, first[i % 3]) for i, images in enumerate(model.images[:9]))
+    seen = model.log.images[:9]
+    assert {images.shape for images in model.log.images} == {(4, 3, 8, 8)}
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images in seen)
+    assert all(0.8 < images.std() < 1.2 and abs(images.mean()) < 0.2 for images in seen)
+    assert not any(torch.equal(seen[i], seen[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert all(torch.equal(images, seen[i % 3]) for i, images in enumerate(seen))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+FORMATS: dict[DType, tuple[torch.dtype, torch.dtype, torch.dtype]] = {  # inputs, weights, what a matrix product gives
+    "float32": (torch.float32, torch.float32, torch.float32),
+    "bfloat16": (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+    "amp_bfloat16": (torch.float32, torch.float32, torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
 def test_passes_run_in_eval_and_inference_mode_and_in_the_dtype_asked_for(dtype: DType) -> None:
     model = Recorder()
     measure(model, dataclasses.replace(QUICK, dtype=dtype), CPU)
-    assert model.settings == {(False, True, getattr(torch, dtype))}
+    inputs, weights, products = FORMATS[dtype]
+    assert {images.dtype for images in model.log.images} == {inputs}
+    assert set(model.log.settings) == {(False, True, weights, products)}
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_training_steps_move_the_weights_of_a_copy_in_train_mode(dtype: DType) -> None:
+    model = Recorder()
+    figure = measure(model, dataclasses.replace(QUICK, dtype=dtype, task="train"), CPU)
+    _, weights, products = FORMATS[dtype]
+    labels_pass, *steps = model.log.settings
+    assert not labels_pass[0]
+    assert set(steps) == {(True, False, weights, products)}
+    assert len(steps) == figure.warmup_iterations + figure.iterations
+    assert (figure.task, figure.dtype) == ("train", dtype)
+    if dtype != "bfloat16":  # whose numbers are too coarse for a rate this small
+        assert not any(torch.equal(one, other) for one, other in itertools.pairwise(model.log.weights[1:9]))
+
+
+@pytest.mark.parametrize("task", get_args(Task))
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_network_keeps_its_values_and_so_does_its_reference(dtype: DType, task: Task) -> None:
+    networks = [Recorder(), Recorder()]
+    before = [copy.deepcopy(network.state_dict()) for network in networks]
+    state = torch.get_rng_state()
+    measure(networks[0], dataclasses.replace(QUICK, dtype=dtype, task=task), CPU, reference=networks[1])
+    assert torch.equal(state, torch.get_rng_state())
+    for network, values in zip(networks, before, strict=True):
+        after = network.state_dict()
+        assert {name: value.dtype for name, value in after.items()} == {
+            name: value.dtype for name, value in values.items()
+        }
+        assert all(torch.equal(after[name], values[name]) for name in values)
+        assert all(weight.grad is None for weight in network.parameters())
+        assert (network.training, network.frozen.training) == (True, False)
+        assert len(network.log.settings) > 10
+
+
+def test_what_a_block_cached_for_eval_in_float32_is_not_in_the_bfloat16_copy() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+            self.kept: Tensor | None = None
+
+        def train(self, mode: bool = True) -> Self:
+            self.kept = None
+            return super().train(mode)
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.kept = self.linear.weight * 2 if self.kept is None else self.kept
+            return images @ self.kept
+
+    model = Cached().eval()
+    with torch.no_grad():
+        model(torch.ones(1, 8))
+    measure(model, dataclasses.replace(QUICK, dtype="bfloat16"), CPU)
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("network", "complaint"),
+    [
+        (Sleeper(0.0), "no parameters to train"),
+        (nn.Conv2d(3, 8, 3), r"output is \(4, 8, 6, 6\), not \(B, classes\)"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(network: nn.Module, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        measure(network, dataclasses.replace(QUICK, task="train"), CPU)
+
+
+def test_a_map_of_one_pixel_in_a_batch_of_one_cannot_be_trained() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 8), nn.BatchNorm2d(8), nn.Flatten())
+    with pytest.raises(RunError, match="the candidate cannot be trained at batch size 1, 8 px"):
+        measure(network, dataclasses.replace(QUICK, batch_size=1, task="train"), CPU)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -162,7 +264,7 @@ def test_a_network_comes_back_as_it_was_and_trainable(training: bool) -> None:
 )
 def test_running_out_of_memory_makes_the_candidate_infeasible(words: str) -> None:
     model = Full(words)
-    with pytest.raises(RunError, match="the candidate is infeasible at batch size 4, 8 px, float32") as caught:
+    with pytest.raises(InfeasibleError, match="the candidate is infeasible at batch size 4, 8 px, float32") as caught:
         measure(model, QUICK, CPU)
     assert caught.value.__context__ is None
     assert model.training
@@ -251,7 +353,8 @@ def test_peak_memory_is_of_this_measurement_alone() -> None:
     ("change", "complaint"),
     [
         ({"batch_size": 0}, "batch_size: got 0"),
-        ({"dtype": "float16"}, "dtype: got 'float16', allowed are float32, bfloat16"),
+        ({"dtype": "float16"}, "dtype: got 'float16', allowed are float32, bfloat16, amp_bfloat16"),
+        ({"task": "backward"}, "task: got 'backward', allowed are forward, train"),
         ({"mode": "fast"}, "mode: got 'fast', allowed are eager, compile"),
         ({"warmup_s": float("nan")}, "warmup_s: got nan"),
         ({"max_s": -1.0}, "max_s: got -1.0"),
@@ -282,6 +385,18 @@ def test_compiled_networks_are_all_compiled() -> None:
         for scale in range(3):
             figure = measure(Telltale(scale), dataclasses.replace(QUICK, mode="compile"), CPU)
             assert (figure.mode, eager) == ("compile", [])
+            assert figure.compile_s is not None
+            assert 0 < figure.compile_s < figure.measure_s
+
+
+@pytest.mark.slow
+def test_without_a_compiler_compiling_is_one_sentence() -> None:
+    protocol = dataclasses.replace(QUICK, mode="compile")
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}),
+        pytest.raises(RunError, match=r"^throughput: the candidate cannot be compiled: .*no-such-compiler"),
+    ):
+        measure(nn.Sequential(nn.Sigmoid(), nn.Tanh()), protocol, CPU)
 
 
 def test_auto_is_the_fastest_device_that_is_there() -> None:
@@ -314,7 +429,7 @@ def test_conditions_are_plain_values_that_say_where() -> None:
     assert noted["host_cpu"]
     assert str(noted["date"]).endswith("+00:00")
     assert noted["driver"] is noted["cuda"] is None
-    assert all(isinstance(value, str | int | float | bool | None) for value in noted.values())
+    assert json.loads(json.dumps(noted)) == noted
 
 
 HOLDER = """
@@ -385,7 +500,7 @@ def test_a_lock_file_that_is_a_link_is_not_followed(lock_directory: Path) -> Non
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: the event clock exists only there")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", FORMATS)
 def test_a_gpu_is_timed_by_its_own_clock(dtype: DType) -> None:
     device = pick_device("cuda")
     small, large = nn.Conv2d(3, 64, 3), nn.Sequential(nn.Conv2d(3, 64, 3), *(nn.Conv2d(64, 64, 3) for _ in range(20)))

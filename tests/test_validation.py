@@ -96,9 +96,20 @@ def test_worker_processes_change_nothing(folder: Path) -> None:
     assert len(found[0].unreadable) == 1
 
 
+@pytest.mark.parametrize(("dtype", "seen"), [("bfloat16", torch.bfloat16), ("amp_bfloat16", torch.float32)])
+def test_bfloat16_is_of_a_copy_throughout_or_by_autocast(folder: Path, dtype: Any, seen: torch.dtype) -> None:
+    model = rigged(3)
+    inputs: list[torch.dtype] = []
+    model.register_forward_hook(lambda module, images, logits: inputs.append(images[0].dtype))
+    found = validate(model, folder, Preprocessing.of_paper("van_b0"), image_size=64, dtype=dtype, workers=0)
+    assert found.top1_correct == labels_of(folder).count(3)
+    assert set(inputs) == {seen}
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "amp_bfloat16"])
 def test_cuda_counts_as_the_cpu_does(folder: Path, dtype: Any) -> None:
     model = rigged(3)
     found = validate(

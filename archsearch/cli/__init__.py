@@ -2,6 +2,7 @@
 
 from archsearch.cli.app import main
 from archsearch.cli.bench import bench
+from archsearch.cli.calibrate import calibrate
 from archsearch.cli.evaluate import evaluate
 from archsearch.cli.inspect import blocks, cost, papers, sample
 from archsearch.cli.report import report
@@ -9,5 +10,5 @@ from archsearch.cli.run import run
 
 __all__ = ["main"]
 
-for command in (run, report, cost, bench, evaluate, sample, blocks, papers):
+for command in (run, report, cost, bench, calibrate, evaluate, sample, blocks, papers):
     main.add_command(command)

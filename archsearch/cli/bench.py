@@ -1,10 +1,40 @@
 """`archsearch bench`: throughput of single architectures by the house's protocol."""
 
+from typing import Any
+
 import click
 
-from archsearch.cli.app import RESULTS
+from archsearch.cli.app import INTERRUPTED, RESULTS
 from archsearch.cli.inspect import ARCH_HELP
-from archsearch.cli.options import batch_size_option, device_option, dtype_option, json_option, mode_option
+from archsearch.cli.options import (
+    batch_size_option,
+    cpus_option,
+    device_option,
+    dtype_option,
+    json_option,
+    mode_option,
+    threads_option,
+)
+
+# benching's word for a sweep without a largest batch size; importing it from there would load torch.
+SWEEP_ALL = "max"
+
+
+class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """A positive number, or the word that stands for none given."""
+
+    name = "limit"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """The number, or the word as it is."""
+        if value == SWEEP_ALL:
+            return SWEEP_ALL
+        try:
+            return int(click.IntRange(min=1, max=2**20).convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(
+                f"got {value!r}; write the largest batch size, such as --sweep 64, or put --sweep at the end of the command"
+            )
 
 
 @click.command(help=f"Measure throughput of architectures, in images/s.\n\n{ARCH_HELP}")
@@ -19,30 +49,62 @@ from archsearch.cli.options import batch_size_option, device_option, dtype_optio
     metavar="PX",
     help="Side of the input in pixels.  [default: the architecture's own]",
 )
+@click.option(
+    "--against",
+    metavar="ARCH",
+    help="The reference that is timed before and after each, and that ratios are to.  [default: van_b0]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Measure all again, in a new order each time; then ratios have a spread.",
+)
+@click.option(
+    "--train", is_flag=True, help="Time a training step, forward, backward and AdamW.  [default: the forward pass]"
+)
+@click.option(
+    "--sweep",
+    type=_Limit(),
+    is_flag=False,
+    flag_value=SWEEP_ALL,
+    metavar="[N]",
+    help="Time batch sizes 1, 2, 4 ... N until memory runs out.  [default: off; N: 64, on cuda as far as memory goes]",
+)
+@threads_option
+@cpus_option
 @json_option
 @click.pass_context
 def bench(
     ctx: click.Context,
+    /,
     archs: tuple[str, ...],
-    device: str,
-    dtype: str,
-    mode: str,
-    batch_size: int | None,
-    image_size: int | None,
+    threads: int | None,
+    cpus: tuple[int, ...] | None,
+    against: str | None,
     as_json: bool,
+    **how: Any,
 ) -> None:
     """Measure throughput of architectures, in images/s."""
     from archsearch import tables
-    from archsearch.benching import bench_document, bench_parts, bench_task
+    from archsearch.bench_tables import bench_parts, interrupted_sentence
+    from archsearch.benching import bench_document, bench_task
     from archsearch.lookup import resolve_arch
+    from archsearch.machine import use_cpu
 
+    use_cpu(threads, cpus)
     found = {text: resolve_arch(text, RESULTS) for text in archs}
-    task = bench_task(found, device=device, dtype=dtype, mode=mode, batch_size=batch_size, image_size=image_size)
-    console = tables.make_console(stderr=True)
-    document = bench_document(task, console)
+    task = bench_task(found, against=resolve_arch(against, RESULTS) if against else None, **how)
+    document = bench_document(task, tables.make_console(stderr=True))
     if as_json:
         click.echo(tables.to_json(document))
     else:
-        tables.show(tables.make_console(), *bench_parts(document))
+        console = tables.make_console()
+        tables.show(console, *bench_parts(document, console.width))
+    if document["interrupted"]:
+        click.echo(interrupted_sentence(document), err=True)
+        ctx.exit(INTERRUPTED)
     if any(result["error"] for result in document["results"]):
         ctx.exit(1)

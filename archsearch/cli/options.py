@@ -1,11 +1,16 @@
 """Options that several commands share, and the types that read quantities with units."""
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
+from archsearch.errors import UserError
 from archsearch.units import parse_macs, parse_seconds, parse_share
+
+# Four digits: no machine has ten thousand cores, and a longer number would become a list that fills the memory.
+_CPU_RANGE = re.compile(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -21,6 +26,25 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic only since
         if not isinstance(value, str):
             return float(value)
         return self.parse(value, param.opts[0] if param else self.name)
+
+
+class CpuList(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """Numbers of logical cores, `0,2-3`, as a sorted tuple; a bad list is a UserError that names the option."""
+
+    name = "cpus"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """`0,2-3` as (0, 2, 3)."""
+        if isinstance(value, tuple):
+            return value
+        found: set[int] = set()
+        for part in value.split(","):
+            match = _CPU_RANGE.fullmatch(part)
+            low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if low > high:
+                raise UserError(f"--cpus: got {value!r}; write numbers of cores and ranges of them, such as 0,2-3")
+            found.update(range(low, high + 1))
+        return tuple(sorted(found))
 
 
 MACS = Quantity("macs", parse_macs)
@@ -45,10 +69,10 @@ device_option = click.option(
 )
 dtype_option = click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(["float32", "bfloat16", "amp_bfloat16"]),
     default="float32",
     show_default=True,
-    help="Number format of the forward pass (bfloat16 by autocast).",
+    help="Number format: bfloat16 throughout, or amp_bfloat16, by autocast over float32 weights.",
 )
 mode_option = click.option(
     "--mode",
@@ -62,6 +86,18 @@ batch_size_option = click.option(
     type=click.IntRange(min=1),
     metavar="N",
     help="Images of a timed forward pass.  [default: 2 on cpu, 128 on cuda, 32 on mps]",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads PyTorch computes with on the CPU.  [default: its own choice, mostly the cores there are]",
+)
+cpus_option = click.option(
+    "--cpus",
+    type=CpuList(),
+    metavar="LIST",
+    help="Logical cores to run on, such as 0,2-3; Linux only.  [default: all this process may use]",
 )
 
 

@@ -12,10 +12,12 @@ from archsearch.cli.options import (
     SECONDS,
     SHARE,
     batch_size_option,
+    cpus_option,
     device_option,
     dtype_option,
     mode_option,
     seed_option,
+    threads_option,
     tolerance_option,
 )
 
@@ -27,6 +29,8 @@ _MEASURING = (
     "dtype",
     "mode",
     "batch_size",
+    "threads",
+    "cpus",
     "proxy_steps",
     "data",
     "train_split",
@@ -64,7 +68,7 @@ _MEASURING = (
     "--timeout",
     type=SECONDS,
     metavar="TIME",
-    help="Start no new trial after this time, such as 90s, 30m or 2h.  [default: none]",
+    help="Start no new trial after this time, such as 90s, 30m or 2h; what --recheck does still follows.  [default: none]",
 )
 @click.option(
     "--data",
@@ -85,6 +89,14 @@ _MEASURING = (
 @dtype_option
 @mode_option
 @batch_size_option
+@threads_option
+@cpus_option
+@click.option(
+    "--recheck/--no-recheck",
+    default=True,
+    show_default=True,
+    help="Time the members of the front again at the end, in another order; the first figures stay the ranked ones.",
+)
 @click.option(
     "--proxy-steps",
     type=click.IntRange(min=1),
@@ -152,7 +164,7 @@ def _request(options: dict[str, Any]) -> Any:
     return RunRequest(
         **{
             key: options[key]
-            for key in ("space", "tolerance", "papers", "sampler", "seed", "trials", "storage", "output")
+            for key in ("space", "tolerance", "papers", "sampler", "seed", "trials", "storage", "output", "recheck")
         },
         budget_macs=round(options["budget"]),
         timeout_s=options["timeout"],

@@ -2,21 +2,18 @@
 
 import contextlib
 import json
-import platform
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from typing import Any, Literal, Protocol
 
-from archsearch import __version__
 from archsearch.arch import Arch
 from archsearch.config import RunConfig
+from archsearch.engine import again
+from archsearch.engine.manifest import describe
 from archsearch.engine.worker import LOG_FILE, Event, Job, Worker
 from archsearch.errors import ArchsearchError, RunError
 from archsearch.results import Row, ranked, write_front, write_manifest, write_trials
@@ -27,7 +24,6 @@ State = Literal["running", "complete", "interrupted", "failed"]
 
 # How long Ctrl-C may go unnoticed while the worker has nothing to say.
 _ATTENTION_S = 0.1
-_VERSIONS = ("torch", "torchvision", "timm", "optuna")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +48,32 @@ class Listener(Protocol):
     def trial_finished(self, row: Row, tally: Tally) -> None:
         """A trial ended, complete or failed, and the files show it."""
 
+    def again_started(self, row: Row, place: int, total: int) -> None:
+        """The `place`-th of `total` members of the front goes to the worker, to be timed another time."""
+
+    def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """It was timed, and the files show it; or it could not be, for `reason`."""
+
     def finished(self, state: State, tally: Tally) -> None:
         """The run ended, and its files are written."""
+
+
+class Predictor(Protocol):
+    """Foresees images/s before anything is built; `source` says for the manifest where that knowledge comes from."""
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """The calibration's file and how good it is."""
+
+    def predict(self, arch: Arch) -> float | None:
+        """Images/s of the architecture; None for one it knows nothing about."""
 
 
 class Driver:
     """One run from where it stands to `trials` sampled candidates. Whatever kills it, the next one goes on.
 
-    `fixed` are the models measured first, by name: by default the papers of the configuration.
+    `fixed` are the models measured first, by name: by default the papers of the configuration. `recheck` has the front
+    timed another time at the end.
     """
 
     def __init__(
@@ -71,16 +85,20 @@ class Driver:
         *,
         fixed: Mapping[str, Arch] | None = None,
         command: Sequence[str] | None = None,
+        recheck: bool = False,
+        predictor: Predictor | None = None,
     ) -> None:
         self._config, self._store, self._worker, self._listener = config, store, worker, listener
         self._fixed = {name: paper(name) for name in config.papers} if fixed is None else dict(fixed)
         self._command = list(sys.argv if command is None else command)
+        self._recheck, self._predictor = recheck, predictor
         self._trials = 0
         self._is_stopped = False
         self._rows: list[Row] = []
 
     def run(self, trials: int, timeout: float | None = None) -> State:
-        """Evaluate the fixed trials, then candidates until `trials` of them have ended, or no new one after `timeout` seconds.
+        """Evaluate the fixed trials, then candidates until `trials` of them have ended, or no new one after `timeout` seconds;
+        then time the front again, whichever of the two it was.
 
         Returns `complete` or `interrupted` (Ctrl-C; the trial at work is taken up by the next run). Closes the worker.
         Raises RunError when every trial failed, UserError when the storage or a file cannot be written.
@@ -109,6 +127,8 @@ class Driver:
                     self._evaluate(row)
                     if self._is_stopped or time.monotonic() >= deadline:
                         break
+                if self._recheck:
+                    self._measure_again()
             except KeyboardInterrupt:
                 # A second Ctrl-C, or one that somebody else raised.
                 self._is_stopped = True
@@ -126,7 +146,9 @@ class Driver:
             if name not in known:
                 yield self._store.start_fixed(name, arch)
         while self._num_sampled() < self._trials:
-            yield self._store.start(self._store.propose())
+            proposal = self._store.propose()
+            predicted = self._predictor.predict(proposal.arch) if self._predictor else None
+            yield self._store.start(proposal, predicted)
 
     def _num_sampled(self) -> int:
         return sum(not row["is_fixed"] and row["state"] != "running" for row in self._store.rows())
@@ -136,17 +158,38 @@ class Driver:
         trial, reason = row["trial"], None
         self._listener.trial_started(row, self._tally())
         if row["reused_from"] is None:
-            settings = {**self._config.settings, "seed": self._config.seed}
-            self._worker.submit(
-                Job(trial=trial, arch=json.loads(row["arch"]), settings=settings, done=self._store.phases(trial))
-            )
-            last = self._follow()
+            last = self._have_evaluated(row, self._store.phases(trial))
             if last is None:
                 return
             reason = last.get("reason")
         self._store.finish(trial, reason)
         self._write("running")
-        self._listener.trial_finished(next(row for row in self._rows if row["trial"] == trial), self._tally())
+        self._listener.trial_finished(self._row(trial), self._tally())
+
+    def _row(self, trial: int) -> Row:
+        return next(row for row in self._rows if row["trial"] == trial)
+
+    def _measure_again(self) -> None:
+        """Time members of the front another time; one that cannot be is left to the next run of the same command."""
+        members = again.members(self._rows, self._config.objectives)
+        left = again.due(members, self._config.seed)
+        for place, row in enumerate(left, start=len(members) - len(left) + 1):
+            if self._is_stopped:
+                return
+            self._listener.again_started(row, place, len(members))
+            last = self._have_evaluated(row, {}, phases=[again.PHASE])
+            if last is None:
+                return
+            self._write("running")
+            now = self._row(row["trial"])
+            missing = "the evaluation gave no figure" if now["throughput_again_img_s"] is None else None
+            self._listener.again_finished(now, place, len(members), last.get("reason", missing))
+
+    def _have_evaluated(self, row: Row, done: dict[str, dict[str, Any]], **told: Any) -> Event | None:
+        """The evaluation's last event, its phases kept meanwhile; None when Ctrl-C came first."""
+        settings = {**self._config.settings, "seed": self._config.seed, **told}
+        self._worker.submit(Job(trial=row["trial"], arch=json.loads(row["arch"]), settings=settings, done=done))
+        return self._follow()
 
     def _follow(self) -> Event | None:
         """Keep what the evaluation measures as it comes, up to its last event; None when Ctrl-C came first."""
@@ -158,15 +201,19 @@ class Driver:
         return None
 
     def _keep(self, event: Event) -> None:
-        if event["event"] == "phase":
-            self._store.record_phase(event["trial"], event["phase"], event["values"])
+        self._record(event)
         self._listener.progress(event)
+
+    def _record(self, event: Event) -> None:
+        if event["event"] == "phase" and event["phase"] == again.PHASE:
+            self._store.record_again(event["trial"], event["values"])
+        elif event["event"] == "phase":
+            self._store.record_phase(event["trial"], event["phase"], event["values"])
 
     def _rescue(self) -> None:
         """Keep phases that were through when Ctrl-C came but not yet read."""
         for event in self._worker.events(0):
-            if event["event"] == "phase":
-                self._store.record_phase(event["trial"], event["phase"], event["values"])
+            self._record(event)
         self._worker.close()
 
     @contextlib.contextmanager
@@ -217,38 +264,12 @@ class Driver:
         write_manifest(self._manifest(state), folder)
 
     def _manifest(self, state: State) -> dict[str, Any]:
-        config = self._config
-        conditions = next((json.loads(row["conditions"]) for row in self._rows if row["conditions"]), None)
-        created_at = self._rows[0]["started_at"].isoformat(timespec="seconds") if self._rows else _now()
         return {
-            "name": config.name,
+            **describe(self._config, self._rows),
             "command": self._command,
-            "space": {"name": config.space_name, "sha256": config.space_sha256},
-            "budget_macs": config.budget_macs,
-            "tolerance": config.tolerance,
-            "band": [config.band.low, config.band.high],
-            "objectives": list(config.objectives),
-            "sampler": config.sampler,
-            "seed": config.seed,
             "trials": self._trials,
             "papers": list(self._fixed),
-            "settings": dict(config.settings),
-            "proxy_id": config.settings.get("proxy_id"),
             "storage": self._store.where,
-            "versions": _versions(),
-            "conditions": conditions,
-            "created_at": created_at,
-            "updated_at": _now(),
+            "calibration": self._predictor and dict(self._predictor.source),
             "state": state,
         }
-
-
-@cache
-def _versions() -> dict[str, str]:
-    """Of what the figures depend on; reading them from disk takes milliseconds, and the manifest is written every trial."""
-    libraries = {name: metadata.version(name) for name in _VERSIONS}
-    return {"archsearch": __version__, **libraries, "python": platform.python_version()}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

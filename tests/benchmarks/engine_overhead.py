@@ -42,6 +42,12 @@ class Clock:
         """Note the time, and the processor time of the driver."""
         self.ends.append((time.perf_counter(), time.process_time()))
 
+    def again_started(self, row: Row, place: int, total: int) -> None:
+        """Nothing to note."""
+
+    def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """Nothing to note."""
+
     def finished(self, state: str, tally: Tally) -> None:
         """Print where the run stands."""
         print(f"{state}: {tally.ended} of {tally.total} trials, {tally.failed} failed, front of {tally.front_size}")

@@ -1,4 +1,4 @@
-"""Sweep of the proxy's peak learning rate on three anchors, once; the winner is frozen for every candidate (archsearch/evaluate.py).
+"""Sweep of the proxy's peak learning rate on three anchors, once; the winner is frozen for every candidate (archsearch/settings.py).
 
 Usage: python tests/benchmarks/learning_rate.py [--data IMAGE_FOLDER] [--steps N]
 Prints top-1 and training loss for each anchor and rate, and the rate with the best mean rank over the anchors.
@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from archsearch import build, paper
-from archsearch.evaluate import _load, make_settings
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import train_and_score
+from archsearch.settings import load_proxy, make_settings
 
 ANCHORS = ("davit_tiny", "van_b2", "litv2_s")
 RATES = (1e-3, 2e-3, 4e-3)
@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = make_settings(device="cpu", data=arguments.data, proxy_steps=arguments.steps)
     proxy = settings["proxy"]
-    data, profile = _load(proxy["source"]), Profile(**proxy["profile"])
+    data, profile = load_proxy(proxy["source"]), Profile(**proxy["profile"])
     scores = np.zeros((len(ANCHORS), len(RATES)))
     for row, name in enumerate(ANCHORS):
         for column, rate in enumerate(RATES):

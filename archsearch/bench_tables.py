@@ -1,0 +1,198 @@
+"""What `archsearch bench` shows: the measurements beside the reference, failures, and the conditions."""
+
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from archsearch.report_tables import conditions_line, memory_text
+from archsearch.tables import make_table, text, titled
+from archsearch.units import format_count
+
+Document = Mapping[str, Any]
+Column = tuple[str, Callable[[Document], str]]
+
+# Below this the exact counts, which `archsearch cost` tells too, would fold the architectures' names.
+_WIDE = 100
+
+
+def bench_parts(document: Document, width: int) -> Iterator[RenderableType]:
+    """The measurements as tables for a terminal of `width` columns, failures as sentences, the conditions, and what the columns mean."""
+    figures = [result for result in document["results"] if not result["error"]]
+    if figures:
+        yield from _sweep_tables(document, figures) if document["is_sweep"] else [_table(document, figures, width)]
+    sentences = [f"{result['asked']}: {result['error']}" for result in document["results"] if result["error"]]
+    sentences += [f"{name}: the sweep ends here; {reason}" for name, reason in document["sweep_ends"].items()]
+    if sentences:
+        yield "\n".join(sentences)
+    if document["results"]:
+        yield "\n".join([_conditions(document), *_telemetry(document, figures)])
+    if figures:
+        yield " ".join([*_unsettled(figures), *_meaning(document, figures)])
+
+
+def interrupted_sentence(document: Document) -> str:
+    """How much was measured before Ctrl-C."""
+    return f"interrupted: {document['measured']} of {document['asked']} measurements were made"
+
+
+def _table(document: Document, figures: Sequence[Document], width: int) -> Table:
+    """One row for each architecture, under the reference at every image size there is; counts where there is room."""
+    columns: list[Column] = [("architecture", _name)]
+    if len({figure["image_size"] for figure in figures}) > 1:
+        columns.append(("px", lambda row: str(row["image_size"])))
+    columns += _figure_columns(figures)
+    if width >= _WIDE:
+        columns += [
+            ("MACs", lambda row: format_count(row["macs"])),
+            ("params", lambda row: format_count(row["params"])),
+        ]
+    return _make(columns, [*_reference_rows(document, figures), *figures])
+
+
+def _sweep_tables(document: Document, figures: Sequence[Document]) -> Iterator[RenderableType]:
+    """One table for each architecture, a row for each batch size."""
+    columns: list[Column] = [("batch", lambda row: str(row["batch_size"])), *_figure_columns(figures)]
+    for asked in dict.fromkeys(figure["asked"] for figure in figures):
+        rows = [figure for figure in figures if figure["asked"] == asked]
+        counts = f"{format_count(rows[0]['macs'])} MACs, {format_count(rows[0]['params'])} params"
+        title = f"{_name(rows[0])}, {counts}, {rows[0]['image_size']} px; ratio to {document['reference']['name']}"
+        yield titled(title, _make(columns, rows))
+
+
+def _figure_columns(figures: Sequence[Document]) -> list[Column]:
+    columns: list[Column] = [
+        ("img/s", _rate),
+        ("IQR", lambda row: text(row["throughput_iqr"], ".1%")),
+        ("ms/batch", lambda row: f"{row['latency_ms']:.1f}"),
+        ("ratio", lambda row: text(row["ratio_to_reference"], ".3f")),
+    ]
+    if any(figure["ratio_spread"] is not None for figure in figures):
+        columns.append(("spread", lambda row: text(row["ratio_spread"], ".1%")))
+    if any(figure["compile_s"] is not None for figure in figures):
+        columns.append(("compile", lambda row: "-" if row["compile_s"] is None else f"{row['compile_s']:.1f}s"))
+    return [*columns, ("memory", lambda row: memory_text(row["peak_memory_bytes"]))]
+
+
+def _make(columns: Sequence[Column], rows: Sequence[Document]) -> Table:
+    names = [name for name, _ in columns]
+    return make_table(names, [[cell(row) for _, cell in columns] for row in rows], left=["architecture"])
+
+
+def _reference_rows(document: Document, figures: Sequence[Document]) -> Iterator[Document]:
+    """The reference at each image size: the median of all its timings, and their spread as far as there are several."""
+    for image_size in dict.fromkeys(figure["image_size"] for figure in figures):
+        beside = [figure for figure in figures if figure["image_size"] == image_size]
+        rate = statistics.median(one["reference_img_s"] for figure in beside for one in figure["rounds"])
+        yield {
+            "name": f"{document['reference']['name']} (reference)",
+            "image_size": image_size,
+            "throughput_img_s": rate,
+            "throughput_iqr": None,
+            "latency_ms": 1000 * beside[0]["batch_size"] / rate,
+            "ratio_to_reference": 1.0,
+            "ratio_spread": None,
+            "compile_s": None,
+            "peak_memory_bytes": None,
+            "macs": beside[0]["reference_macs"],
+            "params": beside[0]["reference_params"],
+        }
+
+
+def _name(row: Document) -> str:
+    """A paper's name, else what was asked for, which for stdin is a dash."""
+    if row["name"]:
+        return str(row["name"])
+    return str(row["arch_id"] if row["asked"] == "-" else row["asked"])
+
+
+def _rate(row: Document) -> str:
+    """Images per second with the marks of a figure that is not to be trusted."""
+    marks = {"noisy": "~", "drifted": "!", "throttled": "^"}
+    return f"{row['throughput_img_s']:.1f}" + "".join(mark for key, mark in marks.items() if row.get(key))
+
+
+def _conditions(document: Document) -> str:
+    """Where and how all figures were taken; what differs between them has a column."""
+    results, where = document["results"], document["conditions"]
+    shared = {key: results[0][key] for key in ("dtype", "mode")}
+    sizes = {result["image_size"] for result in results}
+    batches = sorted({result["batch_size"] for result in results})
+    line = conditions_line(
+        {
+            **where,
+            **shared,
+            "batch_size": f"{batches[0]} to {batches[-1]}" if len(batches) > 1 else batches[0],
+            "image_size": sizes.pop() if len(sizes) == 1 else None,
+        }
+    )
+    if results[0]["task"] == "train":
+        line += ", training steps"
+    cores = where["affinity"]
+    if cores and len(cores) < (os.cpu_count() or 1):
+        line += f", on core{'s' * (len(cores) > 1)} {', '.join(map(str, cores))} alone"
+    return line
+
+
+def _telemetry(document: Document, figures: Sequence[Document]) -> Iterator[str]:
+    """What NVML told of the GPU while the figures were taken, or why it told nothing."""
+    if document["telemetry_missing"]:
+        yield document["telemetry_missing"]
+    told = [figure["telemetry"] for figure in figures if figure["telemetry"]]
+    if not told:
+        return
+    parts = []
+    for key, name, unit in (
+        ("sm_clock_mhz", "SM clock", "MHz"),
+        ("memory_clock_mhz", "memory clock", "MHz"),
+        ("power_w", "power", "W"),
+    ):
+        spreads = [one[key] for one in told if one[key]]
+        if spreads:
+            low, high = min(one["min"] for one in spreads), max(one["max"] for one in spreads)
+            parts.append(f"{name} {low:.0f} to {high:.0f} {unit}")
+    degrees = [one["max_temperature_c"] for one in told if one["max_temperature_c"] is not None]
+    if degrees:
+        parts.append(f"up to {max(degrees):.0f} C")
+    reasons = sorted({reason for one in told for reason in one["throttle_reasons"] or ()} - {"gpu_idle"})
+    yield f"GPU meanwhile: {', '.join([*parts, 'clocks held by ' + (', '.join(reasons) or 'nothing')])}"
+
+
+def _unsettled(figures: Sequence[Document]) -> Iterator[str]:
+    """The pairs, next to each other by ratio, whose order was not the same in all rounds' figures."""
+    if not all(len(figure["rounds"]) > 1 for figure in figures):
+        return
+    order = sorted(figures, key=lambda figure: float(figure["ratio_to_reference"]), reverse=True)
+    pairs = [
+        f"{_name(faster)} and {_name(slower)}"
+        for faster, slower in pairwise(order)
+        if min(_ratios(faster)) <= max(_ratios(slower))
+    ]
+    number = min(len(figure["rounds"]) for figure in figures)
+    if pairs:
+        yield f"Over {number} rounds the order is not settled between {'; '.join(pairs)}."
+    elif len(figures) > 1:
+        yield f"The order was the same in all {number} rounds, whichever round each ratio is taken from."
+
+
+def _ratios(figure: Document) -> list[float]:
+    return [one["ratio_to_reference"] for one in figure["rounds"]]
+
+
+def _meaning(document: Document, figures: Sequence[Document]) -> Iterator[str]:
+    yield (
+        "img/s is the median of timed blocks, IQR their relative spread, ratio the figure over the reference's, timed before and after. "
+        "~ spread above the protocol's limit, ! reference drifted meanwhile"
+        + (", ^ clocks held down by heat or power brake." if document["conditions"]["device"] == "cuda" else ".")
+    )
+    if any(figure["ratio_spread"] is not None for figure in figures):
+        yield "A row is the round with the median ratio, spread the range of the rounds' ratios over it."
+    if any(figure["compile_s"] is not None for figure in figures):
+        yield "compile is the first pass; torch.compile's own files of an earlier time shorten it."
+    if document["conditions"]["device"] != "cuda":
+        yield "memory is the whole process's, with interpreter and reference: an upper bound of the network's own."
+    yield "Figures of other conditions cannot be compared."

@@ -1,0 +1,65 @@
+"""What a calibration belongs to: throughputs of other conditions are never predicted from it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+
+from archsearch.machine import conditions, pick_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationKey:
+    """Device, number format, mode, sizes and versions of a calibration; `threads` is None where the host's threads do not compute."""
+
+    device_name: str
+    device: str
+    dtype: str
+    mode: str
+    batch_size: int
+    image_size: int
+    threads: int | None
+    torch: str
+
+    @classmethod
+    def here(cls, settings: Mapping[str, Any]) -> Self:
+        """The key of this machine under a run's settings (`evaluate.make_settings`); UserError for an absent device."""
+        device = pick_device(settings["device"])
+        is_cpu = device.type == "cpu"
+        return cls(
+            device_name=str(conditions(device)["device_name"]),
+            device=device.type,
+            dtype=settings["dtype"],
+            mode=settings["mode"],
+            batch_size=settings["batch_size"],
+            image_size=settings["image_size"],
+            threads=_threads(settings) if is_cpu else None,
+            torch=str(torch.__version__),
+        )
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave; TypeError for anything else."""
+        return cls(**document)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @property
+    def file_name(self) -> str:
+        """`cpu-intel-xeon-float32-eager-batch2-224px-1threads-torch2.14.1.parquet`."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.device_name.lower()).strip("-")
+        parts = [self.device, name, self.dtype, self.mode, f"batch{self.batch_size}", f"{self.image_size}px"]
+        if self.threads is not None:
+            parts.append(f"{self.threads}threads")
+        return "-".join([*parts, f"torch{re.sub(r'[^A-Za-z0-9.]+', '_', self.torch)}"]) + ".parquet"
+
+
+def _threads(settings: Mapping[str, Any]) -> int:
+    """Threads that `machine.use_cpu` will set in the process that measures."""
+    threads, cpus = settings.get("threads"), settings.get("cpus")
+    here = torch.get_num_threads()
+    return int(threads or (min(here, len(cpus)) if cpus is not None else here))

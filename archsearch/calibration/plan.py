@@ -1,0 +1,140 @@
+"""What a calibration measures: settings of layers, hybrids inside the band, and the papers' models; the same for the same request."""
+
+import hashlib
+import json
+import random
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from archsearch import __version__
+from archsearch.arch import Arch
+from archsearch.budget import Band, draw
+from archsearch.calibration.key import CalibrationKey
+from archsearch.calibration.sites import Site, covering, space_sites, unique_sites
+from archsearch.errors import UserError
+from archsearch.space import Space, paper
+
+Group = Literal["train", "held_out", "paper"]
+MIN_HYBRIDS, MIN_HELD_OUT = 4, 3
+MOST_SLOPES = {"eager": 800, "compile": 150}  # compiling a chain takes some ten seconds
+_MOST_REPEATS = 200  # a small space gives the same architectures again and again
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkTask:
+    """A whole network to time."""
+
+    group: Group
+    name: str
+    arch: Arch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationPlan:
+    """A request, checked: two plans of the same `identity` measure the same things."""
+
+    key: CalibrationKey
+    space: Space
+    budget_macs: int
+    tolerance: float
+    seed: int
+    hybrids: int
+    held_out: int
+    slopes: int
+    papers: tuple[str, ...]
+    reference: Arch
+
+    def __post_init__(self) -> None:
+        for name, least in (("hybrids", MIN_HYBRIDS), ("held_out", MIN_HELD_OUT)):
+            if getattr(self, name) < least:
+                raise UserError(f"calibrate {name}: got {getattr(self, name)}, allowed is {least} or more")
+        if self.space.plan.image_size != self.key.image_size:
+            raise UserError(
+                f"{self.space.source}: a space for {self.space.plan.image_size} px cannot be calibrated at {self.key.image_size} px"
+            )
+
+    @property
+    def band(self) -> Band:
+        """The MACs of the hybrids."""
+        return Band.around(self.budget_macs, self.tolerance)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for measurements to be gone on with, as JSON."""
+        document = json.dumps(tomllib.loads(self.space.text), sort_keys=True, default=str)
+        return {
+            "key": self.key.to_dict(),
+            "space": self.space.name,
+            "space_id": hashlib.sha256(document.encode()).hexdigest()[:12],
+            "budget_macs": self.budget_macs,
+            "tolerance": self.tolerance,
+            "seed": self.seed,
+            "hybrids": self.hybrids,
+            "held_out": self.held_out,
+            "slopes": self.slopes,
+            "papers": list(self.papers),
+            "reference": self.reference.arch_id,
+            "archsearch_version": __version__,
+        }
+
+    @cached_property
+    def networks(self) -> list[NetworkTask]:
+        """Hybrids to fit on, hybrids held out, and the papers' models; shuffled, so that neither group has the machine's better minutes."""
+        archs = self._hybrids()
+        num_train = len(archs) - self.held_out
+        drawn = [
+            NetworkTask(group="train" if number < num_train else "held_out", name=arch.describe(), arch=arch)
+            for number, arch in enumerate(archs)
+        ]
+        known = {task.arch.arch_id for task in drawn}  # a space may hold a paper's model
+        papers = [NetworkTask(group="paper", name=name, arch=paper(name)) for name in self.papers]
+        tasks = [*drawn, *(task for task in papers if task.arch.arch_id not in known)]
+        random.Random(self.seed).shuffle(tasks)
+        return tasks
+
+    def _hybrids(self) -> list[Arch]:
+        """Distinct draws from the band; a space that has too few of them is refused."""
+        rng, wanted, repeats = random.Random(self.seed), self.hybrids + self.held_out, 0
+        found: dict[str, Arch] = {}
+        while len(found) < wanted and repeats < _MOST_REPEATS:
+            _, arch = draw(self.space, self.band, rng)
+            repeats = repeats + 1 if arch.arch_id in found else 0
+            found[arch.arch_id] = arch
+        if len(found) < MIN_HYBRIDS + self.held_out:
+            raise UserError(
+                f"{self.space.source}: {len(found)} different architectures were found in the band, and {MIN_HYBRIDS} to fit on "
+                f"and {self.held_out} held out are needed; widen --tolerance or lower --held-out"
+            )
+        return list(found.values())
+
+    @cached_property
+    def space_sites(self) -> list[Site]:
+        """Settings of layers that random architectures of the space use, the more frequent first."""
+        counts = space_sites(self.space, random.Random(self.seed))
+        return sorted(counts, key=lambda site: (-counts[site], repr(site)))
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """Settings of layers to time: about `slopes` of the space, one of every kind at every shape at least, and those of the papers' models.
+
+        Shuffled, so that no kind has one bad minute. Every kind of a network to be measured is among them.
+        """
+        chosen = covering(self.space_sites, self.slopes)
+        sites = list(dict.fromkeys([*chosen, *unique_sites(paper(name) for name in self.papers)]))
+        kinds = {site.kind for site in sites}
+        for site in unique_sites(task.arch for task in self.networks):
+            if site.kind not in kinds:
+                kinds.add(site.kind)
+                sites.append(site)
+        random.Random(self.seed).shuffle(sites)
+        return sites
+
+
+def at_image_size(space: Space, image_size: int | None) -> Space:
+    """The space for inputs of another size; UserError where its choices do not fit there."""
+    if image_size is None or image_size == space.plan.image_size:
+        return space
+    document = {**tomllib.loads(space.text), "image_size": image_size}
+    return Space(document, space.source, space.text)

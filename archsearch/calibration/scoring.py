@@ -1,0 +1,83 @@
+"""Closed-form ridge regression, and how well figures are predicted: relative error, rank agreement, and their intervals."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archsearch.ranks import kendall_tau
+
+Array = NDArray[np.float64]
+_RESAMPLES = 2000
+_CONFIDENCE = 0.95
+
+
+def ridge(design: Array, target: Array, penalty: Array, prior: Array) -> Array:
+    """The coefficients b (P,) that minimise |target - design b|^2 + sum_p penalty_p (b_p - prior_p)^2; design is (N, P)."""
+    gram = design.T @ design + np.diag(penalty)
+    return prior + np.linalg.solve(gram, design.T @ (target - design @ prior))
+
+
+def left_out_residuals(design: Array, target: Array, penalty: Array, prior: Array) -> Array:
+    """target - prediction (N,) of every row by a ridge fit on all the other rows, without refitting: residual / (1 - leverage)."""
+    gram = design.T @ design + np.diag(penalty)
+    leverage = np.einsum("np,pn->n", design, np.linalg.solve(gram, design.T))
+    residuals = target - design @ ridge(design, target, penalty, prior)
+    return np.asarray(residuals / (1 - leverage), dtype=np.float64)
+
+
+def non_negative(design: Array, target: Array, penalty: float, rounds: int = 300) -> Array:
+    """Ridge coefficients (P,) that are 0 or more, by coordinate descent; the penalty is a share of each column's own square sum."""
+    coefficients = np.zeros(design.shape[1])
+    squares = np.sum(design * design, axis=0) * (1 + penalty)
+    residual = target.astype(np.float64)
+    for _ in range(rounds):
+        for column in np.flatnonzero(squares > 0):
+            old = coefficients[column]
+            gain = design[:, column] @ residual + old * (design[:, column] @ design[:, column])
+            coefficients[column] = max(0.0, gain / squares[column])
+            residual = residual + design[:, column] * (old - coefficients[column])
+    return coefficients
+
+
+def mape(predicted: Array, measured: Array) -> float:
+    """Mean absolute error as a share of the measured figures (0.05 is 5 %)."""
+    return float(np.mean(np.abs(predicted / measured - 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A statistic with the ends of its 95 % bootstrap interval; nan where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How well `count` networks are predicted."""
+
+    count: int
+    mape: Estimate
+    tau: Estimate
+
+
+def score(predicted: Array, measured: Array, seed: int = 0) -> Score | None:
+    """MAPE and Kendall's tau of predictions in images/s (N,); None for fewer than three networks."""
+    if len(measured) < 3:
+        return None
+    pair = predicted, measured
+    return Score(count=len(measured), mape=_estimate(mape, *pair, seed), tau=_estimate(kendall_tau, *pair, seed))
+
+
+def _estimate(statistic: Callable[[Array, Array], float], predicted: Array, measured: Array, seed: int) -> Estimate:
+    """The statistic and its percentile interval over networks drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(measured), (_RESAMPLES, len(measured)))
+    found = np.array([statistic(predicted[draw], measured[draw]) for draw in draws])
+    tail, value = (1 - _CONFIDENCE) / 2, statistic(predicted, measured)
+    defined = found[np.isfinite(found)]  # a draw of one network alone has no order
+    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (value, value)
+    return Estimate(value=value, low=float(low), high=float(high))

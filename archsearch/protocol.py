@@ -1,0 +1,109 @@
+"""How a throughput is taken: number format, mode, task, sizes, and when a network is warm and a figure settled."""
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Literal, Self, get_args
+
+import torch
+
+from archsearch.errors import UserError
+
+# Pure bfloat16 (weights, activations and inputs) and autocast (weights stay float32) are two figures, never one.
+DType = Literal["float32", "bfloat16", "amp_bfloat16"]
+Mode = Literal["eager", "compile"]
+# A forward pass of inference, or a training step: forward, cross-entropy, backward, AdamW.
+Task = Literal["forward", "train"]
+
+# Above this an iteration is its own block, and ten of them would be most of a measurement.
+_SLOW_ITERATION_S = 0.1
+# A model whose warm-up never agrees with itself is timed after this many times `warmup_s`, and its spread then tells.
+_WARMUP_PATIENCE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a figure is taken. Times in seconds, limits as fractions; UserError on a value that cannot be.
+
+    Warm-up lasts `warmup_s`, `min_warmup_iterations`, and until the last medians lie within `agree` of each other (or
+    twice `warmup_s` is over: then the spread tells). Then rounds of `min_blocks` blocks, each of at least
+    `block_s`: the first round whose relative IQR is within `iqr_limit` is the figure. When no further round fits into
+    `max_s` of timing, all rounds together are the figure, marked noisy.
+
+    Deviation from the house protocol: where an iteration lasts over 0.1 s, `min_slow_warmup_iterations` are enough once
+    the medians agree. `for_device` sets 3 on a CPU: caches and clocks have had the protocol's 1 s by then, and ten
+    passes of a 0.4 s model would add 2.4 s a candidate. A model that does not agree with itself still gets its ten.
+    """
+
+    batch_size: int
+    image_size: int = 224
+    dtype: DType = "float32"
+    mode: Mode = "eager"
+    task: Task = "forward"
+    warmup_s: float
+    min_warmup_iterations: int = 10
+    min_slow_warmup_iterations: int = 10
+    block_s: float = 0.05
+    min_blocks: int = 15
+    max_s: float = 15.0
+    iqr_limit: float = 0.03
+    agree: float = 0.02
+    drift_limit: float = 0.03
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("dtype", get_args(DType)), ("mode", get_args(Mode)), ("task", get_args(Task))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"throughput {name}: got {getattr(self, name)!r}, allowed are {', '.join(allowed)}")
+        for name in ("batch_size", "image_size", "min_warmup_iterations", "min_slow_warmup_iterations"):
+            if getattr(self, name) < 1:
+                raise UserError(f"throughput {name}: got {getattr(self, name)}, allowed is 1 or more")
+        for name in ("warmup_s", "block_s", "max_s", "iqr_limit", "agree", "drift_limit"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"throughput {name}: got {getattr(self, name)}, allowed is a finite number, 0 or more")
+        if self.min_blocks < 2:
+            raise UserError(f"throughput min_blocks: got {self.min_blocks}, allowed is 2 or more, for a spread")
+
+    @classmethod
+    def for_device(
+        cls,
+        device: torch.device,
+        *,
+        batch_size: int,
+        image_size: int = 224,
+        dtype: DType = "float32",
+        mode: Mode = "eager",
+        task: Task = "forward",
+    ) -> Self:
+        """House defaults; on a quiet CPU 2 s for a model that takes 30 ms a batch, 5 s for one that takes 0.4 s."""
+        is_cpu = device.type == "cpu"
+        return cls(
+            batch_size=batch_size,
+            image_size=image_size,
+            dtype=dtype,
+            mode=mode,
+            task=task,
+            warmup_s=1.0 if is_cpu else 2.0,
+            min_slow_warmup_iterations=3 if is_cpu else 10,
+            min_blocks=9 if is_cpu else 20,
+            max_s=4.0 if is_cpu else 15.0,
+        )
+
+    def iterations_per_block(self, seconds_each: float) -> int:
+        """Iterations of that length which fill a block."""
+        return max(1, math.ceil(self.block_s / seconds_each))
+
+    def is_warm(self, done: int, spent_s: float, seconds_each: list[float]) -> bool:
+        """Whether the warm-up may end after `done` iterations; `seconds_each` is one's time, block by block."""
+        if spent_s < self.warmup_s or len(seconds_each) < 2:
+            return False
+        agreed = self._agree(seconds_each)
+        is_slow = seconds_each[-1] > _SLOW_ITERATION_S
+        needed = self.min_slow_warmup_iterations if is_slow and agreed else self.min_warmup_iterations
+        return done >= needed and (agreed or spent_s >= _WARMUP_PATIENCE * self.warmup_s)
+
+    def _agree(self, seconds_each: list[float]) -> bool:
+        """Whether the median of the last blocks, up to five, is that of as many blocks before them."""
+        window = min(5, max(1, len(seconds_each) // 3))
+        last = statistics.median(seconds_each[-window:])
+        previous = statistics.median(seconds_each[-2 * window : -window])
+        return abs(last - previous) <= self.agree * previous

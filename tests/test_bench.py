@@ -1,0 +1,167 @@
+"""`archsearch bench` on small pictures and a short protocol: what is measured in which order, kept, and shown."""
+
+import dataclasses
+import functools
+import io
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from click.testing import CliRunner
+from rich.console import Console
+
+from archsearch.bench_tables import bench_parts, interrupted_sentence
+from archsearch.benching import BenchTask, Document, bench_document, bench_task
+from archsearch.cli import main
+from archsearch.errors import UserError
+from archsearch.machine import affinity, use_cpu
+from archsearch.protocol import Protocol
+from archsearch.space import paper
+from archsearch.tables import show
+
+QUICK = functools.partial(Protocol, warmup_s=0.0, block_s=0.001, max_s=0.0, min_blocks=2, min_warmup_iterations=2)
+ARCHS = {"van_b0": paper("van_b0"), "twin": paper("van_b0")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_protocol() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Protocol, "for_device", lambda device, **given: QUICK(**given))
+        yield
+
+
+def make_task(*names: str, image_size: int | None = 32, batch_size: int | None = 1, **how: object) -> BenchTask:
+    archs = {name: ARCHS[name] for name in names}
+    given = {"device": "cpu", "dtype": "float32", "mode": "eager", "image_size": image_size, "batch_size": batch_size}
+    return bench_task(archs, **{**given, **how})  # type: ignore[arg-type]
+
+
+def run_task(task: BenchTask) -> tuple[Document, list[str]]:
+    """The document and the lines of progress."""
+    stream = io.StringIO()
+    return bench_document(task, Console(file=stream, width=200)), stream.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def rounds() -> tuple[Document, list[str]]:
+    return run_task(make_task("van_b0", "twin", rounds=3, against=paper("pvt_tiny")))
+
+
+def test_every_round_measures_all_and_the_row_is_the_one_with_the_median_ratio(
+    rounds: tuple[Document, list[str]],
+) -> None:
+    document, lines = rounds
+    begun = [line.split(",")[0] for line in lines if line.endswith("building")]
+    assert [sorted(begun[i : i + 2]) for i in (0, 2, 4)] == [["twin", "van_b0"]] * 3
+    assert begun[:2] == ["van_b0", "twin"]
+    assert (document["measured"], document["asked"], document["interrupted"]) == (6, 6, False)
+    for result in document["results"]:
+        ratios = [one["ratio_to_reference"] for one in result["rounds"]]
+        assert len(ratios) == 3
+        assert result["ratio_to_reference"] == statistics.median(ratios)
+        assert result["ratio_spread"] == pytest.approx((max(ratios) - min(ratios)) / statistics.median(ratios))
+        assert result["throughput_img_s"] / result["reference_img_s"] == pytest.approx(result["ratio_to_reference"])
+    assert document["reference"]["name"] == document["conditions"]["reference"] == "pvt_tiny"
+
+
+def test_the_table_has_the_reference_first_and_fits_its_terminal(rounds: tuple[Document, list[str]]) -> None:
+    for width in (80, 140):
+        stream = io.StringIO()
+        show(Console(file=stream, width=width), *bench_parts(rounds[0], width))
+        lines = stream.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        assert lines[0].split()[:5] == ["architecture", "img/s", "IQR", "ms/batch", "ratio"]
+        assert [line.split()[0] for line in lines[2:5]] == ["pvt_tiny", "van_b0", "van_b0"]
+        assert "(reference)" in lines[2]
+        assert "1.000" in lines[2]
+        assert ("params" in lines[0]) == (width == 140)
+
+
+def test_a_sweep_doubles_the_batch_until_memory_ends_it() -> None:
+    assert make_task("van_b0", batch_size=None, sweep=5).batch_sizes == (1, 2, 4, 5)
+    assert make_task("van_b0", batch_size=None, sweep=1).batch_sizes == (1,)
+    assert make_task("van_b0", batch_size=None, sweep="max").batch_sizes == (1, 2, 4, 8, 16, 32, 64)
+    # No machine has the memory of the last one, and every allocator knows at once.
+    document, _ = run_task(dataclasses.replace(make_task("van_b0"), batch_sizes=(1, 2, 2**40)))
+    assert [(result["batch_size"], result["error"]) for result in document["results"]] == [(1, None), (2, None)]
+    assert f"infeasible at batch size {2**40}" in document["sweep_ends"]["van_b0"]
+    stream = io.StringIO()
+    show(Console(file=stream, width=100), *bench_parts(document, 100))
+    assert "van_b0: the sweep ends here; throughput: " in stream.getvalue()
+    assert "batch 1 to 2, 32 px" in stream.getvalue()
+
+
+def test_ctrl_c_keeps_what_was_measured() -> None:
+    class Terminal(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("twin: warming up"):
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    document = bench_document(make_task("van_b0", "twin"), Console(file=Terminal(), width=200))
+    assert document["interrupted"]
+    (result,) = document["results"]
+    assert (result["asked"], result["task"]) == ("van_b0", "forward")
+    assert interrupted_sentence(document) == "interrupted: 1 of 2 measurements were made"
+
+
+def test_sizes_that_differ_have_a_column_and_a_reference_each() -> None:
+    task = make_task("van_b0", "twin")
+    larger = dataclasses.replace(task.protocols["twin"], image_size=64)
+    document, _ = run_task(dataclasses.replace(task, protocols={**task.protocols, "twin": larger}))
+    stream = io.StringIO()
+    show(Console(file=stream, width=140), *bench_parts(document, 140))
+    rows = [line.split() for line in stream.getvalue().splitlines()[2:6]]
+    assert [row[row.index("van_b0") + 1] for row in rows] == ["(reference)", "(reference)", "32", "64"]
+    assert " px" not in stream.getvalue().split("measured on")[1]
+
+
+def test_a_training_step_is_a_task_of_its_own() -> None:
+    assert make_task("van_b0", train=True).protocols["van_b0"].task == "train"
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [
+        ({"sweep": 4}, "--batch-size: got 1, but --sweep"),
+        ({"sweep": 4, "batch_size": None, "rounds": 2}, "--rounds: got 2, but --sweep"),
+        ({"against": paper("lit_ti"), "image_size": 100}, "^the reference lit_ti at 100 px: "),
+    ],
+)
+def test_what_cannot_be_together_is_refused(how: dict[str, object], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        make_task("van_b0", **how)  # type: ignore[arg-type]
+
+
+def test_a_cpu_has_no_telemetry_to_miss(rounds: tuple[Document, list[str]]) -> None:
+    document, _ = rounds
+    assert document["telemetry_missing"] is None
+    assert all(result["telemetry"] is None and not result["throttled"] for result in document["results"])
+    assert document["conditions"]["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--cpus", "a"], ["--threads", "99999"], ["--sweep", "van_b0"], ["--rounds", "0"]]
+)
+def test_a_bad_option_is_one_sentence(arguments: list[str]) -> None:
+    done = CliRunner().invoke(main, ["bench", "van_b0", *arguments])
+    assert done.exit_code == 2
+    assert arguments[0].strip("-") in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds a process to cores")
+def test_threads_and_cores_asked_for_are_those_noted_down() -> None:
+    cores = affinity()
+    assert cores is not None
+    arguments = ["bench", "van_b0", "--batch-size", "1", "--image-size", "32", "--device", "cpu", "--json"]
+    try:
+        done = CliRunner().invoke(main, [*arguments, "--threads", "1", "--cpus", str(cores[0])])
+    finally:
+        use_cpu(cpus=cores)
+    assert done.exit_code == 0, done.stderr
+    noted = json.loads(done.stdout)["conditions"]
+    assert (noted["threads"], noted["affinity"]) == (1, cores[:1])

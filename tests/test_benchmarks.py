@@ -1,0 +1,35 @@
+"""The benchmark scripts run, and write what results/benchmarks/README.md says they write."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent
+README = (CHECKOUT / "results" / "benchmarks" / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "rows"),
+    [
+        ("blocks", ["--only", "lka", "--stage", "4"], 2 * 2),  # two dtypes, two passes
+        ("against_timm", ["--tasks", "forward", "memory"], 3 + 2),
+        ("repeatability", ["--load"], 2 * 2),
+    ],
+)
+def test_script_writes_documented_columns(tmp_path: Path, script: str, options: list[str], rows: int) -> None:
+    command = [sys.executable, f"tests/benchmarks/{script}.py", "--smoke", "--out", str(tmp_path), *options]
+    subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=True, timeout=120)
+    (path,) = tmp_path.glob("*.parquet")
+    table = pq.read_table(path)
+    assert table.num_rows == rows
+    environment = json.loads(table.schema.metadata[b"environment"])
+    assert environment["threads"] == 1
+    assert "--smoke" in environment["command"]
+    assert [name for name in table.column_names if f"`{name}`" not in README] == []
+    assert all(None not in table[name].to_pylist() for name in ("model", "dtype", "batch_size"))

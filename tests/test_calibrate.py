@@ -1,0 +1,185 @@
+"""Calibrations as files and from the command line: what cannot be trusted is refused, what was measured is never lost."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from known_machine import KEY, SMALL, known_calibration, measurements, small_plan
+
+from archsearch.calibration import (
+    CalibrationKey,
+    Step,
+    calibration_path,
+    carry_out,
+    load_calibration,
+    partial_path,
+    save_calibration,
+    store,
+)
+from archsearch.calibration.sites import Site
+from archsearch.calibration.timing import time_slope
+from archsearch.cli import main
+from archsearch.errors import UserError
+
+
+def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:
+    plan, calibration = known_calibration(tmp_path)
+    assert load_calibration(tmp_path, KEY) is None
+    save_calibration(calibration)
+    found = load_calibration(tmp_path, KEY)
+    assert found is not None
+    assert found.path == tmp_path / "calibration" / KEY.file_name
+    for task in plan.networks:
+        assert found.predict(task.arch) == pytest.approx(calibration.predict(task.arch))
+    rare = next(site for site in plan.space_sites if site not in plan.sites)
+    assert found.slopes(rare) == pytest.approx(calibration.slopes(rare))
+    assert (found.tau, found.mape, found.fit) == (calibration.tau, calibration.mape, calibration.fit)
+    assert found.band == plan.band
+    assert load_calibration(tmp_path, replace(KEY, batch_size=4)) is None
+
+
+def test_a_file_that_is_no_calibration_is_one_sentence(tmp_path: Path) -> None:
+    _, calibration = known_calibration(tmp_path)
+    save_calibration(calibration)
+    path = calibration.path
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"PAR1" + bytes(100)):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"damaged or unreadable .*delete it"):
+            load_calibration(tmp_path, KEY)
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(UserError, match="no calibration"):
+        load_calibration(tmp_path, KEY)
+    path.write_bytes(whole)
+    rows, about = store.read(path)
+    changes: list[dict[str, Any]] = [{"fit": {}}, {"key": {"device": 1}}, {"fit": {**about["fit"], "form": "of clay"}}]
+    for changed in changes:
+        store.write(rows, {**about, **changed}, path)
+        with pytest.raises(UserError, match="damaged, or of another version"):
+            load_calibration(tmp_path, KEY)
+    unknown = [{**row, "layer": row["layer"] and row["layer"].replace('"mlp"', '"golem"')} for row in rows]
+    store.write(unknown, about, path)
+    with pytest.raises(UserError, match="golem"):
+        load_calibration(tmp_path, KEY)
+    store.write(rows, {**about, "key": asdict(replace(KEY, threads=7))}, path)
+    with pytest.raises(UserError, match="other conditions"):
+        load_calibration(tmp_path, KEY)
+
+
+def test_keys_of_other_conditions_have_other_files() -> None:
+    changes: list[dict[str, Any]] = [
+        {"device": "cuda", "threads": None},
+        {"device_name": "Abacus 9001"},
+        {"dtype": "bfloat16"},
+        {"mode": "compile"},
+        {"batch_size": 3},
+        {"image_size": 64},
+        {"threads": 2},
+        {"torch": "2.10.0"},
+    ]
+    names = {replace(KEY, **change).file_name for change in changes} | {KEY.file_name}
+    assert len(names) == len(changes) + 1
+    assert KEY.file_name == "cpu-abacus-tm-9000-float32-eager-batch2-32px-1threads-torch2.9.0_cpu.parquet"
+    settings = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 32}
+    assert CalibrationKey.here({**settings, "threads": 3}).threads == 3
+    assert CalibrationKey.here({**settings, "cpus": [0]}).threads == 1
+    assert CalibrationKey.here(settings).device_name
+
+
+def test_measurements_of_another_plan_are_not_gone_on_with(tmp_path: Path) -> None:
+    plan = small_plan()
+    path = calibration_path(tmp_path, plan.key)
+    store.write(measurements(plan)[:3], {"identity": small_plan(seed=5).identity}, partial_path(path))
+    with pytest.raises(UserError, match=r"another, unfinished calibration, of seed 5; .*delete the file"):
+        carry_out(plan, path, lambda step: None)
+
+
+def test_finished_measurements_are_not_made_again(tmp_path: Path) -> None:
+    plan = small_plan()
+    path = calibration_path(tmp_path, plan.key)
+    rows = measurements(plan)
+    store.write(rows, {"identity": plan.identity}, partial_path(path))
+    steps: list[Step] = []
+    again = carry_out(plan, path, steps.append)
+    assert not any(step.is_new for step in steps)
+    assert steps[-1].done == steps[-1].total
+    assert [row["value"] for row in again] == [row["value"] for row in rows]
+
+
+@pytest.mark.slow
+def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
+    plan = small_plan(hybrids=4, held_out=3)
+    path = calibration_path(tmp_path, plan.key)
+    seen: list[Step] = []
+
+    def stop_after(count: int, step: Step) -> None:
+        seen.append(step)
+        if sum(each.is_new for each in seen) == count:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(plan, path, lambda step: stop_after(3, step))
+    kept, _ = store.read(partial_path(path))
+    assert len(kept) == 3
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(plan, path, lambda step: stop_after(2, step))
+    assert [step.is_new for step in seen] == [False, False, False, True, True]
+    assert store.read(partial_path(path))[0][:3] == kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "amp_bfloat16"])
+def test_a_deeper_map_costs_more(dtype: str) -> None:
+    """Sixteen times the multiply-adds: far more than a busy machine can hide."""
+    sites = {site.shape.channels: site for site in plan_sites("mlp")}
+    narrow, wide = (time_slope(sites[width], replace(KEY, dtype=dtype)) for width in (32, 512))
+    assert 0 < narrow.ms < wide.ms
+    assert wide.rounds >= 5
+
+
+def plan_sites(kind: str) -> list[Site]:
+    """One layer at two widths."""
+    site = next(site for site in small_plan().sites if site.layer.kind == kind)
+    return [Site(site.layer, site.shape._replace(channels=width)) for width in (32, 512)]
+
+
+@pytest.mark.slow
+def test_calibrate_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(SMALL)
+    asked = "calibrate small.toml --budget 3M --tolerance 60% --device cpu --hybrids 4 --held-out 3 --slopes 30 --json".split()
+    result = CliRunner().invoke(main, asked, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert len(document["networks"]) == 7
+    assert document["slopes"] == document["space_settings_timed"] < document["space_settings"]
+    assert {kind["kind"] for kind in document["kinds"]} == {"mlp", "hilo", "lsa", "gsa", "lka"}
+    assert document["scores"]["held_out"]["count"] == 3
+    assert document["scores"]["paper"] is None
+    (file,) = Path("results/calibration").iterdir()
+    assert str(file) == document["file"]
+    calibration = load_calibration(Path("results"), CalibrationKey.from_dict(document["key"]))
+    assert calibration is not None
+    assert calibration.tau == pytest.approx(document["scores"]["held_out"]["tau"]["value"])
+    assert "100% measured" in result.stderr
+
+
+def test_calibrate_refuses_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(SMALL)
+    for arguments, sentence in (
+        ("small.toml --budget 4.5G", "no architecture has"),
+        ("small.toml --image-size 8", "larger than the map"),
+        ("small.toml --cpus 4711 --budget 3M", "4711"),
+        ("davit_tiny", "needed"),
+    ):
+        result = CliRunner().invoke(main, ["calibrate", *arguments.split(), "--device", "cpu"])
+        assert result.exit_code == 2, (arguments, result.output)
+        assert sentence in result.stderr
+        assert not Path("results").exists()
