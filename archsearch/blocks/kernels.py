@@ -141,7 +141,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if bias is not None:
-        scores += bias
+        scores += bias.to(scores.dtype)  # float32 under autocast: 256 x 3 x 49 x 49 takes 1.4 ms mixed, 0.5 cast
     out: Tensor = scores.softmax(-1) @ value
     return out
 
