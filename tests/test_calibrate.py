@@ -177,7 +177,8 @@ def test_calibrate_refuses_what_cannot_be(tmp_path: Path, monkeypatch: pytest.Mo
         ("small.toml --budget 4.5G", "no architecture has"),
         ("small.toml --image-size 8", "larger than the map"),
         ("small.toml --cpus 4711 --budget 3M", "4711"),
-        ("davit_tiny", "needed"),
+        ("--space davit_tiny", "needed"),
+        ("small.toml --space davit_tiny", "two spaces were named"),
     ):
         result = CliRunner().invoke(main, ["calibrate", *arguments.split(), "--device", "cpu"])
         assert result.exit_code == 2, (arguments, result.output)

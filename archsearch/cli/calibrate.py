@@ -20,7 +20,8 @@ from archsearch.cli.options import (
 
 
 @click.command()
-@click.argument("space", default="hybrid")
+@click.argument("space", required=False)
+@click.option("--space", "space_option", metavar="SPACE", help="Another way to name SPACE.  [default: hybrid]")
 @click.option(
     "--budget",
     type=MACS,
@@ -71,7 +72,8 @@ def calibrate(
     ctx: click.Context,
     /,
     *,
-    space: str,
+    space: str | None,
+    space_option: str | None,
     budget: float,
     tolerance: float,
     image_size: int | None,
@@ -90,11 +92,13 @@ def calibrate(
 
     The same command goes on where it was interrupted. `archsearch run` predicts with the result when it can be trusted.
     """
+    if space and space_option:
+        raise click.UsageError(f"two spaces were named: {space} and, by --space, {space_option}; name one")
     from archsearch import calibrating, tables
     from archsearch.live import command_line
 
     request = calibrating.CalibrateRequest(
-        space=space,
+        space=space or space_option or "hybrid",
         budget_macs=int(budget),
         tolerance=tolerance,
         hybrids=hybrids,
