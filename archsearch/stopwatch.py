@@ -54,10 +54,15 @@ class Stopwatch:
         """Images per second over one block."""
         return iterations * self.protocol.batch_size / self._seconds(iterations)
 
-    def quick_rate(self) -> float:
-        """Images per second of a network warmed up before: one block to wake it, then a third of a round."""
+    def wake(self) -> int:
+        """Run one block of a network warmed up before; the iterations of a block."""
         per_block = self.protocol.iterations_per_block(self._seconds(1))
         self._seconds(per_block)
+        return per_block
+
+    def quick_rate(self) -> float:
+        """Images per second of a network warmed up before: one block to wake it, then a third of a round."""
+        per_block = self.wake()
         return statistics.median(self.rate(per_block) for _ in range(max(2, self.protocol.min_blocks // 3)))
 
     def warm_up(self) -> WarmUp:

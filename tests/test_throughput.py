@@ -303,7 +303,7 @@ def test_a_disturbed_round_is_left_out_once_a_quiet_one_follows() -> None:
     assert 0.7 * 200 <= figure.throughput_img_s <= 1.05 * 200
 
 
-def test_the_reference_is_timed_on_both_sides_and_gives_the_ratio() -> None:
+def test_the_reference_is_timed_on_both_sides_of_every_block_and_gives_the_ratio() -> None:
     order: list[str] = []
 
     class Named(Sleeper):
@@ -312,14 +312,36 @@ def test_the_reference_is_timed_on_both_sides_and_gives_the_ratio() -> None:
             return super().forward(images)
 
     figure = measure(Named(0.01), QUICK, CPU, reference=Named(0.02))
-    assert [name for name, before in zip(order, [None, *order], strict=False) if name != before] == [
-        "0.02",
-        "0.01",
-        "0.02",
-    ]
+    turns = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
+    # Before all and the warm-up, then around each block of each round.
+    assert turns[:2] == ["0.02", "0.01"]
+    assert turns[2:] == ["0.02", "0.01"] * ((len(turns) - 3) // 2) + ["0.02"]
+    assert (len(turns) - 3) // 2 >= figure.num_blocks >= QUICK.min_blocks
     assert figure.reference_img_s == pytest.approx(4 / 0.02, rel=0.3)
     assert figure.ratio_to_reference == pytest.approx(2, rel=0.3)
     assert not figure.drifted
+
+
+def test_the_ratio_is_to_the_reference_beside_each_block() -> None:
+    """Both slow down fourfold in the middle of a round: rates scatter, the ratio stays."""
+
+    class Shared(Sleeper):
+        passes_of_all = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            Shared.passes_of_all += 1
+            slowdown = 4 if Shared.passes_of_all > 40 else 1
+            time.sleep(self.seconds[0] * slowdown)
+            return images
+
+    protocol = dataclasses.replace(
+        QUICK, warmup_s=0.0, block_s=1e-6, agree=9.0, iqr_limit=0.0, max_s=0.0, min_blocks=11
+    )
+    figure = measure(Shared(0.01), protocol, CPU, reference=Shared(0.005))
+    assert figure.noisy
+    assert figure.drifted
+    assert figure.throughput_iqr > 0.5
+    assert figure.ratio_to_reference == pytest.approx(0.5, rel=0.2)
 
 
 def test_a_reference_that_slows_down_meanwhile_marks_the_figure_drifted() -> None:
