@@ -1,8 +1,9 @@
 """Images per second of a network on one device, and how far the figure is to be trusted.
 
 The reference is timed before, after and between all blocks of the candidate, and the ratio is the median over blocks of the candidate's rate against the
-reference's just before and just after. Ten models twice, minutes apart, one core of a shared server: so the ratios changed by 2.4 % (median) and their orders
-agreed to a Kendall tau of 0.73; with the reference only before and after all blocks by 5.8 to 12.9 % and 0.64 to 0.38.
+reference's just before and just after. Ten models twice, minutes apart, one core of a busy server (tests/benchmarks/repeatability.py, without and with a
+load of our own): so the ratios changed by 4.7 and 2.7 % (median) and their two orders agreed to a Kendall tau of 0.82 and 0.82; with the reference before
+and after all blocks only, by 12.9 and 5.8 %, 0.38 and 0.64; images/s as such changed by 10.8 and 5.4 %.
 
 A figure belongs to its device, batch size, image size, dtype, mode and task: throughputs are never compared or merged
 across them. Inputs are in channels_last memory, weights as the network lays them out. TF32, cudnn.benchmark and the
