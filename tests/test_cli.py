@@ -532,7 +532,10 @@ def test_bench_measures_between_two_timings_of_the_reference(
     (result,) = measured["results"]
     assert result["asked"] == "van_b0"
     assert result["throughput_img_s"] > 0
-    assert result["ratio_to_reference"] == pytest.approx(result["throughput_img_s"] / result["reference_img_s"])
+    # The median over blocks, each against the reference beside it: near the medians' own ratio.
+    assert result["ratio_to_reference"] == pytest.approx(
+        result["throughput_img_s"] / result["reference_img_s"], rel=0.5
+    )
     assert (result["batch_size"], result["image_size"], result["error"]) == (2, 32, None)
     assert measured["conditions"]["device"] == "cpu"
     assert measured["conditions"]["reference"] in paper_names()

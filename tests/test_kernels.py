@@ -104,6 +104,9 @@ def test_gelu_never_changes_what_a_hook_kept(dtype: torch.dtype) -> None:
         gelu_of(layer, x)
         handle.remove()
         _assert_close(kept[0], functional.linear(x, layer.weight, layer.bias), TOLERANCE[dtype])
+        before = x.clone()
+        _assert_close(gelu_of(nn.Identity(), x), functional.gelu(before), TOLERANCE[dtype])
+        assert torch.equal(x, before)  # a layer that was taken out gives its input itself
 
 
 @pytest.mark.parametrize("is_learned", [True, False])

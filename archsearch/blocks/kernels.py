@@ -119,7 +119,7 @@ def gelu_of(layer: nn.Module, x: Tensor) -> Tensor:
     After `Linear`, apart / in place: (4, 56, 56, 96) to 384 16.9 / 12.5, (4, 28, 28, 192) to 768 11.5 / 10.8; inside oneDNN's product 13.1 and 11.4.
     """
     out: Tensor = layer(x)
-    if _is_inference(out) and not layer._forward_hooks:
+    if _is_inference(out) and out is not x and not layer._forward_hooks:
         torch.ops.aten.gelu_(out)
         return out
     return functional.gelu(out)
