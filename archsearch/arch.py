@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from archsearch import blocks
 from archsearch.blocks.base import Block, Layer, LayerError, Scalar, Shape
@@ -15,6 +15,7 @@ from archsearch.errors import UserError
 from archsearch.grammar import Document, parse
 from archsearch.plan import LayerPlan, Plan, StagePlan
 
+T = TypeVar("T")
 __all__ = ["Arch", "Pick", "Placed", "Stage", "assemble", "blocks"]
 
 Pick = Callable[[str, Sequence[Scalar]], Scalar]
@@ -161,21 +162,25 @@ class Arch:
 
     def cost(self, image_size: ImageSize | None = None) -> Cost:
         """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made."""
-        # By identity, which is quicker than equality; the layer is kept beside its cost, or another one could get its address.
-        known: dict[tuple[int, Shape], tuple[Cost, Layer]] = {}
         macs = params = norm_macs = 0
+        for cost in self.along(_cost_and_out, image_size):
+            macs += cost.macs
+            params += cost.params
+            norm_macs += cost.norm_macs
+        return Cost(macs, params, norm_macs)
+
+    def along(self, ask: Callable[[Layer, Shape], tuple[T, Shape]], image_size: ImageSize | None = None) -> Iterator[T]:
+        """What `ask` says of each layer in order of execution, besides the shape after it; it is asked once of a layer at a shape."""
+        # By identity, which is quicker than equality; the layer is kept beside the answer, or another one could get its address.
+        known: dict[tuple[int, Shape], tuple[T, Shape, Layer]] = {}
         shape = self._input(image_size)
         for _, _, _, layer in self._order():
             key = (id(layer), shape)
             found = known.get(key)
             if found is None:
-                found = known[key] = (layer.cost(shape), layer)
-            cost = found[0]
-            macs += cost.macs
-            params += cost.params
-            norm_macs += cost.norm_macs
-            shape = layer.out(shape)
-        return Cost(macs, params, norm_macs)
+                found = known[key] = (*ask(layer, shape), layer)
+            yield found[0]
+            shape = found[1]
 
     @cached_property
     def arch_id(self) -> str:
@@ -283,3 +288,7 @@ def _assemble_stage(plan: StagePlan, choose: Pick) -> Stage:
 
 def _values(plan: LayerPlan, choose: Pick) -> dict[str, Scalar]:
     return {name: choose(plan.names[name], choices) for name, choices in plan.choices.items()}
+
+
+def _cost_and_out(layer: Layer, shape: Shape) -> tuple[Cost, Shape]:
+    return layer.cost(shape), layer.out(shape)

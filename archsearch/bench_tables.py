@@ -185,7 +185,7 @@ def _ratios(figure: Document) -> list[float]:
 
 def _meaning(document: Document, figures: Sequence[Document]) -> Iterator[str]:
     yield (
-        "img/s is the median of timed blocks, IQR their relative spread, ratio the figure over the reference's, timed before and after. "
+        "img/s is the median of timed blocks, IQR their relative spread, ratio the median over blocks of the rate over the reference's beside it. "
         "~ spread above the protocol's limit, ! reference drifted meanwhile"
         + (", ^ clocks held down by heat or power brake." if document["conditions"]["device"] == "cuda" else ".")
     )

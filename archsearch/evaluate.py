@@ -18,12 +18,10 @@ from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Progress, train_and_score
-from archsearch.settings import load_proxy, make_settings
+from archsearch.settings import load_proxy
 from archsearch.space import paper
 from archsearch.throughput import Protocol, measure
 from archsearch.trace import count_fvcore
-
-__all__ = ["evaluate", "make_settings", "reference_arch", "refuse_unknown_shape"]
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]

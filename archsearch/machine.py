@@ -114,33 +114,45 @@ def use_cpu(threads: int | None = None, cpus: Sequence[int] | None = None) -> No
     """Compute with that many threads, on these logical cores alone; None leaves either as it is.
 
     Fewer cores than threads lower the threads, unless they are asked for: threads that take turns on a core wait for
-    each other. Raises UserError for a core that is not there, for more threads than cores, and for cores where the
-    system cannot bind a process (macOS, Windows).
+    each other. Raises UserError as `check_cpu` does.
     """
+    check_cpu(threads, cpus)
     if cpus is not None:
         _bind(cpus)
-    cores = usable_cores() or 1
-    if threads is not None and not 1 <= threads <= cores:
-        raise UserError(f"threads: got {threads}, allowed are 1 to {cores}, the cores this process may run on")
-    wanted = threads or (min(torch.get_num_threads(), cores) if cpus is not None else None)
-    if wanted is not None:
-        torch.set_num_threads(wanted)
+        threads = threads or min(torch.get_num_threads(), len(cpus))
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def check_cpu(threads: int | None, cpus: Sequence[int] | None) -> None:
+    """Raise UserError for a core that is not there, for more threads than cores, and for cores where the system cannot bind a process (macOS, Windows)."""
+    here = affinity()
+    if cpus is not None and here is None:
+        raise UserError(
+            f"--cpus: got {list(cpus)}, but {platform.system()} cannot bind a process to cores; leave it out"
+        )
+    if cpus is not None and not _can_bind(cpus):
+        raise UserError(f"--cpus: got {sorted(cpus)}, but this process can run on {here}")
+    most = len(set(cpus)) if cpus is not None else usable_cores() or 1
+    if threads is not None and not 1 <= threads <= most:
+        raise UserError(f"--threads: got {threads}, allowed are 1 to {most}, the cores this process may run on")
+
+
+def _can_bind(cpus: Sequence[int]) -> bool:
+    """Whether the system would: it alone knows, since what it grants may be more than what it grants now."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cpus)
+        # It takes the cores it has and says nothing of the others.
+        return os.sched_getaffinity(0) == set(cpus)
+    except (OSError, ValueError, OverflowError):
+        return False
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _bind(cpus: Sequence[int]) -> None:
     """Bind every thread of the process: the call reaches one thread, and torch's pool may have started by now."""
-    if sys.platform != "linux":
-        raise UserError(f"cpus: got {list(cpus)}, but {platform.system()} cannot bind a process to cores; leave it out")
-    before = os.sched_getaffinity(0)
-    refused = UserError(f"cpus: got {sorted(cpus)}, but this process can run on {sorted(before)}")
-    try:
-        os.sched_setaffinity(0, cpus)
-    except (OSError, ValueError, OverflowError) as error:
-        raise refused from error
-    # The system takes the cores it has and says nothing of the others.
-    if os.sched_getaffinity(0) != set(cpus):
-        os.sched_setaffinity(0, before)
-        raise refused
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
             os.sched_setaffinity(int(thread.name), cpus)

@@ -3,9 +3,7 @@
 Everything here is derived from the study storage: a file that is lost or damaged is written anew when the run goes on.
 """
 
-import contextlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsearch.errors import UserError
+from archsearch.files import replace_file
 from archsearch.pareto import Values, domination_matrix, front_ranks
 
 Row = dict[str, Any]
@@ -177,34 +176,23 @@ def front_members(rows: Sequence[Row]) -> list[Row]:
 def write_trials(rows: Sequence[Row], folder: Path) -> None:
     """Replace trials.parquet in one step; rows have every column of SCHEMA."""
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    replace_file(folder / TRIALS_FILE, lambda path: pq.write_table(table, path))
+    _replace(folder / TRIALS_FILE, lambda path: pq.write_table(table, path))
 
 
 def write_front(rows: Sequence[Row], folder: Path, objectives: Sequence[str]) -> None:
     """Replace front.parquet in one step, from the rows that `ranked` gave."""
     table = pa.Table.from_pylist(front_rows(rows, objectives), schema=FRONT_SCHEMA)
-    replace_file(folder / FRONT_FILE, lambda path: pq.write_table(table, path))
+    _replace(folder / FRONT_FILE, lambda path: pq.write_table(table, path))
 
 
 def write_manifest(manifest: Mapping[str, Any], folder: Path) -> None:
     """Replace manifest.json in one step."""
     text = json.dumps({"format_version": MANIFEST_VERSION, **manifest}, indent=2) + "\n"
-    replace_file(folder / MANIFEST_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    _replace(folder / MANIFEST_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside `path`, then rename: a reader, a full disk or a kill never meets half a file."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); everything measured so far is kept in the run's storage: "
-            "make room or make the folder writable, then give the same command again"
-        ) from error
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    replace_file(path, write, kept="everything measured so far is kept in the run's storage")
 
 
 def read_trials(folder: Path) -> pd.DataFrame:

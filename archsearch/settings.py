@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from archsearch.errors import UserError
-from archsearch.machine import affinity, pick_device, usable_cores
+from archsearch.machine import check_cpu, pick_device
 from archsearch.proxy.data import ProxyData, load_fashion_mnist, load_image_folder
 from archsearch.proxy.profile import FASHION_MNIST, FOLDER_FULL, FOLDER_SMALL, Profile
 from archsearch.proxy.recipe import Recipe
@@ -45,7 +44,7 @@ def make_settings(
     Raises UserError for an absent device, threads and cores that are not there, and for a data folder that is missing, empty, of one class, or too damaged.
     """
     kind = pick_device(device).type
-    _check_cpu(threads, cpus)
+    check_cpu(threads, cpus)  # now, not in the worker, trial by trial
     source: dict[str, Any] = {"kind": "fashion-mnist"}
     profile, recipe = _profile(kind, folder=data is not None)
     recipe = replace(recipe, steps=proxy_steps or recipe.steps)
@@ -78,18 +77,6 @@ def make_settings(
         "proxy_classes": len(loaded.classes),
         "proxy_unreadable": list(loaded.unreadable),
     }
-
-
-def _check_cpu(threads: int | None, cpus: Sequence[int] | None) -> None:
-    """Raise UserError now for what `machine.use_cpu` would refuse in the worker, trial by trial."""
-    here = affinity()
-    if cpus is not None and here is None:
-        raise UserError("--cpus: this system cannot bind a process to cores; leave it out")
-    if cpus is not None and not set(cpus) <= set(here or []):
-        raise UserError(f"--cpus: got {sorted(cpus)}, but this process can run on {here}")
-    most = len(cpus) if cpus is not None else usable_cores() or 1
-    if threads is not None and not 1 <= threads <= most:
-        raise UserError(f"--threads: got {threads}, allowed are 1 to {most}, the cores this process may run on")
 
 
 def _cache_home() -> Path:

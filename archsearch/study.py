@@ -21,7 +21,8 @@ from archsearch.arch import Arch
 from archsearch.budget import draw
 from archsearch.config import RunConfig
 from archsearch.errors import UserError
-from archsearch.results import CONDITION_COLUMNS, MANIFEST_FILE, MEASURED_COLUMNS, SCHEMA, Row, replace_file
+from archsearch.files import replace_file
+from archsearch.results import CONDITION_COLUMNS, MANIFEST_FILE, MEASURED_COLUMNS, SCHEMA, Row
 from archsearch.samplers import Proposal, make_sampler
 
 __all__ = ["RunConfig", "RunStore"]

@@ -36,7 +36,7 @@ def _short_protocol() -> Iterator[None]:
 def make_task(*names: str, image_size: int | None = 32, batch_size: int | None = 1, **how: object) -> BenchTask:
     archs = {name: ARCHS[name] for name in names}
     given = {"device": "cpu", "dtype": "float32", "mode": "eager", "image_size": image_size, "batch_size": batch_size}
-    return bench_task(archs, **{**given, **how})  # type: ignore[arg-type]
+    return bench_task(archs, **{**given, **how})  # type: ignore[arg-type]  # a mapping of values of several types
 
 
 def run_task(task: BenchTask) -> tuple[Document, list[str]]:
@@ -136,7 +136,7 @@ def test_a_training_step_is_a_task_of_its_own() -> None:
 )
 def test_what_cannot_be_together_is_refused(how: dict[str, object], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        make_task("van_b0", **how)  # type: ignore[arg-type]
+        make_task("van_b0", **how)  # type: ignore[arg-type]  # a mapping of values of several types
 
 
 def test_a_cpu_has_no_telemetry_to_miss(rounds: tuple[Document, list[str]]) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from runs import fixed_archs, is_running, make_config, start, wait_until
 from stub_evaluators import noted
@@ -70,10 +71,9 @@ def worker_pids(log: Path) -> list[int]:
     return [int(words[3]) for words in noted(log) if words[0] == "start"]
 
 
-def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> None:
-    """A run that is killed again and again, then left to end; checks all it promises on the way."""
+def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> pd.DataFrame:
+    """The trials of a run that is killed again and again, then left to end; checks on the way that nothing is lost or measured twice."""
     rng, trials = random.Random(seed), 3 * len(kills)
-    num_workers_killed = kills.count("worker")
     with always_readable(folder) as finished:
         for victim in [*kills, "nobody"]:
             (known, ended), lines = stored(folder, log), len(noted(log))
@@ -90,9 +90,6 @@ def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> None
             assert ended.items() <= stored(folder, log)[1].items(), "a trial that had ended is lost"
     assert finished == sorted(finished)
     frame = results.read_trials(folder)
-    assert frame["trial"].tolist() == list(range(trials + len(fixed_archs())))
-    assert (frame["state"] == "failed").sum() <= num_workers_killed
-    assert frame["arch_id"].is_unique
     complete = frame[frame["state"] == "complete"]
     ends = Counter((words[1], words[2]) for words in noted(log) if words[0] == "end")
     assert all(
@@ -100,6 +97,14 @@ def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> None
     )
     # A killed driver takes a tenth of a second to be gone, and its worker learns of it then: one phase or two of 0.08 s.
     assert sum(ends.values()) - len(ends) <= 2 * len(kills), "a kill costs no more than what was at work"
+    return frame
+
+
+def assert_whole(frame: pd.DataFrame, kills: list[str]) -> None:
+    """Every trial asked for is there once, and a killed worker cost one at most."""
+    assert frame["trial"].tolist() == list(range(3 * len(kills) + len(fixed_archs())))
+    assert (frame["state"] == "failed").sum() <= kills.count("worker")
+    assert frame["arch_id"].is_unique
 
 
 def kill(driver: "subprocess.Popen[str]", victim: str, log: Path, rng: random.Random) -> None:
@@ -116,14 +121,18 @@ def kill(driver: "subprocess.Popen[str]", victim: str, log: Path, rng: random.Ra
 
 @pytest.mark.slow
 def test_worker_and_driver_killed(tmp_path: Path) -> None:
-    kill_at_random(tmp_path / "run", tmp_path / "log", ["worker"], seed=0)
+    frame = kill_at_random(tmp_path / "run", tmp_path / "log", ["worker"], seed=0)
+    assert len(frame) == 3 + len(fixed_archs())
+    assert_whole(frame, ["worker"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_ten_kills(tmp_path: Path, seed: int) -> None:
     kills = random.Random(seed).choices(["driver", "worker"], k=10)
-    kill_at_random(tmp_path / "run", tmp_path / "log", kills, seed)
+    frame = kill_at_random(tmp_path / "run", tmp_path / "log", kills, seed)
+    assert len(frame) == 30 + len(fixed_archs())
+    assert_whole(frame, kills)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import archsearch
 
 PACKAGE = Path(archsearch.__file__).parent
 LAYERS = [
-    {"cost", "ranks", "pareto", "units", "errors", "interrupts"},
+    {"cost", "ranks", "pareto", "units", "errors", "files", "interrupts"},
     {"blocks", "plan", "grammar", "arch", "features", "model"},
     {
         "space",

@@ -385,7 +385,7 @@ def test_peak_memory_is_of_this_measurement_alone() -> None:
 )
 def test_a_protocol_that_cannot_be_is_refused(change: dict[str, object], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        dataclasses.replace(QUICK, **change)  # type: ignore[arg-type]
+        dataclasses.replace(QUICK, **change)  # type: ignore[arg-type]  # bad values are the point
 
 
 @pytest.mark.slow

@@ -110,22 +110,15 @@ class Calibration:
         """Milliseconds of a batch; None as for `predict`."""
         if arch.image_size != self.key.image_size:
             return None
-        # As in Arch.cost: by identity, which is quicker than equality; the layer is kept, or another one could get its address.
-        known: dict[tuple[int, Shape], tuple[_Share, Layer]] = {}
-        total, shape = self.fit.intercept, Shape(3, arch.image_size, arch.image_size)
-        for _, _, _, layer in arch._order():
-            key = (id(layer), shape)
-            found = known.get(key)
-            if found is None:
-                found = known[key] = (self._share(layer, shape), layer)
-            share = found[0]
-            if share.ms is None:
+        total = self.fit.intercept
+        for ms in arch.along(self._share):
+            if ms is None:
                 return None
-            total += share.ms
-            shape = share.out
+            total += ms
         return max(total, 1e-3)
 
     def _share(self, layer: Layer, shape: Shape) -> _Share:
+        """Remembered from one architecture to the next."""
         key = (layer, shape)
         share = self._shares.get(key)
         if share is None:

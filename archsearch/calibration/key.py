@@ -25,7 +25,7 @@ class CalibrationKey:
 
     @classmethod
     def here(cls, settings: Mapping[str, Any]) -> Self:
-        """The key of this machine under a run's settings (`evaluate.make_settings`); UserError for an absent device."""
+        """The key of this machine under a run's settings (`settings.make_settings`); UserError for an absent device."""
         device = pick_device(settings["device"])
         is_cpu = device.type == "cpu"
         return cls(

@@ -1,8 +1,6 @@
 """The file of a calibration: its frozen schema, written in one step, and read back with care."""
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsearch.errors import UserError
+from archsearch.files import replace_file
 
 Row = dict[str, Any]
 FOLDER = "calibration"
@@ -48,17 +47,12 @@ def write(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
     document = json.dumps({"format_version": FORMAT_VERSION, **about}, allow_nan=False)
     schema = SCHEMA.with_metadata({_METADATA: document.encode()})
     table = pa.Table.from_pylist(list(rows), schema=schema)
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def into(temporary: Path) -> None:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); make room or make the folder writable, then give the same command again"
-        ) from error
+
+    replace_file(path, into)
 
 
 def read(path: Path) -> tuple[list[Row], dict[str, Any]]:

@@ -11,6 +11,7 @@ from archsearch.cli.options import (
     cpus_option,
     device_option,
     dtype_option,
+    image_size_option,
     json_option,
     mode_option,
     threads_option,
@@ -43,16 +44,11 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
 @dtype_option
 @mode_option
 @batch_size_option
-@click.option(
-    "--image-size",
-    type=click.IntRange(min=1),
-    metavar="PX",
-    help="Side of the input in pixels.  [default: the architecture's own]",
-)
+@image_size_option("the architecture's own")
 @click.option(
     "--against",
     metavar="ARCH",
-    help="The reference that is timed before and after each, and that ratios are to.  [default: van_b0]",
+    help="The reference that is timed around every block of each, and that ratios are to.  [default: van_b0]",
 )
 @click.option(
     "--rounds",

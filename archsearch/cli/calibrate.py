@@ -11,6 +11,7 @@ from archsearch.cli.options import (
     cpus_option,
     device_option,
     dtype_option,
+    image_size_option,
     json_option,
     mode_option,
     seed_option,
@@ -35,12 +36,7 @@ from archsearch.cli.options import (
 @dtype_option
 @mode_option
 @batch_size_option
-@click.option(
-    "--image-size",
-    type=click.IntRange(min=1),
-    metavar="PX",
-    help="Side of the input in pixels.  [default: the space's own]",
-)
+@image_size_option("the space's own")
 @threads_option
 @cpus_option
 @click.option(

@@ -104,3 +104,9 @@ cpus_option = click.option(
 def seed_option(what: str) -> Callable[[Function], Function]:
     """`--seed N` with what it decides."""
     return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=what)
+
+
+def image_size_option(default: str) -> Callable[[Function], Function]:
+    """`--image-size PX` with whose size it is else."""
+    words = f"Side of the input in pixels.  [default: {default}]"
+    return click.option("--image-size", type=click.IntRange(min=1), metavar="PX", help=words)

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import torch
 
 from archsearch.errors import UserError
+from archsearch.files import replace_file
 from archsearch.machine import conditions, device_lock, use_cpu
-from archsearch.results import replace_file
 
 Work = Callable[[], object]
 Row = dict[str, Any]
