@@ -1,9 +1,8 @@
 """An architecture: frozen, hashable, priced exactly; one walk over its layers serves cost, build and report."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,6 +13,7 @@ from archsearch.cost import Cost
 from archsearch.errors import UserError
 from archsearch.grammar import Document, parse
 from archsearch.plan import LayerPlan, Plan, StagePlan
+from archsearch.stages import Stage, canonical_documents, kind_document, stage_document, to_canonical_json
 
 T = TypeVar("T")
 __all__ = ["Arch", "Pick", "Placed", "Stage", "assemble", "blocks"]
@@ -29,66 +29,6 @@ class Placed(NamedTuple):
     layer: Layer
     shape: Shape
     out: Shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """An entry layer (the stem, or a downsample), perhaps learned positions, then `depth` blocks that alternate through `blocks`."""
-
-    entry: Layer
-    blocks: tuple[Block, ...]
-    depth: int
-    positions: Layer | None = None
-
-    @property
-    def width(self) -> int:
-        """Channels of the stage."""
-        width: int = self.entry.width  # type: ignore[attr-defined]  # every stem and downsample has a width
-        return width
-
-    @property
-    def block(self) -> str:
-        """The stage's block in the grammar: `hilo`, or `sda/lda` for two that alternate."""
-        return "/".join(block.kind for block in self.blocks)
-
-    @property
-    def opening(self) -> Layer | None:
-        """What puts tokens beside the map when the stage begins: positions with a class token, or a block's messengers."""
-        if self.positions and self.positions.out(_ANY_MAP).tokens:
-            return self.positions
-        return _first(block.before_first() for block in self.blocks)
-
-    def takes_along(self, tokens: Layer | None) -> bool:
-        """Whether tokens made by this layer may come with the map into this stage: its entry brings them, and it would make the same windows."""
-        window = getattr(tokens, "window", None)
-        has_room = self.entry.takes_tokens and self.positions is None
-        return window is not None and has_room and window == getattr(self.opening, "window", None)
-
-    def order(self, tokens: Layer | None, *, is_first: bool, is_last: bool) -> Iterator[tuple[str, int, Layer]]:
-        """Names in the stage (numbered for blocks, from 1) and layers, in order. `tokens`: the layer whose tokens come with the map."""
-        yield ("stem" if is_first else "downsample"), 0, self.entry
-        if self.positions:
-            yield "positions", 0, self.positions
-        opening = self.opening
-        if opening and tokens is None and opening is not self.positions:
-            yield opening.kind, 0, opening
-        kinds = len(self.blocks)
-        for index in range(self.depth):
-            yield "blocks", index + 1, self.blocks[index % kinds]
-            extra = _first(block.after_first() for block in self.blocks) if index == 0 else None
-            if extra:
-                yield extra.kind, 0, extra
-        end = self.blocks[(self.depth - 1) % kinds].stage_end()
-        if end and not is_last:
-            yield end.kind, 0, end
-
-
-_ANY_MAP = Shape(1, 1, 1)
-
-
-def _first(layers: Iterable[Layer | None]) -> Layer | None:
-    """The first that is there."""
-    return next((layer for layer in layers if layer), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,18 +78,24 @@ class Arch:
 
     def _order(self) -> Iterator[tuple[int, str, int, Layer]]:
         """Stage, name, number of the block and layer, in order; stages and blocks are numbered from 1. Tokens end where nobody takes them along."""
-        tokens: Layer | None = None
         last = len(self.stages)
-        for number, stage in enumerate(self.stages, start=1):
-            if tokens and not stage.takes_along(tokens):
+        for number, (stage, tokens, is_left) in enumerate(self._flow(), start=1):
+            if is_left:
                 yield number - 1, "patches", 0, PatchesLayer()
-                tokens = None
+            if stage is None:
+                yield last, "head", 0, self.head
+                continue
             for name, index, layer in stage.order(tokens, is_first=number == 1, is_last=number == last):
                 yield number, name, index, layer
-            tokens = tokens or stage.opening
-        if tokens and not self.head.takes_tokens:
-            yield last, "patches", 0, PatchesLayer()
-        yield last, "head", 0, self.head
+
+    def _flow(self) -> Iterator[tuple[Stage | None, Layer | None, bool]]:
+        """Every stage and, as None, the head; with the layer whose tokens come along to it, and whether tokens end before it."""
+        tokens: Layer | None = None
+        for stage in self.stages:
+            is_taken = stage.takes_along(tokens)
+            yield stage, tokens if is_taken else None, tokens is not None and not is_taken
+            tokens = (tokens if is_taken else None) or stage.opening
+        yield None, tokens, tokens is not None and not self.head.takes_tokens
 
     def _unique_layers(self, image_size: ImageSize | None) -> Iterator[Placed]:
         """The walk without repeats of one layer at one shape."""
@@ -184,22 +130,43 @@ class Arch:
 
     @cached_property
     def arch_id(self) -> str:
-        """Twelve hexadecimal digits: the hash of the canonical JSON without the name."""
-        document = {key: value for key, value in self.to_dict().items() if key != "name"}
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits: the hash of the canonical form as JSON.
+
+        Two architectures share it exactly when, built for their own image size, they have the same layers with the same weights, start from the same
+        initialisation, cost the same and compute the same function, whatever parameters they were written with.
+        """
+        return hashlib.sha256(self._canonical().encode()).hexdigest()[:12]
+
+    def _canonical(self) -> str:
+        """`to_dict` as JSON without the name and with every stage in its canonical form; put together from the texts of the stages."""
+        shape, stem = self._input(None), ""
+        stages: list[str] = []
+        for index, (stage, tokens, is_left) in enumerate(self._flow()):
+            shape = shape.plain if is_left else shape
+            if stage is not None:
+                is_last = index == len(self.stages) - 1
+                text, entry, shape = canonical_documents(stage, shape, tokens, is_first=not index, is_last=is_last)
+                stem = stem or entry
+                stages.append(text)
+        parts = {
+            "head": to_canonical_json(kind_document(self.head.canonical(shape))),
+            "image_size": str(self.image_size),
+            "num_classes": str(self.num_classes),
+            "stages": f"[{','.join(stages)}]",
+            "stem": stem,
+        }
+        return "{" + ",".join(f'"{key}":{text}' for key, text in parts.items()) + "}"
 
     def to_dict(self) -> dict[str, Any]:
         """The architecture in the grammar of space files, fields written out (later ones unless at their default); `from_dict` takes it back."""
         named = {"name": self.name} if self.name else {}
-        stem = self.stages[0].entry
         return {
             **named,
             "image_size": self.image_size,
             "num_classes": self.num_classes,
-            "stem": {"kind": stem.kind, stem.kind: _fields(stem)},
-            "stages": [_stage_dict(stage, first=index == 0) for index, stage in enumerate(self.stages)],
-            "head": {"kind": self.head.kind, self.head.kind: _fields(self.head)},
+            "stem": kind_document(self.stages[0].entry),
+            "stages": [stage_document(stage, is_first=index == 0) for index, stage in enumerate(self.stages)],
+            "head": kind_document(self.head),
         }
 
     @staticmethod
@@ -217,29 +184,6 @@ def _path(number: int, name: str, index: int) -> str:
     if name in ("stem", "head"):
         return name
     return f"stages.{number}.{name}.{index}" if index else f"stages.{number}.{name}"
-
-
-def _fields(layer: Layer) -> dict[str, Scalar]:
-    """A layer's fields but those its stage or the top level writes."""
-    return {
-        item.name: getattr(layer, item.name)
-        for item in fields(layer)
-        if item.name not in ("width", "num_classes")
-        and not (item.metadata.get("is_later") and getattr(layer, item.name) == item.default)
-    }
-
-
-def _stage_dict(stage: Stage, *, first: bool) -> dict[str, Any]:
-    document: dict[str, Any] = {"width": stage.width, "depth": stage.depth, "block": stage.block}
-    if not first:
-        document["downsample"] = stage.entry.kind
-        document[stage.entry.kind] = _fields(stage.entry)
-    if stage.positions:
-        document["positions"] = stage.positions.kind
-        document[stage.positions.kind] = _fields(stage.positions)
-    for block in stage.blocks:
-        document[block.kind] = _fields(block)
-    return {key: value for key, value in document.items() if value != {}}
 
 
 def _refuse(source: str) -> Pick:

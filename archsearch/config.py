@@ -1,23 +1,79 @@
-"""What identifies a run, and how two runs differ."""
+"""What identifies a run, how two runs differ, and at which points of its training a candidate is judged."""
 
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from archsearch.budget import Band
+from archsearch.errors import UserError
 from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, check_objectives
 from archsearch.space import Space
+
+# The evaluation's phase of the full training, and of one up to a rung: this with its steps behind it.
+FULL_PHASE, RUNG_PHASE = "proxy", "proxy@"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """A rung, the `place`-th of `total`: a point of a candidate's training, after so many steps and images of it from its start."""
+
+    phase: str
+    place: int
+    total: int
+    steps: int
+    images: int
+    proxy_id: str | None
+
+
+def rungs_of(settings: Mapping[str, Any]) -> tuple[Rung, ...]:
+    """The rungs of a run's settings, the full training last; none where they do not say how long that is."""
+    proxy = settings.get("proxy") or {}
+    recipe = proxy.get("recipe") or {}
+    if not recipe.get("steps"):
+        return ()
+    full = {"steps": recipe["steps"], "proxy_id": settings.get("proxy_id")}
+    lower = [{**rung, "phase": f"{RUNG_PHASE}{rung['steps']}"} for rung in proxy.get("rungs", [])]
+    return tuple(
+        Rung(
+            phase=rung.get("phase", FULL_PHASE),
+            place=place,
+            total=len(lower) + 1,
+            steps=rung["steps"],
+            images=rung["steps"] * recipe.get("batch_size", 0),
+            proxy_id=rung["proxy_id"],
+        )
+        for place, rung in enumerate([*lower, full], start=1)
+    )
+
+
+def check_rungs(lengths: Sequence[int], where: str = "--rungs") -> None:
+    """Raise UserError unless these are the relative lengths of rungs: positive and increasing."""
+    if not lengths or lengths[0] < 1 or any(a >= b for a, b in pairwise(lengths)):
+        raise UserError(
+            f"{where}: got {','.join(map(str, lengths)) or 'nothing'!r}; write positive numbers that increase, such as 1,4,16: "
+            "where a training pauses to be judged, in parts of the last number, which is its end"
+        )
+
+
+def rung_steps(full: int, lengths: Sequence[int]) -> list[int]:
+    """Steps of the rungs below the full training of `full` steps, shortest first; those that would be no shorter are left out."""
+    steps = {max(1, round(full * length / lengths[-1])) for length in lengths[:-1]}
+    return sorted(steps - {full})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that identifies a run; the number of trials and the timeout do not. Raises UserError for its objectives.
+    """Everything that identifies a run; the number of trials and the timeout do not. Raises UserError for its objectives and rungs.
 
-    `settings` are what the evaluation is told: device, dtype, mode, batch_size, image_size, proxy, proxy_id.
+    `settings` are what the evaluation is told: device, dtype, mode, batch_size, image_size, proxy, proxy_id. `rungs` are the
+    points of a training at which it may be stopped, in parts of the last one, its end; none where every candidate is trained
+    in full (as in all runs before there were rungs); what they come to lies in the settings. `fix` holds parameters of the
+    space to one of their choices.
     """
 
     name: str
@@ -30,9 +86,13 @@ class RunConfig:
     sampler: str = "tpe"
     seed: int = 0
     papers: tuple[str, ...] = ()
+    rungs: tuple[int, ...] = ()
+    fix: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_objectives(self.objectives)
+        if self.rungs:
+            check_rungs(self.rungs)
         assert all(name in self.settings for name in CONDITION_COLUMNS), f"settings must have {CONDITION_COLUMNS}"
 
     @property
@@ -52,8 +112,14 @@ class RunConfig:
 
     @cached_property
     def space(self) -> Space:
-        """The space of `space_text`."""
-        return Space(tomllib.loads(self.space_text), source=self.space_name, text=self.space_text)
+        """The space of `space_text`, with what is fixed in it."""
+        space = Space(tomllib.loads(self.space_text), source=self.space_name, text=self.space_text)
+        return space.fixed(self.fix) if self.fix else space
+
+    @cached_property
+    def trainings(self) -> tuple[Rung, ...]:
+        """The rungs of a candidate in order, the full training last."""
+        return rungs_of(self.settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -63,7 +129,8 @@ class RunConfig:
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "RunConfig":
         """What `to_dict` gave."""
-        return RunConfig(**{**document, **{name: tuple(document[name]) for name in ("objectives", "papers")}})
+        tuples = {name: tuple(document.get(name, ())) for name in ("objectives", "papers", "rungs")}
+        return RunConfig(**{**document, **tuples})
 
     def differences(self, other: "RunConfig") -> list[str]:
         """`tolerance was 0.05, now 0.1` for all that makes `other` another run; names and a space's comments do not."""
@@ -74,12 +141,17 @@ class RunConfig:
 
 
 def _comparable(config: RunConfig) -> dict[str, Any]:
-    """Dotted key -> value; the space by what it says instead of how it is written."""
-    document = {
-        key: value for key, value in config.to_dict().items() if key not in ("name", "space_name", "space_text")
-    }
+    """Dotted key -> value; the space by what it says instead of how it is written, rungs by their lengths alone."""
+    left_out = ("name", "space_name", "space_text", "rungs")
+    document = {key: value for key, value in config.to_dict().items() if key not in left_out}
     said = json.dumps(tomllib.loads(config.space_text), sort_keys=True)
-    return {"space": f"{config.space_name} ({hashlib.sha256(said.encode()).hexdigest()[:12]})", **_flat(document)}
+    flat = _flat(document)
+    flat.pop("settings.proxy.rungs", None)  # which follow from the lengths, the recipe and the data
+    return {
+        "space": f"{config.space_name} ({hashlib.sha256(said.encode()).hexdigest()[:12]})",
+        **flat,
+        "rungs": ",".join(map(str, config.rungs)) or None,
+    }
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

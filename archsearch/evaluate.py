@@ -1,9 +1,10 @@
 """One candidate from architecture to row, in a worker process: exact count, measured throughput, proxy score; each phase is told as soon as it is through."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch import nn
 
 from archsearch import __version__
 from archsearch.arch import Arch
+from archsearch.config import RUNG_PHASE, Rung, rungs_of
 from archsearch.errors import RunError, UserError
 from archsearch.machine import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.model import build
 from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
-from archsearch.proxy.train import Progress, train_and_score
+from archsearch.proxy.train import Progress, Training
 from archsearch.settings import load_proxy
 from archsearch.space import paper
 from archsearch.throughput import Protocol, measure
@@ -40,18 +42,21 @@ def evaluate(
 ) -> None:
     """Run the phases that are not in `done`, emitting progress and, after each phase, its columns.
 
-    They are `count`, `throughput` and `proxy`, unless settings["phases"] names others; `again` is the throughput anew.
+    They are `count`, `throughput` and `proxy`, unless settings["phases"] names others; `again` is the throughput anew,
+    `proxy@50` the proxy's training up to step 50, one of settings["proxy"]["rungs"], from which `proxy` goes on.
     Raises RunError with the reason when the counts disagree, the candidate does not fit into memory or its training diverges.
     """
     use_cpu(settings.get("threads"), settings.get("cpus"))
     arch = Arch.from_dict(arch_document)
     device = torch.device(settings["device"])
+    if _training_of(arch, settings) not in _paused:
+        _paused.clear()  # it was stopped: its memory is not to weigh on what is measured now
     full = cache(lambda: build(arch))  # counted, then timed
     phases: dict[str, Callable[[], dict[str, Any]]] = {
         "count": lambda: _count(arch, full()),
         "throughput": lambda: _throughput(full(), settings, device, emit),
-        "proxy": lambda: _proxy(arch, settings, device, emit),
         "again": lambda: _again(full(), settings, device, emit),
+        **{rung.phase: partial(_proxy, arch, rung, settings, device, emit) for rung in rungs_of(settings)},
     }
     for phase in settings.get("phases", PHASES):
         if phase in done:
@@ -64,8 +69,8 @@ def evaluate(
             if not is_out_of_memory(error):
                 raise
             raise RunError(f"{phase}: out of memory on {device.type}") from error
-        if phase in PHASES:
-            values[f"seconds_{phase}"] = time.perf_counter() - start
+        if phase in PHASES or phase.startswith(RUNG_PHASE):
+            values[f"seconds_{phase.partition('@')[0]}"] = time.perf_counter() - start
         emit({"event": "phase", "phase": phase, "values": values})
 
 
@@ -142,35 +147,53 @@ def _proxy_data(source: tuple[tuple[str, Any], ...]) -> ProxyData:
     return load_proxy(dict(source))
 
 
-def _proxy(arch: Arch, settings: Mapping[str, Any], device: torch.device, emit: Emit) -> dict[str, Any]:
-    """Train the profile's small version of the architecture on the proxy data; every candidate gets the same seed, order and augmentation."""
-    proxy = settings["proxy"]
+# The training that waits for the decision whether it goes on, under what it is a training of; there is never more than one.
+_paused: dict[str, Training] = {}
+
+
+def _proxy(arch: Arch, rung: Rung, settings: Mapping[str, Any], device: torch.device, emit: Emit) -> dict[str, Any]:
+    """Train the small version of the architecture up to this rung: on from the last one where this process has it, else from the start.
+
+    Every candidate gets the same seed, order and augmentation.
+    """
+    what = _training_of(arch, settings)
+    training = _paused.pop(what, None) or _start_training(arch, settings["proxy"], device)
+    training.progress = lambda progress: emit(_told(progress, rung))
+    with device_lock(device, exclusive=False):
+        score = training.advance(rung.steps)
+    if rung.place < rung.total:
+        _paused[what] = training
+    return {
+        "proxy_score": score.score,
+        "proxy_score_se": score.standard_error,
+        "proxy_id": rung.proxy_id,
+        "proxy_train_loss": score.train_loss,
+        "proxy_retried": score.retried,
+    }
+
+
+def _training_of(arch: Arch, settings: Mapping[str, Any]) -> str:
+    return json.dumps([arch.to_dict(), settings.get("proxy"), settings["device"]], sort_keys=True)
+
+
+def _start_training(arch: Arch, proxy: Mapping[str, Any], device: torch.device) -> Training:
     data = _proxy_data(tuple(sorted(proxy["source"].items())))
     recipe = Recipe(**proxy["recipe"])
     small = shrink(arch, Profile(**proxy["profile"]), len(data.classes))
     torch.manual_seed(recipe.seed)
-    model = build(small)  # grey images are shipped as three equal channels
+    return Training(build(small), data, recipe, device=device)  # grey images are shipped as three equal channels
 
-    def told(progress: Progress) -> None:
-        emit(
-            {
-                "event": "progress",
-                "phase": "proxy",
-                "step": progress.step,
-                "steps": progress.steps,
-                "images_s": progress.images_s,
-                "loss": progress.loss,
-            }
-        )
 
-    with device_lock(device, exclusive=False):
-        score = train_and_score(model, data, recipe, device=device, progress=told)
+def _told(progress: Progress, rung: Rung) -> Event:
     return {
-        "proxy_score": score.score,
-        "proxy_score_se": score.standard_error,
-        "proxy_id": settings["proxy_id"],
-        "proxy_train_loss": score.train_loss,
-        "proxy_retried": score.retried,
+        "event": "progress",
+        "phase": rung.phase,
+        "rung": rung.place,
+        "rungs": rung.total,
+        "step": progress.step,
+        "steps": progress.steps,
+        "images_s": progress.images_s,
+        "loss": progress.loss,
     }
 
 

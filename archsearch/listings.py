@@ -1,6 +1,5 @@
-"""What the commands that only look print: layers, costs, samples and papers, as plain documents and as tables."""
+"""What the commands that only look print: layers, costs and papers, as plain documents and as tables."""
 
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -10,9 +9,8 @@ from rich.table import Table
 
 from archsearch.arch import Arch, Placed
 from archsearch.blocks.base import Layer, Role, Shape, layers_of
-from archsearch.budget import Band, draw, propose
 from archsearch.cost import Cost
-from archsearch.space import Space, paper_names, paper_space
+from archsearch.space import paper_names, paper_space
 from archsearch.tables import make_table, signed_percent, text, titled
 from archsearch.units import format_count
 
@@ -83,12 +81,6 @@ def _layer_rows(document: Mapping[str, Any]) -> Iterator[list[str]]:
 def _short(value: object) -> str:
     """A value as a space file writes it."""
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def arch_document(arch: Arch) -> dict[str, Any]:
-    """One architecture of `sample --json`."""
-    cost = arch.cost()
-    return {"arch_id": arch.arch_id, "macs": cost.macs, "params": cost.params, "arch": arch.to_dict()}
 
 
 def cost_document(arch: Arch) -> dict[str, Any]:
@@ -206,28 +198,6 @@ def cost_sentence(arch: Arch) -> str:
     return (
         f"{arch.arch_id}: {cost.macs} MACs ({cost.norm_macs} of them in norms) and {cost.params} parameters "
         f"for one image of {arch.image_size}x{arch.image_size}; a MAC is one multiply-add, what vision papers call a FLOP."
-    )
-
-
-def draw_many(space: Space, number: int, seed: int, budget_macs: int | None, tolerance: float) -> list[Arch]:
-    """`number` uniform draws, in the band where there is a budget; the first of a longer draw are those of a shorter one."""
-    rng = random.Random(seed)
-    if budget_macs is None:
-        return [propose(space, {}, rng)[1] for _ in range(number)]
-    band = Band.around(budget_macs, tolerance)
-    return [draw(space, band, rng)[1] for _ in range(number)]
-
-
-def sample_table(archs: Sequence[Arch]) -> Table:
-    """One architecture a row."""
-    rows = []
-    for arch in archs:
-        cost = arch.cost()
-        rows.append([arch.arch_id, format_count(cost.macs), format_count(cost.params), arch.describe()])
-    return make_table(
-        ["arch_id", "MACs", "params", "architecture (block width x depth)"],
-        rows,
-        left=["architecture (block width x depth)"],
     )
 
 

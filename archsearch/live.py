@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from archsearch.engine.driver import Listener, State, Tally
+from archsearch.engine.listener import Listener, State, Tally
 from archsearch.results import Row
 from archsearch.units import format_count, format_seconds
 
@@ -147,10 +147,12 @@ def trial_words(row: Row) -> str:
         figures.append(f"{row['throughput_img_s']:.1f} img/s" + (f" (predicted {predicted:.1f})" if predicted else ""))
     if row["proxy_score"] is not None:
         figures.append(f"score {row['proxy_score']:.3f}")
+    elif row.get("rung_score") is not None:
+        figures.append(f"score {row['rung_score']:.3f} at rung {row['rung']}")
     if row["reused_from"] is not None:
         figures.append(f"reused from trial {row['reused_from']}")
-    if row["state"] == "failed":
-        figures.append(f"failed: {row['reason']}")
+    if row["state"] in ("failed", "stopped"):
+        figures.append(f"{row['state']}: {row['reason']}")
     return f"{', '.join(figures)}: {row['paper'] or row['architecture']}"
 
 
@@ -224,9 +226,9 @@ class LiveListener:
         tally = self._tally
         if tally is None:
             return "starting"
-        words = f"{tally.ended} of {tally.total}, front {tally.front_size}" + (
-            f", failed {tally.failed}" if tally.failed else ""
-        )
+        counts = {"stopped": tally.stopped, "failed": tally.failed}
+        words = f"{tally.ended} of {tally.total}, front {tally.front_size}"
+        words += "".join(f", {state} {count}" for state, count in counts.items() if count)
         line = Table.grid(padding=(0, 2, 0, 0))
         line.add_row(ProgressBar(total=max(tally.total, 1), completed=tally.ended, width=_BAR_WIDTH), words)
         return line
@@ -246,7 +248,10 @@ def phase_words(event: Mapping[str, Any]) -> str:
     """`training the small copy, step 120 of 200, 812 img/s`."""
     if not event:
         return "handed to the worker"
-    parts = [_PHASES.get(str(event.get("phase")), str(event.get("phase")))]
+    phase = str(event.get("phase")).partition("@")[0]
+    parts = [_PHASES.get(phase, phase)]
+    if event.get("rungs", 1) > 1:
+        parts.append(f"rung {event['rung']} of {event['rungs']}")
     if event.get("text"):
         parts.append(str(event["text"]))
     if event.get("steps"):

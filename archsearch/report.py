@@ -1,4 +1,4 @@
-"""A run as one document: front, fixed trials beside published figures, who dominates whom, failures, hypervolume, conditions, and what the score is."""
+"""A run as one document: front, fixed trials beside published figures, dominance, who was stopped or failed, hypervolume, conditions, and what the score is."""
 
 import csv
 import io
@@ -77,6 +77,7 @@ def build_report(folder: Path) -> Document:
         "run": manifest["name"],
         "folder": str(folder),
         "state": manifest["state"],
+        "exhausted": manifest.get("exhausted", False),
         "updated_at": manifest["updated_at"],
         "command": manifest["command"],
         "space": manifest["space"]["name"],
@@ -94,7 +95,9 @@ def build_report(folder: Path) -> Document:
         "again": again_document(rows, objectives),
         "predicted": predicted_document(complete),
         "calibration": manifest.get("calibration"),
+        "training": manifest.get("training"),
         "fixed": _fixed(complete, objectives),
+        "stopped": [_short(row) for row in rows if row["state"] == "stopped"],
         "failed": [_short(row) for row in rows if row["state"] == "failed"],
         "running": [_short(row) for row in rows if row["state"] == "running"],
         "conditions": {
@@ -123,6 +126,7 @@ def _counts(rows: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, int]:
     return {
         "asked": manifest["trials"] + len(manifest["papers"]),
         "complete": states.count("complete"),
+        "stopped": states.count("stopped"),
         "failed": states.count("failed"),
         "running": states.count("running"),
         "fixed": sum(row["is_fixed"] for row in rows),

@@ -8,11 +8,12 @@ from rich.console import Group, RenderableType
 from archsearch.agreement import again_sentence, calibration_sentence, is_changed, predicted_sentence
 from archsearch.tables import make_table, text, titled
 from archsearch.throughput import Protocol
-from archsearch.units import format_bytes, format_count
+from archsearch.units import format_bytes, format_count, format_seconds
 
 Document = Mapping[str, Any]
 
 _NAMES_SHOWN = 6
+_REASONS_SHOWN = 3
 # Objectives whose column the front's table has only when they are among the run's.
 _EXTRA = {"latency_ms": "ms/batch", "peak_memory_bytes": "memory"}
 _MARKS = (
@@ -35,6 +36,9 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
     if document["fixed"]:
         yield fixed_table(document["fixed"])
         yield "\n".join([*published_rates(document["fixed"]), *dominance_sentences(document)])
+    if document["stopped"]:
+        yield stopped_table(document["stopped"])
+    yield from _training(document)
     if document["failed"]:
         yield failed_table(document["failed"])
     yield document["score"]["meaning"]
@@ -51,7 +55,13 @@ def summary_parts(document: Document) -> Iterator[RenderableType]:
         yield from _trust(document)
     else:
         yield _nothing_sentence(document)
+    yield from _training(document)
     yield document["score"]["meaning"]
+
+
+def _training(document: Document) -> Iterator[str]:
+    if document["training"] and document["training"]["trials"]:
+        yield training_sentence(document["training"])
 
 
 def _trust(document: Document) -> Iterator[str]:
@@ -68,11 +78,13 @@ def headline(document: Document) -> str:
     """Which run, and where it stands."""
     counts, (low, high) = document["trials"], document["band"]
     reused = f" ({counts['reused']} reused)" if counts["reused"] else ""
+    stopped = f", {counts['stopped']} stopped early" if counts["stopped"] else ""
     running = f", {counts['running']} at work" if counts["running"] else ""
+    all_met = "; the band holds no architecture that it has not met" if document["exhausted"] else ""
     return (
         f"Run {document['run']}, {document['state']} at {document['updated_at']}: {document['space']} at "
         f"{format_count(document['budget_macs'])} MACs, band {format_count(low)} to {format_count(high)}; of {counts['asked']} trials "
-        f"{counts['complete']} complete{reused}, {counts['failed']} failed{running}."
+        f"{counts['complete']} complete{reused}{stopped}, {counts['failed']} failed{running}{all_met}."
     )
 
 
@@ -174,6 +186,35 @@ def _trials(relations: Sequence[Document]) -> str:
     words = [f"{item['trial']}{'=' if item['score_tie'] else ''}" for item in relations[:_NAMES_SHOWN]]
     more = len(relations) - len(words)
     return f"trial{'s' if len(relations) > 1 else ''} {', '.join(words)}" + (f" and {more} more" if more else "")
+
+
+def stopped_table(rows: Sequence[Document]) -> Group:
+    """Trials that were stopped, by the rung they came to: how many, and for the last few of each why."""
+    cells = []
+    for rung in sorted({row["rung"] for row in rows}):
+        at_rung = [row for row in rows if row["rung"] == rung]
+        for place, row in enumerate(at_rung[-_REASONS_SHOWN:]):
+            first = [str(rung), str(len(at_rung))] if place == 0 else ["", ""]
+            score = score_text({"proxy_score": row["rung_score"], "proxy_score_se": row["rung_score_se"]})
+            cells.append([*first, str(row["trial"]), score, row["reason"]])
+    table = make_table(
+        ["rung", "stopped", "trial", "score there", "why (the last ones)"], cells, left=["why (the last ones)"]
+    )
+    return titled(f"Stopped early: {len(rows)}; their scores are of unfinished trainings, and in no front", table)
+
+
+def training_sentence(training: Document) -> str:
+    """What was spent on training, and what the rungs have saved of it."""
+    spent, saved = training["images_spent"], training["images_not_spent"]
+    words = f"Training: {format_count(spent)} images in {format_seconds(training['seconds_spent'])}"
+    steps = training["rungs"]
+    if len(steps) == 1:
+        return f"{words}, without rungs."
+    share, seconds = f"{saved / (spent + saved):.0%}", format_seconds(training["seconds_not_spent"])
+    return (
+        f"{words}, with rungs at {', '.join(map(str, steps[:-1]))} of {steps[-1]} steps, which saved {format_count(saved)} images "
+        f"({share} of what the same candidates would have taken, about {seconds})."
+    )
 
 
 def failed_table(rows: Sequence[Document]) -> Group:

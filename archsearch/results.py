@@ -94,11 +94,20 @@ SCHEMA = pa.schema(
         pa.field("throughput_again_iqr", pa.float64()),
         pa.field("throughput_again_ratio", pa.float64()),
         pa.field("throughput_change", pa.float64()),
+        pa.field("rung", pa.int64()),
+        pa.field("rung_score", pa.float64()),
+        pa.field("rung_score_se", pa.float64()),
+        pa.field("rung_proxy_id", pa.string()),
+        pa.field("learning_curve", pa.string()),
+        pa.field("train_images", pa.int64()),
     ]
 )
 # Of the schema's later versions: a file written before has none of them, which reads as none measured.
 _LATER = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_predicted_img_s") :])
 FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
+
+# What the engine works out of a trial's training up to its rungs; `rung` counts those that are through, the full one among them.
+RUNG_COLUMNS = tuple(SCHEMA.names[SCHEMA.names.index("rung") :])
 
 # What an evaluation may fill in; the rest is the engine's.
 MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s") :]).union({"macs_fvcore"}) - {
@@ -109,6 +118,7 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     "arch",
     "throughput_predicted_img_s",
     "throughput_change",
+    *RUNG_COLUMNS,
 }
 
 # What a figure was measured under. Figures of different conditions are never ranked together; one run has one of each.

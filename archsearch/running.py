@@ -16,7 +16,8 @@ from rich.console import Console
 from archsearch.budget import Band, draw
 from archsearch.config import RunConfig
 from archsearch.engine import again
-from archsearch.engine.driver import Driver, State
+from archsearch.engine.driver import Driver
+from archsearch.engine.listener import State
 from archsearch.engine.worker import LOG_FILE, ProcessWorker
 from archsearch.errors import UserError
 from archsearch.evaluate import refuse_unknown_shape
@@ -51,12 +52,16 @@ class RunRequest:
     output: Path | None
     results_root: Path
     recheck: bool
+    rungs: tuple[int, ...]
+    fix: Mapping[str, Any]
     measuring: Mapping[str, Any]
 
 
 def configure(request: RunRequest, console: Console) -> RunConfig:
     """The run's identity; prepares the data. Raises UserError for anything asked for that cannot be."""
     space = load_space(request.space)
+    whole, space = space, space.fixed(request.fix) if request.fix else space
+    rungs = _rungs(request, console)
     papers = choose_papers(request.papers, request.budget_macs, space.plan.image_size)
     band = Band.around(request.budget_macs, request.tolerance)
     make_sampler(request.sampler, space, band, request.seed, frozenset)
@@ -65,14 +70,16 @@ def configure(request: RunRequest, console: Console) -> RunConfig:
     config = RunConfig(
         name="",
         space_name=request.space,
-        space_text=space.text,
+        space_text=whole.text,
         budget_macs=request.budget_macs,
         tolerance=request.tolerance,
         objectives=request.objectives,
         sampler=request.sampler,
         seed=request.seed,
         papers=papers,
-        settings=_settings(request, space, console),
+        rungs=rungs,
+        fix=request.fix,
+        settings=_settings(request, rungs, space, console),
     )
     for name in papers:
         refuse_unknown_shape(paper(name), config.settings)
@@ -87,9 +94,19 @@ def folder_of(request: RunRequest, config: RunConfig) -> Path:
     return request.output or request.results_root / config.name
 
 
-def _settings(request: RunRequest, space: Space, console: Console) -> dict[str, Any]:
+def _rungs(request: RunRequest, console: Console) -> tuple[int, ...]:
+    """The rungs asked for; none where no candidate could be stopped by its score."""
+    if len(request.rungs) > 1 and "proxy_score" not in request.objectives:
+        console.print(
+            "no rungs: proxy_score is not among the objectives, so no score can stop a candidate", soft_wrap=True
+        )
+        return ()
+    return request.rungs if len(request.rungs) > 1 else ()
+
+
+def _settings(request: RunRequest, rungs: Sequence[int], space: Space, console: Console) -> dict[str, Any]:
     with preparing(console) if request.measuring["data"] else contextlib.nullcontext() as progress:
-        settings = make_settings(**request.measuring, image_size=space.plan.image_size, progress=progress)
+        settings = make_settings(**request.measuring, image_size=space.plan.image_size, rungs=rungs, progress=progress)
     unreadable = settings.get("proxy_unreadable", [])
     if unreadable:
         more = f" and {len(unreadable) - _NAMES_SHOWN} more" if len(unreadable) > _NAMES_SHOWN else ""
@@ -104,6 +121,8 @@ def default_name(config: RunConfig, space: Space) -> str:
     """`hybrid-4.5G-1a2b3c`: the same request gives the same name, any other condition another one."""
     said = config.to_dict() | {"name": "", "space_name": "", "space_text": tomllib.loads(config.space_text)}
     said["settings"] = {key: value for key, value in said["settings"].items() if value is not None}
+    # A run without them has the name that it had before there were any.
+    said = {key: value for key, value in said.items() if value or key not in ("rungs", "fix")}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
     budget = format_count(config.budget_macs)
     number, unit = (budget[:-1], budget[-1]) if budget[-1].isalpha() else (budget, "")
@@ -117,9 +136,10 @@ def carry_out(request: RunRequest, config: RunConfig, console: Console, argument
         f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.settings['device']}, "
         f"{len(config.papers)} fixed and {request.trials} sampled trials"
     )
-    with RunStore.open(folder, config, request.storage) as store:
+    predictor = find_predictor(request.results_root, config.settings, console)
+    foresee = predictor.predict if predictor else None
+    with RunStore.open(folder, config, request.storage, foresee=foresee) as store:
         refuse_other_threads(folder, store.rows(), config.settings)
-        predictor = find_predictor(request.results_root, config.settings, console)
         rechecks = request.recheck and again.is_due(config.objectives)
         with watching(console, str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
             driver = Driver(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from archsearch.config import rung_steps
 from archsearch.machine import check_cpu, pick_device
 from archsearch.proxy.data import ProxyData, load_fashion_mnist, load_image_folder
 from archsearch.proxy.profile import FASHION_MNIST, FOLDER_FULL, FOLDER_SMALL, Profile
@@ -37,17 +38,22 @@ def make_settings(
     val_split: str = "val",
     max_unreadable: float = 0.01,
     cache_dir: Path | None = None,
+    rungs: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Settings:
     """Everything a worker needs beside the architecture, as JSON; decodes an ImageFolder into `cache_dir` on first use.
+
+    `rungs` are the points of a training at which it is scored, in parts of the last one, its end: of all others `proxy.rungs`
+    says the steps, and the proxy_id of a score there.
 
     Raises UserError for an absent device, threads and cores that are not there, and for a data folder that is missing, empty, of one class, or too damaged.
     """
     kind = pick_device(device).type
     check_cpu(threads, cpus)  # now, not in the worker, trial by trial
-    source: dict[str, Any] = {"kind": "fashion-mnist"}
     profile, recipe = _profile(kind, folder=data is not None)
     recipe = replace(recipe, steps=proxy_steps or recipe.steps)
+
+    source: dict[str, Any] = {"kind": "fashion-mnist"}
     if data is not None:
         source = {
             "kind": "folder",
@@ -60,6 +66,8 @@ def make_settings(
             "cache_dir": str(cache_dir or _cache_home() / "archsearch" / "proxy"),
         }
     loaded = load_proxy(source, progress)
+    below = rung_steps(recipe.steps, rungs) if rungs else []
+    lower = [{"steps": steps, "proxy_id": proxy_id(loaded, profile, recipe, steps)} for steps in below]
     return {
         "device": kind,
         "dtype": dtype,
@@ -70,7 +78,12 @@ def make_settings(
         "cpus": None if cpus is None else sorted(cpus),
         # Runs from when that name meant autocast lack this: they are other runs.
         "weights_dtype": dtype if dtype == "bfloat16" else None,
-        "proxy": {"source": source, "profile": asdict(profile), "recipe": asdict(recipe)},
+        "proxy": {
+            "source": source,
+            "profile": asdict(profile),
+            "recipe": asdict(recipe),
+            **({"rungs": lower} if lower else {}),  # runs from before there were rungs lack it, and are the same runs
+        },
         "proxy_id": proxy_id(loaded, profile, recipe),
         "proxy_num_train": len(loaded.train_labels),
         "proxy_num_val": len(loaded.val_labels),
@@ -104,14 +117,17 @@ def _profile(device: str, *, folder: bool) -> tuple[Profile, Recipe]:
     )
 
 
-def proxy_id(data: ProxyData, profile: Profile, recipe: Recipe) -> str:
-    """What two scores must share to be compared: data, profile, recipe and version."""
+def proxy_id(data: ProxyData, profile: Profile, recipe: Recipe, rung: int | None = None) -> str:
+    """What two scores must share to be compared: data, profile, recipe and version; and after how many of the steps, before the last (`rung`)."""
     name = (
         data.name
         if data.name.startswith("fashion-mnist")
         else f"{data.name}-{len(data.train_labels)}-{_fingerprint(data)}"
     )
-    return f"{name}@{profile}/{recipe.steps}steps/batch{recipe.batch_size}/lr{recipe.learning_rate:g}/{recipe.dtype}/{PROXY_VERSION}"
+    steps = f"{recipe.steps}steps" if rung is None else f"{rung}of{recipe.steps}steps"
+    return (
+        f"{name}@{profile}/{steps}/batch{recipe.batch_size}/lr{recipe.learning_rate:g}/{recipe.dtype}/{PROXY_VERSION}"
+    )
 
 
 def _fingerprint(data: ProxyData) -> str:

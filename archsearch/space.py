@@ -1,15 +1,18 @@
 """Spaces: a file of choices, and the only door to it, `sample(pick)`; the papers' models are spaces of size one."""
 
+import copy
 import difflib
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
-from functools import cache
+from dataclasses import replace
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from archsearch.arch import Arch, Pick, assemble
+from archsearch.blocks.base import Scalar, nearest
 from archsearch.errors import UserError
 from archsearch.grammar import Document, parse
 from archsearch.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
@@ -22,10 +25,32 @@ class Space:
         self.plan: Plan = parse(document, source)
         self.source, self.text = source, text
         self.name = self.plan.name or Path(source).stem
+        self.fixed_names: dict[str, Scalar] = {}  # what `fixed` has fixed
 
     def sample(self, pick: Pick) -> Arch:
         """The architecture that `pick(name, choices)` chooses; pick is asked once a name, and only for names with two choices or more."""
         return assemble(self.plan, pick)
+
+    def fixed(self, values: Mapping[str, Scalar]) -> "Space":
+        """The space with these parameters fixed, by dotted name; a value may be given as text.
+
+        A name that only some architectures have constrains these. Raises UserError for a name or a value that the space does not have.
+        """
+        names = self._names
+        chosen: dict[str, Scalar] = {}
+        for name, value in values.items():
+            if name not in names:
+                raise UserError(
+                    f"{self.source}: no parameter {name!r}{nearest(name, list(names))}; `archsearch space` lists them"
+                )
+            chosen[name] = _matching(f"{self.source}: {name}", value, names[name])
+        space = copy.copy(self)
+        for remembered in ("_names", "_parameters"):
+            vars(space).pop(remembered, None)
+        stages = tuple(_fixed_stage(stage, chosen) for stage in self.plan.stages)
+        space.plan = replace(self.plan, stages=stages, head=_fixed_layer(self.plan.head, chosen))
+        space.fixed_names = {**self.fixed_names, **chosen}
+        return space
 
     @property
     def is_single(self) -> bool:
@@ -47,13 +72,21 @@ class Space:
 
     def parameters(self) -> dict[str, Choices]:
         """Every name with two choices or more, conditional ones included, in the order of the file."""
+        return dict(self._parameters)
+
+    @cached_property
+    def _parameters(self) -> dict[str, Choices]:
+        return {name: choices for name, choices in self._names.items() if len(choices) > 1}
+
+    @cached_property
+    def _names(self) -> dict[str, Choices]:
         names: dict[str, Choices] = {}
         for stage in self.plan.stages:
             names.update(_general(stage))
             for layer in (*stage.entries.values(), *stage.position_plans.values(), *stage.blocks.values()):
                 names.update(_fields(layer))
         names.update(_fields(self.plan.head))
-        return {name: choices for name, choices in names.items() if len(choices) > 1}
+        return names
 
     @property
     def size(self) -> int:
@@ -74,6 +107,74 @@ def _general(stage: StagePlan) -> dict[str, Choices]:
         f"{prefix}.depth": stage.depth,
         f"{prefix}.width": stage.width,
     }
+
+
+def _fixed_stage(stage: StagePlan, values: Mapping[str, Scalar]) -> StagePlan:
+    """The stage with these names fixed, and without the layers that it can no longer name."""
+    general = {name: (values[name],) if name in values else choices for name, choices in _general(stage).items()}
+    entry, positions, block, depth, width = general.values()
+    kinds = {kind for one in block for kind in str(one).split("/")}
+    return replace(
+        stage,
+        entry=entry,
+        positions=positions,
+        block=block,
+        depth=depth,
+        width=width,
+        entries={kind: _fixed_layer(plan, values) for kind, plan in stage.entries.items() if kind in entry},
+        position_plans={
+            kind: _fixed_layer(plan, values) for kind, plan in stage.position_plans.items() if kind in positions
+        },
+        blocks={kind: _fixed_layer(plan, values) for kind, plan in stage.blocks.items() if kind in kinds},
+    )
+
+
+def _fixed_layer(layer: LayerPlan, values: Mapping[str, Scalar]) -> LayerPlan:
+    choices = {
+        field: (values[layer.names[field]],) if layer.names[field] in values else allowed
+        for field, allowed in layer.choices.items()
+    }
+    return replace(layer, choices=choices)
+
+
+def _matching(where: str, value: Scalar, choices: Choices) -> Scalar:
+    """The choice that a value means: equal to it, or written like it."""
+    for choice in choices:
+        if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+            return choice
+        if isinstance(value, str) and _means(value.strip(), choice):
+            return choice
+    allowed = ", ".join(map(_word, choices))
+    raise UserError(
+        f"{where}: {_word(value)} is not among its choices{_nearest_choice(value, choices)}; allowed: {allowed}"
+    )
+
+
+def _means(text: str, choice: Scalar) -> bool:
+    if isinstance(choice, bool | str):
+        return text.lower() == _word(choice).lower()
+    try:
+        return float(text) == choice
+    except ValueError:
+        return False
+
+
+def _nearest_choice(value: Scalar, choices: Choices) -> str:
+    """`, the nearest is 64` among numbers, else what is written most alike."""
+    numbers = [choice for choice in choices if isinstance(choice, int | float) and not isinstance(choice, bool)]
+    try:
+        return (
+            f", the nearest is {_word(min(numbers, key=lambda choice: abs(choice - float(value))))}"
+            if numbers
+            else nearest(str(value), list(map(_word, choices)))
+        )
+    except ValueError:
+        return ""
+
+
+def _word(value: Scalar) -> str:
+    """A value as a space file writes it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _fields(layer: LayerPlan) -> dict[str, Choices]:

@@ -1,11 +1,9 @@
 """A run's truth: one Optuna study, one writer; a trial is stored whole when it starts and phase by phase as it is measured."""
 
 import contextlib
-import json
 import platform
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -22,71 +20,80 @@ from archsearch.budget import draw
 from archsearch.config import RunConfig
 from archsearch.errors import UserError
 from archsearch.files import replace_file
-from archsearch.results import CONDITION_COLUMNS, MANIFEST_FILE, MEASURED_COLUMNS, SCHEMA, Row
-from archsearch.samplers import Proposal, make_sampler
+from archsearch.results import MANIFEST_FILE, Row
+from archsearch.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row, trained
+from archsearch.rungs import Score
+from archsearch.samplers import CURVE, DESCRIBED, MEASURED, Proposal, described, make_sampler
+from archsearch.samplers.making import Foresee
 
 __all__ = ["RunConfig", "RunStore"]
 
 SPACE_FILE = "space.toml"
-_ARCH, _CANDIDATE, _OUTCOME, _PHASE = "arch", "candidate", "outcome", "phase:"
 _AGAIN = "archsearch:again:"  # of the study, as Optuna closes a trial that has ended to further attributes
-_STATES = {TrialState.COMPLETE: "complete", TrialState.FAIL: "failed", TrialState.RUNNING: "running"}
-
-
-@dataclass(kw_only=True)
-class _Trial:
-    """What the storage knows of a trial. We are its only writer, so it is read once, and every change goes there first."""
-
-    number: int
-    trial_id: int
-    state: str
-    attrs: dict[str, Any]
-    again: dict[str, Any] | None = None
-
-    @property
-    def phases(self) -> dict[str, dict[str, Any]]:
-        """Phase -> column -> value."""
-        return {key.removeprefix(_PHASE): values for key, values in self.attrs.items() if key.startswith(_PHASE)}
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.PRUNED: "stopped",
+}
 
 
 class RunStore:
     """A run's study, open for its one writer."""
 
-    def __init__(self, folder: Path, config: RunConfig, study: optuna.Study, where: str) -> None:
+    def __init__(
+        self, folder: Path, config: RunConfig, study: optuna.Study, where: str, foresee: Foresee | None = None
+    ) -> None:
         self.folder, self.config, self.where = folder, config, where
         self._study = study
         # The study's own door to the storage, through which a trial is stored in one transaction.
         self._storage = study._storage
-        self._sampler = make_sampler(config.sampler, config.space, config.band, config.seed, self.arch_ids)
+        self._sampler = make_sampler(
+            config.sampler,
+            config.space,
+            config.band,
+            config.seed,
+            self.arch_ids,
+            objectives=config.objectives,
+            foresee=foresee,
+            batch_size=config.settings["batch_size"],
+        )
         study.sampler = self._sampler
         self._num_foreign = 0
-        self._trials: dict[int, _Trial] = {}
+        self._trials: dict[int, StoredTrial] = {}
         self._rows: dict[int, Row] = {}
+        self._scores: dict[int, tuple[Score, ...]] = {}
         attrs = study.user_attrs
         for trial in study.get_trials(deepcopy=False):
             self._take_over(trial, attrs.get(f"{_AGAIN}{trial.number}"))
 
     def _take_over(self, trial: FrozenTrial, again: dict[str, Any] | None) -> None:
         """Know a stored trial. One without an architecture is not ours (somebody asked Optuna for it), and closed."""
-        if _ARCH in trial.user_attrs:
+        if ARCH in trial.user_attrs:
             number, trial_id, state = trial.number, trial._trial_id, _STATES[trial.state]
             attrs = dict(trial.user_attrs)
-            self._keep(_Trial(number=number, trial_id=trial_id, state=state, attrs=attrs, again=again))
+            self._keep(StoredTrial(number=number, trial_id=trial_id, state=state, attrs=attrs, again=again))
             return
         self._num_foreign += 1
         if not trial.state.is_finished():
             self._storage.set_trial_user_attr(trial._trial_id, "reason", "its proposal was never completed")
             self._study.tell(trial.number, state=TrialState.FAIL)
 
-    def _keep(self, trial: _Trial) -> Row:
+    def _keep(self, trial: StoredTrial) -> Row:
         self._trials[trial.number] = trial
-        row = self._rows[trial.number] = _row(self.config, trial)
+        self._scores[trial.number] = tuple(
+            Score(value=measured["proxy_score"], standard_error=measured.get("proxy_score_se") or 0.0)
+            for _, measured in trained(self.config, trial)
+        )
+        row = self._rows[trial.number] = make_row(self.config, trial)
         return row
 
     @staticmethod
     @contextlib.contextmanager
-    def open(folder: Path, config: RunConfig, storage_url: str | None = None) -> "Iterator[RunStore]":
-        """Create the run in `folder`, or go on with it, and hold it alone meanwhile.
+    def open(
+        folder: Path, config: RunConfig, storage_url: str | None = None, *, foresee: Foresee | None = None
+    ) -> "Iterator[RunStore]":
+        """Create the run in `folder`, or go on with it, and hold it alone meanwhile; `foresee` tells the sampler images/s.
 
         Raises UserError when the folder holds another run or a damaged one, cannot be written, or another driver is at work in it.
         """
@@ -101,7 +108,7 @@ class RunStore:
                 with storage.storage_errors(where):
                     if storage_url is not None:
                         storage.ensure_study(backend, config.name, config.directions, document)
-                    store = _load(folder, config, backend, where, name=config.name if storage_url else None)
+                    store = _load(folder, config, backend, where, config.name if storage_url else None, foresee)
                 replace_file(folder / SPACE_FILE, lambda path: path.write_text(config.space_text, encoding="utf-8"))
                 yield store
 
@@ -121,8 +128,8 @@ class RunStore:
         """Raise UserError now, not after an hour of fixed trials, when the space has no architecture in the band."""
         draw(self.config.space, self.config.band, random.Random(self.config.seed))
 
-    def propose(self) -> Proposal:
-        """The sampler's next candidate, in the band."""
+    def propose(self) -> Proposal | None:
+        """The sampler's next candidate, in the band; None when the run has met every architecture there is in it."""
         with storage.storage_errors(self.where):
             return self._sampler.propose(self._study, self._num_trials())
 
@@ -137,8 +144,7 @@ class RunStore:
     def _start(self, proposal: Proposal, paper: str | None, predicted_img_s: float | None = None) -> Row:
         """One transaction: there is no trial without its architecture. One measured before brings its figures along."""
         arch, cost = proposal.arch, proposal.arch.cost()
-        same = (row for row in self.rows() if row["arch_id"] == arch.arch_id and row["state"] == "complete")
-        known = next(same, None)
+        known = self._known(arch.arch_id, is_fixed=paper is not None)
         candidate = {
             "arch_id": arch.arch_id,
             "architecture": arch.describe(),
@@ -155,7 +161,9 @@ class RunStore:
             "throughput_predicted_img_s": predicted_img_s,
         }
         figures = self._trials[known["trial"]].phases if known else {}
-        attrs = {_ARCH: arch.to_dict(), _CANDIDATE: candidate, **{f"{_PHASE}{key}": figures[key] for key in figures}}
+        attrs = {ARCH: arch.to_dict(), CANDIDATE: candidate, **{f"{PHASE}{key}": figures[key] for key in figures}}
+        if paper is not None:
+            attrs[DESCRIBED] = described(arch, self.config.space)
         template = create_trial(
             state=TrialState.RUNNING,
             params=dict(proposal.params),
@@ -166,7 +174,13 @@ class RunStore:
         number = self._num_trials()
         with storage.storage_errors(self.where):
             trial_id = self._storage.create_new_trial(self._study._study_id, template)
-        return self._keep(_Trial(number=number, trial_id=trial_id, state="running", attrs=attrs))
+        return self._keep(StoredTrial(number=number, trial_id=trial_id, state="running", attrs=attrs))
+
+    def _known(self, arch_id: str, *, is_fixed: bool) -> Row | None:
+        """The first trial that says all there is to say of an architecture: complete, or stopped, as it would be again; fixed ones never stop."""
+        states = ("complete",) if is_fixed else ("complete", "stopped")
+        same = [row for row in self.rows() if row["arch_id"] == arch_id]
+        return next((row for state in states for row in same if row["state"] == state), None)
 
     def _num_trials(self) -> int:
         return len(self._trials) + self._num_foreign
@@ -177,7 +191,8 @@ class RunStore:
 
     def record_phase(self, number: int, phase: str, values: Mapping[str, Any]) -> None:
         """Keep what a finished phase of a running trial measured, whatever comes after it."""
-        self._set(self._trials[number], f"{_PHASE}{phase}", dict(values))
+        self._set(self._trials[number], f"{PHASE}{phase}", dict(values))
+        self._keep(self._trials[number])
 
     def record_again(self, number: int, values: Mapping[str, Any]) -> Row:
         """Keep what measuring a finished trial's throughput again gave; its first figures stay as they are."""
@@ -186,60 +201,42 @@ class RunStore:
         self._trials[number].again = dict(values)
         return self._keep(self._trials[number])
 
-    def finish(self, number: int, reason: str | None = None) -> Row:
-        """Tell the study how a trial ended: failed for `reason`, or complete, unless an objective has no value."""
+    def scores(self, number: int) -> tuple[Score, ...]:
+        """What the rungs that a trial has finished gave, in order."""
+        return self._scores[number]
+
+    def finish(self, number: int, reason: str | None = None, *, is_stopped: bool = False) -> Row:
+        """Tell the study how a trial ended: failed or stopped for `reason`, or complete, unless an objective has no value.
+
+        To Optuna a stopped trial is a pruned one: it has no values, and no intermediate ones either, since TPE raises on those
+        where there are several objectives. What the rungs gave is the attribute `learning_curve`: steps -> score.
+        """
+        assert reason or not is_stopped, "a trial is stopped for a reason"
         trial = self._trials[number]
-        row = _row(self.config, trial)
+        row = make_row(self.config, trial)
         reason = reason or _without_value(row, self.config.objectives)
-        self._set(trial, _OUTCOME, {"reason": reason, "finished_at": _now()})
+        curve = {str(rung.steps): measured["proxy_score"] for rung, measured in trained(self.config, trial)}
+        if curve:
+            self._set(trial, CURVE, curve)
+        if is_stopped:
+            names = enumerate(self.config.objectives)
+            self._set(trial, MEASURED, {str(index): row[name] for index, name in names if row[name] is not None})
+        self._set(trial, OUTCOME, {"reason": reason, "finished_at": _now()})
+        state = TrialState.COMPLETE if reason is None else TrialState.PRUNED if is_stopped else TrialState.FAIL
         with storage.storage_errors(self.where):
             # Not through study.tell, which reads the whole trial back twice and checks what is checked here:
             # 152 against 178 ms a trial at 500 trials, in two runs minutes apart.
             values = [float(row[name]) for name in self.config.objectives] if reason is None else None
-            state = TrialState.FAIL if values is None else TrialState.COMPLETE
             self._storage.set_trial_state_values(trial.trial_id, state, values)
             # As study.tell does: samplers read trials through this cache, and would never see the new one.
             self._study._thread_local.cached_all_trials = None
-        trial.state = "complete" if reason is None else "failed"
+        trial.state = _STATES[state]
         return self._keep(trial)
 
-    def _set(self, trial: _Trial, key: str, value: dict[str, Any]) -> None:
+    def _set(self, trial: StoredTrial, key: str, value: dict[str, Any]) -> None:
         with storage.storage_errors(self.where):
             self._storage.set_trial_user_attr(trial.trial_id, key, value)
         trial.attrs[key] = value
-
-
-def _row(config: RunConfig, trial: _Trial) -> Row:
-    """One row of trials.parquet, `front` left open, from what is stored of a trial."""
-    row: Row = dict.fromkeys(SCHEMA.names)
-    row |= {name: config.settings.get(name) for name in (*CONDITION_COLUMNS, "proxy_id")}
-    row |= {"trial": trial.number, "state": trial.state, "seed": config.seed, "arch": json.dumps(trial.attrs[_ARCH])}
-    row |= trial.attrs[_CANDIDATE]
-    seconds = 0.0
-    for phase, values in trial.phases.items():
-        seconds += values.get("seconds", 0.0)
-        measured = {f"seconds_{phase}": values.get("seconds"), **values}
-        row |= {key: value for key, value in measured.items() if key in MEASURED_COLUMNS}
-    # Reused figures took no time of their own.
-    row["seconds_total"] = 0.0 if row["reused_from"] is not None else seconds
-    if trial.state != "running":
-        row |= trial.attrs[_OUTCOME]
-        row["finished_at"] = datetime.fromisoformat(row["finished_at"])
-    row["started_at"] = datetime.fromisoformat(row["started_at"])
-    if trial.again is not None:
-        row |= _again(row, trial.again)
-    if isinstance(row["conditions"], dict):
-        row["conditions"] = json.dumps(row["conditions"])
-    return row
-
-
-def _again(row: Row, again: Mapping[str, Any]) -> Row:
-    """The columns of the second measurement, the change against the first, and its conditions beside the first's."""
-    figures = {key: value for key, value in again.items() if key in MEASURED_COLUMNS and key != "conditions"}
-    first, second = row["throughput_ratio"], figures.get("throughput_again_ratio")
-    if first and second:
-        figures["throughput_change"] = second / first - 1
-    return {**figures, "conditions": {**(row["conditions"] or {}), "again": again.get("conditions")}}
 
 
 def _without_value(row: Row, objectives: tuple[str, ...]) -> str | None:
@@ -250,7 +247,9 @@ def _without_value(row: Row, objectives: tuple[str, ...]) -> str | None:
     return None
 
 
-def _load(folder: Path, config: RunConfig, backend: Any, where: str, name: str | None) -> RunStore:
+def _load(
+    folder: Path, config: RunConfig, backend: Any, where: str, name: str | None, foresee: Foresee | None
+) -> RunStore:
     """The study behind an open storage, if it is this run's and whole."""
     try:
         study = storage.load_study(backend, name)
@@ -259,7 +258,7 @@ def _load(folder: Path, config: RunConfig, backend: Any, where: str, name: str |
             raise UserError(
                 f"{folder}: holds another run: {'; '.join(differences)}; use another --output, or ask for the same"
             )
-        return RunStore(folder, config, study, where)
+        return RunStore(folder, config, study, where, foresee)
     except (KeyError, TypeError, ValueError) as error:
         raise storage.damaged(where, f"{type(error).__name__}: {error}") from error
 

@@ -7,6 +7,7 @@ from archsearch.errors import UserError
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*(?:FLOPs?|MACs?)?\s*", re.IGNORECASE)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
+_COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*", re.IGNORECASE)
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)\s*", re.IGNORECASE)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
@@ -32,6 +33,15 @@ def parse_share(text: str, where: str = "--tolerance") -> float:
     if not 0 <= share < 1:
         raise UserError(f"{where}: {text!r} is not a share; write a percentage from 0% to below 100%, such as 5%")
     return share
+
+
+def parse_count_range(text: str, where: str = "--params") -> tuple[int, int]:
+    """`20M-30M` or `25000000-28000000` as the two whole numbers, the lower one first."""
+    matches = [_COUNT.fullmatch(part) for part in text.split("-")]
+    ends = [round(float(match[1]) * _SCALES[match[2].upper()]) for match in matches if match]
+    if len(matches) != 2 or len(ends) != 2 or not ends[0] <= ends[1] or ends[1] < 1:
+        raise UserError(f"{where}: {text!r} is not a range; write the lowest and the highest number, such as 20M-30M")
+    return ends[0], ends[1]
 
 
 def parse_seconds(text: str, where: str = "--timeout") -> float:

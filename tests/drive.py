@@ -1,4 +1,4 @@
-"""A driver as a program of its own, for tests that kill it: FOLDER LOG TRIALS PHASE_S [recheck]; prints the state it ended in.
+"""A driver as a program of its own, for tests that kill it: FOLDER LOG TRIALS PHASE_S [recheck] [rungs]; prints the state it ended in.
 
 It imports what it needs late, as `archsearch` does: the worker imports its driver's main module.
 """
@@ -6,13 +6,14 @@ It imports what it needs late, as `archsearch` does: the worker imports its driv
 import sys
 
 
-def _main(folder: str, log: str, trials: str, phase_s: str, recheck: str = "") -> None:
+def _main(folder: str, log: str, trials: str, phase_s: str, *words: str) -> None:
     from pathlib import Path
 
-    from runs import make_config, run
+    from runs import make_config, make_rung_config, run
 
-    config = make_config(Path(log), settings={"phase_s": float(phase_s)})
-    print(run(Path(folder), config, int(trials), recheck=bool(recheck)).state)
+    make = make_rung_config if "rungs" in words else make_config
+    config = make(Path(log), settings={"phase_s": float(phase_s)})
+    print(run(Path(folder), config, int(trials), recheck="recheck" in words).state)
 
 
 if __name__ == "__main__":

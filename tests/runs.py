@@ -11,7 +11,8 @@ from typing import Any
 
 from archsearch.arch import Arch
 from archsearch.config import RunConfig
-from archsearch.engine.driver import Driver, Predictor, State, Tally
+from archsearch.engine.driver import Driver, Predictor
+from archsearch.engine.listener import State, Tally
 from archsearch.engine.worker import ProcessWorker
 from archsearch.results import Row
 from archsearch.space import load_space, paper
@@ -39,11 +40,23 @@ def make_config(log: Path, *, settings: Mapping[str, Any] | None = None, **chang
         "space_text": space.text,
         "budget_macs": BUDGET,
         "tolerance": 0.05,
-        "settings": {**told, "proxy": {"steps": 400}, "log": str(log), **(settings or {})},
+        "settings": {
+            **told,
+            "proxy": {"recipe": {"steps": 400, "batch_size": 32}},
+            "log": str(log),
+            **(settings or {}),
+        },
         "sampler": "random",
         "papers": FIXED,
     }
     return RunConfig(**{**values, **changes})
+
+
+def make_rung_config(log: Path, *, settings: Mapping[str, Any] | None = None, **changes: Any) -> RunConfig:
+    """The same with rungs of 25, 100 and 400 steps."""
+    lower = [{"steps": steps, "source": {"kind": "stub"}, "proxy_id": f"stub@{steps}"} for steps in (25, 100)]
+    proxy = {"recipe": {"steps": 400, "batch_size": 32}, "rungs": lower}
+    return make_config(log, settings={"proxy": proxy, **(settings or {})}, **{"rungs": (1, 4, 16), **changes})
 
 
 @dataclass
@@ -100,11 +113,11 @@ def run(
     return ear
 
 
-def start(folder: Path, log: Path, trials: int, phase_s: float, *, recheck: bool = False) -> "subprocess.Popen[str]":
-    """The same as a program in a process and a process group of its own, as a shell would start it."""
+def start(folder: Path, log: Path, trials: int, phase_s: float, *words: str) -> "subprocess.Popen[str]":
+    """The same as a program in a process and a process group of its own, as a shell would start it; `words` are drive.py's."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     program = str(ROOT / "tests" / "drive.py")
-    arguments = [sys.executable, program, str(folder), str(log), str(trials), str(phase_s), *(["recheck"] * recheck)]
+    arguments = [sys.executable, program, str(folder), str(log), str(trials), str(phase_s), *words]
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 from runs import Ear, fixed_archs, is_running, make_config, run, start, wait_until
-from stub_evaluators import fraction, measure, noted
+from stub_evaluators import fraction, measure, noted, written
 
 from archsearch import results
 from archsearch.arch import Arch
-from archsearch.engine.driver import Tally
+from archsearch.engine.listener import Tally
 from archsearch.live import Clock, LiveListener, PlainListener
 from archsearch.ranks import kendall_tau
 
@@ -45,11 +45,11 @@ def timed_again(log: Path) -> list[str]:
 
 def test_the_front_is_timed_again_and_keeps_its_first_figures(tmp_path: Path) -> None:
     config, log = make_config(tmp_path / "log"), tmp_path / "log"
-    ear = run(tmp_path / "run", config, 3, recheck=True, predictor=Oracle())
+    ear = run(tmp_path / "run", config, 8, recheck=True, predictor=Oracle())
     frame = results.read_trials(tmp_path / "run")
     front = frame[frame["front"] == 0]
     assert len(front) >= 3
-    assert sorted(timed_again(log)) == sorted(front["arch_id"])
+    assert sorted(timed_again(log)) == sorted(map(written, front["arch"]))
     order = front["trial"].tolist()
     random.Random(config.seed).shuffle(order)
     assert ear.again == [(trial, place, len(front), None) for place, trial in enumerate(order, 1)]
@@ -78,10 +78,10 @@ def test_with_more_trials_only_new_members_are_timed_again(tmp_path: Path) -> No
     for trials in (1, 4, 8):
         run(tmp_path / "run", config, trials, recheck=True)
         frame = results.read_trials(tmp_path / "run")
-        fronts.append(set(frame.loc[frame["front"] == 0, "arch_id"]))
+        fronts.append(set(map(written, frame.loc[frame["front"] == 0, "arch"])))
         assert set(Counter(timed_again(log)).values()) == {1}
         assert set(timed_again(log)) == set().union(*fronts)
-        assert set(frame.loc[frame["throughput_again_img_s"].notna(), "arch_id"]) == set().union(*fronts)
+        assert set(map(written, frame.loc[frame["throughput_again_img_s"].notna(), "arch"])) == set().union(*fronts)
     assert fronts[0] != fronts[2]
     unchanged = run(tmp_path / "run", config, 8, recheck=True)
     assert (unchanged.started, unchanged.again) == ([], [])
@@ -147,17 +147,17 @@ def test_ctrl_c_while_the_front_is_timed_again_keeps_what_was(tmp_path: Path) ->
 def test_kill_9_while_the_front_is_timed_again_loses_only_what_was_at_work(tmp_path: Path) -> None:
     folder, log, phase_s = tmp_path / "run", tmp_path / "log", 0.15
     for kills in (1, 2):
-        driver = start(folder, log, 4, phase_s, recheck=True)
+        driver = start(folder, log, 4, phase_s, "recheck")
         wait_until(lambda: len(timed_again(log)) >= kills)  # noqa: B023  # waited for at once
         driver.kill()
         driver.communicate(timeout=20)
         wait_until(lambda: not is_running(int(next(words[3] for words in reversed(noted(log)) if words[0] == "start"))))
-    output, _ = start(folder, log, 4, phase_s, recheck=True).communicate(timeout=60)
+    output, _ = start(folder, log, 4, phase_s, "recheck").communicate(timeout=60)
     assert output == "complete\n"
     frame = results.read_trials(folder)
     front = frame[frame["front"] == 0]
     assert front["throughput_again_ratio"].notna().all()
-    assert set(timed_again(log)) == set(front["arch_id"])
+    assert set(timed_again(log)) == set(map(written, front["arch"]))
     assert len(timed_again(log)) - len(front) <= 2, "a kill costs no more than the timing at work"
     others = Counter((words[1], words[2]) for words in noted(log) if words[0] == "end" and words[2] != "again")
     assert set(others.values()) == {1}

@@ -25,10 +25,12 @@ import archsearch
 from archsearch import running
 from archsearch.blocks.base import layers_of, own_choices
 from archsearch.cli import main
-from archsearch.engine.driver import Tally
+from archsearch.cli.run import SAMPLER_NAMES
+from archsearch.engine.listener import Tally
 from archsearch.engine.worker import ProcessWorker
 from archsearch.live import LiveListener, watching
 from archsearch.lookup import choose_papers
+from archsearch.samplers import SAMPLERS
 from archsearch.space import load_space, paper_names
 from archsearch.throughput import Protocol
 
@@ -338,6 +340,9 @@ RUN = ("run", "--budget", "4.5GFLOPs", "--papers", "davit_tiny,van_b2", "--trial
         (["--papers", ","], ["--papers", "nearest"]),
         (["--data", "nowhere"], ["nowhere", "no such folder"]),
         (["--storage", "nonsense"], ["--storage", "postgresql://"]),
+        (["--rungs", "4,1"], ["--rungs", "'4,1'", "1,4,16"]),
+        (["--rungs", "1,x"], ["--rungs", "'1,x'", "1,4,16"]),
+        (["--rungs", "1,4", "--no-rungs"], ["--rungs", "'1,4'", "--no-rungs"]),
     ],
 )
 def test_bad_options_of_run_are_one_sentence_and_leave_no_run(
@@ -398,6 +403,30 @@ def test_a_run_ends_with_a_front_and_the_next_command(cli: Cli, tmp_path: Path, 
     assert "tolerance" in sentence
     (folder / "study.db").write_bytes(b"SQLite format 3\0 and nothing else")
     assert "study.db" in refused(cli(*RUN))
+
+
+def test_sampler_names_of_the_help_are_those_there_are() -> None:
+    assert set(SAMPLER_NAMES) == set(SAMPLERS)
+
+
+@pytest.mark.slow
+def test_rungs_are_part_of_a_run_and_off_where_no_score_can_stop(
+    cli: Cli, tmp_path: Path, stub: Callable[[str], None]
+) -> None:
+    stub("evaluate")
+    short = (*RUN[:3], "--papers", "none", "--trials", "1")
+    result = cli(*short, "--rungs", "1,2,8", "--output", "a")
+    assert result.exit_code == 0, result.output
+    assert "in rungs of 25, 50, 200 steps" in " ".join(result.stdout.split())
+    assert document(cli("report", "a", "--json"))["training"]["rungs"] == [25, 50, 200]
+    assert "rungs was 1,2,8, now None" in refused(cli(*short, "--no-rungs", "--output", "a"))
+    fix = ("--fix", "stages.2.block=hilo")
+    assert "fix.stages.2.block was None, now hilo" in refused(cli(*short, "--rungs", "1,2,8", *fix, "--output", "a"))
+    result = cli(*short, "--objectives", "throughput_img_s,params", *fix, "--output", "b")
+    assert result.stderr.startswith("no rungs: proxy_score is not among the objectives")
+    report = document(cli("report", "b", "--json"))
+    assert report["training"]["rungs"] == [200]
+    assert report["front"][0]["architecture"].split(" - ")[1].startswith("hilo ")
 
 
 def test_a_run_whose_every_trial_fails_ends_with_the_reason(
@@ -463,8 +492,9 @@ def test_the_live_panel_shows_where_a_run_stands_and_fits_the_terminal() -> None
         "reused_from": None,
     }
     with watching(console, "results/one", "hybrid at 4.50G MACs", timeout_s=60.0) as listener:
-        listener.trial_started(row, Tally(ended=6, failed=1, total=20, front_size=4))
-        listener.progress({"event": "progress", "phase": "proxy", "step": 120, "steps": 200, "images_s": 812.4})
+        listener.trial_started(row, Tally(ended=6, failed=1, stopped=2, total=20, front_size=4))
+        step = {"event": "progress", "phase": "proxy@200", "rung": 2, "rungs": 3, "step": 120, "steps": 200}
+        listener.progress({**step, "images_s": 812.4})
         assert isinstance(listener, LiveListener)
         plain = Console(file=io.StringIO(), width=80, record=True)
         plain.print(listener.render())
@@ -473,7 +503,8 @@ def test_the_live_panel_shows_where_a_run_stands_and_fits_the_terminal() -> None
         plain.print(listener.render())
         later = plain.export_text()
     for words in (
-        "6 of 20, front 4, failed 1",
+        "6 of 20, front 4, stopped 2, failed 1",
+        "training the small copy, rung 2 of 3",
         "trial 7, 4.60G MACs, sda/lda",
         "step 120 of 200, 812 img/s",
         "results/one",

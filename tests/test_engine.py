@@ -68,7 +68,7 @@ def test_the_manifest_says_what_was_run(tmp_path: Path) -> None:
     }
     assert (manifest["state"], manifest["trials"], manifest["papers"]) == ("complete", 1, list(FIXED))
     assert manifest["space"] == {"name": "hybrid", "sha256": config.space_sha256}
-    assert manifest["settings"]["proxy"] == {"steps": 400}
+    assert manifest["settings"]["proxy"] == {"recipe": {"steps": 400, "batch_size": 32}}
     assert (manifest["proxy_id"], manifest["conditions"]) == ("stub", {"threads": 1})
     assert {"archsearch", "torch", "optuna", "python"} <= manifest["versions"].keys()
     assert manifest["created_at"] <= manifest["updated_at"]

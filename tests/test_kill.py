@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from runs import fixed_archs, is_running, make_config, start, wait_until
-from stub_evaluators import noted
+from stub_evaluators import noted, written
 
 from archsearch import results
 from archsearch.study import RunStore
@@ -50,12 +50,12 @@ def always_readable(folder: Path) -> Iterator[list[int]]:
 
 
 def stored(folder: Path, log: Path) -> tuple[set[tuple[str, str]], dict[int, str]]:
-    """What the study knows: phases measured as (architecture, phase), and trials that ended with their state."""
+    """What the study knows: phases measured as (architecture as written, phase), and trials that ended with their state."""
     if not (folder / "study.db").exists():
         return set(), {}
     with RunStore.open(folder, make_config(log, settings={"phase_s": PHASE_S})) as store:
         rows = store.rows()
-        phases = {(row["arch_id"], phase) for row in rows for phase in store.phases(row["trial"])}
+        phases = {(written(row["arch"]), phase) for row in rows for phase in store.phases(row["trial"])}
         return phases, {row["trial"]: row["state"] for row in rows if row["state"] != "running"}
 
 
@@ -93,7 +93,7 @@ def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> pd.D
     complete = frame[frame["state"] == "complete"]
     ends = Counter((words[1], words[2]) for words in noted(log) if words[0] == "end")
     assert all(
-        ends[(arch_id, phase)] >= 1 for arch_id in complete["arch_id"] for phase in ("count", "throughput", "proxy")
+        ends[(written(arch), phase)] >= 1 for arch in complete["arch"] for phase in ("count", "throughput", "proxy")
     )
     # A killed driver takes a tenth of a second to be gone, and its worker learns of it then: one phase or two of 0.08 s.
     assert sum(ends.values()) - len(ends) <= 2 * len(kills), "a kill costs no more than what was at work"

@@ -8,7 +8,7 @@ import archsearch
 PACKAGE = Path(archsearch.__file__).parent
 LAYERS = [
     {"cost", "ranks", "pareto", "units", "errors", "files", "interrupts"},
-    {"blocks", "plan", "grammar", "arch", "features", "model"},
+    {"blocks", "plan", "grammar", "stages", "arch", "features", "model"},
     {
         "space",
         "budget",
@@ -23,13 +23,14 @@ LAYERS = [
         "calibration",
     },
     {"evaluate", "settings", "results", "config"},
-    {"storage", "study", "samplers"},
+    {"storage", "study", "samplers", "rungs", "rows"},
     {"engine"},
     {
         "report",
         "report_tables",
         "tables",
         "listings",
+        "space_listing",
         "live",
         "lookup",
         "benching",
@@ -45,7 +46,7 @@ LAYERS = [
     },
     {"cli"},
 ]
-ORDER_WITHIN_1 = ["blocks", "plan", "grammar", "arch", "features", "model"]
+ORDER_WITHIN_1 = ["blocks", "plan", "grammar", "stages", "arch", "features", "model"]
 ONLY_IN = {"optuna": {"storage", "study", "samplers"}, "fvcore": {"trace"}, "click": {"cli"}}
 NO_TORCH = LAYERS[0] | {"results"}
 

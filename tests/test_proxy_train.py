@@ -15,7 +15,7 @@ from archsearch.errors import RunError, UserError
 from archsearch.proxy.batches import draws, train_batches, val_batches
 from archsearch.proxy.constellation import make_constellation
 from archsearch.proxy.data import IMAGENET_MEAN, IMAGENET_STD, ProxyData
-from archsearch.proxy.train import Progress, Recipe, train_and_score
+from archsearch.proxy.train import Progress, Recipe, Training, train_and_score
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(steps=8, batch_size=16, learning_rate=1e-3, image_size=32, dtype="float32", augment="shift")
@@ -208,6 +208,33 @@ def test_same_weights_and_recipe_give_the_same_score(data: ProxyData, dtype: Lit
         result = train_and_score(model, data, recipe, device="cpu")
         results.append((result.score, result.train_loss, [value.tolist() for value in model.state_dict().values()]))
     assert results[0] == results[1]
+
+
+def test_a_paused_training_ends_as_one_in_one_go(data: ProxyData) -> None:
+    whole, parts = network(), network()
+    expected = train_and_score(whole, data, RECIPE, device="cpu")
+    reports: list[Progress] = []
+    training = Training(parts, data, RECIPE, device="cpu", progress=reports.append)
+    scores = [training.advance(step) for step in (1, 5)]
+    torch.manual_seed(99)  # what happens in the pause does not matter
+    network(3)
+    scores.append(training.advance(RECIPE.steps))
+    assert (scores[-1].score, scores[-1].train_loss) == (expected.score, expected.train_loss)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name])
+    assert [score.train_images for score in scores] == [16, 80, 128]
+    assert [report.step for report in reports] == [1, 5, 8]
+    assert len({score.train_s for score in scores}) == 3
+
+
+def test_a_training_lost_after_a_pause_starts_again_at_half_the_rate(data: ProxyData) -> None:
+    recipe = replace(RECIPE, steps=4, learning_rate=0.1, warmup_share=0.0)
+    training = Training(FailsWhenFast(reach=0.15), data, recipe, device="cpu")
+    assert not training.advance(1).retried
+    later = training.advance(3)
+    assert (later.retried, later.learning_rate, later.train_images) == (True, 0.05, 48)
+    with pytest.raises(RunError, match=r"failed twice: .* at learning rate 0.1, .* at 0.05"):
+        Training(FailsWhenFast(reach=0.04), data, recipe, device="cpu").advance(3)
 
 
 def test_callers_random_state_is_left_alone(data: ProxyData) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,12 @@ def fixed(number: int, name: str, score: float, images_s: float, params: int) ->
 
 
 def write_run(
-    root: Path, rows: Sequence[Row], name: str = "one", objectives: Sequence[str] = OBJECTIVES, state: str = "complete"
+    root: Path,
+    rows: Sequence[Row],
+    name: str = "one",
+    objectives: Sequence[str] = OBJECTIVES,
+    state: str = "complete",
+    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """A run folder as the engine leaves it."""
     folder = root / "results" / name
@@ -99,6 +104,7 @@ def write_run(
         "created_at": "2026-01-02T03:00:00+00:00",
         "updated_at": "2026-01-02T04:00:00+00:00",
         "state": state,
+        **(extra or {}),
     }
     write_manifest(manifest, folder)
     return folder
@@ -147,7 +153,8 @@ def test_front_dominance_and_failures_are_those_worked_out_by_hand(tmp_path: Pat
     assert by_paper["davit_tiny"]["published"]["top1"] == 82.8
     assert by_paper["davit_tiny"]["published"]["params_m"] == 28.3
     assert [(row["trial"], row["reason"]) for row in document["failed"]] == [(5, "throughput: out of memory on cpu")]
-    assert document["trials"] == {"asked": 8, "complete": 6, "failed": 1, "running": 0, "fixed": 2, "reused": 1}
+    counts = {"asked": 8, "complete": 6, "stopped": 0, "failed": 1, "running": 0, "fixed": 2, "reused": 1}
+    assert document["trials"] == counts
 
 
 def test_scores_within_two_standard_errors_are_ties(tmp_path: Path, report: Report) -> None:
@@ -309,3 +316,44 @@ def test_the_error_of_predictions_is_told(tmp_path: Path, report: Report) -> Non
     text = " ".join(report().stdout.split())
     assert "off by 10.0% (median of 3 trials); every figure here is measured" in text
     assert "here.parquet: mean error 4.1%, Kendall tau 0.95 on hybrids held out" in text
+
+
+def stopped(number: int, rung: int, score: float) -> Row:
+    """A trial that was stopped after this rung."""
+    why = f"after {25 * 4 ** (rung - 1)} of 400 training steps: trial 1 is no worse in params, and its next score 0.700 is beyond 0.500"
+    values = {"rung": rung, "rung_score": score, "rung_score_se": 0.01, "rung_proxy_id": "fashion-mnist-12k@short"}
+    return trial(number, None, 12.0, 29_000_000, state="stopped", reason=why, **values)
+
+
+TRAINING = {
+    "rungs": [25, 100, 400],
+    "images_spent": 30_000,
+    "images_not_spent": 70_000,
+    "seconds_spent": 120.0,
+    "seconds_not_spent": 300.0,
+    "trials": 10,
+    "stopped": 6,
+}
+
+
+def test_stopped_trials_are_told_by_rung_and_are_in_no_front(tmp_path: Path, report: Report) -> None:
+    rows = [*SIX, *(stopped(number, 1, 0.9) for number in range(7, 12)), stopped(12, 2, 0.31)]
+    folder = write_run(tmp_path, rows, extra={"training": TRAINING})
+    document = strict(report("--json").stdout)
+    assert (document["trials"]["stopped"], document["trials"]["failed"]) == (6, 1)
+    assert [row["trial"] for row in document["front"]] == [1, 3, 2]
+    assert [row["trial"] for row in document["stopped"]] == [7, 8, 9, 10, 11, 12]
+    assert document["training"] == TRAINING
+    assert not set(pq.read_table(folder / "front.parquet").to_pandas()["trial"]) & set(range(7, 13))
+    shown = " ".join(report().stdout.split())
+    assert "6 complete (1 reused), 6 stopped early, 1 failed" in shown
+    assert (
+        "Training: 30.00K images in 2m00s, with rungs at 25, 100 of 400 steps, which saved 70.00K images (70% of what the same "
+        "candidates would have taken, about 5m00s)." in shown
+    )
+
+
+def test_runs_from_before_there_were_rungs_say_nothing_of_them(tmp_path: Path, report: Report) -> None:
+    write_run(tmp_path, SIX, "before")
+    assert "Training:" not in report("before").stdout
+    assert strict(report("before", "--json").stdout)["training"] is None

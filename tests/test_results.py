@@ -70,6 +70,12 @@ throughput_again_img_s: double
 throughput_again_iqr: double
 throughput_again_ratio: double
 throughput_change: double
+rung: int64
+rung_score: double
+rung_score_se: double
+rung_proxy_id: string
+learning_curve: string
+train_images: int64
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")

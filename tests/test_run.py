@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,8 +17,11 @@ from PIL import Image
 from archsearch import Arch
 from archsearch.cli import main
 from archsearch.errors import UserError
+from archsearch.evaluate import evaluate
 from archsearch.machine import affinity
 from archsearch.running import refuse_other_threads
+from archsearch.settings import make_settings
+from archsearch.space import Space
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "clothing-mini"
 SPACE = """
@@ -142,10 +147,10 @@ def _picture(path: Path) -> None:
     Image.fromarray(np.random.default_rng(len(str(path))).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(path)
 
 
-def _folder(root: Path, classes: list[str]) -> Path:
+def _folder(root: Path, classes: list[str], number: int = 4) -> Path:
     for split in ("train", "val"):
         for name in classes:
-            for index in range(4):
+            for index in range(number):
                 _picture(root / split / name / f"{index}.jpg")
     return root
 
@@ -172,6 +177,46 @@ def test_bad_data_is_one_sentence_and_leaves_no_run(space: Path, tmp_path: Path)
         assert sentence.startswith("error: ")
         assert word in sentence
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_real_run_in_rungs(space: Path, tmp_path: Path) -> None:
+    done = run(space, tmp_path / "run", "--trials", "3", "--no-recheck", "--proxy-steps", "12", "--rungs", "1,2,6")
+    assert done.exit_code == 0, done.output
+    rows = pd.read_parquet(tmp_path / "run" / "trials.parquet")
+    assert rows.state.isin(["complete", "stopped"]).all()
+    curves = [json.loads(text) for text in rows.learning_curve]
+    assert [[point["steps"] for point in curve] for curve in curves] == [[2, 4, 12][:rung] for rung in rows.rung]
+    assert (rows.train_images == [32 * curve[-1]["steps"] for curve in curves]).all()
+    assert "with rungs at 2, 4 of 12 steps" in " ".join(done.output.split())
+
+
+def _proxies(jobs: list[list[str]], **options: Any) -> dict[str, dict[str, Any]]:
+    """What training phases give, in this process: those of one job go on from each other, and so do jobs that follow each other."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def keep(event: dict[str, Any]) -> None:
+        if event["event"] == "phase":
+            names = ("proxy_score", "proxy_train_loss", "proxy_id")
+            found[event["phase"]] = {name: event["values"][name] for name in names}
+
+    arch = Space(tomllib.loads(SPACE), "tiny.toml", SPACE).sample(lambda name, choices: choices[0])
+    for phases in jobs:
+        settings = {**make_settings(device="cpu", **options), "phases": phases}
+        evaluate(arch.to_dict(), settings, {}, keep)
+    return found
+
+
+@pytest.mark.slow
+def test_rungs_change_nothing_of_the_full_score_and_a_lost_training_is_made_up_for(tmp_path: Path) -> None:
+    rungs: dict[str, Any] = {"proxy_steps": 12, "rungs": (1, 2, 4)}
+    in_parts = _proxies([["proxy@3"], ["proxy@6"], ["proxy"]], **rungs)
+    assert in_parts["proxy"] == _proxies([["proxy"]], proxy_steps=12)["proxy"]
+    # Another job came between, as after a crash: the training starts again, and comes to the same.
+    after_a_crash = _proxies([["proxy@3"], ["count"], ["proxy@6"]], **rungs)
+    assert after_a_crash["proxy@6"] == in_parts["proxy@6"]
+    _proxies([["proxy@3"]], proxy_steps=12, rungs=(1, 4))
+    assert _proxies([["proxy@6"]], **rungs)["proxy@6"] == in_parts["proxy@6"]
 
 
 @pytest.mark.slow

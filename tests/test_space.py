@@ -1,16 +1,19 @@
 """The grammar: what a space file may say, and one clear sentence for what it may not."""
 
+import json
 import random
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archsearch import Arch, UserError, build, load_space, paper, paper_names
 from archsearch.budget import propose
+from archsearch.cli import main
 from archsearch.space import Space, spaces_folder
 
 SMALL = """
@@ -253,6 +256,89 @@ def test_default_space_holds_papers_of_the_class() -> None:
             for layer in (*stage.entries.values(), *stage.blocks.values()):
                 picks.update({layer.names[key]: values[0] for key, values in layer.choices.items()})
         assert propose(load_space("hybrid"), picks, random.Random(0))[1] == target
+
+
+def test_fixed_names_leave_the_architectures_that_have_these_values() -> None:
+    space = Space(small(), "small.toml")
+    fixed = space.fixed(
+        {"stages.1.width": "64", "stages.1.hilo.window": 4, "stages.2.downsample": "patch", "stages.2.depth": "1"}
+    )
+    assert fixed.fixed_names == {
+        "stages.1.width": 64,
+        "stages.1.hilo.window": 4,
+        "stages.2.downsample": "patch",
+        "stages.2.depth": 1,
+    }
+    assert "stages.1.hilo.alpha" in fixed.parameters()
+    assert not set(fixed.fixed_names) & set(fixed.parameters())
+    rng, blocks = random.Random(0), set()
+    for _ in range(60):
+        _, arch = propose(fixed, {}, rng)
+        stage = arch.stages[0]
+        blocks.add(stage.block)
+        assert (stage.width, arch.stages[1].entry.kind) == (64, "patch")
+        assert stage.block != "hilo" or getattr(stage.blocks[0], "window", None) == 4
+    assert blocks == {"mlp", "hilo", "lsa/gsa"}
+    again = fixed.fixed({"stages.1.block": "mlp"})
+    assert set(again.fixed_names) == {*fixed.fixed_names, "stages.1.block"}
+    assert not any("hilo" in name for name in again.parameters())
+    assert space.size > fixed.size > again.size
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("stages.1.blok", "mlp", ["'stages.1.blok'", "did you mean 'stages.1.block'"]),
+        ("stages.1.block", "hillo", ["stages.1.block: hillo", "did you mean 'hilo'", "mlp, hilo, lsa/gsa"]),
+        ("stages.1.width", "70", ["70", "nearest is 64", "32, 64"]),
+        ("stages.1.width", "wide", ["wide", "32, 64"]),
+        ("stages.1.depth", True, ["true", "1, 2"]),
+    ],
+)
+def test_a_name_or_value_that_cannot_be_fixed_is_said_with_the_nearest(name: str, value: Any, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        Space(small(), "small.toml").fixed({name: value})
+    for word in ["small.toml", *words]:
+        assert word in str(caught.value)
+
+
+def test_space_and_sample_commands_tell_the_same_counts(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    asked = [str(path), "--fix", "stages.1.block=hilo", "--budget", "12M", "--tolerance", "40%", "--params", "0-1M"]
+    document = json.loads(_run(["space", *asked, "--json"]))
+    assert document["architectures"] <= document["parameter_sets"]
+    assert document["band"]["architectures"] == round(document["band"]["share"] * document["architectures"]) > 0
+    assert document["shares"][0]["blocks"] == {"hilo": 1.0}
+    assert [end["macs"] for end in document["range"]["macs"]] == sorted(
+        end["macs"] for end in document["range"]["macs"]
+    )
+    drawn = json.loads(_run(["sample", *asked, "-n", "5", "--json"]))
+    low, high = document["band"]["macs"]
+    assert all(low <= row["macs"] <= high and row["params"] <= 1_000_000 for row in drawn)
+    for words in (_run(["space", *asked]), _run(["sample", *asked, "-n", "2"])):
+        assert str(document["band"]["architectures"]) in words
+
+
+def _run(arguments: list[str]) -> str:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fix", "stages.2.block"], "write NAME=VALUE"),
+        (["--fix", "stem.kind=patch", "--fix", "stem.kind=overlapping"], "takes one value"),
+        (["--params", "30M-20M"], "not a range"),
+        (["--params", "1-2"], "the smallest architecture of the space has"),
+    ],
+)
+def test_bad_bounds_of_a_space_are_one_sentence(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(main, ["sample", *arguments])
+    assert result.exit_code == 2
+    assert words in result.output
 
 
 def test_spaces_folder_holds_the_default_space() -> None:

@@ -87,6 +87,10 @@ class Layer:
         """Shape after the layer; blocks keep theirs."""
         return shape
 
+    def canonical(self, shape: Shape) -> "Layer":
+        """The layer that stands for all that are the same at `shape`: same weights from the same start, same function, same cost."""
+        return self
+
     def cost(self, shape: Shape) -> Cost:
         """MACs for one image and parameters at input `shape`."""
         raise AssertionError(f"{type(self).__name__} has no cost")
@@ -109,6 +113,16 @@ class Block(Layer):
     def after_first(self) -> Layer | None:
         """Layer that a stage holding this block puts once after its first block (Twins' PEG)."""
         return None
+
+    def canonical_in(self, shape: Shape, extra: Layer | None) -> "Block":
+        """`canonical` inside a stage that has `extra` after its first block, whichever block brought it."""
+        layer = self.canonical(shape)
+        assert isinstance(layer, Block)
+        return layer
+
+    def pair(self) -> "tuple[Block, ...]":
+        """How a canonical stage of nothing but this block is written: alternating with its equal where papers write two kinds."""
+        return (self,)
 
     def stage_end(self) -> Layer | None:
         """Layer that closes a stage ending on this block unless the head follows (VAN's LayerNorm)."""

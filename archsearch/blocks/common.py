@@ -40,6 +40,11 @@ def check_hidden(mlp_ratio: float, width: int) -> None:
         raise LayerError("mlp_ratio", f"mlp_ratio {mlp_ratio} leaves no hidden channel at the width {width}")
 
 
+def whole_ratio(mlp_ratio: float, width: int) -> float:
+    """What an FFN's hidden width is over the width: one ratio for all that round down to the same channels."""
+    return int(width * mlp_ratio) / width
+
+
 def drop_path_layer(rate: float) -> nn.Module:
     """Stochastic depth by sample, or the identity at rate 0."""
     if rate == 0:

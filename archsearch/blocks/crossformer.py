@@ -5,7 +5,7 @@ grouping and bias follow the map that arrives (the paper's classifier fixes them
 and the merging may give any width, not only twice the incoming one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -26,8 +26,10 @@ from archsearch.blocks.common import (
     pre_norm_cost,
     to_groups,
     up,
+    whole_ratio,
 )
 from archsearch.blocks.kernels import Linear, made_once
+from archsearch.blocks.patch import PatchDownsample, PatchStem
 from archsearch.cost import Cost
 
 
@@ -135,6 +137,23 @@ class ShortDistanceBlock(Block):
             raise LayerError("window", f"window {self.window} is not a positive side")
         if self._interval() < 1:
             raise LayerError("interval", f"interval {self._interval()} is not a positive distance")
+
+    def canonical(self, shape: Shape) -> Layer:
+        """Short-distance attention, as which long-distance attention at interval 1 goes, with the groups that the map leaves."""
+        window, interval = grouping(shape.height, shape.width, self.window, self._interval())
+        ratio = whole_ratio(self.mlp_ratio, shape.channels)
+        is_apart = (
+            window == 1 and shape.height % interval == shape.width % interval == 0
+        )  # every token a group of its own
+        if interval == 1 or is_apart:
+            return ShortDistanceBlock(window=window, head_dim=self.head_dim, mlp_ratio=ratio)
+        return replace(self, mlp_ratio=ratio)
+
+    def pair(self) -> tuple[Block, ...]:
+        """CrossFormer's pair, whose two blocks are equal on its last map."""
+        if self._interval() > 1:
+            return (self,)
+        return self, LongDistanceBlock(window=self.window, head_dim=self.head_dim, mlp_ratio=self.mlp_ratio, interval=1)
 
     def cost(self, shape: Shape) -> Cost:
         """10CL + 4C^2 Lp + 2G^2 C Lp + 2rC^2 L and the bias; Lp positions after padding to multiples of GI."""
@@ -265,6 +284,12 @@ class CrossScaleStem(Layer):
         """Sides over the stride, `width` channels."""
         return Shape(self.width, shape.height // self.stride, shape.width // self.stride)
 
+    def canonical(self, shape: Shape) -> Layer:
+        """One kernel of the stride's size is a patch stem."""
+        if self.num_kernels > 1:
+            return self
+        return PatchStem(width=self.width, stride=self.stride, kernel=self.stride).canonical(shape)
+
     def cost(self, shape: Shape) -> Cost:
         """L (sum of k^2 Cin c over the kernels + 5C)."""
         out = self.out(shape)
@@ -301,6 +326,10 @@ class CrossScaleDownsample(Layer):
     def out(self, shape: Shape) -> Shape:
         """Half the sides, `width` channels."""
         return Shape(self.width, shape.height // 2, shape.width // 2)
+
+    def canonical(self, shape: Shape) -> Layer:
+        """One kernel is a patch merging with its norm before."""
+        return self if self.num_kernels > 1 else PatchDownsample(width=self.width).canonical(shape)
 
     def cost(self, shape: Shape) -> Cost:
         """5CL + L/4 times the sum of k^2 C c over the kernels."""

@@ -3,13 +3,13 @@
 Changed against the paper's code: one (B, C, H, W) channels_last layout, and `head_dim` / `group_dim` instead of numbers of heads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from archsearch import cost
-from archsearch.blocks.base import Block, LayerError, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, register
 from archsearch.blocks.common import (
     Mlp,
     check_divides,
@@ -23,6 +23,7 @@ from archsearch.blocks.common import (
     to_map,
     to_tokens,
     up,
+    whole_ratio,
 )
 from archsearch.blocks.kernels import Linear
 from archsearch.cost import Cost
@@ -113,6 +114,11 @@ class WindowBlock(Block):
         if self.window < 1:
             raise LayerError("window", f"window {self.window} is not a positive side")
 
+    def canonical(self, shape: Shape) -> Layer:
+        """Heads make no difference where a window is one token: softmax over one key."""
+        head_dim = self.head_dim if self.window > 1 else shape.channels
+        return replace(self, head_dim=head_dim, mlp_ratio=whole_ratio(self.mlp_ratio, shape.channels))
+
     def cost(self, shape: Shape) -> Cost:
         """28CL + 4C^2 Lp + 2w^2 C Lp + 2rC^2 L, Lp the positions after padding to windows."""
         width, padded = shape.channels, up(shape.height, self.window) * up(shape.width, self.window)
@@ -140,6 +146,10 @@ class ChannelBlock(Block):
     def check(self, shape: Shape) -> None:
         """Groups must divide the width."""
         check_divides("group_dim", self.group_dim, shape.channels)
+
+    def canonical(self, shape: Shape) -> Layer:
+        """Only the MLP's ratio is rounded."""
+        return replace(self, mlp_ratio=whole_ratio(self.mlp_ratio, shape.channels))
 
     def cost(self, shape: Shape) -> Cost:
         """28CL + 4C^2 L + 2dCL + 2rC^2 L."""

@@ -1,6 +1,6 @@
 """Classifier heads: from the last map to logits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -49,6 +49,10 @@ class PoolHead(Layer):
     def out(self, shape: Shape) -> Shape:
         """Logits, as a map of one position."""
         return Shape(self.num_classes, 1, 1)
+
+    def canonical(self, shape: Shape) -> Layer:
+        """On a map of one position both places of the norm are the same."""
+        return replace(self, norm="before") if shape.positions == 1 else self
 
     def cost(self, shape: Shape) -> Cost:
         """5C for each normed position and KC; the mean is free."""

@@ -5,7 +5,7 @@ channels_last layout, `head_dim` instead of a number of heads, and the index map
 computed, never stored. LIT-Ti's other ways are fields: no bias, another epsilon.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -32,6 +32,7 @@ from archsearch.blocks.common import (
     table_of,
     to_map,
     to_tokens,
+    whole_ratio,
 )
 from archsearch.blocks.kernels import Linear, attention, is_traced, linear, made_once
 from archsearch.cost import Cost
@@ -175,6 +176,10 @@ class MlpBlock(Block):
         if self.conv and shape.tokens:
             raise LayerError("conv", "a depthwise convolution has no place for the tokens beside the map")
 
+    def canonical(self, shape: Shape) -> Layer:
+        """Only the MLP's ratio is rounded."""
+        return replace(self, mlp_ratio=whole_ratio(self.mlp_ratio, shape.channels))
+
     def cost(self, shape: Shape) -> Cost:
         """5CL + 2rC^2 L, and 9rCL with the depthwise convolution."""
         width, positions, hidden = shape.channels, shape.positions, int(shape.channels * self.mlp_ratio)
@@ -210,6 +215,11 @@ class GlobalAttentionBlock(Block):
         check_hidden(self.mlp_ratio, shape.channels)
         if self.bias and shape.tokens:
             raise LayerError("bias", "a token beside the map has no relative position; set bias = false")
+
+    def canonical(self, shape: Shape) -> Layer:
+        """Without a table heads make no difference on a map of one position: softmax over one key."""
+        head_dim = self.head_dim if self.bias or shape.positions > 1 else shape.channels
+        return replace(self, head_dim=head_dim, mlp_ratio=whole_ratio(self.mlp_ratio, shape.channels))
 
     def cost(self, shape: Shape) -> Cost:
         """10CL + 4C^2 L + 2CL^2 + 2rC^2 L; the bias table has (2H-1)(2W-1) rows of one parameter a head."""

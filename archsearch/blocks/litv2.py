@@ -4,7 +4,7 @@ Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_d
 maps that the window does not divide are always padded, as the paper's detection backbone does it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch import cost
-from archsearch.blocks.base import Block, LayerError, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, own_choices, register
 from archsearch.blocks.common import (
     PreNormBlock,
     check_divides,
@@ -28,6 +28,7 @@ from archsearch.blocks.common import (
     to_map,
     to_tokens,
     up,
+    whole_ratio,
 )
 from archsearch.blocks.kernels import Linear, attention
 from archsearch.cost import Cost
@@ -106,6 +107,19 @@ class HiLoBlock(Block):
             raise LayerError("window", f"window {self.window} is not a positive side")
         if not 0 <= self.alpha <= 1:
             raise LayerError("alpha", f"alpha {self.alpha} is not a share from 0 to 1")
+
+    def canonical(self, shape: Shape) -> Layer:
+        """One `alpha` for all that split the heads alike: the first of the usual ones. Heads over a single average make no difference."""
+        heads, lofi = shape.channels // self.head_dim, self.lofi_width(shape.channels) // self.head_dim
+        usual = (0.9, *own_choices(HiLoBlock)["alpha"])
+        alpha = next(
+            (float(alpha) for alpha in usual if self.window == 1 or int(heads * float(alpha)) == lofi),
+            (lofi + 0.5) / heads,
+        )
+        head_dim, ratio = self.head_dim, whole_ratio(self.mlp_ratio, shape.channels)
+        if lofi == heads and max(shape.height, shape.width) <= self.window:
+            head_dim, alpha = shape.channels, 1.0 if self.window > 1 else 0.9
+        return replace(self, alpha=alpha, head_dim=head_dim, mlp_ratio=ratio)
 
     def cost(self, shape: Shape) -> Cost:
         """10CL + (3C Dh + 2w^2 Dh + Dh^2)Lp + (C Dl + 2K Dl + Dl^2)Lp + 2KC Dl + (2C + 9)rCL.

@@ -4,7 +4,7 @@ Changed against the paper's code: windows stay in row-major order over the whole
 map is never stored, and a stage whose messengers nobody takes along ends without them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -28,6 +28,7 @@ from archsearch.blocks.common import (
     table_of,
     to_map,
     to_tokens,
+    whole_ratio,
 )
 from archsearch.blocks.kernels import Linear, attention, made_once
 from archsearch.blocks.positions import from_windows, to_windows, window_grid
@@ -211,6 +212,10 @@ class MsgBlock(Block):
             raise LayerError(
                 "window", f"window {self.window} makes {windows} windows, and {shape.tokens} tokens arrive"
             )
+
+    def canonical(self, shape: Shape) -> Layer:
+        """Only the MLP's ratio is rounded."""
+        return replace(self, mlp_ratio=whole_ratio(self.mlp_ratio, shape.channels))
 
     def cost(self, shape: Shape) -> Cost:
         """10CT + (4 + 2r) C^2 T + 2(w^2 + 1) CT with T = L + windows, and (2w-1)^2 + 2 parameters a head."""

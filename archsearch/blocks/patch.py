@@ -1,6 +1,6 @@
 """Patch stems and mergings: one strided convolution and a LayerNorm, in the ways of DaViT, Twins, PVT and LIT."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -88,6 +88,17 @@ class PatchStem(Layer):
         """None for patches that do not overlap, at most half a kernel for those that do."""
         return 0 if self.kernel <= self.stride else min(self.padding, self.kernel // 2)
 
+    def canonical(self, shape: Shape) -> Layer:
+        """Padding counts as far as it is used, and `pad` where it pads; where it does not, it is written as the paper of the kernel has it."""
+        usual = min(3, self.kernel // 2)
+        padding = 3 if self.kernel <= self.stride or self._padding == usual else self._padding
+        pad = self.pad
+        if replace(self, pad=not pad).out(shape) == self.out(
+            shape
+        ):  # then all that is read beyond the image is zero either way
+            pad = self.kernel > self.stride and self._padding == usual
+        return replace(self, padding=padding, pad=pad)
+
     def cost(self, shape: Shape) -> Cost:
         """(k^2 Cin C + 5C) L."""
         out = self.out(shape)
@@ -133,6 +144,11 @@ class PatchDownsample(Layer):
     def out(self, shape: Shape) -> Shape:
         """Half the sides, `width` channels."""
         return _out(shape, self.width, 2, 2, 0, self.pad)
+
+    def canonical(self, shape: Shape) -> Layer:
+        """`pad` counts where it pads; on even maps it is written as in the papers: true with the norm before (DaViT)."""
+        is_even = shape.height % 2 == shape.width % 2 == 0
+        return replace(self, pad=self.norm == "before") if is_even else self
 
     def cost(self, shape: Shape) -> Cost:
         """4 Cin Cout L_out + 5C L on the side of the norm."""

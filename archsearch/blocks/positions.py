@@ -5,7 +5,7 @@ identity (the cost counts it, as the paper's code runs it).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -39,6 +39,9 @@ def from_windows(windows: Tensor, rows: int, columns: int, height: int, width: i
     batch, channels = windows.shape[0], windows.shape[-1]
     split = windows.reshape(batch, rows, columns, height // rows, width // columns, channels)
     return split.transpose(2, 3).reshape(batch, height, width, channels)
+
+
+_PVT_POSITIONS = 3136  # of its first map, and its `unresized` in all stages
 
 
 class Positions(nn.Module):
@@ -108,6 +111,14 @@ class LearnedPositions(Layer):
     def out(self, shape: Shape) -> Shape:
         """The same map, headed by a token with `class_token`."""
         return shape._replace(tokens=int(self.class_token))
+
+    def canonical(self, shape: Shape) -> Layer:
+        """A table that is taken as it is has the map's side, and `unresized` counts for a map of that size alone; PVT's figure stands for those without use."""
+        positions = shape.height * shape.width
+        if shape.height == shape.width and (not self.side or self.unresized == positions):
+            return replace(self, side=shape.height, unresized=positions)
+        is_idle = self.unresized != positions
+        return replace(self, unresized=0 if positions == _PVT_POSITIONS else _PVT_POSITIONS) if is_idle else self
 
     def cost(self, shape: Shape) -> Cost:
         """One parameter a row and channel; resizing to the map takes 4CL by fvcore's count of bilinear sampling, adding is free."""

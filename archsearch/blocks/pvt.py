@@ -3,13 +3,13 @@
 Changed against the paper's code: one (B, C, H, W) channels_last layout, and `head_dim` instead of a number of heads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from archsearch import cost
-from archsearch.blocks.base import Block, LayerError, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, register
 from archsearch.blocks.common import (
     PreNormBlock,
     check_divides,
@@ -19,6 +19,7 @@ from archsearch.blocks.common import (
     split_heads,
     to_map,
     to_tokens,
+    whole_ratio,
 )
 from archsearch.blocks.kernels import Linear, attention
 from archsearch.cost import Cost
@@ -61,6 +62,12 @@ def check_reduction(reduction: int, shape: Shape) -> None:
         )
 
 
+def reduced_head_dim(head_dim: int, reduction: int, shape: Shape) -> int:
+    """Heads make no difference where one cell is all there is: softmax over one key."""
+    is_single = (shape.height // reduction) * (shape.width // reduction) == 1 and not shape.tokens
+    return shape.channels if is_single else head_dim
+
+
 def reduction_cost(shape: Shape, reduction: int, hidden: int) -> Cost:
     """10CL + (2 + 2r) C^2 L + 2C^2 M + 2CLM and, if s > 1, M (s^2 C^2 + 5C); M = floor(H/s) floor(W/s), or L with a token."""
     width, positions = shape.channels, shape.positions
@@ -94,6 +101,11 @@ class SpatialReductionBlock(Block):
         check_divides("head_dim", self.head_dim, shape.channels)
         check_hidden(self.mlp_ratio, shape.channels)
         check_reduction(self.reduction, shape)
+
+    def canonical(self, shape: Shape) -> Layer:
+        """Heads where they make a difference, and the MLP's ratio rounded."""
+        head_dim = reduced_head_dim(self.head_dim, self.reduction, shape)
+        return replace(self, head_dim=head_dim, mlp_ratio=whole_ratio(self.mlp_ratio, shape.channels))
 
     def cost(self, shape: Shape) -> Cost:
         """As `reduction_cost`."""

@@ -4,7 +4,7 @@ Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_d
 map and mask are computed, never stored, and the merging may give any width, not only twice the incoming one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -27,8 +27,10 @@ from archsearch.blocks.common import (
     to_groups,
     to_map,
     to_tokens,
+    whole_ratio,
 )
 from archsearch.blocks.kernels import Linear, linear, made_once
+from archsearch.blocks.lit import GlobalAttentionBlock
 from archsearch.cost import Cost
 from archsearch.errors import UserError
 
@@ -120,6 +122,16 @@ class RegularWindowBlock(Block):
             raise LayerError(
                 "window", f"windows of {side}x{side} do not tile a map of {shape.height}x{shape.width} without padding"
             )
+
+    def canonical(self, shape: Shape) -> Layer:
+        """Windows without a shift are regular ones, and one window over the whole map is LIT's global attention."""
+        side, shift = window_and_shift(shape.height, shape.width, self.window, is_shifted=self.is_shifted)
+        ratio = whole_ratio(self.mlp_ratio, shape.channels)
+        if side == shape.height == shape.width:
+            return GlobalAttentionBlock(head_dim=self.head_dim, mlp_ratio=ratio)
+        if not shift:
+            return RegularWindowBlock(window=side, head_dim=self.head_dim, mlp_ratio=ratio)
+        return replace(self, mlp_ratio=ratio)
 
     def cost(self, shape: Shape) -> Cost:
         """10CL + (4 + 2r) C^2 L + 2w^2 CL; the bias table has (2w-1)^2 rows of one parameter a head, a shift is free."""

@@ -6,7 +6,7 @@ dense-prediction copies disagree (one attends to the padding, one masks it in so
 and to the right after the first LayerNorm, padded keys masked, projection after the crop.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -26,9 +26,18 @@ from archsearch.blocks.common import (
     pre_norm_cost,
     to_groups,
     up,
+    whole_ratio,
 )
 from archsearch.blocks.kernels import Linear
-from archsearch.blocks.pvt import BLOCK_EPS, SpatialReductionAttention, check_reduction, reduction_cost
+from archsearch.blocks.lit import GlobalAttentionBlock
+from archsearch.blocks.pvt import (
+    BLOCK_EPS,
+    SpatialReductionAttention,
+    SpatialReductionBlock,
+    check_reduction,
+    reduced_head_dim,
+    reduction_cost,
+)
 from archsearch.cost import Cost
 
 
@@ -106,6 +115,14 @@ class LocalBlock(Block):
         """The position encoding generator, unless `peg` is off."""
         return PegLayer() if self.peg else None
 
+    def canonical_in(self, shape: Shape, extra: Layer | None) -> Block:
+        """`peg` says what the stage has; without it one window over the whole map is global attention. Heads make no difference to windows of one token."""
+        head_dim = self.head_dim if self.window > 1 and shape.positions > 1 else shape.channels
+        ratio = whole_ratio(self.mlp_ratio, shape.channels)
+        if extra is None and self.window == shape.height == shape.width:
+            return GlobalAttentionBlock(head_dim=head_dim, mlp_ratio=ratio, bias=False, eps=BLOCK_EPS)
+        return replace(self, head_dim=head_dim, mlp_ratio=ratio, peg=extra is not None)
+
     def cost(self, shape: Shape) -> Cost:
         """10CL + (3C^2 + 2w^2 C) Lp + (1 + 2r) C^2 L, Lp the positions after padding to windows."""
         width, padded = shape.channels, up(shape.height, self.window) * up(shape.width, self.window)
@@ -146,6 +163,14 @@ class GlobalBlock(Block):
     def after_first(self) -> Layer | None:
         """The position encoding generator, unless `peg` is off."""
         return PegLayer() if self.peg else None
+
+    def canonical_in(self, shape: Shape, extra: Layer | None) -> Block:
+        """`peg` says what the stage has; without it, and without a convolution that starts in Twins' way, it is PVT's block."""
+        head_dim = reduced_head_dim(self.head_dim, self.reduction, shape)
+        ratio = whole_ratio(self.mlp_ratio, shape.channels)
+        if extra is None and self.reduction == 1:
+            return SpatialReductionBlock(reduction=1, head_dim=head_dim, mlp_ratio=ratio)
+        return replace(self, head_dim=head_dim, mlp_ratio=ratio, peg=extra is not None)
 
     def cost(self, shape: Shape) -> Cost:
         """As PVT's."""

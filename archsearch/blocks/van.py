@@ -5,7 +5,7 @@ the dilated depthwise convolution runs by phases on the CPU.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -25,6 +25,7 @@ from archsearch.blocks.common import (
     to_map,
     to_tokens,
     up,
+    whole_ratio,
 )
 from archsearch.blocks.kernels import Linear, gelu_of, is_traced
 from archsearch.cost import Cost
@@ -251,6 +252,11 @@ class LargeKernel(Block):
                 f"kernel {self.kernel} at dilation {self.dilation} makes a dilated kernel of {self.kernels[1]}, "
                 "which must be odd and positive",
             )
+
+    def canonical(self, shape: Shape) -> Layer:
+        """The largest kernel that its two convolutions stand for."""
+        ratio = whole_ratio(self.mlp_ratio, shape.channels)
+        return replace(self, kernel=up(self.kernel, self.dilation), mlp_ratio=ratio)
 
     def cost(self, shape: Shape) -> Cost:
         """(3+2r)C^2 L + (k1^2 + k2^2 + 4 + 9r)CL; the gate's and the layer scale's products are free."""

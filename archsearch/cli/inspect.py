@@ -1,9 +1,14 @@
-"""Commands that look without measuring: blocks, cost, sample, papers. Their content comes from archsearch.listings."""
+"""Commands that look without measuring: blocks, cost, sample, space, papers. Their content comes from archsearch.listings and .space_listing."""
+
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from archsearch.cli.app import RESULTS
-from archsearch.cli.options import MACS, json_option, seed_option, tolerance_option
+from archsearch.cli.options import MACS, fix_option, json_option, params_option, seed_option, tolerance_option
+
+if TYPE_CHECKING:
+    from archsearch.space_listing import Asked
 
 ARCH_HELP = """ARCH is a space file of size one, a paper's name, a row of a run (`RUN:TRIAL`, or `:TRIAL` of the latest run; TRIAL is a trial's number or
 the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
@@ -37,6 +42,14 @@ def cost(arch: str, as_json: bool) -> None:
     tables.show(console, listings.cost_table(found, console.width), listings.cost_sentence(found))
 
 
+_budget_option = click.option(
+    "--budget",
+    type=MACS,
+    metavar="MACS",
+    help="Only architectures within --tolerance of it, such as 4.5GFLOPs (multiply-adds).  [default: none]",
+)
+
+
 @click.command()
 @click.argument("space", default="hybrid")
 @click.option(
@@ -49,27 +62,55 @@ def cost(arch: str, as_json: bool) -> None:
     help="How many architectures.",
 )
 @seed_option("Seed of the draw; the same seed draws the same architectures.")
-@click.option(
-    "--budget",
-    type=MACS,
-    metavar="MACS",
-    help="Only architectures within --tolerance of it, such as 4.5GFLOPs (multiply-adds).  [default: none]",
-)
+@_budget_option
 @tolerance_option
+@params_option
+@fix_option
 @json_option
-def sample(space: str, number: int, seed: int, budget: float | None, tolerance: float, as_json: bool) -> None:
+def sample(number: int, seed: int, as_json: bool, **asked: Any) -> None:
     """Draw random architectures of a space, in a band or anywhere.
 
-    Draws are uniform over the space's parameter sets, and repeat where the space is small. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
+    Draws are uniform over the distinct architectures, and repeat where these are few. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
     """
-    from archsearch import listings, tables
-    from archsearch.space import load_space
+    from archsearch import space_listing, tables
 
-    archs = listings.draw_many(load_space(space), number, seed, None if budget is None else int(budget), tolerance)
+    request = _asked(**asked)
+    inside, archs = space_listing.sample_archs(request, number, seed)
     if as_json:
-        click.echo(tables.to_json([listings.arch_document(arch) for arch in archs]))
+        click.echo(tables.to_json([space_listing.arch_document(arch) for arch in archs]))
         return
-    tables.show(tables.make_console(), listings.sample_table(archs))
+    tables.show(
+        tables.make_console(), space_listing.sample_table(archs), space_listing.sample_sentence(request, inside)
+    )
+
+
+@click.command()
+@click.argument("space", default="hybrid")
+@_budget_option
+@tolerance_option
+@params_option
+@fix_option
+@json_option
+def space(as_json: bool, **asked: Any) -> None:
+    """Count the architectures of a space, and those in a band.
+
+    Prints the ends of its range, the share of every block and the open parameters. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
+    """
+    from archsearch import space_listing, tables
+
+    request = _asked(**asked)
+    document = space_listing.space_document(request)
+    if as_json:
+        click.echo(tables.to_json(document))
+        return
+    tables.show(tables.make_console(), *space_listing.space_parts(request, document))
+
+
+def _asked(budget: float | None, **rest: Any) -> "Asked":
+    """What the options of `sample` and `space` ask for."""
+    from archsearch.space_listing import Asked
+
+    return Asked(budget_macs=None if budget is None else int(budget), **rest)
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from archsearch.errors import UserError
-from archsearch.units import parse_macs, parse_seconds, parse_share
+from archsearch.units import parse_count_range, parse_macs, parse_seconds, parse_share
 
 # Four digits: no machine has ten thousand cores, and a longer number would become a list that fills the memory.
 _CPU_RANGE = re.compile(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*")
@@ -45,6 +45,16 @@ class CpuList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
                 raise UserError(f"--cpus: got {value!r}; write numbers of cores and ranges of them, such as 0,2-3")
             found.update(range(low, high + 1))
         return tuple(sorted(found))
+
+
+class ParamsRange(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """`20M-30M` as two whole numbers; a bad range is a UserError that names the option."""
+
+    name = "params"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Lowest and highest number of parameters."""
+        return value if isinstance(value, tuple) else parse_count_range(value, param.opts[0] if param else self.name)
 
 
 MACS = Quantity("macs", parse_macs)
@@ -98,6 +108,34 @@ cpus_option = click.option(
     type=CpuList(),
     metavar="LIST",
     help="Logical cores to run on, such as 0,2-3; Linux only.  [default: all this process may use]",
+)
+
+
+def _parse_fixed(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=VALUE` pairs as a dictionary."""
+    found: dict[str, str] = {}
+    for text in value:
+        name, sign, chosen = (part.strip() for part in text.partition("="))
+        if not (name and sign and chosen):
+            raise UserError(f"--fix: got {text!r}; write NAME=VALUE, such as --fix stages.2.block=hilo")
+        if found.setdefault(name, chosen) != chosen:
+            raise UserError(f"--fix: {name} is fixed to {found[name]} and to {chosen}; a parameter takes one value")
+    return found
+
+
+fix_option = click.option(
+    "--fix",
+    "fixed",
+    multiple=True,
+    callback=_parse_fixed,
+    metavar="NAME=VALUE",
+    help="Fix a parameter, such as stages.2.block=hilo; may be given again. `archsearch space` lists the names.  [default: none]",
+)
+params_option = click.option(
+    "--params",
+    type=ParamsRange(),
+    metavar="LOW-HIGH",
+    help="Only architectures with so many parameters, such as 20M-30M.  [default: any number]",
 )
 
 

@@ -15,13 +15,18 @@ from archsearch.cli.options import (
     cpus_option,
     device_option,
     dtype_option,
+    fix_option,
     mode_option,
     seed_option,
     threads_option,
     tolerance_option,
 )
+from archsearch.errors import UserError
 
 DEFAULT_TRIALS = 12
+DEFAULT_RUNGS = (1, 8)
+# Those of archsearch.samplers.SAMPLERS, which a help text cannot wait for: it imports torch and Optuna.
+SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 
 # Options that `evaluate.make_settings` takes under these names.
 _MEASURING = (
@@ -49,6 +54,7 @@ _MEASURING = (
     help="Multiply-adds of one image, what vision papers call FLOPs: 4.5GFLOPs, 800M.",
 )
 @tolerance_option
+@fix_option
 @click.option(
     "--trials",
     type=click.IntRange(min=0),
@@ -104,6 +110,13 @@ _MEASURING = (
     help="Training steps of a proxy.  [default: 200; 1250 with --data on cuda]",
 )
 @click.option(
+    "--rungs",
+    metavar="N,...",
+    help="Where a training pauses to be judged, in parts of the last number, its end; a candidate that can no longer matter is "
+    f"stopped there.  [default: {','.join(map(str, DEFAULT_RUNGS))}]",
+)
+@click.option("--no-rungs", is_flag=True, help="Train every candidate in full at once.  [default: with rungs]")
+@click.option(
     "--objectives",
     default="proxy_score,throughput_img_s,params",
     show_default=True,
@@ -112,10 +125,10 @@ _MEASURING = (
 )
 @click.option(
     "--sampler",
-    default="tpe",
+    default=SAMPLER_NAMES[0],
     show_default=True,
     metavar="NAME",
-    help="How candidates are proposed: tpe, nsga2 or random.",
+    help=f"How candidates are proposed: {', '.join(SAMPLER_NAMES[:-1])} or {SAMPLER_NAMES[-1]}.",
 )
 @click.option(
     "--storage",
@@ -155,7 +168,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 
 
 def _request(options: dict[str, Any]) -> Any:
-    """The request of these options. Raises UserError for an unknown objective."""
+    """The request of these options. Raises UserError for an unknown objective, and for rungs with and without."""
     from archsearch.results import check_objectives
     from archsearch.running import RunRequest
 
@@ -169,9 +182,27 @@ def _request(options: dict[str, Any]) -> Any:
         budget_macs=round(options["budget"]),
         timeout_s=options["timeout"],
         objectives=objectives,
+        rungs=_rungs(options["rungs"], options["no_rungs"]),
+        fix=options["fixed"],
         results_root=RESULTS,
         measuring={key: options[key] for key in _MEASURING},
     )
+
+
+def _rungs(text: str | None, is_off: bool) -> tuple[int, ...]:
+    """`1,4,16` as numbers, the default where nothing is said. Raises UserError for anything else, and for yes and no at once."""
+    from archsearch.config import check_rungs
+
+    if text is not None and is_off:
+        raise UserError(f"--rungs: got {text!r} together with --no-rungs; leave one of them out")
+    if text is None:
+        return () if is_off else DEFAULT_RUNGS
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise UserError(f"--rungs: got {text!r}; write whole numbers that increase, such as 1,4,16")
+    lengths = tuple(int(word) for word in words)
+    check_rungs(lengths)
+    return lengths
 
 
 def _show_front(folder: Path) -> None:

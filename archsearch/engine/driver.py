@@ -7,55 +7,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from archsearch.arch import Arch
 from archsearch.config import RunConfig
 from archsearch.engine import again
+from archsearch.engine.listener import Listener, State, Tally
 from archsearch.engine.manifest import describe
+from archsearch.engine.stopping import Ending, judge, stages
 from archsearch.engine.worker import LOG_FILE, Event, Job, Worker
 from archsearch.errors import ArchsearchError, RunError
 from archsearch.results import Row, ranked, write_front, write_manifest, write_trials
 from archsearch.space import paper
 from archsearch.study import RunStore
 
-State = Literal["running", "complete", "interrupted", "failed"]
-
 # How long Ctrl-C may go unnoticed while the worker has nothing to say.
 _ATTENTION_S = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """Where a run stands: trials ended (failed ones and reused ones among them) of those asked for, fixed ones included."""
-
-    ended: int
-    failed: int
-    total: int
-    front_size: int
-
-
-class Listener(Protocol):
-    """Who watches a run."""
-
-    def trial_started(self, row: Row, tally: Tally) -> None:
-        """A candidate goes to the worker (or, with `reused_from`, is known already)."""
-
-    def progress(self, event: Event) -> None:
-        """An event of the evaluation: `progress`, or `phase` with its `values`."""
-
-    def trial_finished(self, row: Row, tally: Tally) -> None:
-        """A trial ended, complete or failed, and the files show it."""
-
-    def again_started(self, row: Row, place: int, total: int) -> None:
-        """The `place`-th of `total` members of the front goes to the worker, to be timed another time."""
-
-    def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """It was timed, and the files show it; or it could not be, for `reason`."""
-
-    def finished(self, state: State, tally: Tally) -> None:
-        """The run ended, and its files are written."""
 
 
 class Predictor(Protocol):
@@ -70,7 +37,7 @@ class Predictor(Protocol):
 
 
 class Driver:
-    """One run from where it stands to `trials` sampled candidates. Whatever kills it, the next one goes on.
+    """One run from where it stands to `trials` sampled candidates, or all of the band. Whatever kills it, the next one goes on.
 
     `fixed` are the models measured first, by name: by default the papers of the configuration. `recheck` has the front
     timed another time at the end.
@@ -92,8 +59,10 @@ class Driver:
         self._fixed = {name: paper(name) for name in config.papers} if fixed is None else dict(fixed)
         self._command = list(sys.argv if command is None else command)
         self._recheck, self._predictor = recheck, predictor
+        self._stages = stages(config)
         self._trials = 0
         self._is_stopped = False
+        self._is_exhausted = False
         self._rows: list[Row] = []
 
     def run(self, trials: int, timeout: float | None = None) -> State:
@@ -139,7 +108,7 @@ class Driver:
         return "complete"
 
     def _queue(self) -> Iterator[Row]:
-        """Trials to evaluate, each stored when it is its turn: those a dead driver left, the fixed ones, then the sampler's."""
+        """Trials to evaluate, each stored when it is its turn: those a dead driver left, the fixed ones, then the sampler's, while it has any."""
         yield from self._store.unfinished()
         known = {row["paper"] for row in self._store.rows()}
         for name, arch in self._fixed.items():
@@ -147,6 +116,9 @@ class Driver:
                 yield self._store.start_fixed(name, arch)
         while self._num_sampled() < self._trials:
             proposal = self._store.propose()
+            if proposal is None:
+                self._is_exhausted = True
+                return
             predicted = self._predictor.predict(proposal.arch) if self._predictor else None
             yield self._store.start(proposal, predicted)
 
@@ -155,16 +127,35 @@ class Driver:
 
     def _evaluate(self, row: Row) -> None:
         """Have one trial evaluated, tell the study, bring the files up to date; leave it running when Ctrl-C came first."""
-        trial, reason = row["trial"], None
+        trial = row["trial"]
         self._listener.trial_started(row, self._tally())
-        if row["reused_from"] is None:
-            last = self._have_evaluated(row, self._store.phases(trial))
-            if last is None:
-                return
-            reason = last.get("reason")
-        self._store.finish(trial, reason)
+        ending = self._have_measured(row) if row["reused_from"] is None else self._as_before(row["reused_from"])
+        if ending is None:
+            return
+        self._store.finish(trial, ending.reason, is_stopped=ending.is_stopped)
         self._write("running")
         self._listener.trial_finished(self._row(trial), self._tally())
+
+    def _as_before(self, trial: int) -> Ending:
+        """How a trial of the same architecture ended."""
+        before = self._row(trial)
+        return Ending(reason=before["reason"], is_stopped=before["state"] == "stopped")
+
+    def _have_measured(self, row: Row) -> Ending | None:
+        """Take a trial from rung to rung as far as it is worth it; None when Ctrl-C came first."""
+        has_rungs = len(self._stages) > 1
+        for place, phases in enumerate(self._stages, start=1):
+            done = self._store.phases(row["trial"])
+            if not done.keys() >= set(phases):
+                last = self._have_evaluated(row, done, **({"phases": list(phases)} if has_rungs else {}))
+                if last is None:
+                    return None
+                if "reason" in last:
+                    return Ending(reason=last["reason"])
+            ending = judge(self._config, self._store, row, place) if has_rungs else None
+            if ending is not None:
+                return ending
+        return Ending()
 
     def _row(self, trial: int) -> Row:
         return next(row for row in self._rows if row["trial"] == trial)
@@ -187,6 +178,8 @@ class Driver:
 
     def _have_evaluated(self, row: Row, done: dict[str, dict[str, Any]], **told: Any) -> Event | None:
         """The evaluation's last event, its phases kept meanwhile; None when Ctrl-C came first."""
+        if self._is_stopped:
+            return None
         settings = {**self._config.settings, "seed": self._config.seed, **told}
         self._worker.submit(Job(trial=row["trial"], arch=json.loads(row["arch"]), settings=settings, done=done))
         return self._follow()
@@ -251,6 +244,7 @@ class Driver:
         return Tally(
             ended=len(ended),
             failed=sum(row["state"] == "failed" for row in ended),
+            stopped=sum(row["state"] == "stopped" for row in ended),
             total=len(fixed) + sampled,
             front_size=sum(row["front"] == 0 and row["reused_from"] is None for row in self._rows),
         )
@@ -272,4 +266,5 @@ class Driver:
             "storage": self._store.where,
             "calibration": self._predictor and dict(self._predictor.source),
             "state": state,
+            "exhausted": self._is_exhausted,
         }

@@ -10,6 +10,7 @@ from typing import Any
 
 from archsearch import __version__
 from archsearch.config import RunConfig
+from archsearch.engine.stopping import training_document
 from archsearch.results import Row
 
 _VERSIONS = ("torch", "torchvision", "timm", "optuna")
@@ -27,6 +28,9 @@ def describe(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any]:
         "objectives": list(config.objectives),
         "sampler": config.sampler,
         "seed": config.seed,
+        "fix": dict(config.fix),
+        "rungs": list(config.rungs),
+        "training": training_document(config, rows),
         "settings": dict(config.settings),
         "proxy_id": config.settings.get("proxy_id"),
         "versions": _versions(),

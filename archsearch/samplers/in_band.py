@@ -1,6 +1,6 @@
 """Samplers that never leave the MACs band and avoid repeats: Optuna's own, behind one wrapper that proposes whole architectures."""
 
-import contextlib
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -9,21 +9,20 @@ from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.arch import Arch
 from archsearch.blocks.base import Scalar
-from archsearch.budget import Band, Params, draw, mutate, repair
+from archsearch.budget import Band, Params, draw, in_band, mutate, repair
 from archsearch.errors import UserError
 from archsearch.space import Space
 
-# SEARCH.md's comparison used 20; Optuna's 50 would spend a whole ordinary run on its first generation.
-_POPULATION = 20
-_TRIES = 24
-_DRAWS = 6
-# A band thinner than one in this many is not searched any longer for the sake of one repeat.
-_DRAW_LIMIT = 400
+_STEPS = 18
+# Draws in a band of N architectures until one that nobody has tried has shown itself, if there is one: it is missed with a chance of
+# exp(-_SURE) / N. In larger bands there is always one.
+_SURE = 3.0
+_MOST_SEARCHED = 3_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,44 +32,6 @@ class Proposal:
     params: Params
     arch: Arch
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
-
-
-class _Nsga2(NSGAIISampler):
-    """NSGA-II that notes the generation on the trial in memory, so that it can propose before the trial is stored."""
-
-    def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
-        key = self._get_generation_key()
-        if key not in trial.system_attrs:
-            complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            generations = [other.system_attrs[key] for other in complete if key in other.system_attrs]
-            latest = max(generations, default=0)
-            trial.system_attrs[key] = latest + (generations.count(latest) >= _POPULATION)
-        return int(trial.system_attrs[key])
-
-
-def _tpe(seed: int) -> BaseSampler:
-    # Multivariate over the names every architecture has. The constant liar is for parallel drivers, and reads the storage for every name.
-    return TPESampler(seed=seed, multivariate=True, constant_liar=False)
-
-
-def _nsga2(seed: int) -> BaseSampler:
-    return _Nsga2(seed=seed, population_size=_POPULATION)
-
-
-def _random(seed: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
-
-
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "nsga2": _nsga2, "random": _random}
-
-
-def make_sampler(
-    name: str, space: Space, band: Band, seed: int, already: Callable[[], AbstractSet[str]]
-) -> "InBandSampler":
-    """The sampler of that name inside `band`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name."""
-    if name not in SAMPLERS:
-        raise UserError(f"--sampler: unknown sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
-    return InBandSampler(SAMPLERS[name], space, band, seed, already)
 
 
 class InBandSampler(BaseSampler):
@@ -93,8 +54,8 @@ class InBandSampler(BaseSampler):
         self._always: dict[str, BaseDistribution] = {name: self._distributions[name] for name in always_asked(space)}
         self._plans: dict[int, Proposal] = {}
 
-    def propose(self, study: Study, number: int) -> Proposal:
-        """The proposal for trial `number`, which need not be stored yet. Raises UserError when the band is infeasible."""
+    def propose(self, study: Study, number: int) -> Proposal | None:
+        """The proposal for trial `number`, which need not be stored yet; None when all of the band have been met. Raises UserError when it holds none."""
         trial = create_trial(state=TrialState.RUNNING)
         trial.number = number
         rng = random.Random(f"{self._seed}/{number}")
@@ -111,28 +72,37 @@ class InBandSampler(BaseSampler):
             asked[name] = chosen
             return asked[name]
 
-        self._space.sample(pick)
-        params, arch = self._unseen(*repair(self._space, self._band, asked, rng), rng)
-        return Proposal(params=params, arch=arch, system_attrs=trial.system_attrs)
+        if relative:
+            self._space.sample(pick)
+            found = repair(self._space, self._band, asked, rng)
+        else:
+            # It has nothing to say yet, or never has: a uniform draw, where name by name would favour what has few fields.
+            found = draw(self._space, self._band, rng)
+        unseen = self._unseen(*found, rng)
+        return unseen and Proposal(params=unseen[0], arch=unseen[1], system_attrs=trial.system_attrs)
 
     def distributions(self, params: Params) -> dict[str, BaseDistribution]:
         """Optuna's distributions of these parameters."""
         return {name: self._distributions[name] for name in params}
 
-    def _unseen(self, params: Params, arch: Arch, rng: random.Random) -> tuple[Params, Arch]:
-        """The same, or an in-band relative nobody has tried; the same again when none is found."""
+    def _unseen(self, params: Params, arch: Arch, rng: random.Random) -> tuple[Params, Arch] | None:
+        """The same, or an in-band architecture nobody has tried: a relative, else any other; None when there is none."""
         seen = self._already()
-        for attempt in range(_TRIES):
+        for _ in range(_STEPS):
             if arch.arch_id not in seen:
-                break
-            if attempt < _TRIES - _DRAWS:
-                # Each step starts from the last one: a walk away from what is known.
-                moved, _ = mutate(self._space, params, rng)
-                params, arch = repair(self._space, self._band, moved, rng)
-            else:
-                with contextlib.suppress(UserError):
-                    params, arch = draw(self._space, self._band, rng, _DRAW_LIMIT)
-        return params, arch
+                return params, arch
+            # Each step starts from the last one: a walk away from what is known.
+            moved, _ = mutate(self._space, params, rng)
+            params, arch = repair(self._space, self._band, moved, rng)
+        for _ in range(self._enough_draws()):
+            params, arch = draw(self._space, self._band, rng)
+            if arch.arch_id not in seen:
+                return params, arch
+        return None
+
+    def _enough_draws(self) -> int:
+        number = min(in_band(self._space, self._band).count, _MOST_SEARCHED)
+        return math.ceil(number * (math.log(number) + _SURE))
 
     # The rest is Optuna's interface, for `study.ask` and `study.optimize`: one plan a trial, every name answered from it.
 
@@ -152,7 +122,10 @@ class InBandSampler(BaseSampler):
         """The plan's value of this name; the first question of a trial makes the plan."""
         plan = self._plans.get(trial.number)
         if plan is None:
-            plan = self._plans[trial.number] = self.propose(study, trial.number)
+            plan = self.propose(study, trial.number)
+            if plan is None:
+                raise UserError(f"{self._space.source}: all architectures with {self._band} have been proposed")
+            self._plans[trial.number] = plan
             for key, value in plan.system_attrs.items():
                 study._storage.set_trial_system_attr(trial._trial_id, key, value)  # as Optuna's own samplers do
         assert param_name in plan.params, f"{param_name} is not a name that this architecture asks for"

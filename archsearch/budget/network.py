@@ -1,0 +1,130 @@
+"""A graph whose costs are single integers: a sum of keys is the key of a sum, the first bounded quantity shifted by `bits` plus the second."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archsearch.budget.options import END, Integers, Node
+
+Weights = NDArray[Any]  # int64, or float64 where a table holds more paths than that
+
+
+class Keys:
+    """Sums in ascending order without repeats, and how many paths have each."""
+
+    def __init__(self, keys: Integers, weights: Weights) -> None:
+        self.keys, self.weights = _merged(keys, weights)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def before(self) -> Weights:
+        """Paths before each row, and all of them last."""
+        return np.concatenate((np.zeros(1, self.weights.dtype), np.cumsum(self.weights)))
+
+    def find(self, wanted: Integers) -> Weights:
+        """Paths of exactly these sums; there is at least one row."""
+        places = np.minimum(self.keys.searchsorted(wanted), len(self.keys) - 1)
+        return np.where(self.keys[places] == wanted, self.weights[places], 0)
+
+
+def _merged(keys: Integers, weights: Weights) -> tuple[Integers, Weights]:
+    """Sorted, equal keys together. Where both fit into one integer the weights are sorted beside their keys: half the time of an argsort."""
+    if len(keys) < 2:
+        return keys, weights
+    bits = int(weights.max()).bit_length()
+    if weights.dtype == np.int64 and int(keys.max()).bit_length() + bits < 63:
+        packed = np.sort((keys << bits) | weights)
+        keys, weights = packed >> bits, packed & ((1 << bits) - 1)
+    else:
+        order = np.argsort(keys)
+        keys, weights = keys[order], weights[order]
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+    return keys[starts], np.add.reduceat(weights, starts)
+
+
+class Edge(Keys):
+    """The options of one step between two nodes, those of equal key together."""
+
+    def __init__(self, keys: Integers) -> None:
+        super().__init__(keys, np.ones(len(keys), np.int64))
+        self._order = np.argsort(keys, kind="stable")
+
+    def members(self, row: int) -> Integers:
+        """Numbers of the options behind a row."""
+        return self._order[self.before[row] : self.before[row + 1]]
+
+
+Arrow = tuple[Node, Node, Edge]
+Path = list[tuple[Node, Node, int]]  # from node to node by which option
+
+
+class Box(NamedTuple):
+    """Lowest and highest cost in each bounded quantity, both ends included."""
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Keyed steps from `start` to END; the second bounded quantity has the key's lowest `bits`."""
+
+    start: Node
+    steps: list[list[Arrow]]
+    bits: int
+
+    @cached_property
+    def num_paths(self) -> int:
+        """Paths from end to end, whatever they cost."""
+        ways = {END: 1}
+        for step in reversed(self.steps):
+            earlier: dict[Node, int] = {}
+            for node, end, edge in step:
+                earlier[node] = earlier.get(node, 0) + int(edge.before[-1]) * ways.get(end, 0)
+            ways = earlier
+        return ways[self.start]
+
+    def arrows(self, number: int, *, is_forward: bool) -> Iterable[Arrow]:
+        """A step's edges, turned round to walk back from END."""
+        return self.steps[number] if is_forward else [(end, node, edge) for node, end, edge in self.steps[number]]
+
+    def leading_to(self, number: int, node: Node, *, is_forward: bool) -> list[tuple[Node, Edge]]:
+        """Edges of a step that end in the node, with the nodes they come from."""
+        return self._leading[is_forward][number].get(node, [])
+
+    @cached_property
+    def _leading(self) -> tuple[list[dict[Node, list[tuple[Node, Edge]]]], ...]:
+        """Backward, forward: for each step, edges by the node in which they end."""
+        both = []
+        for is_forward in (False, True):
+            steps: list[dict[Node, list[tuple[Node, Edge]]]] = []
+            for number in range(len(self.steps)):
+                found: dict[Node, list[tuple[Node, Edge]]] = {}
+                for near, far, edge in self.arrows(number, is_forward=is_forward):
+                    found.setdefault(far, []).append((near, edge))
+                steps.append(found)
+            both.append(steps)
+        return tuple(both)
+
+    def ranges(self, *, is_forward: bool) -> list[dict[Node, tuple[int, int]]]:
+        """Least and most of the first quantity from one end of the network to each node, for the places between the steps in their order."""
+        found = [{self.start if is_forward else END: (0, 0)}]
+        numbers = range(len(self.steps))
+        for number in numbers if is_forward else reversed(numbers):
+            following: dict[Node, tuple[int, int]] = {}
+            for near, far, edge in self.arrows(number, is_forward=is_forward):
+                if near in found[-1]:
+                    low, high = (
+                        end + int(key >> self.bits)
+                        for end, key in zip(found[-1][near], edge.keys[[0, -1]], strict=True)
+                    )
+                    known = following.get(far, (low, high))
+                    following[far] = (min(low, known[0]), max(high, known[1]))
+            found.append(following)
+        return found if is_forward else found[::-1]

@@ -1,0 +1,98 @@
+"""Where a candidate's training may end early, and what the trainings of a run came to."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from operator import mul
+from typing import Any
+
+from archsearch.config import RunConfig
+from archsearch.results import OBJECTIVES, Row
+from archsearch.rungs import Curve, Decision, goes_on
+from archsearch.study import RunStore
+
+_SCORE = "proxy_score"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a trial ended: complete without a reason, else failed or stopped for it."""
+
+    reason: str | None = None
+    is_stopped: bool = False
+
+
+def stages(config: RunConfig) -> list[tuple[str, ...]]:
+    """The phases of a candidate, cut where it may be stopped: all that is no training belongs to the first rung."""
+    first, *later = [rung.phase for rung in config.trainings] or ["proxy"]
+    return [("count", "throughput", first), *((phase,) for phase in later)]
+
+
+def judge(config: RunConfig, store: RunStore, row: Row, place: int) -> Ending | None:
+    """After the `place`-th rung: why this trial goes no further; None if it does. It depends on the stored trials alone.
+
+    Fixed trials always go on: they are what has to be beaten, and they teach how scores grow from rung to rung.
+    """
+    rung, full = config.trainings[place - 1], config.trainings[-1]
+    if rung is full:
+        return None
+    if len(store.scores(row["trial"])) < place:
+        return Ending(reason=f"the evaluation gave no score after {rung.steps} training steps")
+    if row["is_fixed"]:
+        return None
+    decision = decide(config, store, row["trial"])
+    if decision.goes_on:
+        return None
+    return Ending(reason=f"after {rung.steps} of {full.steps} training steps: {decision.reason}", is_stopped=True)
+
+
+def decide(config: RunConfig, store: RunStore, trial: int) -> Decision:
+    """The decision on a trial that has just finished a rung, against all that did not fail and were measured for themselves."""
+    names = [name for name in config.objectives if name != _SCORE]
+    signs = [-1.0 if OBJECTIVES[name] == "maximize" else 1.0 for name in names]
+    candidate, others = None, []
+    for row in store.rows():
+        figures = [row[name] for name in names]
+        if row["state"] == "failed" or row["reused_from"] is not None or None in figures:
+            continue
+        costs = tuple(map(mul, signs, figures))
+        if not all(map(isfinite, costs)):
+            continue
+        curve = Curve(trial=row["trial"], costs=costs, scores=store.scores(row["trial"]))
+        if row["trial"] == trial:
+            candidate = curve
+        else:
+            others.append(curve)
+    if candidate is None:  # nothing to be compared by: told as a failure at its end
+        return Decision(goes_on=True)
+    return goes_on(candidate, others, names=names)
+
+
+def training_document(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Training images and seconds that a run spent and, by its rungs, did not; None where its settings do not say how long it trains.
+
+    Not spent is what is left of the trainings that were stopped; its seconds are taken in proportion. What failed or is at work counts only
+    as spent.
+    """
+    if not config.trainings:
+        return None
+    full = config.trainings[-1]
+    measured = [row for row in rows if row["learning_curve"] is not None and row["reused_from"] is None]
+    spent_s, unspent_s, unspent = 0.0, 0.0, 0
+    for row in measured:
+        curve: list[Mapping[str, Any]] = json.loads(row["learning_curve"])
+        seconds = sum(point["seconds"] or 0.0 for point in curve)
+        spent_s += seconds
+        if row["state"] == "stopped":
+            unspent += config.trainings[-1].images - config.trainings[row["rung"] - 1].images
+            unspent_s += seconds * (full.steps / curve[-1]["steps"] - 1)
+    return {
+        "rungs": [rung.steps for rung in config.trainings],
+        "images_spent": sum(row["train_images"] for row in measured),
+        "images_not_spent": unspent,
+        "seconds_spent": spent_s,
+        "seconds_not_spent": unspent_s,
+        "trials": len(measured),
+        "stopped": sum(row["state"] == "stopped" for row in measured),
+    }

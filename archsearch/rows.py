@@ -1,0 +1,106 @@
+"""A row of trials.parquet from what a run's storage knows of a trial."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from math import isfinite, nan
+from typing import Any
+
+from archsearch.config import RUNG_PHASE, RunConfig, Rung
+from archsearch.results import CONDITION_COLUMNS, MEASURED_COLUMNS, SCHEMA, Row
+
+ARCH, CANDIDATE, OUTCOME, PHASE = "arch", "candidate", "outcome", "phase:"
+
+
+@dataclass(kw_only=True)
+class StoredTrial:
+    """What the storage knows of a trial. We are its only writer, so it is read once, and every change goes there first."""
+
+    number: int
+    trial_id: int
+    state: str
+    attrs: dict[str, Any]
+    again: dict[str, Any] | None = None
+
+    @property
+    def phases(self) -> dict[str, dict[str, Any]]:
+        """Phase -> column -> value."""
+        return {key.removeprefix(PHASE): values for key, values in self.attrs.items() if key.startswith(PHASE)}
+
+
+def trained(config: RunConfig, trial: StoredTrial) -> Iterator[tuple[Rung, dict[str, Any]]]:
+    """The rungs that a trial has finished without a gap, each with what it measured."""
+    for rung in config.trainings:
+        measured = trial.attrs.get(f"{PHASE}{rung.phase}")
+        if measured is None or not isfinite(measured.get("proxy_score", nan)):
+            return
+        yield rung, measured
+
+
+def make_row(config: RunConfig, trial: StoredTrial) -> Row:
+    """One row of trials.parquet, `front` left open."""
+    row: Row = dict.fromkeys(SCHEMA.names)
+    row |= {name: config.settings.get(name) for name in (*CONDITION_COLUMNS, "proxy_id")}
+    row |= {"trial": trial.number, "state": trial.state, "seed": config.seed, "arch": json.dumps(trial.attrs[ARCH])}
+    row |= trial.attrs[CANDIDATE]
+    seconds = 0.0
+    for phase, values in trial.phases.items():
+        seconds += values.get("seconds", 0.0)
+        if not phase.startswith(RUNG_PHASE):
+            measured = {f"seconds_{phase}": values.get("seconds"), **values}
+            row |= {key: value for key, value in measured.items() if key in MEASURED_COLUMNS}
+    row |= _rungs(config, trial, is_reused=row["reused_from"] is not None)
+    # Reused figures took no time of their own.
+    row["seconds_total"] = 0.0 if row["reused_from"] is not None else seconds
+    if trial.state != "running":
+        row |= trial.attrs[OUTCOME]
+        row["finished_at"] = datetime.fromisoformat(row["finished_at"])
+    row["started_at"] = datetime.fromisoformat(row["started_at"])
+    if trial.again is not None:
+        row |= _again(row, trial.again)
+    if isinstance(row["conditions"], dict):
+        row["conditions"] = json.dumps(row["conditions"])
+    return row
+
+
+def _rungs(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> dict[str, Any]:
+    """The columns of the rungs: how far the trial came, its last score below the full one, and all of them as one curve."""
+    through = list(trained(config, trial))
+    if not through:
+        return {}
+    lower = [(rung, measured) for rung, measured in through if rung.place < rung.total]
+    score, error, proxy_id = None, None, None
+    if lower:
+        rung, measured = lower[-1]
+        score, error, proxy_id = measured["proxy_score"], measured.get("proxy_score_se"), rung.proxy_id
+    points = [
+        {
+            "steps": rung.steps,
+            "score": measured["proxy_score"],
+            "standard_error": measured.get("proxy_score_se"),
+            "proxy_id": rung.proxy_id,
+            "seconds": measured.get("seconds_proxy", measured.get("seconds")),
+        }
+        for rung, measured in through
+    ]
+    last, measured = through[-1]
+    # A training that diverged and was tried again is counted twice: how far the first one came is not known.
+    images = last.images * (2 if measured.get("proxy_retried") else 1)
+    return {
+        "rung": len(through),
+        "rung_score": score,
+        "rung_score_se": error,
+        "rung_proxy_id": proxy_id,
+        "learning_curve": json.dumps(points),
+        "train_images": 0 if is_reused else images,
+    }
+
+
+def _again(row: Row, again: Mapping[str, Any]) -> Row:
+    """The columns of the second measurement, the change against the first, and its conditions beside the first's."""
+    figures = {key: value for key, value in again.items() if key in MEASURED_COLUMNS and key != "conditions"}
+    first, second = row["throughput_ratio"], figures.get("throughput_again_ratio")
+    if first and second:
+        figures["throughput_change"] = second / first - 1
+    return {**figures, "conditions": {**(row["conditions"] or {}), "again": again.get("conditions")}}

@@ -1,0 +1,23 @@
+"""Samplers: one for architectures whose costs are known beforehand, usable with any Optuna study, and a run's, which stay inside its band."""
+
+from archsearch.samplers.evidence import CURVE, MEASURED
+from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
+from archsearch.samplers.known_cost import KnownCostSampler
+from archsearch.samplers.making import SAMPLERS, make_sampler
+from archsearch.samplers.pool import Pool, TablePool
+from archsearch.samplers.space_pool import DESCRIBED, described
+
+__all__ = [
+    "CURVE",
+    "DESCRIBED",
+    "MEASURED",
+    "SAMPLERS",
+    "InBandSampler",
+    "KnownCostSampler",
+    "Pool",
+    "Proposal",
+    "TablePool",
+    "always_asked",
+    "described",
+    "make_sampler",
+]

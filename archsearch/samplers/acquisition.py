@@ -1,0 +1,107 @@
+"""Which of some candidates to try next: by expected hypervolume improvement, or, before there is data, far from all that was tried."""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.trial import TrialState
+
+from archsearch.pareto import front_ranks
+from archsearch.samplers.candidates import Candidates
+from archsearch.samplers.encoding import Encoder
+from archsearch.samplers.evidence import Evidence, Row
+from archsearch.samplers.improvement import expected_improvement, undominated_boxes
+from archsearch.samplers.surrogate import Surrogate, costs_of
+
+Floats = NDArray[np.float64]
+
+# Of the range of an objective, beyond the worst: what an extreme point of the front gains by being extreme.
+_MARGIN = 0.1
+_OPTIMISM = 2.0
+# Weight of parameters, whose mean distance is at most 1, beside known costs by rank.
+_VARIETY = 0.5
+# Share of the candidates that compete for one of the first places, so that seeds differ on a small table too.
+_LOTS = 0.8
+
+
+class Acquisition:
+    """Expected hypervolume improvement over the measured and the pending, in the units of the models and, for known objectives, their own.
+
+    The reference is the worst value seen of an unknown objective, and seen or at hand of a known one, and a tenth of the range more.
+    """
+
+    def __init__(
+        self, models: Mapping[int, Surrogate], known: Sequence[int], evidence: Evidence, candidates: Candidates
+    ) -> None:
+        """`models` and `known` between them have every objective."""
+        self._models, self._known, self._candidates = models, list(known), candidates
+        self._width = len(models) + len(known)
+        complete, pending = evidence.of(TrialState.COMPLETE), evidence.of(TrialState.RUNNING)
+        points = np.zeros((len(complete) + len(pending), self._width))
+        points[:, self._known] = costs_of([*complete, *pending], known)
+        for index, model in models.items():
+            measured = model.scale(np.array([row.values[index] for row in complete]))
+            points[:, index] = np.concatenate((measured, model.believed))
+        points = points[np.all(np.isfinite(points), axis=1)]
+        self._boxes = undominated_boxes(_front(points), self._reference(points))
+
+    def _reference(self, points: Floats) -> Floats:
+        low, high = np.full(self._width, np.inf), np.full(self._width, -np.inf)
+        low[self._known], high[self._known] = self._candidates.costs.min(axis=0), self._candidates.costs.max(axis=0)
+        if len(points):
+            low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0))
+        else:
+            # Only stopped trials so far: their scores are standardised, and one unit beyond the bulk is bad.
+            low[list(self._models)], high[list(self._models)] = -1.0, 1.0
+        return np.asarray(high + _MARGIN * np.where(high > low, high - low, 1.0))
+
+    def __call__(self, which: slice, *, is_optimistic: bool = False) -> Floats:
+        """Scores (C,) of some candidates; optimistic ones take each objective as _OPTIMISM deviations better, for when no improvement is likely."""
+        encoded, costs = self._candidates.encoded[which], self._candidates.costs[which]
+        means, deviations = np.zeros((len(encoded), self._width)), np.zeros((len(encoded), self._width))
+        means[:, self._known] = costs
+        for index, model in self._models.items():
+            means[:, index], deviations[:, index] = model.predict(encoded, costs)
+        if is_optimistic:
+            means, deviations = means - _OPTIMISM * deviations, np.zeros_like(deviations)
+        return expected_improvement(self._boxes, means, deviations)
+
+
+def farthest(
+    encoder: Encoder, rows: Sequence[Row], candidates: Candidates, known: Sequence[int], rng: random.Random
+) -> int:
+    """Of some random candidates the one whose nearest of `rows` is farthest, in known costs (by rank) and parameters; first one of middling cost."""
+    some = np.array(rng.sample(range(len(candidates)), math.ceil(_LOTS * len(candidates))))
+    costs = _ranks(candidates.costs[some], candidates.costs)
+    tried = [row for row in rows if np.all(np.isfinite(row.values_of(known)))]
+    if not tried:
+        return int(some[np.argmin(np.abs(costs - 0.5).sum(axis=1))])
+    others = _ranks(costs_of(tried, known), candidates.costs)
+    distances = np.abs(costs[:, None, :] - others[None, :, :]).sum(axis=2)
+    first, second = candidates.encoded[some], encoder.encode(row.params for row in tried)
+    squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None, :] - 2 * first @ second.T
+    distances += _VARIETY * squares / max(1, len(encoder.names))
+    return int(some[np.argmax(distances.min(axis=1))])
+
+
+def front_of(rows: Sequence[Row]) -> list[Row]:
+    """The rows that no other dominates."""
+    finite = [row for row in rows if np.all(np.isfinite(row.values))]
+    if not finite:
+        return []
+    ranks = front_ranks(np.array([row.values for row in finite]))
+    return [row for row, rank in zip(finite, ranks, strict=True) if rank == 0]
+
+
+def _front(points: Floats) -> Floats:
+    return np.asarray(points[front_ranks(points) == 0])
+
+
+def _ranks(values: Floats, among: Floats) -> Floats:
+    """Share of `among` (P, K) below each of `values` (N, K), column by column."""
+    ranks: Floats = np.zeros(values.shape)
+    for column in range(values.shape[1]):
+        ranks[:, column] = np.searchsorted(np.sort(among[:, column]), values[:, column]) / max(1, len(among))
+    return ranks

@@ -1,0 +1,95 @@
+"""The candidates of one proposal: unseen and different, with what is known of them."""
+
+import math
+import random
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archsearch.samplers.encoding import Encoder
+from archsearch.samplers.pool import Params, Pool
+
+Floats = NDArray[np.float64]
+
+# Share of children of two parents; share of mutants that mutate again.
+_CROSSED = 0.25
+_TWICE = 0.5
+_MOST_REMEMBERED = 200_000
+
+
+class Costs:
+    """The known objectives of candidates, minimised; each candidate is asked about once."""
+
+    def __init__(self, known: Mapping[int, Callable[[Params], float]]) -> None:
+        self.known = dict(sorted(known.items()))
+        self._found: dict[tuple[Hashable, Sequence[int]], tuple[float, ...]] = {}
+
+    def of(self, key: Hashable, params: Params, signs: tuple[int, ...]) -> tuple[float, ...]:
+        """In the order of the objectives; `signs`: -1 for those that the study maximises."""
+        place = (key, signs)
+        if place not in self._found:
+            if len(self._found) >= _MOST_REMEMBERED:
+                self._found.clear()
+            self._found[place] = tuple(
+                signs[index] * float(function(dict(params))) for index, function in self.known.items()
+            )
+        return self._found[place]
+
+
+class Candidates:
+    """Grows by `add`; everything in it is different, unseen and agrees with `fixed`."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        encoder: Encoder,
+        costs: Costs,
+        signs: tuple[int, ...],
+        seen: Iterable[Hashable],
+        fixed: Mapping[str, Any],
+    ) -> None:
+        self._pool, self._encoder, self._costs, self._signs, self._fixed = pool, encoder, costs, signs, fixed
+        self._keys: set[Hashable] = set(seen)
+        self.params: list[Params] = []
+        self.encoded: Floats = np.zeros((0, len(encoder.groups)))
+        self.costs: Floats = np.zeros((0, len(costs.known)))
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    def add(self, found: Iterable[Params | None]) -> slice:
+        """Takes what is new; says where it stands."""
+        new: list[Params] = []
+        costs: list[tuple[float, ...]] = []
+        for params in found:
+            key = None if params is None else self._pool.key(params)
+            if params is None or key is None or key in self._keys or (self._fixed and not self._agrees(params)):
+                continue
+            self._keys.add(key)
+            found_costs = self._costs.of(key, params, self._signs)
+            if not any(map(math.isnan, found_costs)):
+                new.append(params)
+                costs.append(found_costs)
+        start = len(self.params)
+        self.params += new
+        self.encoded = np.vstack((self.encoded, self._encoder.encode(new)))
+        self.costs = np.vstack((self.costs, np.array(costs).reshape(len(new), self.costs.shape[1])))
+        return slice(start, len(self.params))
+
+    def _agrees(self, params: Params) -> bool:
+        return all(name in params and params[name] == value for name, value in self._fixed.items())
+
+
+def breed(pool: Pool, parents: Sequence[Params], number: int, rng: random.Random) -> Iterable[Params | None]:
+    """Mutants of the parents, by one step or two, and children of two of them."""
+    for index in range(number if parents else 0):
+        parent = parents[index % len(parents)]
+        if len(parents) > 1 and rng.random() < _CROSSED:
+            yield pool.cross(parent, rng.choice(parents), rng)
+            continue
+        mutant = pool.mutate(parent, rng)
+        if mutant is not None and rng.random() < _TWICE:
+            mutant = pool.mutate(mutant, rng)
+        yield mutant

@@ -1,0 +1,138 @@
+"""A Gaussian process over encoded rows: one weight a name, fitted by marginal likelihood with priors; numpy and scipy alone.
+
+k(x, y) = amplitude * exp(-sum_n weight_n * d_n(x, y)) + 1 + c(x).c(y), with d_n the squared distance within a name's columns, and c the known
+objectives, standardised: the constant and the slopes of a linear mean are integrated out under unit normals.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+# Means and deviations of the normal priors on the logarithms. Those of the weights: see `prior_weight`.
+_AMPLITUDE = (0.0, 1.0)
+_NOISE = (np.log(0.01), 2.0)
+_WEIGHT_DEVIATION = 1.0
+_LIMIT = 6.0  # an optimum lies within this many deviations
+_JITTER = 1e-6
+_ITERATIONS = 60
+
+
+class Inputs(NamedTuple):
+    """Encoded rows (N, W) and standardised known objectives (N, K)."""
+
+    rows: Floats
+    known: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """`weights` one a group of columns, `noise` a variance; of standardised outputs."""
+
+    amplitude: float
+    noise: float
+    weights: Floats
+
+    @property
+    def logs(self) -> Floats:
+        """As one vector of logarithms: amplitude, noise, weights."""
+        return np.log(np.concatenate(([self.amplitude, self.noise], self.weights)))
+
+    @classmethod
+    def of_logs(cls, logs: Floats) -> "Hyperparameters":
+        """The reverse."""
+        values = np.exp(logs)
+        return cls(amplitude=float(values[0]), noise=float(values[1]), weights=values[2:])
+
+
+def prior_weight(groups: Indices) -> float:
+    """Two random candidates correlate by about 1/e at this weight on every group."""
+    return 2.0 / max(1, len(np.unique(groups)))
+
+
+def kernel(first: Inputs, second: Inputs, groups: Indices, at: Hyperparameters) -> Floats:
+    """(N, P)."""
+    return np.asarray(
+        at.amplitude * np.exp(-_distances(first.rows, second.rows, at.weights[groups])) + _linear(first, second)
+    )
+
+
+def _distances(first: Floats, second: Floats, weights: Floats) -> Floats:
+    """Weighted squared distances (N, P)."""
+    left, right = first * np.sqrt(weights), second * np.sqrt(weights)
+    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
+    return np.asarray(np.maximum(squares, 0.0))
+
+
+def _linear(first: Inputs, second: Inputs) -> Floats:
+    return np.asarray(1.0 + first.known @ second.known.T)
+
+
+class Fit:
+    """The negative log posterior of the hyperparameters, and its gradient, on some data."""
+
+    def __init__(self, inputs: Inputs, outputs: Floats, extra_noise: Floats, groups: Indices) -> None:
+        """`extra_noise` (N,): variances of outputs that are not measured but inferred."""
+        self.inputs, self.outputs, self.extra_noise = inputs, outputs, extra_noise
+        number = int(groups.max()) + 1 if len(groups) else 0
+        self.per_group = np.stack(
+            [
+                _distances(rows, rows, np.ones(rows.shape[1]))
+                for rows in (inputs.rows[:, groups == g] for g in range(number))
+            ]
+            or [np.zeros((0, 0))]
+        ).reshape(number, -1)
+        self.linear = _linear(inputs, inputs)
+        self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], np.full(number, np.log(prior_weight(groups)))))
+        self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], np.full(number, _WEIGHT_DEVIATION)))
+
+    def loss(self, logs: Floats) -> tuple[float, Floats]:
+        """Negative log posterior up to a constant, and its gradient by the logarithms."""
+        at, number = Hyperparameters.of_logs(logs), len(self.outputs)
+        smooth = at.amplitude * np.exp(-(at.weights @ self.per_group)).reshape(number, number)
+        matrix = smooth + self.linear + np.diag(at.noise + self.extra_noise + _JITTER)
+        factor = cho_factor(matrix, lower=True, check_finite=False)
+        alpha = cho_solve(factor, self.outputs, check_finite=False)
+        inverse = cho_solve(factor, np.eye(number), check_finite=False)
+        likelihood = 0.5 * self.outputs @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * number * np.log(2 * np.pi)
+        inner = inverse - np.outer(alpha, alpha)  # twice the derivative by the matrix
+        weighted = inner * smooth
+        by_weight = -0.5 * at.weights * (self.per_group @ weighted.ravel())
+        gradient = np.concatenate(([0.5 * weighted.sum(), 0.5 * at.noise * np.trace(inner)], by_weight))
+        away = (logs - self.means) / self.deviations
+        return float(likelihood + 0.5 * away @ away), np.asarray(gradient + away / self.deviations)
+
+    def best(self) -> Hyperparameters:
+        """The mode found from the priors' means."""
+        bounds = list(zip(self.means - _LIMIT * self.deviations, self.means + _LIMIT * self.deviations, strict=True))
+        found = minimize(
+            self.loss, self.means, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _ITERATIONS}
+        )
+        return Hyperparameters.of_logs(found.x)
+
+
+class Posterior:
+    """What is believed of the outputs after some of them were seen."""
+
+    def __init__(
+        self, inputs: Inputs, outputs: Floats, extra_noise: Floats, groups: Indices, at: Hyperparameters
+    ) -> None:
+        self.inputs, self.groups, self.at = inputs, groups, at
+        matrix = kernel(inputs, inputs, groups, at)
+        matrix[np.diag_indices_from(matrix)] += at.noise + extra_noise + _JITTER
+        self.factor = cholesky(matrix, lower=True, check_finite=False)
+        self.alpha = cho_solve((self.factor, True), outputs, check_finite=False)
+
+    def predict(self, inputs: Inputs) -> tuple[Floats, Floats]:
+        """Means and standard deviations (P,) of the outputs without noise."""
+        cross = kernel(self.inputs, inputs, self.groups, self.at)
+        solved = solve_triangular(self.factor, cross, lower=True, check_finite=False)
+        prior = self.at.amplitude + 1.0 + (inputs.known**2).sum(axis=1)
+        variance = prior - (solved**2).sum(axis=0)
+        return cross.T @ self.alpha, np.sqrt(np.maximum(variance, 0.0))

@@ -1,0 +1,79 @@
+"""The samplers of a run by name, all inside its band."""
+
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+
+from optuna import Study
+
+from archsearch.arch import Arch
+from archsearch.budget import Band
+from archsearch.errors import UserError
+from archsearch.samplers.bases import BASES
+from archsearch.samplers.in_band import InBandSampler, Proposal
+from archsearch.samplers.known_cost import KnownCostSampler
+from archsearch.samplers.space_pool import DESCRIBED, SpacePool, known_costs
+from archsearch.space import Space
+
+KNOWN_COST = "known-cost"
+SAMPLERS = (KNOWN_COST, *BASES)
+Foresee = Callable[[Arch], float | None]
+
+
+def make_sampler(
+    name: str,
+    space: Space,
+    band: Band,
+    seed: int,
+    already: Callable[[], AbstractSet[str]] = frozenset,
+    *,
+    objectives: tuple[str, ...] = (),
+    foresee: Foresee | None = None,
+    batch_size: int = 1,
+) -> InBandSampler:
+    """The sampler of that name inside `band`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
+
+    The known-cost sampler also needs the study's `objectives`, and takes `foresee`, images/s of an architecture at `batch_size`, if that can be trusted.
+    """
+    if name not in SAMPLERS:
+        raise UserError(f"--sampler: unknown sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
+    if name == KNOWN_COST:
+        return KnownCostInBand(
+            space, band, seed, already, objectives=objectives, foresee=foresee, batch_size=batch_size
+        )
+    return InBandSampler(BASES[name], space, band, seed, already)
+
+
+class KnownCostInBand(InBandSampler):
+    """The known-cost sampler over the architectures of a band; what a study's fixed trials are in the space's names, it reads from their attributes."""
+
+    def __init__(
+        self,
+        space: Space,
+        band: Band,
+        seed: int,
+        already: Callable[[], AbstractSet[str]] = frozenset,
+        *,
+        objectives: tuple[str, ...],
+        foresee: Foresee | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        super().__init__(BASES["random"], space, band, seed, already)
+        self._pool = SpacePool(space, band, seed)
+        known = known_costs(self._pool, objectives, foresee, batch_size)
+        curve_of = objectives.index("proxy_score") if "proxy_score" in objectives else None
+        self._sampler = KnownCostSampler(
+            known,
+            seed=seed,
+            pool=self._pool,
+            curve_of=curve_of,
+            already=already,
+            describe=lambda trial: dict(trial.user_attrs.get(DESCRIBED, {})),
+        )
+
+    def propose(self, study: Study, number: int) -> Proposal | None:
+        """The architecture of most expected hypervolume improvement; None when every one of the band has been met."""
+        params = self._sampler.propose(study, number)
+        if params is not None:
+            return Proposal(params=params, arch=self._pool.arch(params))
+        # All of its pool have been met: the last ones of a small band, if there are any, are found by chance.
+        return super().propose(study, number)

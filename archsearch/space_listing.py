@@ -1,0 +1,184 @@
+"""What `sample` and `space` print: architectures drawn from a space, and what the space holds, as plain documents and as tables."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from archsearch.arch import Arch
+from archsearch.blocks.base import Scalar
+from archsearch.budget import Band, InBand, extremes
+from archsearch.space import Space, load_space
+from archsearch.tables import make_table, titled
+from archsearch.units import format_count
+
+_PLAIN_COUNTS = 10**6  # up to here a number is shown whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A space and what its architectures are held to: a band of MACs, a range of parameters, names fixed."""
+
+    space: str
+    budget_macs: int | None = None
+    tolerance: float = 0.05
+    params: tuple[int, int] | None = None
+    fixed: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def load(self) -> Space:
+        """The space with its names fixed."""
+        return load_space(self.space).fixed(self.fixed)
+
+    @property
+    def band(self) -> Band | None:
+        """The MACs allowed."""
+        return None if self.budget_macs is None else Band.around(self.budget_macs, self.tolerance)
+
+    @property
+    def params_band(self) -> Band | None:
+        """The parameters allowed."""
+        return None if self.params is None else Band(*self.params, unit="parameters")
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether a band or a range was given."""
+        return self.band is not None or self.params_band is not None
+
+    @property
+    def words(self) -> str:
+        """`with 4.28G to 4.72G MACs and ...`, or nothing."""
+        bounds = " and ".join(str(bound) for bound in (self.band, self.params_band) if bound)
+        return f" with {bounds}" if bounds else ""
+
+
+def sample_archs(asked: Asked, number: int, seed: int) -> tuple[InBand, list[Arch]]:
+    """`number` uniform draws; the first of a longer draw are those of a shorter one. Raises UserError when there is nothing to draw from."""
+    inside = InBand(asked.load(), asked.band, asked.params_band)
+    return inside, [arch for _, arch in inside.draw_many(number, random.Random(seed))]
+
+
+def arch_document(arch: Arch) -> dict[str, Any]:
+    """One architecture of `sample --json`."""
+    cost = arch.cost()
+    return {"arch_id": arch.arch_id, "macs": cost.macs, "params": cost.params, "arch": arch.to_dict()}
+
+
+def sample_table(archs: Sequence[Arch]) -> Table:
+    """One architecture a row."""
+    rows = []
+    for arch in archs:
+        cost = arch.cost()
+        rows.append([arch.arch_id, format_count(cost.macs), format_count(cost.params), arch.describe()])
+    return make_table(
+        ["arch_id", "MACs", "params", "architecture (block width x depth)"],
+        rows,
+        left=["architecture (block width x depth)"],
+    )
+
+
+def sample_sentence(asked: Asked, inside: InBand) -> str:
+    """How many architectures the draws come from."""
+    return f"Drawn uniformly from the {count_words(inside.count, is_exact=inside.is_exact)} distinct architectures of {inside.space.name}{asked.words}."
+
+
+def count_words(count: int, *, is_exact: bool = True) -> str:
+    """`1234`, `6.97e+12`, or `about 6.97e+12` for an estimate."""
+    words = str(count) if count < _PLAIN_COUNTS else f"{float(count):.3e}"
+    return words if is_exact else f"about {words}"
+
+
+def space_document(asked: Asked) -> dict[str, Any]:
+    """What a space holds: numbers of parameter sets and distinct architectures, range of costs, shares of the blocks, parameters with their choices."""
+    space = asked.load()
+    whole = InBand(space, None)
+    inside = InBand(space, asked.band, asked.params_band) if asked.has_bounds else whole
+    return {
+        "space": space.name,
+        "source": space.source,
+        "image_size": space.plan.image_size,
+        "fixed": dict(space.fixed_names),
+        "parameter_sets": space.size,
+        "architectures": whole.count,
+        "architectures_is_exact": whole.is_exact,
+        "range": {quantity: _range(space, quantity) for quantity in ("macs", "params")},
+        "band": _band_document(asked, whole, inside) if asked.has_bounds else None,
+        "shares": [{"stage": number, "blocks": shares} for number, shares in enumerate(inside.shares(), start=1)],
+        "parameters": {name: list(choices) for name, choices in space.parameters().items()},
+    }
+
+
+def _range(space: Space, quantity: Any) -> list[dict[str, Any]]:
+    return [
+        {"arch_id": arch.arch_id, "macs": cost.macs, "params": cost.params, "architecture": arch.describe()}
+        for arch in extremes(space, quantity)
+        for cost in [arch.cost()]
+    ]
+
+
+def _band_document(asked: Asked, whole: InBand, inside: InBand) -> dict[str, Any]:
+    return {
+        "macs": [asked.band.low, asked.band.high] if asked.band else None,
+        "params": list(asked.params) if asked.params else None,
+        "architectures": inside.count,
+        "architectures_is_exact": inside.is_exact,
+        "share": inside.count / whole.count,
+    }
+
+
+def space_parts(asked: Asked, document: Mapping[str, Any]) -> list[RenderableType]:
+    """The document as sentences and tables."""
+    return [
+        *_sentences(asked, document),
+        _range_table(document),
+        _share_table(asked, document),
+        _parameter_table(document),
+    ]
+
+
+def _sentences(asked: Asked, document: Mapping[str, Any]) -> list[str]:
+    whole = count_words(document["architectures"], is_exact=document["architectures_is_exact"])
+    fixed = ", ".join(f"{name}={value}" for name, value in document["fixed"].items())
+    words = [
+        f"{document['space']}{f' with {fixed}' if fixed else ''} at {document['image_size']} px: {count_words(document['parameter_sets'])} "
+        f"parameter sets, {whole} distinct architectures."
+    ]
+    band = document["band"]
+    if band:
+        count = count_words(band["architectures"], is_exact=band["architectures_is_exact"])
+        words.append(f"{count} of them{asked.words}: {band['share']:.3%}.")
+    return words
+
+
+def _range_table(document: Mapping[str, Any]) -> RenderableType:
+    names = {"macs": ("fewest MACs", "most MACs"), "params": ("fewest params", "most params")}
+    rows = [
+        [name, format_count(end["macs"]), format_count(end["params"]), end["arch_id"], end["architecture"]]
+        for quantity, ends in document["range"].items()
+        for name, end in zip(names[quantity], ends, strict=True)
+    ]
+    columns = ["", "MACs", "params", "arch_id", "architecture (block width x depth)"]
+    return titled("Ends of the space", make_table(columns, rows, left=["", columns[-1]]))
+
+
+def _share_table(asked: Asked, document: Mapping[str, Any]) -> RenderableType:
+    stages = document["shares"]
+    blocks = list(dict.fromkeys(block for stage in stages for block in stage["blocks"]))
+    rows = [
+        [block, *(f"{stage['blocks'][block]:.1%}" if block in stage["blocks"] else "-" for stage in stages)]
+        for block in blocks
+    ]
+    title = f"Share of the architectures{asked.words} that have the block"
+    return titled(title, make_table(["block", *(f"stage {stage['stage']}" for stage in stages)], rows, left=["block"]))
+
+
+def _parameter_table(document: Mapping[str, Any]) -> RenderableType:
+    rows = [[name, ", ".join(map(_short, choices))] for name, choices in document["parameters"].items()]
+    return titled("Parameters that are open", make_table(["name", "choices"], rows, left=["name", "choices"]))
+
+
+def _short(value: Scalar) -> str:
+    """A value as a space file writes it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,180 @@
+"""A stage of an architecture: its layers in order, and the form in which stages that do the same at their place are one."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from archsearch.blocks.base import Block, Layer, Scalar, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """An entry layer (the stem, or a downsample), perhaps learned positions, then `depth` blocks that alternate through `blocks`."""
+
+    entry: Layer
+    blocks: tuple[Block, ...]
+    depth: int
+    positions: Layer | None = None
+
+    @property
+    def width(self) -> int:
+        """Channels of the stage."""
+        width: int = self.entry.width  # type: ignore[attr-defined]  # every stem and downsample has a width
+        return width
+
+    @property
+    def block(self) -> str:
+        """The stage's block in the grammar: `hilo`, or `sda/lda` for two that alternate."""
+        return "/".join(block.kind for block in self.blocks)
+
+    @property
+    def opening(self) -> Layer | None:
+        """What puts tokens beside the map when the stage begins: positions with a class token, or a block's messengers."""
+        if self.positions and self.positions.out(_ANY_MAP).tokens:
+            return self.positions
+        return _first(block.before_first() for block in self.blocks)
+
+    @property
+    def after_first(self) -> Layer | None:
+        """What stands once after the first block."""
+        return _first(block.after_first() for block in self.blocks)
+
+    def takes_along(self, tokens: Layer | None) -> bool:
+        """Whether tokens made by this layer may come with the map into this stage: its entry brings them, and it would make the same windows."""
+        window = getattr(tokens, "window", None)
+        has_room = self.entry.takes_tokens and self.positions is None
+        return window is not None and has_room and window == getattr(self.opening, "window", None)
+
+    def order(self, tokens: Layer | None, *, is_first: bool, is_last: bool) -> Iterator[tuple[str, int, Layer]]:
+        """Names in the stage (numbered for blocks, from 1) and layers, in order. `tokens`: the layer whose tokens come with the map."""
+        yield ("stem" if is_first else "downsample"), 0, self.entry
+        if self.positions:
+            yield "positions", 0, self.positions
+        opening = self.opening
+        if opening and tokens is None and opening is not self.positions:
+            yield opening.kind, 0, opening
+        kinds = len(self.blocks)
+        for index in range(self.depth):
+            yield "blocks", index + 1, self.blocks[index % kinds]
+            extra = self.after_first if index == 0 else None
+            if extra:
+                yield extra.kind, 0, extra
+        end = self.blocks[(self.depth - 1) % kinds].stage_end()
+        if end and not is_last:
+            yield end.kind, 0, end
+
+    def form(self, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool) -> tuple["StageForm", Shape]:
+        """What the stage does where `shape` arrives (with tokens made by `tokens`), and the shape after it."""
+        entry, *inside = self.order(tokens, is_first=is_first, is_last=is_last)
+        canonical_entry, shape = entry[2].canonical(shape), entry[2].out(shape)
+        positions: Layer | None = None
+        blocks: list[Block] = []
+        extras: list[Layer] = []
+        known: dict[int, Block] = {}
+        for name, _, layer in inside:
+            if name == "blocks":
+                assert isinstance(layer, Block)
+                if id(layer) not in known:
+                    known[id(layer)] = layer.canonical_in(shape, self.after_first)
+                blocks.append(known[id(layer)])
+                continue
+            if name == "positions":
+                positions = layer.canonical(shape)
+            else:
+                extras.append(layer)
+            shape = layer.out(shape)
+        return StageForm(canonical_entry, positions, shortest(blocks), self.depth, tuple(extras)), shape
+
+
+class StageForm(NamedTuple):
+    """What a stage does at its place: canonical layers, the blocks that are reached in their shortest alternation, and what stands once among them."""
+
+    entry: Layer
+    positions: Layer | None
+    blocks: tuple[Block, ...]
+    depth: int
+    extras: tuple[Layer, ...]
+
+    def document(self, tokens: Layer | None, *, is_first: bool, is_last: bool) -> dict[str, Any]:
+        """The form in the grammar of space files, with what its blocks alone would not bring or take along."""
+        stage = Stage(entry=self.entry, positions=self.positions, blocks=self._written(), depth=self.depth)
+        brought = [
+            layer
+            for name, _, layer in stage.order(tokens, is_first=is_first, is_last=is_last)
+            if name not in ("stem", "downsample", "positions", "blocks")
+        ]
+        document = stage_document(stage, is_first=is_first)
+        if tuple(brought) != self.extras:
+            document["extras"] = [{"kind": layer.kind, **layer_fields(layer)} for layer in self.extras]
+        if tokens is not None and not stage.takes_along(tokens):
+            document["takes_along"] = tokens.kind
+        return document
+
+    def _written(self) -> tuple[Block, ...]:
+        return self.blocks[0].pair() if len(self.blocks) == 1 and self.depth > 1 else self.blocks
+
+
+@lru_cache(maxsize=2**14)
+def canonical_documents(
+    stage: Stage, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool
+) -> tuple[str, str, Shape]:
+    """A stage's form and that of its entry as JSON, and the shape after it; remembered, since architectures of a space share their stages."""
+    form, after = stage.form(shape, tokens, is_first=is_first, is_last=is_last)
+    return (
+        to_canonical_json(form.document(tokens, is_first=is_first, is_last=is_last)),
+        to_canonical_json(kind_document(form.entry)),
+        after,
+    )
+
+
+def kind_document(layer: Layer) -> dict[str, Any]:
+    """A stem or a head in the grammar of space files."""
+    return {"kind": layer.kind, layer.kind: layer_fields(layer)}
+
+
+def to_canonical_json(document: Any) -> str:
+    """One text for one document."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+
+_ANY_MAP = Shape(1, 1, 1)
+
+
+def _first(layers: Iterable[Layer | None]) -> Layer | None:
+    """The first that is there."""
+    return next((layer for layer in layers if layer), None)
+
+
+def shortest(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The shortest beginning that, repeated, gives the whole sequence."""
+    for period in range(1, len(blocks)):
+        if all(block == blocks[index % period] for index, block in enumerate(blocks)):
+            return tuple(blocks[:period])
+    return tuple(blocks)
+
+
+def layer_fields(layer: Layer) -> dict[str, Scalar]:
+    """A layer's fields but those its stage or the top level writes, and later ones at their default."""
+    return {
+        item.name: getattr(layer, item.name)
+        for item in fields(layer)
+        if item.name not in ("width", "num_classes")
+        and not (item.metadata.get("is_later") and getattr(layer, item.name) == item.default)
+    }
+
+
+def stage_document(stage: Stage, *, is_first: bool) -> dict[str, Any]:
+    """A stage in the grammar of space files; a kind that comes twice, which only canonical forms have, is numbered."""
+    document: dict[str, Any] = {"width": stage.width, "depth": stage.depth, "block": stage.block}
+    if not is_first:
+        document["downsample"] = stage.entry.kind
+        document[stage.entry.kind] = layer_fields(stage.entry)
+    if stage.positions:
+        document["positions"] = stage.positions.kind
+        document[stage.positions.kind] = layer_fields(stage.positions)
+    for index, block in enumerate(stage.blocks):
+        is_second = any(block.kind == other.kind for other in stage.blocks[:index])
+        document[f"{block.kind}.{index}" if is_second else block.kind] = layer_fields(block)
+    return {key: value for key, value in document.items() if value != {}}

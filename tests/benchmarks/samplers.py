@@ -1,0 +1,171 @@
+"""Samplers on table problems: how much of the full front's hypervolume they have after some evaluations, and what an ask costs.
+
+    python tests/benchmarks/samplers.py [--only known-cost tpe ...] [--problems cifar10 ...] [--seeds 0-19] [--evaluations 200]
+
+Every evaluation is a look-up and counts, a repeated one too. Parts can be run apart and in any order: rows of the same problem, sampler and seed are
+replaced in the file, others stay, and `--new` leaves out runs that the file already has. All samplers have Optuna's defaults but for what
+their names say, and `known-cost` is given the table's candidates and the objectives that are known beforehand, not the front. Times of an ask are the
+processor's, so that other work on the machine does not count.
+"""
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import optuna
+import pyarrow.parquet as pq
+from clock import Row, arguments, host_key, write
+from hybrids import HybridTable
+from nas_bench_201 import DATASETS, nas_bench_201
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from table_problem import TableProblem
+
+from archsearch.samplers import KnownCostSampler
+from archsearch.tables import make_console, make_table, show
+
+NAME = "samplers"
+MARKS = (25, 50, 100, 200)
+COLUMNS = ("problem", "sampler", "seeds", *(f"@{mark}" for mark in MARKS), "ms an ask", "repeats")
+
+
+def hybrids() -> TableProblem:
+    """Our own small hybrids: the score at the last rung of seed 0, throughput and parameters, of which the last two are known."""
+    rows = HybridTable.load().rows
+    return TableProblem(
+        name="hybrids",
+        candidates=[row.choices for row in rows],
+        values=np.array([(row.scores[-1].value, row.throughput_img_s, row.params) for row in rows]),
+        directions=("maximize", "maximize", "minimize"),
+        known=(1, 2),
+    )
+
+
+PROBLEMS: dict[str, Callable[[], TableProblem]] = {dataset: partial(nas_bench_201, dataset) for dataset in DATASETS} | {
+    "hybrids": hybrids
+}
+SAMPLERS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
+    "random": lambda _, seed: RandomSampler(seed=seed),
+    "nsga2-20": lambda _, seed: NSGAIISampler(seed=seed, population_size=20),
+    "nsga2-50": lambda _, seed: NSGAIISampler(seed=seed, population_size=50),
+    "tpe": lambda _, seed: TPESampler(seed=seed),
+    "tpe-multivariate-group": lambda _, seed: TPESampler(seed=seed, multivariate=True, group=True),
+    "gp": lambda _, seed: GPSampler(seed=seed),
+    "known-cost": lambda problem, seed: KnownCostSampler(problem.known_functions(), problem.candidates, seed),
+}
+
+
+class Run(NamedTuple):
+    """One search."""
+
+    problem: str
+    sampler: str
+    seed: int
+
+    @classmethod
+    def of(cls, row: Row) -> "Run":
+        """The run that a row of the file is of."""
+        return cls(row["problem"], row["sampler"], row["seed"])
+
+
+def search(problem: TableProblem, sampler: BaseSampler, evaluations: int) -> tuple[list[int], list[float]]:
+    """Rows of the table in the order they were tried, and the processor's seconds of each ask."""
+    study = optuna.create_study(directions=problem.directions, sampler=sampler)
+    rows, seconds = [], []
+    for _ in range(evaluations):
+        start = time.process_time()
+        trial = study.ask()
+        rows.append(problem.ask(trial))
+        seconds.append(time.process_time() - start)
+        study.tell(trial, problem.values[rows[-1]].tolist())
+    return rows, seconds
+
+
+def rows_of(run: Run, problem: TableProblem, evaluations: int) -> Iterator[Row]:
+    """One row a mark that the search reaches."""
+    tried, seconds = search(problem, SAMPLERS[run.sampler](problem, run.seed), evaluations)
+    start = 0
+    for mark in (mark for mark in (*MARKS, evaluations) if mark <= evaluations):
+        if mark > start:
+            yield {
+                **run._asdict(),
+                "evaluations": mark,
+                "share": problem.share(tried[:mark]),
+                "repeats": mark - len(set(tried[:mark])),
+                "ask_ms": 1e3 * statistics.fmean(seconds[start:mark]),
+                "ask_ms_max": 1e3 * max(seconds[start:mark]),
+            }
+        start = mark
+
+
+def summary(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """A line for each problem and sampler: shares as mean +- standard error over seeds."""
+    groups: dict[tuple[str, str], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        groups[row["problem"], row["sampler"]][row["evaluations"]].append(row)
+    order = {name: place for place, name in enumerate(SAMPLERS)}
+    for (problem, sampler), found in sorted(groups.items(), key=lambda item: (item[0][0], order[item[0][1]])):
+        last = found[max(found)]
+        shares = [_spread([row["share"] for row in found[mark]]) if mark in found else "-" for mark in MARKS]
+        asks = statistics.fmean(row["ask_ms"] for at in found.values() for row in at)
+        repeats = statistics.fmean(row["repeats"] for row in last)
+        yield [problem, sampler, str(len(last)), *shares, f"{asks:.1f}", f"{repeats:.0f} of {max(found)}"]
+
+
+def _spread(shares: Sequence[float]) -> str:
+    error = statistics.stdev(shares) / len(shares) ** 0.5 if len(shares) > 1 else 0.0
+    return f"{statistics.fmean(shares):.4f} +-{error:.4f}"
+
+
+def before(folder: Path) -> list[Row]:
+    """What earlier calls left in the file."""
+    path = folder / f"{NAME}-{host_key()}.parquet"
+    return pq.read_table(path).to_pylist() if path.exists() else []
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS), help="samplers")
+    parser.add_argument(
+        "--problems", nargs="+", choices=list(PROBLEMS), default=list(DATASETS), help="default: NAS-Bench-201"
+    )
+    parser.add_argument(
+        "--seeds", type=_seeds, default=range(20), metavar="A-B", help="both ends included (default 0-19)"
+    )
+    parser.add_argument("--evaluations", type=int, default=max(MARKS))
+    parser.add_argument("--new", action="store_true", help="only runs that the file does not have")
+
+
+def main() -> None:
+    """Search, write after every sampler, print."""
+    options = arguments(__doc__ or "", add=_options)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if options.smoke:
+        options.only, options.seeds, options.evaluations = ["random", "known-cost"], range(2), 25
+    rows, console = before(options.out), make_console()
+    done = {Run.of(row) for row in rows} if options.new else set()
+    for name in options.problems:
+        problem = PROBLEMS[name]()
+        for sampler in options.only:
+            runs = [Run(problem.name, sampler, seed) for seed in options.seeds]
+            runs = [run for run in runs if run not in done]
+            found = [row for run in runs for row in rows_of(run, problem, options.evaluations)]
+            if not found:
+                continue
+            # Another call may have written meanwhile.
+            rows = [row for row in before(options.out) if Run.of(row) not in runs] + found
+            write(options.out, NAME, rows)
+    show(console, make_table(COLUMNS, summary(rows), left=("problem", "sampler")))
+
+
+if __name__ == "__main__":
+    main()

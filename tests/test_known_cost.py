@@ -1,0 +1,265 @@
+"""KnownCostSampler through Optuna's doors: what it may propose, that it never repeats, that it can be repeated, and that it finds fronts."""
+
+import itertools
+import math
+import pickle
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import moocore
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import RandomSampler
+from optuna.trial import Trial, TrialState, create_trial
+
+from archsearch.errors import UserError
+from archsearch.samplers import KnownCostSampler
+
+Params = dict[str, Any]
+DEPTHS, WIDTHS = [1, 2, 3, 4, 6, 8], [64, 96, 128, 192]
+BLOCKS = {"hilo": ("window", [1, 2, 7]), "lka": ("kernel", [9, 21]), "mlp": None}
+
+
+def every() -> list[Params]:
+    """All 144 candidates of a conditional space."""
+    found = []
+    for depth, width, (block, inner) in itertools.product(DEPTHS, WIDTHS, BLOCKS.items()):
+        row = {"depth": depth, "width": width, "block": block}
+        found += [row] if inner is None else [{**row, f"{block}.{inner[0]}": value} for value in inner[1]]
+    return found
+
+
+def cost(params: Params) -> float:
+    """Minimised; fails for anything but whole parameters."""
+    if (inner := BLOCKS[params["block"]]) is not None:
+        assert params[f"{params['block']}.{inner[0]}"] in inner[1]
+    extra = {"hilo": 1.3, "lka": 1.1, "mlp": 1.0}[params["block"]]
+    return float(params["depth"] * params["width"] ** 1.5 * extra)
+
+
+def score(params: Params) -> float:
+    """Maximised: saturates with size; some blocks and windows are better."""
+    bonus = {"hilo": 4.0, "lka": 3.0, "mlp": 0.0}[params["block"]]
+    inside = {1: -2.0, 2: 0.0, 7: 1.5}.get(params.get("hilo.window", 2), 0.0) + params.get("lka.kernel", 0) / 20
+    return float(20 * math.log(params["depth"] * params["width"] / 32) / 4 + bonus + inside)
+
+
+def suggest(trial: Trial) -> Params:
+    trial.suggest_categorical("depth", DEPTHS)
+    trial.suggest_categorical("width", WIDTHS)
+    block = trial.suggest_categorical("block", list(BLOCKS))
+    if (inner := BLOCKS[block]) is not None:
+        trial.suggest_categorical(f"{block}.{inner[0]}", inner[1])
+    return trial.params
+
+
+def sampler_of(seed: int = 0, candidates: list[Params] | None = None, **options: Any) -> KnownCostSampler:
+    return KnownCostSampler({1: cost}, candidates, seed, **options)
+
+
+def study_of(sampler: optuna.samplers.BaseSampler, storage: str | None = None) -> optuna.Study:
+    return optuna.create_study(
+        directions=["maximize", "minimize"], sampler=sampler, storage=storage, study_name="s", load_if_exists=True
+    )
+
+
+def run(study: optuna.Study, number: int) -> None:
+    for _ in range(number):
+        trial = study.ask()
+        params = suggest(trial)
+        study.tell(trial, [score(params), cost(params)])
+
+
+def key(params: Params) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(params.items()))
+
+
+def keys(study: optuna.Study) -> list[tuple[tuple[str, Any], ...]]:
+    return [key(trial.params) for trial in study.trials]
+
+
+def front_share(study: optuna.Study) -> float:
+    """Hypervolume of the study over that of all candidates."""
+    full = np.array([[-score(params), cost(params)] for params in every()])
+    found = np.array([[-score(trial.params), cost(trial.params)] for trial in study.trials if trial.params])
+    low, high = full.min(axis=0), full.max(axis=0)
+    volumes = [moocore.hypervolume((points - low) / (high - low), ref=[1.1, 1.1]) for points in (found, full)]
+    return float(volumes[0] / volumes[1])
+
+
+def add(study: optuna.Study, params: Params, state: TrialState = TrialState.COMPLETE, **attributes: Any) -> None:
+    distributions: dict[str, BaseDistribution] = {name: _distribution(name) for name in params}
+    values = [score(params), cost(params)] if state == TrialState.COMPLETE else None
+    study.add_trial(
+        create_trial(params=params, distributions=distributions, state=state, values=values, user_attrs=attributes)
+    )
+
+
+def _distribution(name: str) -> CategoricalDistribution:
+    choices: dict[str, list[Any]] = {"depth": DEPTHS, "width": WIDTHS, "block": list(BLOCKS)}
+    inner = {f"{block}.{found[0]}": found[1] for block, found in BLOCKS.items() if found}
+    return CategoricalDistribution((choices | inner)[name])
+
+
+def test_table_is_proposed_once_whole_and_nothing_else() -> None:
+    table = every()[::4]
+    study = study_of(sampler_of(candidates=table))
+    running = [study.ask() for _ in range(8)]  # eight workers before the first answer
+    batch = [suggest(trial) for trial in running]
+    assert len({key(params) for params in batch}) == 8
+    for index, trial in enumerate(running):
+        if index % 3 == 0:
+            study.tell(trial, state=TrialState.FAIL)
+        elif index % 3 == 1:
+            study.tell(trial, [score(trial.params), cost(trial.params)])
+    run(study, len(table) - 8)
+    assert Counter(keys(study)) == Counter(map(key, table))
+    with pytest.raises(UserError, match=f"all {len(table)} candidates have been proposed"):
+        suggest(study.ask())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_optimize_ends_with_the_table(jobs: int) -> None:
+    table = every()[::8]
+    study = study_of(sampler_of(candidates=table))
+    study.optimize(lambda trial: (score(suggest(trial)), cost(trial.params)), n_trials=len(table) + 9, n_jobs=jobs)
+    complete = [trial.params for trial in study.get_trials(states=(TrialState.COMPLETE,))]
+    assert Counter(map(key, complete)) == Counter(map(key, table))
+
+
+def test_same_study_and_seed_give_the_same_proposals() -> None:
+    whole = study_of(sampler_of(candidates=every()))
+    run(whole, 18)  # beyond 14 trials hyperparameters are not fitted anew for each
+    table = [dict(reversed(params.items())) for params in every()]  # names in another order
+    sampler, short = sampler_of(candidates=table), study_of(RandomSampler())
+    short.add_trials(whole.trials[:17])
+    foretold = sampler.propose(short, 17)
+    assert foretold is not None
+    assert key(foretold) == keys(whole)[17]
+    short.sampler = sampler
+    run(short, 1)
+    assert keys(short) == keys(whole)
+    other = study_of(sampler_of(seed=1, candidates=every()))
+    run(other, 2)
+    assert keys(other) != keys(whole)[:2]
+
+
+@pytest.mark.slow
+def test_reloaded_and_pickled_studies_go_on_the_same(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    whole, stored = study_of(sampler_of(candidates=every())), study_of(sampler_of(candidates=every()), storage)
+    run(whole, 10)
+    run(stored, 7)
+    reloaded = optuna.load_study(study_name="s", storage=storage, sampler=sampler_of(candidates=every()))
+    run(reloaded, 3)
+    assert keys(reloaded) == keys(whole)
+    pickled = pickle.loads(pickle.dumps(whole))
+    for study in (whole, pickled):
+        run(study, 2)
+    assert keys(pickled) == keys(whole)
+
+
+def test_warms_up_on_what_the_study_holds() -> None:
+    study = study_of(sampler_of(candidates=every()))
+    rows = random.Random(0).sample(every(), 40)
+    for params in rows[:30]:
+        add(study, params)
+    study.add_trial(create_trial(values=[25.0, 1e4]))  # a paper's model: no parameters
+    study.enqueue_trial(rows[30])
+    study.enqueue_trial({"depth": 8, "block": "hilo"})
+    assert key(suggest(study.ask())) == key(rows[30])
+    partly = suggest(study.ask())
+    assert (partly["depth"], partly["block"]) == (8, "hilo")
+    run(study, 4)
+    assert len(set(keys(study))) == 37
+    assert front_share(study) > 0.97
+
+
+def test_finds_the_front_in_clearly_fewer_evaluations_than_chance() -> None:
+    ours, chance = study_of(sampler_of(candidates=every())), study_of(RandomSampler(seed=0))
+    run(ours, 16)
+    run(chance, 48)
+    assert front_share(ours) > max(front_share(chance), 0.97)
+
+
+@pytest.mark.slow
+def test_learns_a_conditional_space_from_plain_trials() -> None:
+    study = study_of(sampler_of())
+    run(study, 40)
+    counts = Counter(keys(study))
+    assert sum(number - 1 for number in counts.values()) <= 1  # by chance among the first, random ones
+    rng = study_of(RandomSampler(seed=0))
+    run(rng, 40)
+    assert front_share(study) > front_share(rng) + 0.01
+    assert front_share(study) > 0.98
+
+
+def test_stopped_trials_inform_by_their_curves() -> None:
+    """Scores of stopped trials are told at their first rung only; the best unseen candidate is known from them alone."""
+
+    def told_apart(**attributes: bool) -> float:
+        study = study_of(sampler_of(candidates=every()))
+        rng = random.Random(3)
+        for index, params in enumerate(rng.sample(every(), 60)):
+            curve = {"10": score(params) * 0.5 + rng.gauss(0, 0.05), "20": score(params)}
+            if index < 12:
+                add(study, params, learning_curve=curve)
+            elif attributes["with_curves"]:
+                add(study, params, TrialState.PRUNED, learning_curve={"10": curve["10"]})
+            else:
+                add(study, params, TrialState.PRUNED)
+        run(study, 6)
+        return front_share(study)
+
+    assert told_apart(with_curves=True) > told_apart(with_curves=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [{}, {0: score}, {0: score, 1: cost}])
+def test_any_number_of_objectives_may_be_known(known: dict[int, Any]) -> None:
+    study = study_of(KnownCostSampler(known, every(), 0))
+    run(study, 25)
+    assert len(set(keys(study))) == 25
+    assert front_share(study) > (0.99 if len(known) == 2 else 0.95)
+
+
+@pytest.mark.slow
+def test_learns_names_that_depend_on_a_number() -> None:
+    """Optuna's usual example: as many layers as an integer says."""
+    asked: list[Params] = []
+
+    def size(params: Params) -> float:
+        asked.append(params)
+        return float(sum(params[f"units{layer}"] for layer in range(params["layers"])))
+
+    def objective(trial: Trial) -> tuple[float, float]:
+        layers = trial.suggest_int("layers", 1, 3)
+        units = [trial.suggest_int(f"units{layer}", 4, 128, log=True) for layer in range(layers)]
+        return -sum(map(math.sqrt, units)), size(trial.params)
+
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=KnownCostSampler({1: size}, seed=0))
+    study.optimize(objective, 30)
+    assert {len(params) == params["layers"] + 1 for params in asked} == {True}
+    assert len(set(keys(study))) > 27
+
+
+@pytest.mark.slow
+def test_single_objective_and_continuous_names() -> None:
+    study = optuna.create_study(sampler=KnownCostSampler({}, seed=0))
+    study.optimize(
+        lambda trial: (trial.suggest_float("x", -4, 4) - 1) ** 2 + trial.suggest_int("n", 1, 64, log=True), 40
+    )
+    assert study.best_value < 1.1
+
+
+def test_misuse_is_told() -> None:
+    with pytest.raises(UserError, match="candidates is empty"):
+        KnownCostSampler({}, [])
+    with pytest.raises(UserError, match="names objective 5, but the study has 2"):
+        study_of(KnownCostSampler({5: cost}, every())).ask({"depth": CategoricalDistribution(DEPTHS)})
+    with pytest.raises(UserError, match=r"depth=.*asked for as"):
+        study_of(KnownCostSampler({1: cost}, every())).ask({"depth": CategoricalDistribution([99, 100])})
