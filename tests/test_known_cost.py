@@ -17,7 +17,9 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState, create_trial
 
 from archsearch.errors import UserError
-from archsearch.samplers import KnownCostSampler
+from archsearch.samplers import KnownCostSampler, TablePool
+from archsearch.samplers.candidates import Costs
+from archsearch.samplers.evidence import read
 
 Params = dict[str, Any]
 DEPTHS, WIDTHS = [1, 2, 3, 4, 6, 8], [64, 96, 128, 192]
@@ -216,6 +218,17 @@ def test_stopped_trials_inform_by_their_curves() -> None:
         return front_share(study)
 
     assert told_apart(with_curves=True) > told_apart(with_curves=False)
+
+
+def test_what_was_measured_of_a_stopped_trial_counts_and_a_known_cost_is_not_taken_from_there() -> None:
+    study, pool = study_of(RandomSampler(seed=0)), TablePool(every())
+    params = every()[5]
+    add(study, params, TrialState.PRUNED, measured={"0": 0.25, "1": 7.0, "9": 1.0, "x": 2.0})
+    add(study, every()[6], TrialState.PRUNED, measured=[1.0])
+    for known, expected in (({}, (-0.25, 7.0)), ({1: cost}, (-0.25, cost(params)))):
+        first, second = read(study, pool, Costs(known), None, number=2).rows
+        assert first.values == expected  # minimised: the first objective is maximised
+        assert math.isnan(second.values[0])
 
 
 @pytest.mark.slow

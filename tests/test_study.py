@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from archsearch.blocks.base import Scalar
 from archsearch.budget import Band, draw
 from archsearch.config import RunConfig
 from archsearch.errors import UserError
-from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, make_sampler
+from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, described, make_sampler
 from archsearch.samplers.bases import BASES
-from archsearch.space import Space, load_space
+from archsearch.space import Space, load_space, paper
 from archsearch.study import RunStore
 
 BAND = Band.around(BUDGET, 0.05)
@@ -128,6 +129,42 @@ def test_samplers_learn(space: Space) -> None:
 
 
 @pytest.mark.slow
+def test_the_known_cost_sampler_stays_in_the_band_and_learns(space: Space, tmp_path: Path) -> None:
+    """A score that only depends on how many stages are lka, and one that is known; papers' models are learnt from too."""
+    config = make_config(
+        tmp_path / "log", sampler="known-cost", objectives=("proxy_score", "params"), papers=("van_b2",)
+    )
+    tried = []
+    with RunStore.open(tmp_path / "run", config) as store:
+        for number in range(31):
+            proposal = store.propose() if number else None
+            row = store.start(proposal) if proposal else store.start_fixed("van_b2", paper("van_b2"))
+            arch = Arch.from_dict(json.loads(row["arch"]))
+            score = sum(stage.block == "lka" for stage in arch.stages) / 4
+            store.record_phase(row["trial"], "proxy", {"proxy_score": score, "seconds": 1.0})
+            store.finish(row["trial"])
+            tried.append(row)
+    assert all(row["in_band"] for row in tried[1:])
+    assert len({row["arch_id"] for row in tried}) == 31
+    best = [sum(word.startswith("lka") for word in row["architecture"].split(" - ")) for row in tried]
+    assert sum(best[-12:]) > 1.5 * 12 * 4 / 6  # a uniform draw has a sixth of its stages lka
+    smallest = min(row["params"] for row, stages in zip(tried, best, strict=True) if stages == max(best[1:]))
+    assert smallest < tried[0]["params"]
+
+
+def test_a_papers_model_is_described_in_the_names_of_a_space(space: Space) -> None:
+    said = described(paper("davit_tiny"), space)
+    assert (said["stages.1.block"], said["stages.1.width"]) == ("window/channel", 96)
+    assert said["stages.3.window.window"] == 7
+    assert set(said) <= set(space.parameters())
+    small = Space(tomllib.loads(SMALL), "small.toml")
+    assert described(paper("davit_tiny"), small) == {}, "another number of stages has no names for it"
+    sampled = space.sample(lambda name, choices: choices[-1])
+    params = {name: choices[-1] for name, choices in space.parameters().items()}
+    assert described(sampled, space).items() <= params.items()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_goes_on_after_trials_that_were_stopped(name: str, tmp_path: Path) -> None:
     """In studies of several objectives Optuna's samplers have raised on trials without values, and on intermediate ones."""
@@ -150,7 +187,13 @@ def test_every_sampler_goes_on_after_trials_that_were_stopped(name: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("tpe", 13), pytest.param("nsga2", 23, marks=pytest.mark.slow), ("random", 4)]
+    ("name", "count"),
+    [
+        ("tpe", 13),
+        pytest.param("nsga2", 23, marks=pytest.mark.slow),
+        ("random", 4),
+        pytest.param("known-cost", 10, marks=pytest.mark.slow),
+    ],
 )
 def test_a_seed_gives_the_same_run_also_in_two_parts(name: str, count: int, tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", sampler=name, seed=7)

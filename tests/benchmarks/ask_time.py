@@ -117,7 +117,7 @@ def main() -> None:
     options = arguments(__doc__ or "", add=_options)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if options.smoke:
-        options.trials, options.asks = [30], 2
+        options.trials, options.asks = [100], 2
     rows = [row for trials in options.trials for row in measure(trials, options.asks)]
     cells = [[str(row[key]) for key in ("trials", "unknown", "pool", "front")] + _times(row) for row in rows]
     show(make_console(), make_table(COLUMNS, cells, left=("pool",)))
