@@ -22,6 +22,7 @@ README = (CHECKOUT / "results" / "benchmarks" / "README.md").read_text()
         ("repeatability", ["--load"], 2 * 2),
         ("samplers", ["--problems", "cifar10"], 4),
         ("ask_time", [], 4),
+        ("rungs", [], 2 * 2 * 20),  # two samplers, with rungs and without
     ],
 )
 def test_script_writes_documented_columns(tmp_path: Path, script: str, options: list[str], rows: int) -> None:
