@@ -127,6 +127,7 @@ kind = "token"
 """
 
 
+@pytest.mark.slow
 def test_extremes_with_tokens_that_travel_are_those_of_brute_force() -> None:
     space = Space(tomllib.loads(TOKENS), "tokens.toml")
     found = every(space)

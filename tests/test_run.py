@@ -198,7 +198,7 @@ def _proxies(jobs: list[list[str]], **options: Any) -> dict[str, dict[str, Any]]
     def keep(event: dict[str, Any]) -> None:
         if event["event"] == "phase":
             names = ("proxy_score", "proxy_train_loss", "proxy_id")
-            found[event["phase"]] = {name: event["values"][name] for name in names}
+            found[event["phase"]] = {name: event["values"].get(name) for name in names}
 
     arch = Space(tomllib.loads(SPACE), "tiny.toml", SPACE).sample(lambda name, choices: choices[0])
     for phases in jobs:

@@ -189,7 +189,7 @@ def test_every_sampler_goes_on_after_trials_that_were_stopped(name: str, tmp_pat
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("tpe", 13),
+        pytest.param("tpe", 13, marks=pytest.mark.slow),
         pytest.param("nsga2", 23, marks=pytest.mark.slow),
         ("random", 4),
         pytest.param("known-cost", 10, marks=pytest.mark.slow),
