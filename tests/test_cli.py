@@ -417,7 +417,7 @@ def test_rungs_are_part_of_a_run_and_off_where_no_score_can_stop(
     short = (*RUN[:3], "--papers", "none", "--trials", "1")
     result = cli(*short, "--rungs", "1,2,8", "--output", "a")
     assert result.exit_code == 0, result.output
-    assert "in rungs of 25, 50, 200 steps" in " ".join(result.stdout.split())
+    assert "with rungs at 25, 50 of 200 steps" in " ".join(result.stdout.split())
     assert document(cli("report", "a", "--json"))["training"]["rungs"] == [25, 50, 200]
     assert "rungs was 1,2,8, now None" in refused(cli(*short, "--no-rungs", "--output", "a"))
     fix = ("--fix", "stages.2.block=hilo")
