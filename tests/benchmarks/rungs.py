@@ -4,8 +4,8 @@ Usage: python tests/benchmarks/rungs.py [--seeds N] [--evaluations N] [--rungs 0
 
 Nothing is trained: tests/data/hybrid_table.parquet holds every hybrid's curve. Objectives are score, images/s and parameters; hypervolume is the share of
 that of the whole table's front (each objective scaled over the table, reference 1.1). A hybrid met again costs no images, as in a run of archsearch.
-Only final scores count towards a hypervolume. `to goal`: median of the images at which a
-search reaches the mean last hypervolume of NSGA-II without rungs, and its share of the images that took. `known-cost` knows the parameters only, `known-cost-speed` the images/s too, as after a good calibration.
+Only final scores count towards a hypervolume. `to goal`: median of the images at which a search reaches the mean last hypervolume of NSGA-II without
+rungs, and its share of the images that took. `known-cost` knows the parameters only, `known-cost-speed` the images/s too, as after a good calibration.
 """
 
 import argparse
