@@ -210,9 +210,12 @@ def training_sentence(training: Document) -> str:
     steps = training["rungs"]
     if len(steps) == 1:
         return f"{words}, without rungs."
+    words += f", with rungs at {', '.join(map(str, steps[:-1]))} of {steps[-1]} steps"
+    if not training["stopped"]:
+        return f"{words}, which stopped nobody."
     share, seconds = f"{saved / (spent + saved):.0%}", format_seconds(training["seconds_not_spent"])
     return (
-        f"{words}, with rungs at {', '.join(map(str, steps[:-1]))} of {steps[-1]} steps, which saved {format_count(saved)} images "
+        f"{words}, which saved {format_count(saved)} images "
         f"({share} of what the same candidates would have taken, about {seconds})."
     )
 

@@ -16,6 +16,7 @@ from archsearch.arch import Arch
 from archsearch.blocks.base import Scalar
 from archsearch.budget import Band, Params, draw, in_band, mutate, repair
 from archsearch.errors import UserError
+from archsearch.samplers.planned import PlannedSampler
 from archsearch.space import Space
 
 _STEPS = 18
@@ -34,7 +35,7 @@ class Proposal:
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
-class InBandSampler(BaseSampler):
+class InBandSampler(PlannedSampler):
     """Asks a base sampler for every name of an architecture, brings the answer into the band, and turns repeats into neighbours.
 
     `base` makes the base sampler from a seed: a fresh one each trial, seeded by `seed` and the trial's number, so that a run
@@ -105,16 +106,6 @@ class InBandSampler(BaseSampler):
         return math.ceil(number * (math.log(number) + _SURE))
 
     # The rest is Optuna's interface, for `study.ask` and `study.optimize`: one plan a trial, every name answered from it.
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing: a conditional space has no joint one, and the plan is made on the first independent question."""
-        return {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing, as above."""
-        return {}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

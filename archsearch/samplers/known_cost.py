@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from optuna import Study, TrialPruned
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import UserError
@@ -19,6 +19,7 @@ from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.evidence import PLAN, asked_params, described, read, signs
 from archsearch.samplers.gaussian_process import Hyperparameters
 from archsearch.samplers.learned import LearnedPool
+from archsearch.samplers.planned import PlannedSampler
 from archsearch.samplers.pool import Params, Pool, TablePool
 from archsearch.samplers.surrogate import Surrogate
 
@@ -37,7 +38,7 @@ _STEPS = 6
 _COLLISIONS = 8
 
 
-class KnownCostSampler(BaseSampler):
+class KnownCostSampler(PlannedSampler):
     """Bayesian optimisation where some objectives are known functions of the parameters, for any Optuna study.
 
     `known` maps an objective's index to its function of the whole parameter dictionary, in the objective's own units and direction. `candidates`
@@ -132,16 +133,6 @@ class KnownCostSampler(BaseSampler):
                 )
 
     # Optuna's interface: one plan a trial, every name answered from it.
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing: a conditional space has no joint one, and the plan is made on the first independent question."""
-        return {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing, as above."""
-        return {}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

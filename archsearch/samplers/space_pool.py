@@ -9,6 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from archsearch.arch import Arch
 from archsearch.budget import Band, Params, draw, mutate, propose
+from archsearch.cost import Cost
 from archsearch.plan import LayerPlan, StagePlan
 from archsearch.space import Space
 
@@ -26,6 +27,7 @@ class SpacePool:
         self._stock: list[Params] = []
         self._distributions = {name: CategoricalDistribution(choices) for name, choices in space.parameters().items()}
         self._archs: dict[Hashable, Arch] = {}
+        self._costs: dict[Hashable, Cost] = {}
 
     @property
     def distributions(self) -> Mapping[str, BaseDistribution]:
@@ -65,7 +67,7 @@ class SpacePool:
         """The first of a few moves that stays in the band. Repairing those that leave it took three times as long for each candidate."""
         for _ in range(_TRIES):
             params, arch = move()
-            if self._band.contains(arch.cost().macs):
+            if self._band.contains(self._cost(params, arch).macs):
                 return self._keep(params, arch)
         return None
 
@@ -79,6 +81,19 @@ class SpacePool:
         found = self._archs.get(_items(params)) or self._made(params)
         assert found is not None, "parameters of this pool are whole"
         return found
+
+    def cost(self, params: Mapping[str, Any]) -> Cost:
+        """The exact cost of whole parameters."""
+        return self._cost(params, self.arch(params))
+
+    def _cost(self, params: Mapping[str, Any], arch: Arch) -> Cost:
+        """Worked out once, for the band and for the objectives."""
+        items = _items(params)
+        if items not in self._costs:
+            if len(self._costs) >= _MOST_REMEMBERED:
+                self._costs.clear()
+            self._costs[items] = arch.cost()
+        return self._costs[items]
 
     def _made(self, params: Mapping[str, Any]) -> Arch | None:
         used, arch = propose(self._space, dict(params), random.Random(0))
@@ -140,8 +155,8 @@ def known_costs(
 ) -> dict[int, Callable[[Params], float]]:
     """The objectives that need no measurement: exact costs, and speed where a calibration foresees it (`images_per_s`)."""
     functions: dict[str, Callable[[Params], float]] = {
-        "params": lambda params: float(pool.arch(params).cost().params),
-        "macs": lambda params: float(pool.arch(params).cost().macs),
+        "params": lambda params: float(pool.cost(params).params),
+        "macs": lambda params: float(pool.cost(params).macs),
     }
     if images_per_s is not None:
 

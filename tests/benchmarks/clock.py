@@ -127,9 +127,14 @@ def host_key() -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{where['host_cpu']} {where['host_cores']}c".lower()).strip("-")
 
 
+def command() -> str:
+    """The command line, with files of this machine by their names alone: where they lie is nobody's condition."""
+    return " ".join(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)
+
+
 def write(folder: Path, name: str, rows: Sequence[Row], **facts: Any) -> Path:
     """FOLDER/NAME-HOST.parquet with the rows; conditions, command and `facts` as JSON under `environment` of its metadata."""
-    environment: Mapping[str, Any] = {**conditions(CPU), "command": " ".join(sys.argv), **facts}
+    environment: Mapping[str, Any] = {**conditions(CPU), "command": command(), **facts}
     table = pa.Table.from_pylist(list(rows)).replace_schema_metadata({"environment": json.dumps(environment)})
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{host_key()}.parquet"

@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from archsearch.config import RunConfig  # noqa: E402  # the checkout, not an installed package
 from archsearch.engine.driver import Driver  # noqa: E402  # after the path is set
-from archsearch.engine.listener import Tally  # noqa: E402
+from archsearch.engine.listener import Tally  # noqa: E402  # after the path is set
 from archsearch.engine.worker import ProcessWorker  # noqa: E402  # after the path is set
 from archsearch.results import Row  # noqa: E402  # after the path is set
 from archsearch.space import load_space  # noqa: E402  # after the path is set
