@@ -286,6 +286,8 @@ def test_ctrl_c_ends_with_what_was_seen(folder: Path, tmp_path: Path, workers: s
         stdout=subprocess.PIPE,
         stderr=theirs,
         start_new_session=True,
+        # As a terminal starts it: what a shell puts into the background ignores SIGINT, and so would all that is started from there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         os.close(theirs)
         said = read_until(ours, b"of 423 images")
