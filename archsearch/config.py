@@ -14,8 +14,9 @@ from archsearch.errors import UserError
 from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, check_objectives
 from archsearch.space import Space
 
-# The evaluation's phase of the full training, and of one up to a rung: this with its steps behind it.
-FULL_PHASE, RUNG_PHASE = "proxy", "proxy@"
+# The evaluation's phase of the full training, of one up to a rung (this with its steps behind it), and of one more with
+# another seed (with its number behind it).
+FULL_PHASE, RUNG_PHASE, SEED_PHASE = "proxy", "proxy@", "seed@"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from archsearch import __version__
 from archsearch.arch import Arch
-from archsearch.config import RUNG_PHASE, Rung, rungs_of
+from archsearch.config import RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.errors import RunError, UserError
 from archsearch.machine import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.model import build
@@ -43,7 +43,8 @@ def evaluate(
     """Run the phases that are not in `done`, emitting progress and, after each phase, its columns.
 
     They are `count`, `throughput` and `proxy`, unless settings["phases"] names others; `again` is the throughput anew,
-    `proxy@50` the proxy's training up to step 50, one of settings["proxy"]["rungs"], from which `proxy` goes on.
+    `proxy@50` the proxy's training up to step 50, one of settings["proxy"]["rungs"], from which `proxy` goes on, and `seed@2` the
+    whole training with the second of other seeds.
     Raises RunError with the reason when the counts disagree, the candidate does not fit into memory or its training diverges.
     """
     use_cpu(settings.get("threads"), settings.get("cpus"))
@@ -61,6 +62,8 @@ def evaluate(
     for phase in settings.get("phases", PHASES):
         if phase in done:
             continue
+        if phase.startswith(SEED_PHASE):
+            phases[phase] = partial(_seed, arch, phase, settings, device, emit)
         emit({"event": "progress", "phase": phase})
         start = time.perf_counter()
         try:
@@ -172,13 +175,25 @@ def _proxy(arch: Arch, rung: Rung, settings: Mapping[str, Any], device: torch.de
     }
 
 
+def _seed(arch: Arch, phase: str, settings: Mapping[str, Any], device: torch.device, emit: Emit) -> dict[str, Any]:
+    """The whole training once more, from other weights and in another order."""
+    full = replace(rungs_of(settings)[-1], phase=phase, place=1, total=1)
+    number = int(phase.removeprefix(SEED_PHASE))
+    training = _start_training(arch, settings["proxy"], device, more_seed=number)
+    training.progress = lambda progress: emit(_told(progress, full))
+    with device_lock(device, exclusive=False):
+        score = training.advance(full.steps)
+    return {"proxy_score": score.score, "proxy_score_se": score.standard_error}
+
+
 def _training_of(arch: Arch, settings: Mapping[str, Any]) -> str:
     return json.dumps([arch.to_dict(), settings.get("proxy"), settings["device"]], sort_keys=True)
 
 
-def _start_training(arch: Arch, proxy: Mapping[str, Any], device: torch.device) -> Training:
+def _start_training(arch: Arch, proxy: Mapping[str, Any], device: torch.device, more_seed: int = 0) -> Training:
     data = _proxy_data(tuple(sorted(proxy["source"].items())))
     recipe = Recipe(**proxy["recipe"])
+    recipe = replace(recipe, seed=recipe.seed + more_seed)
     small = shrink(arch, Profile(**proxy["profile"]), len(data.classes))
     torch.manual_seed(recipe.seed)
     return Training(build(small), data, recipe, device=device)  # grey images are shipped as three equal channels

@@ -21,6 +21,7 @@ _PHASES = {
     "throughput": "timing the full model",
     "proxy": "training the small copy",
     "again": "timing the full model again",
+    "seed": "training the small copy with another seed",
 }
 _BAR_WIDTH = 30
 _LABEL_WIDTH = 6
@@ -134,6 +135,13 @@ class PlainListener:
         """The member's line."""
         self._console.print(f"[front again {place}/{total}] {again_words(row, reason)}", soft_wrap=True)
 
+    def seed_started(self, row: Row, place: int, total: int) -> None:
+        """Nothing: the line comes when it was trained."""
+
+    def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """The training's line."""
+        self._console.print(f"[seeds {place}/{total}] {seed_words(row, reason)}", soft_wrap=True)
+
     def finished(self, state: State, tally: Tally) -> None:
         """Nothing more: the command says how it ended."""
 
@@ -165,6 +173,15 @@ def again_words(row: Row, reason: str | None) -> str:
     ratio = "" if change is None else f", {change:+.1%} against the reference"
     rates = f"{row['throughput_img_s']:.1f} img/s, now {row['throughput_again_img_s']:.1f}"
     return f"trial {row['trial']}, {rates}{ratio}: {name}"
+
+
+def seed_words(row: Row, reason: str | None) -> str:
+    """A member of the front that was trained with another seed, in one line."""
+    name = row["paper"] or row["architecture"]
+    if reason is not None:
+        return f"trial {row['trial']} could not be trained with another seed ({reason}): {name}"
+    spread = f"mean {row['proxy_score_mean']:.3f}, standard deviation {row['proxy_score_sd']:.3f}"
+    return f"trial {row['trial']}, score {row['proxy_score']:.3f}, over {row['proxy_seeds']} seeds {spread}: {name}"
 
 
 class LiveListener:
@@ -200,6 +217,15 @@ class LiveListener:
     def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
         """How the figure has changed stays in sight."""
         self._row, self._last = None, again_words(row, reason)
+
+    def seed_started(self, row: Row, place: int, total: int) -> None:
+        """The member of the front at work from now on."""
+        self._row, self._event = row, {}
+        self._again = f"training the front with other seeds {place}/{total}: "
+
+    def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """What the seeds say by now stays in sight."""
+        self._row, self._last = None, seed_words(row, reason)
 
     def finished(self, state: State, tally: Tally) -> None:
         """The last state of the run."""

@@ -100,6 +100,18 @@ SCHEMA = pa.schema(
         pa.field("rung_proxy_id", pa.string()),
         pa.field("learning_curve", pa.string()),
         pa.field("train_images", pa.int64()),
+        pa.field("proxy_seeds", pa.int64()),
+        pa.field("proxy_score_mean", pa.float64()),
+        pa.field("proxy_score_sd", pa.float64()),
+        pa.field("proxy_seed_scores", pa.string()),
+        pa.field("proxy_loader_images_s", pa.float64()),
+        pa.field("proxy_step_images_s", pa.float64()),
+        pa.field("proxy_micro_batch", pa.int64()),
+        pa.field("free_naswot", pa.float64()),
+        pa.field("free_zico", pa.float64()),
+        pa.field("free_expressivity", pa.float64()),
+        pa.field("free_progressivity", pa.float64()),
+        pa.field("free_trainability", pa.float64()),
     ]
 )
 # Of the schema's later versions: a file written before has none of them, which reads as none measured.
@@ -107,7 +119,9 @@ _LATER = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_predicted_img_s")
 FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
 
 # What the engine works out of a trial's training up to its rungs; `rung` counts those that are through, the full one among them.
-RUNG_COLUMNS = tuple(SCHEMA.names[SCHEMA.names.index("rung") :])
+RUNG_COLUMNS = tuple(SCHEMA.names[SCHEMA.names.index("rung") : SCHEMA.names.index("proxy_seeds")])
+# Of a trial trained with several seeds: how many, mean and standard deviation over them, and the scores in order.
+SEED_COLUMNS = ("proxy_seeds", "proxy_score_mean", "proxy_score_sd", "proxy_seed_scores")
 
 # What an evaluation may fill in; the rest is the engine's.
 MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s") :]).union({"macs_fvcore"}) - {
@@ -119,6 +133,7 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     "throughput_predicted_img_s",
     "throughput_change",
     *RUNG_COLUMNS,
+    *SEED_COLUMNS,
 }
 
 # What a figure was measured under. Figures of different conditions are never ranked together; one run has one of each.

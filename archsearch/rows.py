@@ -1,8 +1,9 @@
 """A row of trials.parquet from what a run's storage knows of a trial."""
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from math import isfinite, nan
 from typing import Any
@@ -22,6 +23,7 @@ class StoredTrial:
     state: str
     attrs: dict[str, Any]
     again: dict[str, Any] | None = None
+    seeds: dict[str, float] = field(default_factory=dict)  # further seed -> score
 
     @property
     def phases(self) -> dict[str, dict[str, Any]]:
@@ -59,6 +61,8 @@ def make_row(config: RunConfig, trial: StoredTrial) -> Row:
     row["started_at"] = datetime.fromisoformat(row["started_at"])
     if trial.again is not None:
         row |= _again(row, trial.again)
+    if trial.seeds and row["proxy_score"] is not None:
+        row |= _seeds([row["proxy_score"], *(trial.seeds[key] for key in sorted(trial.seeds, key=int))])
     if isinstance(row["conditions"], dict):
         row["conditions"] = json.dumps(row["conditions"])
     return row
@@ -104,3 +108,13 @@ def _again(row: Row, again: Mapping[str, Any]) -> Row:
     if first and second:
         figures["throughput_change"] = second / first - 1
     return {**figures, "conditions": {**(row["conditions"] or {}), "again": again.get("conditions")}}
+
+
+def _seeds(scores: list[float]) -> dict[str, Any]:
+    """The columns of a trial trained with several seeds, the first score among them."""
+    return {
+        "proxy_seeds": len(scores),
+        "proxy_score_mean": statistics.fmean(scores),
+        "proxy_score_sd": statistics.stdev(scores),
+        "proxy_seed_scores": json.dumps(scores),
+    }

@@ -23,10 +23,11 @@ from archsearch.errors import UserError
 from archsearch.evaluate import refuse_unknown_shape
 from archsearch.live import command_line, preparing, watching
 from archsearch.lookup import choose_papers
+from archsearch.machine import pick_device
 from archsearch.predicting import find_predictor
 from archsearch.results import MANIFEST_FILE, Row
 from archsearch.samplers import make_sampler
-from archsearch.settings import make_settings
+from archsearch.settings import choose_proxy, make_settings
 from archsearch.space import Space, load_space, paper
 from archsearch.study import RunStore
 from archsearch.units import format_count
@@ -52,7 +53,8 @@ class RunRequest:
     output: Path | None
     results_root: Path
     recheck: bool
-    rungs: tuple[int, ...]
+    seeds: int
+    rungs: tuple[int, ...] | None  # None: the proxy's own
     fix: Mapping[str, Any]
     measuring: Mapping[str, Any]
 
@@ -95,13 +97,16 @@ def folder_of(request: RunRequest, config: RunConfig) -> Path:
 
 
 def _rungs(request: RunRequest, console: Console) -> tuple[int, ...]:
-    """The rungs asked for; none where no candidate could be stopped by its score."""
-    if len(request.rungs) > 1 and "proxy_score" not in request.objectives:
-        console.print(
-            "no rungs: proxy_score is not among the objectives, so no score can stop a candidate", soft_wrap=True
-        )
+    """The rungs asked for, or the proxy's own; none where no candidate could be stopped by its score."""
+    asked = request.measuring
+    chosen = choose_proxy(asked["proxy"], pick_device(asked["device"]).type, asked["data"])
+    rungs = chosen.rungs if request.rungs is None else request.rungs
+    if len(rungs) < 2:
         return ()
-    return request.rungs if len(request.rungs) > 1 else ()
+    if "proxy_score" in request.objectives:
+        return rungs
+    console.print("no rungs: proxy_score is not among the objectives, so no score can stop a candidate", soft_wrap=True)
+    return ()
 
 
 def _settings(request: RunRequest, rungs: Sequence[int], space: Space, console: Console) -> dict[str, Any]:
@@ -149,6 +154,7 @@ def carry_out(request: RunRequest, config: RunConfig, console: Console, argument
                 listener,
                 command=["archsearch", *arguments],
                 recheck=request.recheck,
+                num_seeds=request.seeds,
                 predictor=predictor,
             )
             return driver.run(request.trials, request.timeout_s)

@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 
 from archsearch.config import rung_steps
+from archsearch.errors import UserError
 from archsearch.machine import check_cpu, pick_device
 from archsearch.proxy.data import ProxyData, load_fashion_mnist, load_image_folder
-from archsearch.proxy.profile import FASHION_MNIST, FOLDER_FULL, FOLDER_SMALL, Profile
+from archsearch.proxy.profile import Profile
+from archsearch.proxy.profiles import Proxy, load_profile, recipe_marks
 from archsearch.proxy.recipe import Recipe
 
 Settings = dict[str, Any]
 
 PROXY_VERSION = "v1"
+DEFAULT_PROXY = "fashion-mnist"
+# What a proxy id need not say; of photographs it is the crop.
+_USUAL_AUGMENT = {"fashion-mnist-12k": "shift"}
 _BATCH_SIZE = {"cpu": 2, "cuda": 128, "mps": 32}
 _STORED_SHARE = 1.125  # stored images are this much larger than the training crop
-_MAX_IMAGES = 128_000  # a tenth of ImageNet: 8 GB prepared at 144 px
 
 
 def make_settings(
@@ -32,28 +36,30 @@ def make_settings(
     image_size: int = 224,
     threads: int | None = None,
     cpus: Sequence[int] | None = None,
+    proxy: str | None = None,
     proxy_steps: int | None = None,
     data: str | Path | None = None,
     train_split: str = "train",
     val_split: str = "val",
     max_unreadable: float = 0.01,
     cache_dir: Path | None = None,
-    rungs: Sequence[int] = (),
+    rungs: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Settings:
     """Everything a worker needs beside the architecture, as JSON; decodes an ImageFolder into `cache_dir` on first use.
 
-    `rungs` are the points of a training at which it is scored, in parts of the last one, its end: of all others `proxy.rungs`
-    says the steps, and the proxy_id of a score there.
+    `proxy` is the name of a profile or a file; by default the one for the data and the device. `rungs` are the points of a training
+    at which it is scored, in parts of the last one, its end, by default the profile's own: of all others `proxy.rungs` says the
+    steps, and the proxy_id of a score there.
 
-    Raises UserError for an absent device, threads and cores that are not there, and for a data folder that is missing, empty, of one class, or too damaged.
+    Raises UserError for an unknown profile, an absent device, threads and cores that are not there, and for data that are missing,
+    empty, of one class, or too damaged.
     """
     kind = pick_device(device).type
     check_cpu(threads, cpus)  # now, not in the worker, trial by trial
-    profile, recipe = _profile(kind, folder=data is not None)
-    recipe = replace(recipe, steps=proxy_steps or recipe.steps)
-
-    source: dict[str, Any] = {"kind": "fashion-mnist"}
+    chosen = choose_proxy(proxy, kind, data)
+    profile, recipe = chosen.profile, replace(chosen.recipe, steps=proxy_steps or chosen.recipe.steps)
+    source: dict[str, Any] = {"kind": chosen.data}
     if data is not None:
         source = {
             "kind": "folder",
@@ -61,11 +67,12 @@ def make_settings(
             "train_split": train_split,
             "val_split": val_split,
             "max_unreadable": max_unreadable,
-            "max_train": min(_MAX_IMAGES, recipe.steps * recipe.batch_size),
+            "max_train": min(chosen.images.train, recipe.steps * recipe.batch_size),
             "size": round(profile.image_size * _STORED_SHARE),
             "cache_dir": str(cache_dir or _cache_home() / "archsearch" / "proxy"),
         }
     loaded = load_proxy(source, progress)
+    rungs = chosen.rungs if rungs is None else rungs
     below = rung_steps(recipe.steps, rungs) if rungs else []
     lower = [{"steps": steps, "proxy_id": proxy_id(loaded, profile, recipe, steps)} for steps in below]
     return {
@@ -97,24 +104,16 @@ def _cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def _profile(device: str, *, folder: bool) -> tuple[Profile, Recipe]:
-    """The house's profile and recipe for a kind of data and device.
-
-    Rates: swept once on three anchors (tests/benchmarks/learning_rate.py) and frozen for every candidate. Top-1 on Fashion-MNIST at 1e-3 / 2e-3 / 4e-3:
-    davit_tiny .743 .758 .749, van_b2 .745 .777 .782, litv2_s .774 .766 (standard error .010). float32 on a CPU: bfloat16 autocast trained a
-    plain transformer slower at width 64 and 1.15x faster at 128; the profiles themselves were not compared. The rate for CUDA is unmeasured.
-    """
-    if not folder:
-        return FASHION_MNIST, Recipe(
-            steps=200, batch_size=32, learning_rate=2e-3, image_size=32, dtype="float32", augment="shift"
-        )
-    if device == "cuda":
-        return FOLDER_FULL, Recipe(
-            steps=1250, batch_size=256, learning_rate=1e-3, image_size=128, dtype="bfloat16", augment="crop"
-        )
-    return FOLDER_SMALL, Recipe(
-        steps=200, batch_size=32, learning_rate=1e-3, image_size=128, dtype="float32", augment="crop"
-    )
+def choose_proxy(proxy: str | None, device: str, data: str | Path | None) -> Proxy:
+    """The profile asked for, or the house's own for this data and device. Raises UserError for one that goes without images it needs."""
+    if proxy is None:
+        if data is None:
+            return load_profile(DEFAULT_PROXY)
+        return load_profile("imagenet-short" if device == "cuda" else "cpu-small")
+    chosen = load_profile(proxy)
+    if chosen.needs_data and data is None:
+        raise UserError(f"--proxy {proxy}: trains on images of your own; say which by --data")
+    return chosen
 
 
 def proxy_id(data: ProxyData, profile: Profile, recipe: Recipe, rung: int | None = None) -> str:
@@ -126,7 +125,8 @@ def proxy_id(data: ProxyData, profile: Profile, recipe: Recipe, rung: int | None
     )
     steps = f"{recipe.steps}steps" if rung is None else f"{rung}of{recipe.steps}steps"
     return (
-        f"{name}@{profile}/{steps}/batch{recipe.batch_size}/lr{recipe.learning_rate:g}/{recipe.dtype}/{PROXY_VERSION}"
+        f"{name}@{profile}/{steps}/batch{recipe.batch_size}/lr{recipe.learning_rate:g}/{recipe.dtype}"
+        f"{recipe_marks(recipe, usual_augment=_USUAL_AUGMENT.get(data.name, 'crop'))}/{PROXY_VERSION}"
     )
 
 

@@ -29,7 +29,8 @@ from archsearch.samplers.making import Foresee
 __all__ = ["RunConfig", "RunStore"]
 
 SPACE_FILE = "space.toml"
-_AGAIN = "archsearch:again:"  # of the study, as Optuna closes a trial that has ended to further attributes
+# Of the study, as Optuna closes a trial that has ended to further attributes.
+_AGAIN, _SEEDS = "archsearch:again:", "archsearch:seeds:"
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
@@ -65,14 +66,16 @@ class RunStore:
         self._scores: dict[int, tuple[Score, ...]] = {}
         attrs = study.user_attrs
         for trial in study.get_trials(deepcopy=False):
-            self._take_over(trial, attrs.get(f"{_AGAIN}{trial.number}"))
+            self._take_over(trial, attrs)
 
-    def _take_over(self, trial: FrozenTrial, again: dict[str, Any] | None) -> None:
+    def _take_over(self, trial: FrozenTrial, later: Mapping[str, Any]) -> None:
         """Know a stored trial. One without an architecture is not ours (somebody asked Optuna for it), and closed."""
         if ARCH in trial.user_attrs:
             number, trial_id, state = trial.number, trial._trial_id, _STATES[trial.state]
             attrs = dict(trial.user_attrs)
-            self._keep(StoredTrial(number=number, trial_id=trial_id, state=state, attrs=attrs, again=again))
+            again, seeds = later.get(f"{_AGAIN}{number}"), later.get(f"{_SEEDS}{number}", {})
+            stored = StoredTrial(number=number, trial_id=trial_id, state=state, attrs=attrs, again=again, seeds=seeds)
+            self._keep(stored)
             return
         self._num_foreign += 1
         if not trial.state.is_finished():
@@ -199,6 +202,14 @@ class RunStore:
         with storage.storage_errors(self.where):
             self._study.set_user_attr(f"{_AGAIN}{number}", dict(values))
         self._trials[number].again = dict(values)
+        return self._keep(self._trials[number])
+
+    def record_seed(self, number: int, seed: str, score: float) -> Row:
+        """Keep what training a finished trial once more with another seed gave; its first score stays the ranked one."""
+        seeds = {**self._trials[number].seeds, seed: score}
+        with storage.storage_errors(self.where):
+            self._study.set_user_attr(f"{_SEEDS}{number}", seeds)
+        self._trials[number].seeds = seeds
         return self._keep(self._trials[number])
 
     def scores(self, number: int) -> tuple[Score, ...]:

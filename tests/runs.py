@@ -68,6 +68,7 @@ class Ear:
     finished_rows: list[Row] = field(default_factory=list)
     tallies: list[Tally] = field(default_factory=list)
     again: list[tuple[int, int, int, str | None]] = field(default_factory=list)
+    seeds: list[tuple[int, int, int, str | None]] = field(default_factory=list)
     state: str = ""
 
     def trial_started(self, row: Row, tally: Tally) -> None:
@@ -86,6 +87,12 @@ class Ear:
     def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
         self.again.append((row["trial"], place, total, reason))
 
+    def seed_started(self, row: Row, place: int, total: int) -> None:
+        self.started.append(row)
+
+    def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        self.seeds.append((row["trial"], place, total, reason))
+
     def finished(self, state: State, tally: Tally) -> None:
         self.state = state
         self.tallies.append(tally)
@@ -101,6 +108,7 @@ def run(
     timeout: float | None = None,
     storage_url: str | None = None,
     recheck: bool = False,
+    num_seeds: int = 1,
     predictor: Predictor | None = None,
     ear: Ear | None = None,
 ) -> Ear:
@@ -108,7 +116,17 @@ def run(
     ear = ear or Ear()
     with RunStore.open(folder, config, storage_url) as store:
         worker = ProcessWorker(folder / "worker.log", f"stub_evaluators:{evaluator}")
-        driver = Driver(config, store, worker, ear, fixed=fixed, command=["test"], recheck=recheck, predictor=predictor)
+        driver = Driver(
+            config,
+            store,
+            worker,
+            ear,
+            fixed=fixed,
+            command=["test"],
+            recheck=recheck,
+            num_seeds=num_seeds,
+            predictor=predictor,
+        )
         driver.run(trials, timeout)
     return ear
 

@@ -76,6 +76,18 @@ rung_score_se: double
 rung_proxy_id: string
 learning_curve: string
 train_images: int64
+proxy_seeds: int64
+proxy_score_mean: double
+proxy_score_sd: double
+proxy_seed_scores: string
+proxy_loader_images_s: double
+proxy_step_images_s: double
+proxy_micro_batch: int64
+free_naswot: double
+free_zico: double
+free_expressivity: double
+free_progressivity: double
+free_trainability: double
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")

@@ -1,4 +1,4 @@
-"""Commands that look without measuring: blocks, cost, sample, space, papers. Their content comes from archsearch.listings and .space_listing."""
+"""Commands that look without measuring: blocks, cost, sample, space, papers, proxies. Their content comes from archsearch.listings and .space_listing."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -141,3 +141,25 @@ def papers(is_check: bool, as_json: bool) -> None:
         raise RunError(f"counted anew, {len(wrong)} of {len(documents)} models differ: {', '.join(wrong)}")
     if is_check:
         click.echo(listings.check_sentence(documents, time.monotonic() - start), err=as_json)
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def proxies(name: str | None, as_json: bool) -> None:
+    """List the proxies of a run, or print one's file.
+
+    NAME is one of them, or a file of your own to be checked.  [default: list all]
+    """
+    from archsearch import profile_listing, tables
+    from archsearch.proxy.profiles import load_profile, profile_text
+
+    if name is not None:
+        proxy = load_profile(name)
+        click.echo(tables.to_json(profile_listing.document(proxy)) if as_json else profile_text(name).rstrip())
+        return
+    documents = profile_listing.proxy_list()
+    if as_json:
+        click.echo(tables.to_json(documents))
+        return
+    tables.show(tables.make_console(), profile_listing.proxy_table(documents), profile_listing.PROXIES_NOTE)

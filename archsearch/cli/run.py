@@ -24,7 +24,6 @@ from archsearch.cli.options import (
 from archsearch.errors import UserError
 
 DEFAULT_TRIALS = 12
-DEFAULT_RUNGS = (1, 8)
 # Those of archsearch.samplers.SAMPLERS, which a help text cannot wait for: it imports torch and Optuna.
 SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 
@@ -36,6 +35,7 @@ _MEASURING = (
     "batch_size",
     "threads",
     "cpus",
+    "proxy",
     "proxy_steps",
     "data",
     "train_split",
@@ -79,10 +79,21 @@ _MEASURING = (
 @click.option(
     "--data",
     metavar="PATH",
-    help="An image folder to train the proxy on: SPLIT/CLASS/IMAGE.  [default: the embedded Fashion-MNIST subset]",
+    help="Images to train the proxy on: an image folder, ImageNet's tars, parquet or webdataset shards, hfds/..., a folder that "
+    "`archsearch prepare` made.  [default: the embedded Fashion-MNIST subset]",
 )
-@click.option("--train-split", default="train", show_default=True, metavar="NAME", help="Folder of --data to train on.")
-@click.option("--val-split", default="val", show_default=True, metavar="NAME", help="Folder of --data to score on.")
+@click.option(
+    "--proxy",
+    metavar="NAME|FILE",
+    help="How candidates are trained: a profile that `archsearch proxies` lists, or a TOML file like them.  "
+    "[default: fashion-mnist; with --data imagenet-short on cuda, else cpu-small]",
+)
+@click.option("--train-split", default="train", show_default=True, metavar="NAME", help="Split of --data to train on.")
+@click.option(
+    "--val-split",
+    metavar="NAME",
+    help="Split of --data to score on.  [default: images held out of the training split]",
+)
 @click.option(
     "--max-unreadable",
     type=SHARE,
@@ -104,16 +115,24 @@ _MEASURING = (
     help="Time the members of the front again at the end, in another order; the first figures stay the ranked ones.",
 )
 @click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Train the members of the front with so many seeds, the first training counted; the first scores stay the ranked ones.",
+)
+@click.option(
     "--proxy-steps",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Training steps of a proxy.  [default: 200; 1250 with --data on cuda]",
+    help="Training steps of a proxy.  [default: the profile's]",
 )
 @click.option(
     "--rungs",
     metavar="N,...",
     help="Where a training pauses to be judged, in parts of the last number, its end; a candidate that can no longer matter is "
-    f"stopped there.  [default: {','.join(map(str, DEFAULT_RUNGS))}]",
+    "stopped there.  [default: the profile's, such as 1,8]",
 )
 @click.option("--no-rungs", is_flag=True, help="Train every candidate in full at once.  [default: with rungs]")
 @click.option(
@@ -177,7 +196,18 @@ def _request(options: dict[str, Any]) -> Any:
     return RunRequest(
         **{
             key: options[key]
-            for key in ("space", "tolerance", "papers", "sampler", "seed", "trials", "storage", "output", "recheck")
+            for key in (
+                "space",
+                "tolerance",
+                "papers",
+                "sampler",
+                "seed",
+                "trials",
+                "storage",
+                "output",
+                "recheck",
+                "seeds",
+            )
         },
         budget_macs=round(options["budget"]),
         timeout_s=options["timeout"],
@@ -189,14 +219,17 @@ def _request(options: dict[str, Any]) -> Any:
     )
 
 
-def _rungs(text: str | None, is_off: bool) -> tuple[int, ...]:
-    """`1,4,16` as numbers, the default where nothing is said. Raises UserError for anything else, and for yes and no at once."""
+def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
+    """`1,4,16` as numbers, none where they are off, None (the profile's) where nothing is said.
+
+    Raises UserError for anything else, and for yes and no at once.
+    """
     from archsearch.config import check_rungs
 
     if text is not None and is_off:
         raise UserError(f"--rungs: got {text!r} together with --no-rungs; leave one of them out")
     if text is None:
-        return () if is_off else DEFAULT_RUNGS
+        return () if is_off else None
     words = text.split(",")
     if not all(word.strip().isdecimal() for word in words):
         raise UserError(f"--rungs: got {text!r}; write whole numbers that increase, such as 1,4,16")

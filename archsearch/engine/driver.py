@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from archsearch.arch import Arch
-from archsearch.config import RunConfig
-from archsearch.engine import again
+from archsearch.config import SEED_PHASE, RunConfig
+from archsearch.engine import again, seeds
 from archsearch.engine.listener import Listener, State, Tally
 from archsearch.engine.manifest import describe
 from archsearch.engine.stopping import Ending, judge, stages
@@ -40,7 +40,7 @@ class Driver:
     """One run from where it stands to `trials` sampled candidates, or all of the band. Whatever kills it, the next one goes on.
 
     `fixed` are the models measured first, by name: by default the papers of the configuration. `recheck` has the front
-    timed another time at the end.
+    timed another time at the end, `num_seeds` has it trained with so many seeds, the first training counted.
     """
 
     def __init__(
@@ -53,12 +53,13 @@ class Driver:
         fixed: Mapping[str, Arch] | None = None,
         command: Sequence[str] | None = None,
         recheck: bool = False,
+        num_seeds: int = 1,
         predictor: Predictor | None = None,
     ) -> None:
         self._config, self._store, self._worker, self._listener = config, store, worker, listener
         self._fixed = {name: paper(name) for name in config.papers} if fixed is None else dict(fixed)
         self._command = list(sys.argv if command is None else command)
-        self._recheck, self._predictor = recheck, predictor
+        self._recheck, self._num_seeds, self._predictor = recheck, num_seeds, predictor
         self._stages = stages(config)
         self._trials = 0
         self._is_stopped = False
@@ -67,7 +68,7 @@ class Driver:
 
     def run(self, trials: int, timeout: float | None = None) -> State:
         """Evaluate the fixed trials, then candidates until `trials` of them have ended, or no new one after `timeout` seconds;
-        then time the front again, whichever of the two it was.
+        then time the front again and train it with further seeds, whichever of the two it was.
 
         Returns `complete` or `interrupted` (Ctrl-C; the trial at work is taken up by the next run). Closes the worker.
         Raises RunError when every trial failed, UserError when the storage or a file cannot be written.
@@ -98,6 +99,7 @@ class Driver:
                         break
                 if self._recheck:
                     self._measure_again()
+                self._train_again()
             except KeyboardInterrupt:
                 # A second Ctrl-C, or one that somebody else raised.
                 self._is_stopped = True
@@ -176,6 +178,19 @@ class Driver:
             missing = "the evaluation gave no figure" if now["throughput_again_img_s"] is None else None
             self._listener.again_finished(now, place, len(members), last.get("reason", missing))
 
+    def _train_again(self) -> None:
+        """Train members of the front with further seeds; one that fails is left to the next run of the same command."""
+        left = seeds.due(seeds.members(self._rows, self._config.objectives), self._num_seeds)
+        for place, (row, phase) in enumerate(left, start=1):
+            if self._is_stopped:
+                return
+            self._listener.seed_started(row, place, len(left))
+            last = self._have_evaluated(row, {}, phases=[phase])
+            if last is None:
+                return
+            self._write("running")
+            self._listener.seed_finished(self._row(row["trial"]), place, len(left), last.get("reason"))
+
     def _have_evaluated(self, row: Row, done: dict[str, dict[str, Any]], **told: Any) -> Event | None:
         """The evaluation's last event, its phases kept meanwhile; None when Ctrl-C came first."""
         if self._is_stopped:
@@ -200,6 +215,10 @@ class Driver:
     def _record(self, event: Event) -> None:
         if event["event"] == "phase" and event["phase"] == again.PHASE:
             self._store.record_again(event["trial"], event["values"])
+        elif event["event"] == "phase" and event["phase"].startswith(SEED_PHASE):
+            self._store.record_seed(
+                event["trial"], event["phase"].removeprefix(SEED_PHASE), event["values"]["proxy_score"]
+            )
         elif event["event"] == "phase":
             self._store.record_phase(event["trial"], event["phase"], event["values"])
 

@@ -38,5 +38,11 @@ class Listener(Protocol):
     def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
         """It was timed, and the files show it; or it could not be, for `reason`."""
 
+    def seed_started(self, row: Row, place: int, total: int) -> None:
+        """A member of the front goes to the worker, to be trained with another seed: the `place`-th of `total` such trainings."""
+
+    def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """It was trained, and the files show it; or it could not be, for `reason`."""
+
     def finished(self, state: State, tally: Tally) -> None:
         """The run ended, and its files are written."""

@@ -1,0 +1,100 @@
+"""Profiles as files: the house's own, one's own, what is refused, and what makes another proxy id."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from archsearch.errors import UserError
+from archsearch.proxy.profile import shrink
+from archsearch.proxy.profiles import load_profile, parse_profile, profile_text, proxy_names
+from archsearch.settings import choose_proxy, make_settings
+from archsearch.space import paper
+
+TEXT = profile_text("fashion-mnist")
+
+
+@pytest.mark.parametrize("name", proxy_names())
+def test_every_profile_of_the_house_is_documented_and_holds_the_papers_models(name: str) -> None:
+    proxy = load_profile(name)
+    assert proxy.title
+    assert proxy.name == name
+    for model in ("davit_tiny", "van_b2", "pvt_small"):
+        small = shrink(paper(model), proxy.profile, 10)
+        assert small.image_size == proxy.recipe.image_size
+        divisor = proxy.profile.width_divisor
+        assert small.stages[-1].width == pytest.approx(paper(model).stages[-1].width / divisor, rel=0.1)
+
+
+def test_data_and_device_choose_the_profile_unless_it_is_named() -> None:
+    assert choose_proxy(None, "cuda", None).name == "fashion-mnist"
+    assert choose_proxy(None, "cpu", "pictures").name == "cpu-small"
+    assert choose_proxy(None, "cuda", "pictures").name == "imagenet-short"
+    with pytest.raises(UserError, match="--proxy imagenet-long: trains on images of your own; say which by --data"):
+        choose_proxy("imagenet-long", "cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("steps = 200", "step = 200", "unknown key 'step', did you mean 'steps'"),
+        ("steps = 200", "steps = 200.5", "recipe.steps is 200.5; it must be int"),
+        ("steps = 200", "steps = 0", "steps is 0; allowed is at least 1"),
+        ("rungs = [1, 8]", "rungs = [8, 1]", "write positive whole numbers that increase"),
+        ('dtype = "float32"', 'dtype = "half"', "recipe.dtype is 'half'; it must be 'float32' or 'bfloat16'"),
+        ("image_size = 32", "image_size = true", "profile.image_size is True"),
+        ("image_size = 32", "", "'image_size' is missing"),
+        ("[recipe]", "[images]\ntrain = 0\n[recipe]", "images.train is 0"),
+        ('data = "fashion-mnist"', 'data = "imagenet"', "data is 'imagenet'; allowed is"),
+        ("[profile]", "[profile", "not TOML"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_where_what_and_what_is_allowed(old: str, new: str, words: str) -> None:
+    assert old in TEXT
+    with pytest.raises(UserError) as caught:
+        parse_profile(TEXT.replace(old, new, 1), "mine.toml")
+    assert "mine.toml" in str(caught.value) or "proxy recipe" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_an_unknown_name_is_told_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'cpu-small'"):
+        load_profile("cpu_small")
+
+
+def test_whatever_changes_a_training_changes_the_proxy_id(tmp_path: Path) -> None:
+    """The house's id is of old; every other value of any field of the recipe or the profile has one of its own."""
+    house = make_settings(device="cpu")["proxy_id"]
+    ids = {house}
+    changes = {
+        "steps = 200": "steps = 100",
+        "batch_size = 32": "batch_size = 16",
+        "learning_rate = 2e-3": "learning_rate = 1e-3",
+        'dtype = "float32"': 'dtype = "bfloat16"',
+        'augment = "shift"': 'augment = "crop"',
+        "[recipe]": "[recipe]\nweight_decay = 0.1",
+        "[recipe]\n": "[recipe]\nclip = 2\n",
+        "stem_stride = 2 ": "stem_stride = 4 ",
+        "width_divisor = 4": "width_divisor = 2",
+        "window_numerator = 4": "window_numerator = 7",
+    }
+    for number, (old, new) in enumerate(changes.items()):
+        assert old in TEXT
+        path = tmp_path / f"{number}.toml"
+        path.write_text(TEXT.replace(old, new, 1))
+        ids.add(make_settings(device="cpu", proxy=str(path))["proxy_id"])
+    assert len(ids) == 1 + len(changes)
+    assert house == (
+        "fashion-mnist-12k@32px/stem2/grids16-8-4-2/windows4of7/width1of4/200steps/batch32/lr0.002/float32/v1"
+    )
+    same = tmp_path / "same.toml"
+    same.write_text(TEXT + "label_smoothing = 0.1\n")
+    assert make_settings(device="cpu", proxy=str(same))["proxy_id"] == house
+
+
+def test_a_profile_brings_its_rungs_and_a_recipe_of_another_size_is_refused() -> None:
+    assert load_profile("imagenet-long").rungs == (1, 4, 16)
+    proxy = load_profile("fashion-mnist")
+    assert replace(proxy.recipe, image_size=32) == proxy.recipe
+    with pytest.raises(UserError, match=r"recipe\.image_size is 64, profile\.image_size 32"):
+        parse_profile(TEXT + "image_size = 64\n", "mine.toml")
