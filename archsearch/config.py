@@ -1,5 +1,6 @@
 """What identifies a run, how two runs differ, and at which points of its training a candidate is judged."""
 
+import difflib
 import hashlib
 import json
 import tomllib
@@ -17,6 +18,9 @@ from archsearch.space import Space
 # The evaluation's phase of the full training, of one up to a rung (this with its steps behind it), and of one more with
 # another seed (with its number behind it).
 FULL_PHASE, RUNG_PHASE, SEED_PHASE = "proxy", "proxy@", "seed@"
+# The evaluation's phase of the scores that need no training, and their columns; one of them may be the first rung (settings["free_rung"]).
+FREE_PHASE = "free"
+FREE_SCORES = ("naswot", "zico", "expressivity", "progressivity", "trainability")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,14 @@ def check_rungs(lengths: Sequence[int], where: str = "--rungs") -> None:
             f"{where}: got {','.join(map(str, lengths)) or 'nothing'!r}; write positive numbers that increase, such as 1,4,16: "
             "where a training pauses to be judged, in parts of the last number, which is its end"
         )
+
+
+def check_free_rung(name: str, where: str = "--free-rung") -> None:
+    """Raise UserError for a name that is no training-free score."""
+    if name not in FREE_SCORES:
+        close = difflib.get_close_matches(name, FREE_SCORES, n=1, cutoff=0.5)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"{where}: unknown training-free score {name!r}{hint}; there are {', '.join(FREE_SCORES)}")
 
 
 def rung_steps(full: int, lengths: Sequence[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """One candidate from architecture to row, in a worker process: exact count, measured throughput, proxy score; each phase is told as soon as it is through."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -12,10 +13,11 @@ from torch import nn
 
 from archsearch import __version__
 from archsearch.arch import Arch
-from archsearch.config import RUNG_PHASE, SEED_PHASE, Rung, rungs_of
+from archsearch.config import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.errors import RunError, UserError
 from archsearch.machine import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.model import build
+from archsearch.proxy.candidate import start_training
 from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
@@ -24,6 +26,7 @@ from archsearch.settings import load_proxy
 from archsearch.space import paper
 from archsearch.throughput import Protocol, measure
 from archsearch.trace import count_fvcore
+from archsearch.training_free import scores as free_scores
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -42,7 +45,7 @@ def evaluate(
 ) -> None:
     """Run the phases that are not in `done`, emitting progress and, after each phase, its columns.
 
-    They are `count`, `throughput` and `proxy`, unless settings["phases"] names others; `again` is the throughput anew,
+    They are `count`, `throughput` and `proxy`, unless settings["phases"] names others; `again` is the throughput anew, `free` the training-free scores,
     `proxy@50` the proxy's training up to step 50, one of settings["proxy"]["rungs"], from which `proxy` goes on, and `seed@2` the
     whole training with the second of other seeds.
     Raises RunError with the reason when the counts disagree, the candidate does not fit into memory or its training diverges.
@@ -57,6 +60,7 @@ def evaluate(
         "count": lambda: _count(arch, full()),
         "throughput": lambda: _throughput(full(), settings, device, emit),
         "again": lambda: _again(full(), settings, device, emit),
+        FREE_PHASE: lambda: _free(arch, settings, device),
         **{rung.phase: partial(_proxy, arch, rung, settings, device, emit) for rung in rungs_of(settings)},
     }
     for phase in settings.get("phases", PHASES):
@@ -138,6 +142,13 @@ def _again(model: nn.Module, settings: Mapping[str, Any], device: torch.device, 
     }
 
 
+def _free(arch: Arch, settings: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The training-free scores; one that is not defined is left out."""
+    with device_lock(device, exclusive=False):
+        found = free_scores(arch, seed=settings["proxy"]["recipe"]["seed"], device=device)
+    return {f"{FREE_PHASE}_{name}": found[name] for name in FREE_SCORES if math.isfinite(found[name])}
+
+
 @cache
 def _reference(device: str) -> nn.Module:
     torch.manual_seed(0)
@@ -145,9 +156,9 @@ def _reference(device: str) -> nn.Module:
 
 
 @cache
-def _proxy_data(source: tuple[tuple[str, Any], ...]) -> ProxyData:
-    """The data of this worker, read once for all its trials."""
-    return load_proxy(dict(source))
+def _proxy_data(source: str) -> ProxyData:
+    """The data of this worker, read once for all its trials; `source` is JSON."""
+    return load_proxy(json.loads(source))
 
 
 # The training that waits for the decision whether it goes on, under what it is a training of; there is never more than one.
@@ -172,6 +183,9 @@ def _proxy(arch: Arch, rung: Rung, settings: Mapping[str, Any], device: torch.de
         "proxy_id": rung.proxy_id,
         "proxy_train_loss": score.train_loss,
         "proxy_retried": score.retried,
+        "proxy_loader_images_s": score.loader_images_s,
+        "proxy_step_images_s": score.step_images_s,
+        "proxy_micro_batch": score.micro_batch,
     }
 
 
@@ -191,12 +205,9 @@ def _training_of(arch: Arch, settings: Mapping[str, Any]) -> str:
 
 
 def _start_training(arch: Arch, proxy: Mapping[str, Any], device: torch.device, more_seed: int = 0) -> Training:
-    data = _proxy_data(tuple(sorted(proxy["source"].items())))
     recipe = Recipe(**proxy["recipe"])
     recipe = replace(recipe, seed=recipe.seed + more_seed)
-    small = shrink(arch, Profile(**proxy["profile"]), len(data.classes))
-    torch.manual_seed(recipe.seed)
-    return Training(build(small), data, recipe, device=device)  # grey images are shipped as three equal channels
+    return start_training(arch, _proxy_data(json.dumps(proxy["source"])), Profile(**proxy["profile"]), recipe, device)
 
 
 def _told(progress: Progress, rung: Rung) -> Event:

@@ -3,14 +3,13 @@
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from archsearch.engine.listener import Listener, State, Tally
 from archsearch.results import Row
@@ -21,12 +20,12 @@ _PHASES = {
     "throughput": "timing the full model",
     "proxy": "training the small copy",
     "again": "timing the full model again",
+    "free": "training-free scores",
     "seed": "training the small copy with another seed",
 }
 _BAR_WIDTH = 30
 _LABEL_WIDTH = 6
 _REFRESH_PER_S = 4
-_PLAIN_STEPS = 10  # lines that preparing data may take without a terminal
 
 
 @contextlib.contextmanager
@@ -42,37 +41,6 @@ def watching(
     panel = LiveListener(folder, what, clock)
     with Live(console=console, get_renderable=panel.render, refresh_per_second=_REFRESH_PER_S, transient=True):
         yield panel
-
-
-@contextlib.contextmanager
-def preparing(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A callback for (images done, images in all), shown as a bar or as a few lines."""
-    if not console.is_terminal:
-        yield _PlainCount(console)
-        return
-    bar = ProgressBar(width=_BAR_WIDTH)
-    line = Table.grid(padding=(0, 1))
-    words = Text("preparing images, once for this data")
-    line.add_row(words, bar)
-    with Live(line, console=console, refresh_per_second=_REFRESH_PER_S, transient=True):
-
-        def told(done: int, total: int) -> None:
-            bar.update(done, total)
-            words.plain = f"preparing images, once for this data: {done} of {total}"
-
-        yield told
-
-
-class _PlainCount:
-    """Says now and then how many images are prepared."""
-
-    def __init__(self, console: Console) -> None:
-        self._console, self._said = console, 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if done * _PLAIN_STEPS // total > self._said:
-            self._said = done * _PLAIN_STEPS // total
-            self._console.print(f"preparing images, once for this data: {done} of {total}", soft_wrap=True)
 
 
 class Clock:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from archsearch.agreement import again_document, predicted_document
+from archsearch.audit.records import read_audit
+from archsearch.certainty import TIE_SE, Noise, unresolved
 from archsearch.errors import UserError
 from archsearch.pareto import domination_matrix, hypervolume
+from archsearch.proxy.rates import is_starved
 from archsearch.results import (
     OBJECTIVES,
     RUN_FRONT,
@@ -29,8 +31,6 @@ from archsearch.space import paper_space
 
 Document = dict[str, Any]
 
-# Scores closer than this many standard errors of their difference are called a tie.
-TIE_SE = 2.0
 HYPERVOLUME_REFERENCE = 1.1
 HYPERVOLUME_SCALE = (
     "every objective scaled to 0..1 between the best and the worst value of this run's complete trials, "
@@ -73,6 +73,8 @@ def build_report(folder: Path) -> Document:
     rows = ranked(read_rows(folder), objectives)
     complete = [row for row in rows if row["state"] == "complete" and row["reused_from"] is None]
     front = sorted(front_members(rows), key=lambda row: _order(row, objectives))
+    noise = Noise.of(complete)
+    open_places = unresolved(front, complete, objectives, noise)
     return {
         "run": manifest["name"],
         "folder": str(folder),
@@ -88,15 +90,20 @@ def build_report(folder: Path) -> Document:
         "sampler": manifest["sampler"],
         "seed": manifest["seed"],
         "trials": _counts(rows, manifest),
-        "score": _score(manifest),
-        "front": [{**_short(row), "score_ties": _ties(row, front)} for row in front],
+        "score": {**_score(manifest), "training_sd": noise.training_sd},
+        "audit": _audit(folder, manifest),
+        "front": [
+            {**_short(row), "score_ties": _ties(row, front, noise), "unresolved_by": open_places.get(row["trial"], [])}
+            for row in front
+        ],
         "pair_fronts": _pair_fronts(rows, objectives),
         "hypervolume": _hypervolume(complete, front, objectives),
         "again": again_document(rows, objectives),
         "predicted": predicted_document(complete),
         "calibration": manifest.get("calibration"),
         "training": manifest.get("training"),
-        "fixed": _fixed(complete, objectives),
+        "starved": _starved(complete),
+        "fixed": _fixed(complete, objectives, noise),
         "stopped": [_short(row) for row in rows if row["state"] == "stopped"],
         "failed": [_short(row) for row in rows if row["state"] == "failed"],
         "running": [_short(row) for row in rows if row["state"] == "running"],
@@ -108,6 +115,7 @@ def build_report(folder: Path) -> Document:
     }
 
 
+_AUDIT = ("verdict", "created_at", "run", "seeds", "longer", "groups", "comparisons")
 _CONDITIONS = ("device", "dtype", "mode", "batch_size", "image_size", "cpus")
 
 
@@ -143,6 +151,12 @@ def _score(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _audit(folder: Path, manifest: Mapping[str, Any]) -> Document | None:
+    """The last audit of the run's proxy that lies beside the run: its verdict and the figures behind it."""
+    found = read_audit(folder.absolute().parent, manifest["proxy_id"])
+    return found and {name: found.get(name) for name in _AUDIT}
+
+
 def score_sentence(proxy_id: str | None, settings: Mapping[str, Any]) -> str:
     """What a proxy score is and is not, plainly."""
     if proxy_id is None:
@@ -162,17 +176,21 @@ def score_sentence(proxy_id: str | None, settings: Mapping[str, Any]) -> str:
     )
 
 
-def _ties(row: Row, others: Sequence[Row]) -> list[int]:
+def _ties(row: Row, others: Sequence[Row], noise: Noise) -> list[int]:
     """Trials whose score cannot be told from this row's."""
-    return [other["trial"] for other in others if other is not row and is_tie(row, other)]
+    return [other["trial"] for other in others if other is not row and noise.is_tie(row, other)]
 
 
-def is_tie(first: Row, second: Row) -> bool:
-    """True when two scores differ by less than TIE_SE standard errors of their difference, taken as independent."""
-    if first["proxy_score"] is None or second["proxy_score"] is None:
-        return False
-    error = math.hypot(first["proxy_score_se"] or 0.0, second["proxy_score_se"] or 0.0)
-    return bool(abs(first["proxy_score"] - second["proxy_score"]) < TIE_SE * error)
+def _starved(rows: Sequence[Row]) -> list[int]:
+    """Trials whose trainings had to wait for images."""
+    return [
+        row["trial"]
+        for row in rows
+        if row["reused_from"] is None
+        and row["proxy_loader_images_s"]
+        and row["proxy_step_images_s"]
+        and is_starved(row["proxy_loader_images_s"], row["proxy_step_images_s"])
+    ]
 
 
 def _pair_fronts(rows: Sequence[Row], objectives: Sequence[str]) -> dict[str, list[int]]:
@@ -205,7 +223,7 @@ def _bounds(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "max": max(values)}
 
 
-def _fixed(complete: Sequence[Row], objectives: Sequence[str]) -> list[Document]:
+def _fixed(complete: Sequence[Row], objectives: Sequence[str], noise: Noise) -> list[Document]:
     """The papers' models: measured and published figures, and which candidates dominate them and are dominated by them."""
     matrix = domination_matrix(minimised(complete, objectives))
     documents = []
@@ -217,16 +235,16 @@ def _fixed(complete: Sequence[Row], objectives: Sequence[str]) -> list[Document]
                 {
                     **_short(row),
                     "published": published(row["paper"]),
-                    "dominated_by": [_relation(row, other) for other in over],
-                    "dominates": [_relation(row, other) for other in under],
+                    "dominated_by": [_relation(row, other, noise) for other in over],
+                    "dominates": [_relation(row, other, noise) for other in under],
                 }
             )
     return documents
 
 
-def _relation(row: Row, other: Row) -> dict[str, Any]:
+def _relation(row: Row, other: Row, noise: Noise) -> dict[str, Any]:
     """The other trial, and whether the scores behind the relation cannot be told apart."""
-    return {"trial": other["trial"], "arch_id": other["arch_id"], "score_tie": is_tie(row, other)}
+    return {"trial": other["trial"], "arch_id": other["arch_id"], "score_tie": noise.is_tie(row, other)}
 
 
 def published(name: str | None) -> dict[str, Any] | None:

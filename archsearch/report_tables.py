@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from archsearch.agreement import again_sentence, calibration_sentence, is_changed, predicted_sentence
+from archsearch.live import command_line
+from archsearch.proxy.rates import STARVED_UNDER
 from archsearch.tables import make_table, text, titled
 from archsearch.throughput import Protocol
 from archsearch.units import format_bytes, format_count, format_seconds
@@ -17,7 +19,7 @@ _REASONS_SHOWN = 3
 # Objectives whose column the front's table has only when they are among the run's.
 _EXTRA = {"latency_ms": "ms/batch", "peak_memory_bytes": "memory"}
 _MARKS = (
-    "score: standard error behind +-, = ties with the first row. "
+    "score: standard error behind +-, = ties with the first row, ? on the front by no more than noise. "
     "img/s: ~ blocks spread more than the protocol allows, ! the reference drifted meanwhile, "
     f"* timed again at the end, its ratio to the reference was over {Protocol.drift_limit:.0%} away."
 )
@@ -62,16 +64,50 @@ def summary_parts(document: Document) -> Iterator[RenderableType]:
 def _training(document: Document) -> Iterator[str]:
     if document["training"] and document["training"]["trials"]:
         yield training_sentence(document["training"])
+    if document["starved"]:
+        yield (
+            f"Trainings waited for images in {len(document['starved'])} trials (first {document['starved'][0]}): batches came less than "
+            f"{STARVED_UNDER} times as fast as they were trained on. Scores stay right; `archsearch prepare` the images, or give the loader more cores."
+        )
 
 
 def _trust(document: Document) -> Iterator[str]:
     """How far the figures could be repeated and were foreseen, where that was tried."""
     sentences = [
+        *_open_places(document),
         *([again_sentence(document["again"])] if document["again"] else []),
         *([predicted_sentence(document["predicted"])] if document["predicted"] else []),
+        *([audit_sentence(document)] if document["score"]["proxy_id"] else []),
     ]
     if sentences:
         yield "\n".join(sentences)
+
+
+def _open_places(document: Document) -> Iterator[str]:
+    """How much of the front is settled, and by what noise."""
+    front = document["front"]
+    open_rows = [row for row in front if row["unresolved_by"]]
+    if open_rows:
+        words = ", ".join(f"{row['trial']} by {_listed(row['unresolved_by'])}" for row in open_rows[:_NAMES_SHOWN])
+        more = f" and {len(open_rows) - _NAMES_SHOWN} more" if len(open_rows) > _NAMES_SHOWN else ""
+        yield f"Not resolved, {len(open_rows)} of {len(front)}: a member may be dominated, were there no noise: {words}{more}."
+    if document["score"]["training_sd"] is not None:
+        yield f"Scores of one architecture differ from seed to seed by a standard deviation of {document['score']['training_sd']:.3f}."
+
+
+def _listed(trials: Sequence[int]) -> str:
+    """`3, 5 and 2 more`."""
+    more = f" and {len(trials) - _REASONS_SHOWN} more" if len(trials) > _REASONS_SHOWN else ""
+    return ", ".join(map(str, trials[:_REASONS_SHOWN])) + more
+
+
+def audit_sentence(document: Document) -> str:
+    """How well the score's proxy orders architectures, as the last audit of it found."""
+    if document["audit"]:
+        return f"Audit of {document['audit']['created_at'][:10]}: {document['audit']['verdict']}"
+    return (
+        f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` tells how well it orders architectures."
+    )
 
 
 def headline(document: Document) -> str:
@@ -100,16 +136,34 @@ def front_table(document: Document) -> Group:
     """The front over the run's objectives, best first objective first."""
     words = ", ".join(f"{name} {direction[:3]}" for name, direction in document["objectives"].items())
     extra = [name for name in _EXTRA if name in document["objectives"]]
-    rows = [_front_row(row, document["front"][0], extra) for row in document["front"]]
-    columns = ["trial", "score", "img/s", "params", "MACs", *(_EXTRA[name] for name in extra), "architecture"]
+    with_seeds = any(row["proxy_score_mean"] is not None for row in document["front"])
+    rows = [_front_row(row, document["front"][0], extra, with_seeds=with_seeds) for row in document["front"]]
+    columns = [
+        "trial",
+        "score",
+        *(["mean over seeds"] if with_seeds else []),
+        "img/s",
+        "params",
+        "MACs",
+        *(_EXTRA[name] for name in extra),
+        "architecture",
+    ]
     return titled(f"Front of {len(rows)} ({words})", make_table(columns, rows, left=["architecture"]))
 
 
-def _front_row(row: Document, first: Document, extra: Sequence[str]) -> list[str]:
+def _seeds_text(row: Document) -> str:
+    """`0.708 (3, sd 0.006)`: mean, number and standard deviation of the scores of several seeds."""
+    if row["proxy_score_mean"] is None:
+        return "-"
+    return f"{row['proxy_score_mean']:.3f} ({row['proxy_seeds']}, sd {row['proxy_score_sd']:.3f})"
+
+
+def _front_row(row: Document, first: Document, extra: Sequence[str], *, with_seeds: bool) -> list[str]:
     figures = {"latency_ms": text(row["latency_ms"], ".1f"), "peak_memory_bytes": memory_text(row["peak_memory_bytes"])}
     return [
         str(row["trial"]),
-        score_text(row) + ("=" if first["trial"] in row["score_ties"] else ""),
+        score_text(row) + ("=" if first["trial"] in row["score_ties"] else "") + ("?" if row["unresolved_by"] else ""),
+        *([_seeds_text(row)] if with_seeds else []),
         rate_text(row),
         format_count(row["params"]),
         format_count(row["macs"]),

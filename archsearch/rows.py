@@ -72,7 +72,7 @@ def _rungs(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> dict[st
     """The columns of the rungs: how far the trial came, its last score below the full one, and all of them as one curve."""
     through = list(trained(config, trial))
     if not through:
-        return {}
+        return {"rung": 0} if trial.state == "stopped" else {}
     lower = [(rung, measured) for rung, measured in through if rung.place < rung.total]
     score, error, proxy_id = None, None, None
     if lower:

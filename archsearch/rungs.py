@@ -11,8 +11,8 @@ residuals stand between them. Whatever the residuals say, a margin is never narr
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,8 @@ TIE_SE = 2.0
 _PRIOR_SD, _PRIOR_PAIRS, _PRIOR_SPREAD = 0.05, 4, 0.1
 # Fewer trials than this do not say what a usual score is.
 _JUNK_JUDGES = 8
+# Trials that have a training-free score and a trained one, before the first says anything about the second.
+_FREE_JUDGES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,29 @@ class Gain:
     def _slope_part(self, distance: float, z: float) -> float:
         # Capped where optimism would outgrow the slope: else a lower score would be the more hopeful one.
         return distance**2 * min(self.slope_variance, (self.slope / z) ** 2)
+
+
+def with_free_rung(curves: Sequence[Curve], values: Mapping[int, float]) -> list[Curve]:
+    """The curves with a score that needs no training as their first, by trial; empty before enough trials say what it is worth.
+
+    It is brought to mean and deviation of the first trained scores, over the trials that have both, so that the same rule can
+    judge by it: where it foretells nothing its residuals are as wide as the scores, and it stops nobody. More must be better.
+    """
+    both = [(values[curve.trial], curve.scores[0].value) for curve in curves if curve.scores and curve.trial in values]
+    if len(both) < _FREE_JUDGES:
+        return []
+    free, trained = np.array(both, dtype=np.float64).T
+    if not free.std():
+        return []
+    unit = trained.std() / free.std()
+    return [
+        replace(
+            curve,
+            scores=(Score(value=float(trained.mean() + unit * (values[curve.trial] - free.mean()))), *curve.scores),
+        )
+        for curve in curves
+        if curve.trial in values
+    ]
 
 
 def goes_on(candidate: Curve, others: Sequence[Curve], *, names: Sequence[str] = (), z: float = OPTIMISM) -> Decision:

@@ -21,10 +21,12 @@ from archsearch.engine.listener import State
 from archsearch.engine.worker import LOG_FILE, ProcessWorker
 from archsearch.errors import UserError
 from archsearch.evaluate import refuse_unknown_shape
-from archsearch.live import command_line, preparing, watching
+from archsearch.live import command_line
+from archsearch.live import watching as watching_run
 from archsearch.lookup import choose_papers
 from archsearch.machine import pick_device
 from archsearch.predicting import find_predictor
+from archsearch.preparing import watching
 from archsearch.results import MANIFEST_FILE, Row
 from archsearch.samplers import make_sampler
 from archsearch.settings import choose_proxy, make_settings
@@ -110,8 +112,9 @@ def _rungs(request: RunRequest, console: Console) -> tuple[int, ...]:
 
 
 def _settings(request: RunRequest, rungs: Sequence[int], space: Space, console: Console) -> dict[str, Any]:
-    with preparing(console) if request.measuring["data"] else contextlib.nullcontext() as progress:
-        settings = make_settings(**request.measuring, image_size=space.plan.image_size, rungs=rungs, progress=progress)
+    data = request.measuring["data"]
+    with watching(console, f"the images of {data}") if data else contextlib.nullcontext() as watch:
+        settings = make_settings(**request.measuring, image_size=space.plan.image_size, rungs=rungs, watch=watch)
     unreadable = settings.get("proxy_unreadable", [])
     if unreadable:
         more = f" and {len(unreadable) - _NAMES_SHOWN} more" if len(unreadable) > _NAMES_SHOWN else ""
@@ -125,13 +128,20 @@ def _settings(request: RunRequest, rungs: Sequence[int], space: Space, console: 
 def default_name(config: RunConfig, space: Space) -> str:
     """`hybrid-4.5G-1a2b3c`: the same request gives the same name, any other condition another one."""
     said = config.to_dict() | {"name": "", "space_name": "", "space_text": tomllib.loads(config.space_text)}
-    said["settings"] = {key: value for key, value in said["settings"].items() if value is not None}
+    said["settings"] = _without_none(said["settings"])
     # A run without them has the name that it had before there were any.
     said = {key: value for key, value in said.items() if value or key not in ("rungs", "fix")}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
     budget = format_count(config.budget_macs)
     number, unit = (budget[:-1], budget[-1]) if budget[-1].isalpha() else (budget, "")
     return f"{space.name}-{float(number):g}{unit}-{digest}"
+
+
+def _without_none(value: Any) -> Any:
+    """Settings of a later version that are left open, so that a name stays what it was."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_none(item) for key, item in value.items() if item is not None}
 
 
 def carry_out(request: RunRequest, config: RunConfig, console: Console, arguments: Sequence[str]) -> State:
@@ -146,7 +156,7 @@ def carry_out(request: RunRequest, config: RunConfig, console: Console, argument
     with RunStore.open(folder, config, request.storage, foresee=foresee) as store:
         refuse_other_threads(folder, store.rows(), config.settings)
         rechecks = request.recheck and again.is_due(config.objectives)
-        with watching(console, str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
+        with watching_run(console, str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
             driver = Driver(
                 config,
                 store,

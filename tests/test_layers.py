@@ -21,8 +21,9 @@ LAYERS = [
         "machine",
         "proxy",
         "calibration",
+        "training_free",
     },
-    {"evaluate", "settings", "results", "config"},
+    {"evaluate", "settings", "results", "config", "certainty", "audit"},
     {"storage", "study", "samplers", "rungs", "rows"},
     {"engine"},
     {
@@ -43,6 +44,12 @@ LAYERS = [
         "validation",
         "evaluating",
         "preprocessing",
+        "preparing",
+        "profile_listing",
+        "free_listing",
+        "auditing",
+        "audit_tables",
+        "audit_progress",
     },
     {"cli"},
 ]

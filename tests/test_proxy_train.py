@@ -8,16 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from archsearch.errors import RunError, UserError
-from archsearch.proxy.batches import draws, train_batches, val_batches
 from archsearch.proxy.constellation import make_constellation
 from archsearch.proxy.data import IMAGENET_MEAN, IMAGENET_STD, ProxyData
+from archsearch.proxy.gradients import Gradients
 from archsearch.proxy.train import Progress, Recipe, Training, train_and_score
 
-CPU = torch.device("cpu")
 RECIPE = Recipe(steps=8, batch_size=16, learning_rate=1e-3, image_size=32, dtype="float32", augment="shift")
 
 
@@ -78,17 +76,6 @@ class FailsWhenFast(nn.Module):
         return logits / (self.weight.detach().abs().max() < self.reach).float()
 
 
-def pictures(train: np.ndarray, val: np.ndarray) -> ProxyData:
-    """Data of given pictures (N, S, S, C), all labelled 0, normalised as 0..1."""
-    one = (1.0,) * train.shape[3]
-    zero = (0.0,) * train.shape[3]
-    labels = [np.zeros(len(each), dtype=np.int64) for each in (train, val)]
-    return ProxyData("pictures", train, labels[0], val, labels[1], ("a", "b"), (), zero, one)
-
-
-# The stream
-
-
 def test_every_model_sees_the_same_batches(data: ProxyData) -> None:
     seen = []
     for width, num_randoms in ((4, 1), (8, 1000)):
@@ -100,85 +87,6 @@ def test_every_model_sees_the_same_batches(data: ProxyData) -> None:
     other = Recorder(network(4), 1)
     train_and_score(other, data, replace(RECIPE, seed=1), device="cpu")
     assert not set(other.sums) & set(seen[0])
-
-
-@pytest.mark.parametrize(("num_images", "batch_size"), [(50, 20), (7, 20), (40, 20)])
-def test_epochs_are_shuffled_without_replacement(num_images: int, batch_size: int) -> None:
-    recipe = replace(RECIPE, steps=12, batch_size=batch_size)
-    order = np.concatenate([draw.indices for draw in draws(num_images, recipe)])
-    assert len(order) == 12 * batch_size
-    epochs = [order[start : start + num_images] for start in range(0, len(order) - num_images + 1, num_images)]
-    assert all(sorted(epoch) == list(range(num_images)) for epoch in epochs)
-    assert not any(np.array_equal(first, second) for first, second in pairwise(epochs))
-
-
-def test_shift_moves_and_mirrors_whole_pixels() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 1), dtype=np.uint8)
-    recipe = replace(RECIPE, steps=150, batch_size=4, image_size=12)
-    seen = set()
-    for (batch, _), draw in zip(train_batches(pictures(images, images), recipe, CPU), draws(4, recipe), strict=True):
-        assert batch.shape == (4, 3, 12, 12)
-        assert batch.is_contiguous(memory_format=torch.channels_last)
-        for picture, index in zip((batch[:, 0] * 255).round().byte().numpy(), draw.indices, strict=True):
-            seen |= {_explain(picture, images[index, :, :, 0])}
-    assert seen == {(down, across, mirror) for down in range(5) for across in range(5) for mirror in (False, True)}
-
-
-def _explain(picture: np.ndarray, original: np.ndarray) -> tuple[int, int, bool]:
-    """Which of the 50 moves by up to 2 px, the rim repeated, and mirrorings made `picture`."""
-    for mirror in (False, True):
-        padded = np.pad(original[:, ::-1] if mirror else original, 2, mode="edge")
-        for down in range(5):
-            for across in range(5):
-                moved = padded[down : down + 12, across : across + 12]
-                if np.array_equal(moved, picture):
-                    return down, across, mirror
-    raise AssertionError("not a moved or mirrored original")
-
-
-def test_crops_are_boxes_of_the_allowed_area_and_ratio() -> None:
-    """Two ramps tell for every pixel of a crop where in the picture it came from."""
-    size = 128
-    ramp = np.broadcast_to((np.arange(size) * 2).astype(np.uint8), (size, size))
-    image = np.stack([ramp, ramp.T, ramp], axis=-1)[None]
-    recipe = replace(RECIPE, steps=20, batch_size=16, image_size=64, augment="crop")
-    areas, ratios, mirrors = [], [], []
-    for batch, _ in train_batches(pictures(image, image), recipe, CPU):
-        across, down = batch[:, 0] * 255 / 2, batch[:, 1] * 255 / 2  # source column and row of every pixel
-        assert across.min() >= 0
-        assert down.max() <= size - 1
-        # The inner pixels, away from where the border is repeated; 48 of 63 steps.
-        width = (across[:, 32, 56] - across[:, 32, 8]) / 48 * 64 / size
-        height = (down[:, 56, 32] - down[:, 8, 32]) / 48 * 64 / size
-        areas += (width.abs() * height).tolist()
-        ratios += (width.abs() / height).tolist()
-        mirrors += (width < 0).tolist()
-    assert 0.33 < min(areas) < 0.40
-    assert 0.90 < max(areas) < 1.01
-    assert 0.74 < min(ratios) < 0.80
-    assert 1.25 < max(ratios) < 1.35
-    assert 0.4 < np.mean(mirrors) < 0.6
-
-
-def test_evaluation_cuts_the_stored_margin_off_and_normalises() -> None:
-    val = np.random.default_rng(0).integers(0, 256, (5, 36, 36, 3), dtype=np.uint8)
-    data = ProxyData("noise", val, np.arange(5), val, np.arange(5), tuple("abcde"))
-    batches = list(val_batches(data, replace(RECIPE, batch_size=2, augment="crop"), CPU))
-    assert [len(labels) for _, labels in batches] == [2, 2, 1]
-    assert torch.cat([labels for _, labels in batches]).tolist() == [0, 1, 2, 3, 4]
-    cut = val[:, 2:34, 2:34].astype(np.float64) / 255
-    expected = (cut - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
-    np.testing.assert_allclose(torch.cat([images for images, _ in batches]).permute(0, 2, 3, 1), expected, atol=1e-5)
-
-
-def test_evaluation_at_another_size_is_resized_like_pillow_does() -> None:
-    val = np.random.default_rng(0).integers(0, 256, (1, 48, 48, 1), dtype=np.uint8)
-    images, _ = next(val_batches(pictures(val, val), RECIPE, CPU))
-    expected = Image.fromarray(val[0, :, :, 0]).resize((32, 32), Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(images[0, 0] * 255, np.asarray(expected), atol=1.0)
-
-
-# Training
 
 
 def test_learns_and_reports(data: ProxyData) -> None:
@@ -269,6 +177,82 @@ def test_lost_training_starts_once_more_from_the_same_weights_at_half_the_rate(d
         train_and_score(FailsWhenFast(reach=0.01), data, replace(recipe, steps=8), device="cpu")
 
 
+# Memory
+
+
+class LimitedMemory(nn.Module):
+    """Runs out of memory at the end of a forward pass of more images than fit, as a network does at its widest map."""
+
+    def __init__(self, inner: nn.Module, most: int, most_in_evaluation: int = 1000) -> None:
+        super().__init__()
+        self.inner, self.most, self.most_in_evaluation = inner, most, most_in_evaluation
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images)
+        if len(images) > (self.most if self.training else self.most_in_evaluation):
+            raise torch.OutOfMemoryError("out of memory")
+        return logits
+
+
+def test_a_step_that_ran_out_of_memory_is_done_again_in_parts(data: ProxyData) -> None:
+    """Bit by bit as if it had been in parts from the start: random numbers, running averages and gradients are put back."""
+    short, parted = network(), network()
+    expected = train_and_score(parted, data, replace(RECIPE, micro_batch=4), device="cpu")
+    result = train_and_score(LimitedMemory(short, most=7, most_in_evaluation=5), data, RECIPE, device="cpu")
+    assert result.micro_batch == expected.micro_batch == 4
+    assert train_and_score(network(), data, RECIPE, device="cpu").micro_batch is None
+    assert result.score == expected.score  # in batches of four, too
+    assert result.train_loss == expected.train_loss
+    for name, value in parted.state_dict().items():
+        assert torch.equal(value, short.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(micro_batch: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images, labels = torch.randn(10, 3, 8, 8, generator=generator), torch.arange(10)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(288, 16))
+    recipe = replace(RECIPE, batch_size=10)
+    losses, gradients = [], []
+    for each in (recipe, replace(recipe, micro_batch=micro_batch)):
+        losses.append(Gradients(model, each, torch.device("cpu")).add(images, labels))
+        gradients.append([weight.grad for weight in model.parameters()])
+        model.zero_grad()
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-7)
+
+
+def test_memory_too_short_for_one_image_is_an_error(data: ProxyData) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        train_and_score(LimitedMemory(network(), most=0), data, RECIPE, device="cpu")
+    with pytest.raises(torch.OutOfMemoryError):
+        train_and_score(LimitedMemory(network(), most=16, most_in_evaluation=0), data, RECIPE, device="cpu")
+
+
+def test_a_mistake_is_not_taken_for_short_memory(data: ProxyData) -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        train_and_score(nn.Sequential(nn.Flatten(), nn.Linear(5, 16)), data, RECIPE, device="cpu")
+
+
+@pytest.mark.cuda
+def test_cuda_gives_the_same_weights_again_and_leaves_its_settings(data: ProxyData) -> None:
+    """Of layers whose backward PyTorch has a deterministic version of."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    before = (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled())
+    ends = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.GELU(), nn.Dropout(0.1))
+        model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 15 * 15, 16))
+        train_and_score(model, data, RECIPE, device="cuda")
+        ends.append(model.state_dict())
+    for name, value in ends[0].items():
+        assert torch.equal(value, ends[1][name]), name
+    assert (torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == before
+
+
 # The recipe
 
 
@@ -295,20 +279,10 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
         ("warmup_share", 1.0, "at least 0 and below 1"),
         ("label_smoothing", -0.1, "at least 0 and below 1"),
         ("dtype", "float16", "'float32' or 'bfloat16'"),
-        ("augment", "mixup", "'crop' or 'shift'"),
+        ("augment", "mixup", "'crop', 'shift' or 'none'"),
+        ("micro_batch", 0, "at least 1"),
     ],
 )
 def test_recipes_are_checked(name: str, value: Any, allowed: str) -> None:
     with pytest.raises(UserError, match=f"proxy recipe: {name} is .*; allowed is {allowed}"):
         replace(RECIPE, **{name: value})
-
-
-@pytest.mark.cuda
-def test_cuda_sees_the_same_batches(data: ProxyData) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    for recipe in (RECIPE, replace(RECIPE, augment="crop", image_size=28)):
-        pairs = zip(train_batches(data, recipe, CPU), train_batches(data, recipe, torch.device("cuda")), strict=True)
-        for (on_cpu, labels), (on_cuda, cuda_labels) in pairs:
-            assert torch.equal(labels, cuda_labels.cpu())
-            torch.testing.assert_close(on_cpu, on_cuda.cpu(), rtol=0, atol=1e-3)

@@ -18,10 +18,10 @@ from archsearch.calibration.fitting import Fit, Slopes, fit
 from archsearch.calibration.interpolation import fit_kinds
 from archsearch.calibration.key import CalibrationKey
 from archsearch.calibration.plan import MIN_HYBRIDS
-from archsearch.calibration.scoring import Array, Score, mape, score
+from archsearch.calibration.scoring import Score, mape, score
 from archsearch.calibration.sites import Site
 from archsearch.errors import RunError
-from archsearch.ranks import kendall_tau
+from archsearch.ranks import Array, kendall_tau
 
 Row = dict[str, Any]
 TRUSTED_TAU = 0.9

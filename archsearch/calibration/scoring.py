@@ -1,16 +1,10 @@
 """Closed-form ridge regression, and how well figures are predicted: relative error, rank agreement, and their intervals."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from archsearch.ranks import kendall_tau
-
-Array = NDArray[np.float64]
-_RESAMPLES = 2000
-_CONFIDENCE = 0.95
+from archsearch.ranks import Array, Estimate, estimate, kendall_tau
 
 
 def ridge(design: Array, target: Array, penalty: Array, prior: Array) -> Array:
@@ -47,15 +41,6 @@ def mape(predicted: Array, measured: Array) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A statistic with the ends of its 95 % bootstrap interval; nan where it is not defined."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Score:
     """How well `count` networks are predicted."""
 
@@ -69,15 +54,6 @@ def score(predicted: Array, measured: Array, seed: int = 0) -> Score | None:
     if len(measured) < 3:
         return None
     pair = predicted, measured
-    return Score(count=len(measured), mape=_estimate(mape, *pair, seed), tau=_estimate(kendall_tau, *pair, seed))
-
-
-def _estimate(statistic: Callable[[Array, Array], float], predicted: Array, measured: Array, seed: int) -> Estimate:
-    """The statistic and its percentile interval over networks drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(measured), (_RESAMPLES, len(measured)))
-    found = np.array([statistic(predicted[draw], measured[draw]) for draw in draws])
-    tail, value = (1 - _CONFIDENCE) / 2, statistic(predicted, measured)
-    defined = found[np.isfinite(found)]  # a draw of one network alone has no order
-    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (value, value)
-    return Estimate(value=value, low=float(low), high=float(high))
+    return Score(
+        count=len(measured), mape=estimate(mape, *pair, seed=seed), tau=estimate(kendall_tau, *pair, seed=seed)
+    )

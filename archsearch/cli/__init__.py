@@ -1,14 +1,32 @@
 """The command line. Nothing but click and the standard library is imported before a command runs, so that `--help` is instant."""
 
 from archsearch.cli.app import main
+from archsearch.cli.audit import audit
 from archsearch.cli.bench import bench
 from archsearch.cli.calibrate import calibrate
 from archsearch.cli.evaluate import evaluate
 from archsearch.cli.inspect import blocks, cost, papers, proxies, sample, space
+from archsearch.cli.prepare import prepare
 from archsearch.cli.report import report
 from archsearch.cli.run import run
+from archsearch.cli.score import score
 
 __all__ = ["main"]
 
-for command in (run, report, cost, bench, calibrate, evaluate, sample, space, blocks, papers, proxies):
+for command in (
+    run,
+    report,
+    prepare,
+    audit,
+    bench,
+    calibrate,
+    evaluate,
+    cost,
+    score,
+    sample,
+    space,
+    blocks,
+    papers,
+    proxies,
+):
     main.add_command(command)

@@ -37,6 +37,8 @@ _MEASURING = (
     "cpus",
     "proxy",
     "proxy_steps",
+    "training_free",
+    "free_rung",
     "data",
     "train_split",
     "val_split",
@@ -135,6 +137,17 @@ _MEASURING = (
     "stopped there.  [default: the profile's, such as 1,8]",
 )
 @click.option("--no-rungs", is_flag=True, help="Train every candidate in full at once.  [default: with rungs]")
+@click.option(
+    "--training-free",
+    is_flag=True,
+    help="Work out training-free scores of every candidate too (seconds each): columns free_*, and features for the known-cost "
+    "sampler.  [default: off]",
+)
+@click.option(
+    "--free-rung",
+    metavar="NAME",
+    help="A training-free score to judge by before any training: naswot, zico, expressivity, progressivity or trainability.  [default: none]",
+)
 @click.option(
     "--objectives",
     default="proxy_score,throughput_img_s,params",

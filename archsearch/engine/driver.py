@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from archsearch.arch import Arch
-from archsearch.config import SEED_PHASE, RunConfig
+from archsearch.config import FREE_PHASE, SEED_PHASE, RunConfig
 from archsearch.engine import again, seeds
 from archsearch.engine.listener import Listener, State, Tally
 from archsearch.engine.manifest import describe
@@ -146,10 +146,11 @@ class Driver:
     def _have_measured(self, row: Row) -> Ending | None:
         """Take a trial from rung to rung as far as it is worth it; None when Ctrl-C came first."""
         has_rungs = len(self._stages) > 1
+        are_told = has_rungs or FREE_PHASE in self._stages[0]
         for place, phases in enumerate(self._stages, start=1):
             done = self._store.phases(row["trial"])
             if not done.keys() >= set(phases):
-                last = self._have_evaluated(row, done, **({"phases": list(phases)} if has_rungs else {}))
+                last = self._have_evaluated(row, done, **({"phases": list(phases)} if are_told else {}))
                 if last is None:
                     return None
                 if "reason" in last:

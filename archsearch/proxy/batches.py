@@ -1,4 +1,4 @@
-"""The stream of batches: one order and one set of random numbers for every candidate, applied on the device."""
+"""The stream of batches: one order and one set of random numbers for every candidate, read ahead or gathered on the device."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,17 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
+from archsearch.proxy.augment import NUM_UNIFORMS, augmented, centred
 from archsearch.proxy.data import ProxyData
 from archsearch.proxy.recipe import Recipe
 
-# RandomResizedCrop as in Inception and timm, with a gentler smallest area since proxies train for few epochs.
-_AREA = (0.35, 1.0)
-_LOG_RATIO = (float(np.log(3 / 4)), float(np.log(4 / 3)))
-_MAX_SHIFT = 2  # pixels
-_STORED_OVER_IMAGE = 1.125  # squares are stored this much larger than trained on; evaluation cuts the margin off
-_RANDOMS = 5  # uniform numbers an image: mirror, area, ratio, x, y
+_DEVICE_SHARE = 1 / 3  # of the free CUDA memory that the whole set may take
+_UPLOAD = 4096  # images a copy when the whole set goes there
+# One buffer is read while the next is filled: a fresh one a batch costs ten times the copy, in pages the system has to clear.
+_NUM_BUFFERS = 2
 
 
 @dataclass(frozen=True)
@@ -39,98 +37,141 @@ def draws(num_images: int, recipe: Recipe) -> Iterator[Draw]:
     for _ in range(recipe.steps):
         while len(queue) < recipe.batch_size:
             queue = torch.cat((queue, torch.randperm(num_images, generator=generator)))
-        uniforms = torch.rand(recipe.batch_size, _RANDOMS, generator=generator)
+        uniforms = torch.rand(recipe.batch_size, NUM_UNIFORMS, generator=generator)
         yield Draw(queue[: recipe.batch_size].numpy(), uniforms)
         queue = queue[recipe.batch_size :]
 
 
+class Loader:
+    """Batches of one set for one device; on CUDA the whole set goes there as uint8 when it takes up to a third of the free memory.
+
+    `whole` overrules that. What lies on the device stays as long as the loader, so drop it before memory is measured.
+    """
+
+    def __init__(self, data: ProxyData, device: torch.device, *, whole: bool | None = None) -> None:
+        self.data, self.device = data, device
+        self.is_whole = _fits(data, device) if whole is None else whole
+        store = _DeviceImages if self.is_whole else _HostImages
+        self._train = store(data.train_images, data.train_labels, device)
+        self._val = store(data.val_images, data.val_labels, device)
+
+    def raw_batches(self, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Stored uint8 images (B, S, S, C), labels (B,) and uniform numbers (B, 5), on the device; read one batch ahead.
+
+        Images hold until the next are asked for.
+        """
+
+        def load(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+            return *split.take(draw.indices), _to(draw.uniforms, self.device)
+
+        split = self._train.for_one_stream()
+        stream = draws(len(self.data.train_images), recipe)
+        with ThreadPoolExecutor(1) as reader:  # a memory map that is not in memory yet would stall every step
+            ahead = reader.submit(load, next(stream))
+            for _ in range(recipe.steps):
+                batch = ahead.result()
+                if (draw := next(stream, None)) is not None:
+                    ahead = reader.submit(load, draw)
+                yield batch
+
+    def train_batches(self, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented float32 images (B, 3, H, W), channels last, and labels (B,), on the device."""
+        for images, labels, uniforms in self.raw_batches(recipe):
+            yield augmented(images, uniforms, recipe, self.data), labels
+
+    def val_batches(self, recipe: Recipe, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation images in order, their centres at the training size; the last batch may be smaller. By default of the recipe's batch size."""
+        num_images, batch_size = len(self.data.val_images), batch_size or recipe.batch_size
+        split = self._val.for_one_stream()
+        for start in range(0, num_images, batch_size):
+            images, labels = split.take(np.arange(start, min(start + batch_size, num_images)))
+            yield centred(images, recipe, self.data), labels
+
+
 def train_batches(data: ProxyData, recipe: Recipe, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented float32 images (B, 3, H, W), channels last, and labels (B,), on `device`; read one batch ahead."""
-
-    def load(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-        images = torch.from_numpy(np.asarray(data.train_images[draw.indices]))
-        labels = torch.from_numpy(data.train_labels[draw.indices])
-        return _to(images, device), _to(labels, device), _to(draw.uniforms, device)
-
-    augment = _crop if recipe.augment == "crop" else _shift
-    stream = draws(len(data.train_images), recipe)
-    with ThreadPoolExecutor(1) as reader:  # a memory map that is not in memory yet would stall every step
-        ahead = reader.submit(load, next(stream))
-        for _ in range(recipe.steps):
-            images, labels, uniforms = ahead.result()
-            if (draw := next(stream, None)) is not None:
-                ahead = reader.submit(load, draw)
-            yield _normalise(augment(images, uniforms, recipe.image_size), data), labels
+    """`Loader.train_batches` of a loader for these alone."""
+    return Loader(data, device).train_batches(recipe)
 
 
 def val_batches(data: ProxyData, recipe: Recipe, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The validation images in order, their centres at the training size; the last batch may be smaller."""
-    for start in range(0, len(data.val_images), recipe.batch_size):
-        part = slice(start, start + recipe.batch_size)
-        # Copied: a read-only memory map cannot become a tensor.
-        images = _to(torch.from_numpy(np.array(data.val_images[part])), device)
-        labels = _to(torch.from_numpy(np.array(data.val_labels[part])), device)
-        if recipe.augment == "crop":
-            images = _centre(images)
-        yield _normalise(_resize(_to_float(images), recipe.image_size), data), labels
+    """`Loader.val_batches` of a loader for these alone."""
+    return Loader(data, device).val_batches(recipe)
+
+
+class _DeviceImages:
+    """A split that lies on the device; gathering it moves indices alone."""
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device) -> None:
+        self.device, self.labels = device, torch.from_numpy(np.array(labels)).to(device)
+        self.images = torch.empty(images.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(images), _UPLOAD):
+            part = slice(start, start + _UPLOAD)
+            self.images[part] = torch.from_numpy(np.array(images[part])).to(device)
+
+    def for_one_stream(self) -> "_DeviceImages":
+        """Streams share it."""
+        return self
+
+    def take(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """uint8 (B, S, S, C) and int64 (B,)."""
+        places = _to(torch.from_numpy(indices), self.device)
+        return self.images.index_select(0, places), self.labels.index_select(0, places)
+
+
+class _HostImages:
+    """A split in host memory or a memory map, gathered into buffers that are used in turn; pinned ones for CUDA.
+
+    On the host, images that were taken hold until the next but one are.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device) -> None:
+        self.images, self.labels, self.device = images, labels, device
+        self.buffers: list[Tensor] = []
+        self.copied: list[torch.cuda.Event | None] = [None] * _NUM_BUFFERS
+        self.turn = 0
+
+    def for_one_stream(self) -> "_HostImages":
+        """The same images with buffers of its own."""
+        return _HostImages(self.images, self.labels, self.device)
+
+    def take(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """uint8 (B, S, S, C) and int64 (B,), on the device."""
+        labels = _to(torch.from_numpy(self.labels[indices]), self.device)
+        buffer = self._next_buffer(len(indices))
+        if self.images.flags.c_contiguous:
+            # "clip", since "raise" would gather into a buffer of its own first; indices are ours, so there is none to clip.
+            np.take(self.images, indices, axis=0, out=buffer.numpy(), mode="clip")
+        else:  # numpy would copy the whole array
+            buffer.numpy()[...] = self.images[indices]
+        if self.device.type != "cuda":
+            return buffer.to(self.device), labels
+        with torch.cuda.device(self.device):  # a thread starts on the first one
+            images = buffer.to(self.device, non_blocking=True)
+            self.copied[self.turn] = copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            copied.record()
+        return images, labels
+
+    def _next_buffer(self, size: int) -> Tensor:
+        """Memory for so many images that no copy to the device still reads."""
+        self.turn = (self.turn + 1) % _NUM_BUFFERS
+        if (copied := self.copied[self.turn]) is not None:
+            copied.synchronize()
+        if not self.buffers or len(self.buffers[0]) < size:
+            shape, pinned = (size, *self.images.shape[1:]), self.device.type == "cuda"
+            # Those of before are kept by nobody but copies under way, and PyTorch's pool of pinned memory waits for these.
+            self.buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(_NUM_BUFFERS)]
+        return self.buffers[self.turn][:size]
+
+
+def _fits(data: ProxyData, device: torch.device) -> bool:
+    """Whether the whole set may stay in the device's memory."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return data.train_images.nbytes + data.val_images.nbytes <= free * _DEVICE_SHARE
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def _to_float(images: Tensor) -> Tensor:
-    return images.permute(0, 3, 1, 2).float()  # (B, C, H, W) over the same channels-last memory
-
-
-def _crop(images: Tensor, uniforms: Tensor, image_size: int) -> Tensor:
-    """Random boxes of 35-100 % area and ratio 3/4-4/3, cut to the picture, mirrored by halves; 0..255."""
-    mirror, area, ratio, across, down = uniforms.unbind(1)
-    area = _AREA[0] + (_AREA[1] - _AREA[0]) * area
-    ratio = torch.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * ratio)
-    # In units of the picture, which spans -1..1 for the sampling grid; boxes too long for it are cut.
-    width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
-    # Pixel centres of the output; boxes are upright, so rows and columns need no affine_grid, which took half the time.
-    places = (2 * torch.arange(image_size, device=images.device) + 1) / image_size - 1
-    columns = torch.outer(torch.where(mirror < 0.5, -width, width), places) + ((1 - width) * (2 * across - 1))[:, None]
-    rows = torch.outer(height, places) + ((1 - height) * (2 * down - 1))[:, None]
-    grid = torch.empty(len(images), image_size, image_size, 2, device=images.device)
-    grid[..., 0], grid[..., 1] = columns[:, None, :], rows[:, :, None]
-    # Border padding: half a pixel at the rim would otherwise be mixed with black.
-    return F.grid_sample(_to_float(images), grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def _shift(images: Tensor, uniforms: Tensor, image_size: int) -> Tensor:
-    """Moved by up to 2 px each way, the rim repeated, mirrored by halves; 0..255."""
-    size = images.shape[1]
-    places = torch.arange(size, device=images.device)
-    moves = torch.floor(uniforms[:, 3:] * (2 * _MAX_SHIFT + 1)).long() - _MAX_SHIFT  # (B, 2)
-    columns = torch.where(uniforms[:, :1] < 0.5, places.flip(0), places) + moves[:, :1]  # (B, W)
-    rows = places + moves[:, 1:]  # (B, H)
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    moved = images[batch, rows.clamp(0, size - 1)[:, :, None], columns.clamp(0, size - 1)[:, None, :]]
-    return _resize(_to_float(moved), image_size)
-
-
-def _centre(images: Tensor) -> Tensor:
-    """(B, S, S, C) -> the centre without the margin that stored squares have."""
-    size = images.shape[1]
-    side = round(size / _STORED_OVER_IMAGE)
-    start = (size - side) // 2
-    return images[:, start : start + side, start : start + side]
-
-
-def _resize(images: Tensor, image_size: int) -> Tensor:
-    if images.shape[2] == image_size:
-        return images
-    return F.interpolate(images, size=(image_size, image_size), mode="bilinear", antialias=True, align_corners=False)
-
-
-def _normalise(images: Tensor, data: ProxyData) -> Tensor:
-    """0..255 -> zero mean, unit deviation, three channels, channels last; works in place."""
-    mean = torch.tensor(data.mean, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(data.std, device=images.device).view(1, -1, 1, 1)
-    images = images.mul_(1 / (255 * std)).sub_(mean / std)
-    return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

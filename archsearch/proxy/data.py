@@ -1,5 +1,6 @@
 """What a candidate is trained and scored on: the embedded Fashion-MNIST subset, or any ImageFolder prepared once."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.proxy.listing import list_image_folder
-from archsearch.proxy.prepare import Preparation, prepare
+from archsearch.proxy.drawing import Policy
+from archsearch.proxy.prepare import Preparation, Watch, prepare_in_cache
+from archsearch.proxy.prepared import Prepared
+from archsearch.proxy.sources.folder import FolderSource
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,6 +34,9 @@ class ProxyData:
     unreadable: tuple[str, ...] = ()
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    source: str = ""  # one sentence for a report: what it is, how many images, where validation comes from
+    manifest_fingerprint: str = ""
+    folder: str = ""  # where it lies prepared: loading that lists no source again
 
     def __post_init__(self) -> None:
         for images, labels in ((self.train_images, self.train_labels), (self.val_images, self.val_labels)):
@@ -43,6 +49,11 @@ class ProxyData:
         """Stored height and width in pixels."""
         return int(self.train_images.shape[1])
 
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that tell data of one name apart: of the manifest's hashes where there is one."""
+        return self.manifest_fingerprint or _digest(self)
+
 
 def load_fashion_mnist() -> ProxyData:
     """1000 + 200 images of each class of Fashion-MNIST (Xiao et al., arXiv:1708.07747), zero-padded to 32 px."""
@@ -51,7 +62,32 @@ def load_fashion_mnist() -> ProxyData:
         labels = [arrays[name].astype(np.int64) for name in _LABEL_NAMES]
     # Mean and deviation of the padded training pixels.
     return ProxyData(
-        "fashion-mnist-12k", images[0], labels[0], images[1], labels[1], FASHION_CLASSES, (), (0.2195,), (0.3327,)
+        "fashion-mnist-12k",
+        images[0],
+        labels[0],
+        images[1],
+        labels[1],
+        FASHION_CLASSES,
+        (),
+        (0.2195,),
+        (0.3327,),
+        source="fashion-mnist: 10,000 training and 2,000 validation images, embedded, padded to 32 px",
+    )
+
+
+def proxy_data(prepared: Prepared) -> ProxyData:
+    """What a prepared folder holds, mapped."""
+    return ProxyData(
+        name=prepared.name,
+        train_images=prepared.images["train"],
+        train_labels=prepared.labels["train"],
+        val_images=prepared.images["val"],
+        val_labels=prepared.labels["val"],
+        classes=prepared.classes,
+        unreadable=prepared.unreadable["train"] + prepared.unreadable["val"],
+        source=prepared.describe(),
+        manifest_fingerprint=prepared.fingerprint,
+        folder=str(prepared.folder),
     )
 
 
@@ -70,22 +106,23 @@ def load_image_folder(
 ) -> ProxyData:
     """An ImageFolder as `size` px squares, decoded once into `cache_dir`; `progress(done, total)` counts images.
 
-    Larger splits are cut to a random sample by `seed`. UserError where the folder is no ImageFolder, or where a larger
+    Larger splits are cut to a stratified sample by `seed`. UserError where the folder is no ImageFolder, or where a larger
     share than `max_unreadable` of a split cannot be read; fewer are left out and returned as `unreadable`.
     """
     assert min(size, max_train, max_val) > 0
-    root = root.expanduser().absolute()
-    splits = list_image_folder(root, train_split, val_split)
     task = Preparation(
-        root=root, splits=splits, most=(max_train, max_val), size=size, seed=seed, max_unreadable=max_unreadable
+        source=FolderSource(root.expanduser().absolute(), train_split, val_split),
+        policy=Policy(train_split=train_split, val_split=val_split, max_train=max_train, max_val=max_val, seed=seed),
+        size=size,
+        max_unreadable=max_unreadable,
     )
-    train, val = prepare(task, cache_dir, progress)
-    return ProxyData(
-        name=root.name,
-        train_images=train.images,
-        train_labels=train.labels,
-        val_images=val.images,
-        val_labels=val.labels,
-        classes=splits[0].classes,
-        unreadable=train.unreadable + val.unreadable,
-    )
+    watch = Watch(progress=lambda done, total, _already: progress(done, total)) if progress else Watch()
+    return proxy_data(prepare_in_cache(task, cache_dir, watch))
+
+
+def _digest(data: ProxyData) -> str:
+    """Of the labels and of 64 images spread over the training split."""
+    digest = hashlib.sha256(np.ascontiguousarray(data.train_labels).tobytes())
+    for index in np.linspace(0, len(data.train_labels) - 1, 64).astype(int):
+        digest.update(np.ascontiguousarray(data.train_images[index]).tobytes())
+    return digest.hexdigest()[:8]

@@ -4,8 +4,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from archsearch.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -30,22 +28,6 @@ class Split:
     classes: tuple[str, ...]
     files: tuple[ImageFile, ...]
 
-    def sample(self, most: int, seed: int) -> "Split":
-        """At most `most` images, drawn by `seed` without looking at classes (so these keep their shares), in order."""
-        if len(self.files) <= most:
-            return self
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(self.files))[:most])
-        return Split(name=self.name, classes=self.classes, files=tuple(self.files[i] for i in chosen))
-
-
-def list_image_folder(root: Path, train_split: str, val_split: str) -> tuple[Split, Split]:
-    """Training and validation split of the ImageFolder at `root`; UserError where it is not one."""
-    _check_root(root, (train_split, val_split))
-    try:
-        return _list_splits(root, train_split, val_split)
-    except PermissionError as error:
-        raise UserError(f"{root}: {error.filename} may not be read; every folder and image must be readable") from error
-
 
 def some(names: list[str]) -> str:
     """The first few names, quoted, and how many more there are."""
@@ -53,37 +35,20 @@ def some(names: list[str]) -> str:
     return ", ".join(repr(name) for name in names[:_NAMES_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")
 
 
-def _list_splits(root: Path, train_split: str, val_split: str) -> tuple[Split, Split]:
-    train_classes = _classes(root, train_split)
-    if len(train_classes) < 2:
-        raise UserError(
-            f"{root / train_split}: only one class folder with images, {train_classes[0]!r}; at least two are needed"
-        )
-    strangers = [name for name in _classes(root, val_split) if name not in train_classes]
-    if strangers:
-        raise UserError(
-            f"{root / val_split}: {some(strangers)} not among the {len(train_classes)} classes of {root / train_split};"
-            " every validation class must be a training class"
-        )
-    return read_split(root, train_split, train_classes), read_split(root, val_split, train_classes)
-
-
-def _check_root(root: Path, splits: tuple[str, str]) -> None:
+def check_root(root: Path, splits: tuple[str, ...]) -> None:
+    """Raises UserError where a folder does not hold these splits: the training one, and one for validation if asked for."""
+    needed = " and ".join(repr(split) for split in splits)
     if not root.exists():
-        raise UserError(
-            f"{root}: no such folder; give the folder that holds the splits {splits[0]!r} and {splits[1]!r}"
-        )
+        raise UserError(f"{root}: no such folder; give the folder that holds {needed}")
     if not root.is_dir():
-        raise UserError(f"{root}: not a folder; give the folder that holds the splits {splits[0]!r} and {splits[1]!r}")
-    if splits[0] == splits[1]:
+        raise UserError(f"{root}: not a folder; give the folder that holds {needed}")
+    if len(set(splits)) < len(splits):
         raise UserError(f"{root}: training and validation split are both {splits[0]!r}; they must differ")
     present = folders_in(root)
     for split in splits:
         if not (root / split).is_dir():
             found = some(present) if present else "no folders at all"
-            raise UserError(
-                f"{root}: split {split!r} is missing; found {found}, needed are {splits[0]!r} and {splits[1]!r}"
-            )
+            raise UserError(f"{root}: split {split!r} is missing; found {found}, needed: {needed}")
 
 
 def folders_in(parent: Path) -> list[str]:
@@ -91,7 +56,8 @@ def folders_in(parent: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(parent) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _classes(root: Path, split: str) -> tuple[str, ...]:
+def list_classes(root: Path, split: str) -> tuple[str, ...]:
+    """Names of the class folders with images of a split, sorted; UserError where there is none."""
     names = tuple(name for name in folders_in(root / split) if _image_paths(root / split / name, first_only=True))
     if not names:
         raise UserError(
@@ -110,6 +76,12 @@ def read_split(root: Path, split: str, classes: tuple[str, ...]) -> Split:
             relative = path.relative_to(root).as_posix()
             files.append(ImageFile(path=relative, label=label, num_bytes=num_bytes, modified_ns=modified_ns))
     return Split(name=split, classes=classes, files=tuple(files))
+
+
+def has_images_directly(folder: Path) -> bool:
+    """Whether an image lies in the folder itself."""
+    with os.scandir(folder) as entries:
+        return any(_is_image(entry.name) for entry in entries)
 
 
 def _stat(path: Path) -> tuple[int, int]:

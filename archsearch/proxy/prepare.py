@@ -1,159 +1,160 @@
-"""An ImageFolder decoded once to uint8 squares on disk, so that every later run only maps them into memory."""
+"""A source decoded once to uint8 squares on disk; after a kill the same call goes on where it stopped."""
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
-import numpy as np
-from filelock import FileLock
-from numpy.typing import NDArray
+from filelock import FileLock, Timeout
 
 from archsearch.errors import UserError
-from archsearch.proxy.decode import decode_all
-from archsearch.proxy.listing import Split, some
+from archsearch.proxy.drawing import Policy, draw
+from archsearch.proxy.finishing import finish
+from archsearch.proxy.listing import some
+from archsearch.proxy.prepared import VERSION, Prepared, is_prepared, open_prepared, read_manifest
+from archsearch.proxy.sources.base import Source
+from archsearch.proxy.writing import Unfinished, Unreadable, write_images
 
-_FORMAT = 1  # raise it when prepared files change in layout or content
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PreparedSplit:
-    """Images uint8 (N, size, size, 3), mapped from disk read-only, labels int64 (N,), and the files left out."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    unreadable: tuple[str, ...]
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What a waiting person is told: `progress(done, total, already)` of images, `waiting()` for another process."""
+
+    progress: Callable[[int, int, int], None] = lambda _done, _total, _already: None
+    waiting: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Preparation:
-    """What is to be decoded: at most `most[i]` images of `splits[i]`, drawn by `seed`, to `size` px squares."""
+    """What is to be decoded, to `size` px squares, on how many threads, and what share of a split may be unreadable."""
 
-    root: Path
-    splits: tuple[Split, Split]
-    most: tuple[int, int]
+    source: Source
+    policy: Policy
     size: int
-    seed: int
-    max_unreadable: float
+    max_unreadable: float = 0.01
+    workers: int | None = None
 
-    def key(self) -> str:
-        """Names the result: changes with any file's path, size or time, and with every setting that changes a pixel."""
-        settings = [_FORMAT, str(self.root), self.most, self.size, self.seed]
-        digest = hashlib.sha256(json.dumps(settings).encode())
-        for split in self.splits:
-            digest.update(f"\n{split.name}\n".encode())
-            for file in split.files:
-                digest.update(os.fsencode(f"{file.path}\0{file.num_bytes}\0{file.modified_ns}\n"))
-        return digest.hexdigest()[:24]
-
-    def drawn(self) -> tuple[Split, Split]:
-        """The splits, cut to their random samples."""
-        return self.splits[0].sample(self.most[0], self.seed), self.splits[1].sample(self.most[1], self.seed)
+    def identity(self) -> dict[str, Any]:
+        """All that changes a pixel or a label of the result; equal identities, equal bytes."""
+        for split in self.policy.splits:
+            self.source.check_split(split)
+        return {
+            "source": self.source.path,
+            "source_kind": self.source.kind,
+            "source_files": self.source.stamp(self.policy.splits),
+            "size": self.size,
+            **asdict(self.policy),
+        }
 
 
-def prepare(
-    task: Preparation, cache_dir: Path, progress: Callable[[int, int], None] | None
-) -> tuple[PreparedSplit, PreparedSplit]:
-    """Training and validation split, decoded now or found in `cache_dir`; UserError for too many broken files."""
-    folder = cache_dir / task.key()
-    train, val = task.drawn()
+def prepare(task: Preparation, folder: Path, watch: Watch | None = None) -> tuple[Prepared, bool]:
+    """The prepared folder, and whether it was ready before; what is there of an interrupted preparation is kept.
+
+    Raises UserError where the folder holds something else, where too much is unreadable, or for want of space.
+    """
+    watch = watch or Watch()
+    identity = task.identity()
+    ready = True
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        if not folder.is_dir():
-            with FileLock(f"{folder}.lock"):  # a second process waits here, then finds the folder ready
-                if not folder.is_dir():
-                    _fill(folder, task, train, val, progress)
+        if not is_prepared(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder, watch.waiting):
+                if not is_prepared(folder):
+                    _prepare(task, folder, identity, watch)
+                    ready = False
     except OSError as error:
         raise UserError(
-            f"{cache_dir}: cannot keep prepared images there ({error}); give a writable cache folder"
+            f"{folder}: cannot keep prepared images there ({error.strerror or error}); give a writable folder with room"
         ) from error
-    return _read(folder / "train", task, train), _read(folder / "val", task, val)
+    _check_same(folder, read_manifest(folder)["request"], identity)
+    prepared = open_prepared(folder)
+    totals = {name: len(names) + len(prepared.labels[name]) for name, names in prepared.unreadable.items()}
+    _check_unreadable(task, prepared.unreadable, totals, totals)  # the preparing run may have allowed more
+    return prepared, ready
 
 
-def _fill(
-    folder: Path, task: Preparation, train: Split, val: Split, progress: Callable[[int, int], None] | None
-) -> None:
-    """Decodes into a folder of another name, renamed when complete: an interruption leaves nothing half-valid."""
-    for left_over in folder.parent.glob(f"{folder.name}.partial-*"):  # by a process that was killed: we hold its lock
-        shutil.rmtree(left_over, ignore_errors=True)
-    total = len(train.files) + len(val.files)
-    _check_space(folder.parent, total * task.size**2 * 3)
-    report = progress or (lambda _done, _total: None)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
+def prepare_in_cache(task: Preparation, cache_dir: Path, watch: Watch | None = None) -> Prepared:
+    """As `prepare`, in a folder of its own for each identity."""
+    key = hashlib.sha256(json.dumps([VERSION, task.identity()]).encode()).hexdigest()[:24]
+    return prepare(task, cache_dir / key, watch)[0]
+
+
+def _prepare(task: Preparation, folder: Path, identity: Mapping[str, Any], watch: Watch) -> None:
+    unfinished = Unfinished(folder)
+    request = unfinished.request()
+    if request is None:
+        strangers = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        if strangers:
+            raise UserError(
+                f"{folder}: holds {some(sorted(strangers))} and no prepared images; give a new or an empty folder"
+            )
+    else:
+        _check_same(folder, request, identity)
+    drawn = draw(task.source, task.policy)
+    totals = {name: len(each.labels) for name, each in drawn.outputs().items()}
+    unfinished.begin(identity, totals, task.size)
+
+    def check(unreadable: Unreadable, seen: Mapping[str, int]) -> None:
+        named = {
+            name: [f"{each.names[row]} ({reason})" for row, reason in unreadable[name].items()]
+            for name, each in drawn.outputs().items()
+        }
+        _check_unreadable(task, named, seen, totals)
+
+    unreadable = write_images(
+        task.source, drawn, unfinished, workers=task.workers, check=check, progress=watch.progress
+    )
+    about = {
+        "request": dict(identity),
+        "source": {"kind": task.source.kind, "name": task.source.name, "path": task.source.path},
+        "policy": asdict(task.policy),
+        "size": task.size,
+    }
+    finish(folder, about, drawn, unreadable)
+    unfinished.end()
+
+
+@contextmanager
+def _locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """One process prepares; a second waits, then finds the folder ready."""
+    lock = FileLock(str(folder / _LOCK))
     try:
-        # Validation first: it is smaller, so a bad folder is refused sooner.
-        _decode_split(partial / "val", task, val, lambda done: report(done, total))
-        _decode_split(partial / "train", task, train, lambda done: report(len(val.files) + done, total))
-        manifest = {"root": str(task.root), "splits": [val.name, train.name], "classes": train.classes}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        partial.rename(folder)
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
 
 
-def _decode_split(folder: Path, task: Preparation, split: Split, report: Callable[[int], None]) -> None:
-    """Writes images.npy, labels.npy and unreadable.json: the files that could not be read, each with the reason."""
-    folder.mkdir()
-    unreadable: list[str] = []
-    labels: list[int] = []
-    paths = [task.root / file.path for file in split.files]
-    with open(folder / "images.npy", "wb") as out:
-        _write_header(out, len(paths), task.size)
-        for done, (file, square) in enumerate(zip(split.files, decode_all(paths, task.size), strict=True), start=1):
-            if isinstance(square, str):
-                unreadable.append(f"{file.path} ({square})")
-                _check_unreadable(task, split, unreadable, seen=done)
-            else:
-                out.write(square.tobytes())
-                labels.append(file.label)
-            report(done)
-        out.seek(0)
-        _write_header(out, len(labels), task.size)
-        out.flush()
-        os.fsync(out.fileno())  # the rename must not reach the disk before the pixels do
-    np.save(folder / "labels.npy", np.array(labels, dtype=np.int64))
-    (folder / "unreadable.json").write_text(json.dumps(unreadable), encoding="utf-8")
+def _check_same(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(asked))
+    differing = [key for key in wanted if there.get(key) != wanted[key]]
+    if differing:
+        parts = [f"{key.replace('_', ' ')} {there.get(key)!r} there, {wanted[key]!r} asked for" for key in differing]
+        raise UserError(f"{folder}: prepared with other arguments: {'; '.join(parts)}; give another folder")
 
 
-def _write_header(out: BinaryIO, num_images: int, size: int) -> None:
-    """The .npy header of (num_images, size, size, 3); numpy pads it to one length, so it can be rewritten in place."""
-    shape = (num_images, size, size, 3)
-    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-
-def _check_unreadable(task: Preparation, split: Split, unreadable: list[str], seen: int) -> None:
-    num_files = len(split.files)
-    if len(unreadable) > task.max_unreadable * num_files or len(unreadable) == num_files:
-        raise UserError(
-            f"{task.root / split.name}: of the first {seen} images {len(unreadable)} cannot be read,"
-            f" {some(unreadable)}; allowed is a share of {task.max_unreadable:g} of all {num_files}"
-        )
-
-
-def _check_space(cache_dir: Path, needed: int) -> None:
-    free = shutil.disk_usage(cache_dir).free
-    if needed > free:
-        raise UserError(
-            f"{cache_dir}: preparing the images needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free;"
-            " give another cache folder or fewer images"
-        )
-
-
-def _read(folder: Path, task: Preparation, split: Split) -> PreparedSplit:
-    try:
-        unreadable = [str(name) for name in json.loads((folder / "unreadable.json").read_text(encoding="utf-8"))]
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
-        if images.shape != (len(labels), task.size, task.size, 3):
-            raise ValueError(f"{len(labels)} labels for images of {images.shape}")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{folder}: prepared images are damaged ({error}); delete this folder and start again"
-        ) from error
-    _check_unreadable(task, split, unreadable, seen=len(split.files))  # the preparing run may have allowed more
-    return PreparedSplit(images=images, labels=labels, unreadable=tuple(unreadable))
+def _check_unreadable(
+    task: Preparation, named: Mapping[str, Sequence[str]], seen: Mapping[str, int], totals: Mapping[str, int]
+) -> None:
+    """By split of the source: what is held out of training counts with it."""
+    policy = task.policy
+    outputs: dict[str, tuple[str, ...]] = {policy.train_split: ("train", "val")}
+    if policy.val_split is not None:
+        outputs = {policy.val_split: ("val",), policy.train_split: ("train",)}
+    for split, names in outputs.items():
+        unreadable = [each for name in names for each in named[name]]
+        total = sum(totals[name] for name in names)
+        if unreadable and (len(unreadable) > task.max_unreadable * total or len(unreadable) == total):
+            raise UserError(
+                f"{task.source.path}/{split}: of the first {sum(seen[name] for name in names)} images {len(unreadable)}"
+                f" cannot be read, {some(unreadable)}; allowed is a share of {task.max_unreadable:g} of all {total}"
+            )

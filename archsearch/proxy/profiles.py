@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from archsearch.errors import UserError
+from archsearch.proxy.load import EMBEDDED
 from archsearch.proxy.profile import Profile
 from archsearch.proxy.recipe import Recipe
 
-# Data that a profile may name by itself; "images" are those of --data.
-EMBEDDED = ("fashion-mnist", "constellation")
+# What a profile may name as its data beside the embedded ones: those of --data.
 IMAGES = "images"
 
 Table = Mapping[str, Any]

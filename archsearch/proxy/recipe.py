@@ -21,20 +21,22 @@ class Recipe:
     image_size: int  # pixels
     seed: int = 0  # of the data order and the augmentation
     dtype: Literal["float32", "bfloat16"]  # of the autocast; weights and optimizer stay in float32
-    augment: Literal[
-        "crop", "shift"
-    ]  # RandomResizedCrop for photographs, a move by 2 px for tiny pictures; both mirror
+    # RandomResizedCrop for photographs, a move by 2 px for tiny pictures (both mirror), nothing where places are the classes.
+    augment: Literal["crop", "shift", "none"]
+    micro_batch: int | None = None  # images whose gradients are computed at once; None is the whole batch, if it fits
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "image_size"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
+        if self.micro_batch is not None:
+            self._check("micro_batch", self.micro_batch >= 1, "at least 1")
         for name in ("learning_rate", "clip"):
             self._check(name, 0 < getattr(self, name) < math.inf, "a finite number above 0")
         for name in ("warmup_share", "label_smoothing"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._check("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number, at least 0")
         self._check("dtype", self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'")
-        self._check("augment", self.augment in ("crop", "shift"), "'crop' or 'shift'")
+        self._check("augment", self.augment in ("crop", "shift", "none"), "'crop', 'shift' or 'none'")
 
     def learning_rate_at(self, step: int) -> float:
         """For step 0, 1, ... steps-1: rises in equal parts to the peak, then half a cosine towards zero."""

@@ -3,17 +3,20 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from archsearch.errors import RunError
-from archsearch.proxy.batches import train_batches, val_batches
+from archsearch.proxy.batches import Loader
 from archsearch.proxy.data import ProxyData
+from archsearch.proxy.gradients import Gradients
+from archsearch.proxy.rates import StepClock, loader_images_s
 from archsearch.proxy.recipe import Recipe
+from archsearch.proxy.repeatable import deterministic, own_random_numbers, read_random_state, write_random_state
+from archsearch.proxy.top1 import NotFiniteError, top1
 
 __all__ = ["Progress", "ProxyScore", "Recipe", "Training", "train_and_score"]
 
@@ -44,10 +47,9 @@ class ProxyScore:
     eval_s: float
     retried: bool
     learning_rate: float  # peak; half the recipe's after a retry
-
-
-class _DivergedError(Exception):
-    """A loss or an output that is not a finite number."""
+    loader_images_s: float  # of batches alone, on the training's device; `rates.is_starved` compares it with the next
+    step_images_s: float  # of the training's first steps, without the wait for batches
+    micro_batch: int | None  # images a part where memory was too short for whole batches
 
 
 def train_and_score(
@@ -69,7 +71,10 @@ class Training:
     the last step is that of the weights as they stand, at the learning rate of the full schedule.
 
     Where numbers stop being finite, training starts once more from the same weights at half the rate; RunError when that
-    fails too. Data order, augmentation and dropout depend on the recipe only.
+    fails too. Where memory is too short for a batch, its gradients are summed up in parts (`Gradients`).
+
+    Data order, augmentation and dropout depend on the recipe only. On a CPU a training gives the same bits each time; on CUDA
+    as far as PyTorch does (`deterministic` says what does not).
     """
 
     def __init__(
@@ -84,8 +89,9 @@ class Training:
         self.model, self.data, self.recipe, self.progress = model, data, recipe, progress
         self.device = torch.device(device)
         model.to(self.device)
+        self.loader = Loader(data, self.device)
         self._initial = {name: value.clone() for name, value in model.state_dict().items()}
-        self._first_failure: _DivergedError | None = None
+        self._first_failure: NotFiniteError | None = None
         self._attempt = _Attempt(self, recipe)
 
     def advance(self, step: int) -> ProxyScore:
@@ -93,15 +99,18 @@ class Training:
         assert 0 < step <= self.recipe.steps
         try:
             return self._attempt.advance(step)
-        except _DivergedError as failure:
+        except NotFiniteError as failure:
             if self._first_failure is not None:
                 raise self._failed_twice(failure) from failure
             self._first_failure = failure
         self.model.load_state_dict(self._initial)
-        self._attempt = _Attempt(self, replace(self.recipe, learning_rate=self.recipe.learning_rate / 2), is_retry=True)
+        halved = replace(
+            self.recipe, learning_rate=self.recipe.learning_rate / 2, micro_batch=self._attempt.gradients.micro_batch
+        )
+        self._attempt = _Attempt(self, halved, is_retry=True)
         return self.advance(step)
 
-    def _failed_twice(self, failure: _DivergedError) -> RunError:
+    def _failed_twice(self, failure: NotFiniteError) -> RunError:
         rate = self.recipe.learning_rate
         return RunError(
             f"proxy training failed twice: {self._first_failure} at learning rate {rate:g}, {failure} at {rate / 2:g}"
@@ -119,70 +128,60 @@ class _Attempt:
         groups = param_groups_weight_decay(training.model, recipe.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         self.losses = torch.zeros(recipe.steps, device=self.device)
-        self.batches = train_batches(training.data, recipe, self.device)
+        self.batches = training.loader.train_batches(recipe)
+        self.gradients = Gradients(training.model, recipe, self.device)
+        self.clock = StepClock(recipe, self.device)
         self.done, self.train_s = 0, 0.0
         # Of the model's own dropout: its random numbers stop and go on with the training.
-        with self._own_random_numbers():
+        with own_random_numbers(self.device):
             torch.manual_seed(recipe.seed)
-            self._random_state = self._read_random_state()
+            self._random_state = read_random_state(self.device)
 
     def advance(self, step: int) -> ProxyScore:
-        """As `Training.advance`; raises _DivergedError."""
+        """As `Training.advance`; raises NotFiniteError."""
+        loader_rate = loader_images_s(self.training.loader, self.recipe)  # before the clock starts
         started = time.perf_counter()
-        with self._own_random_numbers():
-            self._write_random_state()
+        with own_random_numbers(self.device), deterministic(self.device):
+            write_random_state(self._random_state, self.device)
             self._train(step)
-            self._random_state = self._read_random_state()
+            self._random_state = read_random_state(self.device)
         train_loss = self.losses[step - max(1, step // 10) : step].mean().item()
         self.train_s += time.perf_counter() - started
         scored = time.perf_counter()
-        data = self.training.data
-        score = _top1(self.training.model, data, self.recipe, self.device)
+        score = top1(self.training.model, self.training.loader, self.recipe)
+        num_val = len(self.training.data.val_labels)
         return ProxyScore(
             score=score,
-            standard_error=math.sqrt(score * (1 - score) / len(data.val_labels)),
-            num_val=len(data.val_labels),
+            standard_error=math.sqrt(score * (1 - score) / num_val),
+            num_val=num_val,
             train_loss=train_loss,
             train_images=step * self.recipe.batch_size,
             train_s=self.train_s,
             eval_s=time.perf_counter() - scored,
             retried=self.is_retry,
             learning_rate=self.recipe.learning_rate,
+            loader_images_s=loader_rate,
+            step_images_s=self.clock.images_s,
+            micro_batch=self.gradients.micro_batch,
         )
 
     def _train(self, until: int) -> None:
         """The steps up to `until`."""
-        model, recipe = self.training.model, self.recipe
-        model.train()
-        reporter = _Reporter(recipe, self.losses, self.training.progress, start=self.done, stop=until)
+        self.training.model.train()
+        reporter = _Reporter(self.recipe, self.losses, self.training.progress, start=self.done, stop=until)
         for step in range(self.done, until):
             images, labels = next(self.batches)
-            for group in self.optimizer.param_groups:
-                group["lr"] = recipe.learning_rate_at(step)
-            with _autocast(recipe, self.device):
-                logits = model(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.losses[step] = loss.detach()
+            self.clock.run(partial(self._step, step, images, labels))
             self.done = step + 1
             reporter.after(step)
 
-    def _own_random_numbers(self) -> AbstractContextManager[None]:
-        """The caller's random state comes back at the end."""
-        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
-
-    def _read_random_state(self) -> tuple[Tensor, Tensor | None]:
-        is_cuda = self.device.type == "cuda"
-        return torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if is_cuda else None
-
-    def _write_random_state(self) -> None:
-        host, device = self._random_state
-        torch.set_rng_state(host)
-        if device is not None:
-            torch.cuda.set_rng_state(device, self.device)
+    def _step(self, step: int, images: Tensor, labels: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate_at(step)
+        self.losses[step] = self.gradients.add(images, labels)
+        nn.utils.clip_grad_norm_(self.training.model.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 class _Reporter:
@@ -195,35 +194,16 @@ class _Reporter:
         self.num_read, self.read_at = start, time.perf_counter()
 
     def after(self, step: int) -> None:
-        """Reports after `step` if it is time to; raises _DivergedError for a loss since the last report."""
+        """Reports after `step` if it is time to; raises NotFiniteError for a loss since the last report."""
         now, done = time.perf_counter(), step + 1
         if done < self.stop and now - self.read_at < _REPORT_EVERY_S:
             return
         new = self.losses[self.num_read : done].tolist()
         for number, loss in enumerate(new, start=self.num_read + 1):
             if not math.isfinite(loss):
-                raise _DivergedError(f"the loss of step {number} of {self.recipe.steps} was {loss}")
+                raise NotFiniteError(f"the loss of step {number} of {self.recipe.steps} was {loss}")
         now = time.perf_counter()  # after the wait for the device
         if self.progress is not None:
             images_s = len(new) * self.recipe.batch_size / max(now - self.read_at, 1e-9)
             self.progress(Progress(step=done, steps=self.recipe.steps, images_s=images_s, loss=new[-1]))
         self.num_read, self.read_at = done, now
-
-
-def _top1(model: nn.Module, data: ProxyData, recipe: Recipe, device: torch.device) -> float:
-    model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    with torch.inference_mode():
-        for images, labels in val_batches(data, recipe, device):
-            with _autocast(recipe, device):
-                logits = model(images)
-            correct += (logits.argmax(1) == labels).sum()
-            finite &= logits.isfinite().all()
-    if not finite:
-        raise _DivergedError("the outputs after training were not finite")
-    return int(correct) / len(data.val_labels)
-
-
-def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.dtype == "bfloat16")

@@ -49,6 +49,12 @@ class Clock:
     def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
         """Nothing to note."""
 
+    def seed_started(self, row: Row, place: int, total: int) -> None:
+        """Not asked for here."""
+
+    def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """Not asked for here."""
+
     def finished(self, state: str, tally: Tally) -> None:
         """Print where the run stands."""
         print(f"{state}: {tally.ended} of {tally.total} trials, {tally.failed} failed, front of {tally.front_size}")

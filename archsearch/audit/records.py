@@ -1,0 +1,218 @@
+"""What an audit has trained: one line of JSON a training, safe against kill -9 and against several processes at once."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from archsearch.errors import UserError
+from archsearch.files import replace_file
+
+if sys.platform != "win32":
+    import fcntl
+
+FOLDER = "audits"
+SCORES_FILE, TABLE_FILE, AUDIT_FILE, FREE_FILE = "scores.jsonl", "scores.parquet", "audit.json", "training_free.json"
+CLAIMS = "claims"
+_KEPT = "every finished training is kept"
+
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A training that ended; `curve` is steps -> [score, standard error]. One that could not be done has a `reason` and no curve."""
+
+    proxy_id: str
+    arch_id: str
+    name: str | None
+    arch: Mapping[str, Any]
+    seed: int
+    steps: int
+    curve: Mapping[str, list[float]]
+    seconds: float
+    macs: int
+    params: int
+    conditions: Mapping[str, Any]
+    reason: str | None = None
+
+    @property
+    def key(self) -> Key:
+        """What is never trained twice."""
+        return self.proxy_id, self.arch_id, self.seed
+
+    @cached_property
+    def scores(self) -> dict[int, float]:
+        """Score after so many steps."""
+        return {int(steps): score for steps, (score, _) in self.curve.items()}
+
+    @property
+    def score(self) -> float | None:
+        """That of the whole training."""
+        return self.scores.get(self.steps)
+
+    @property
+    def standard_error(self) -> float:
+        """The binomial one of `score`."""
+        return self.curve[str(self.steps)][1]
+
+
+def digest_of(proxy_id: str) -> str:
+    """Twelve hexadecimal digits that name the folder of a proxy's audit."""
+    return hashlib.sha256(proxy_id.encode()).hexdigest()[:12]
+
+
+def audit_folder(results_root: Path, proxy_id: str) -> Path:
+    """Where the audit of a proxy lies."""
+    return results_root / FOLDER / digest_of(proxy_id)
+
+
+class AuditStore:
+    """The folder of an audit. Any number of processes may train into it; each training is claimed by one of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def records(self) -> dict[Key, Record]:
+        """All trainings that ended, the first of each key; a line that a kill has torn is left out."""
+        path = self.folder / SCORES_FILE
+        found: dict[Key, Record] = {}
+        try:
+            lines = path.read_bytes().split(b"\n") if path.exists() else []
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        for line in lines[:-1]:  # what follows the last line's end is torn, or nothing
+            record = _parsed(line)
+            if record is not None:
+                found.setdefault(record.key, record)
+        return found
+
+    def append(self, record: Record) -> None:
+        """Add a training to the file, and wait until it is on the disk. Raises UserError where that is impossible."""
+        path = self.folder / SCORES_FILE
+        with self.locked("scores"), _written(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                size = os.fstat(descriptor).st_size
+                is_torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
+                left = b"\n" * is_torn + line
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    @contextlib.contextmanager
+    def claimed(self, key: Key) -> Iterator[bool]:
+        """Whether this process may do the training now; the claim of a process that dies, however it dies, falls with it."""
+        name = f"{digest_of(key[0])}-{key[1]}-{key[2]}"
+        with self._lock(name, wait=False) as is_ours:
+            yield is_ours and key not in self.records()  # another may have finished it just before
+            if is_ours:  # it is done now: who opened the file before this meets the record
+                (self.folder / CLAIMS / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Alone among the audit's processes; waits for the others."""
+        with self._lock(name, wait=True):
+            yield
+
+    def write(self, document: Mapping[str, Any]) -> None:
+        """Replace audit.json and the table of all trainings."""
+        rows = [_table_row(record, steps) for record in self.records().values() for steps in record.curve]
+        table = pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)
+        text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+        with self.locked("written"):
+            replace_file(self.folder / TABLE_FILE, lambda path: pq.write_table(table, path), kept=_KEPT)
+            replace_file(self.folder / AUDIT_FILE, lambda path: path.write_text(text, encoding="utf-8"), kept=_KEPT)
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
+        if sys.platform == "win32":
+            yield True
+            return
+        path = self.folder / CLAIMS / name
+        with _written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+        finally:
+            os.close(descriptor)
+
+
+TABLE_SCHEMA = pa.schema(
+    [
+        pa.field("proxy_id", pa.string(), nullable=False),
+        pa.field("arch_id", pa.string(), nullable=False),
+        pa.field("name", pa.string()),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("steps", pa.int64(), nullable=False),
+        pa.field("at_step", pa.int64(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("standard_error", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),  # of the whole training
+        pa.field("macs", pa.int64(), nullable=False),
+        pa.field("params", pa.int64(), nullable=False),
+    ]
+)
+
+
+def _table_row(record: Record, steps: str) -> dict[str, Any]:
+    score, error = record.curve[steps]
+    row = {name: getattr(record, name) for name in ("proxy_id", "arch_id", "name", "seed", "steps", "seconds")}
+    return {
+        **row,
+        "at_step": int(steps),
+        "score": score,
+        "standard_error": error,
+        "macs": record.macs,
+        "params": record.params,
+    }
+
+
+def _parsed(line: bytes) -> Record | None:
+    """The record of a line; None for one that was torn and went on with later."""
+    try:
+        return Record(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {_KEPT}") from error
+
+
+def read_audit(results_root: Path, proxy_id: str | None) -> dict[str, Any] | None:
+    """The document of the last audit of a proxy; None where there is none that can be read."""
+    if proxy_id is None:
+        return None
+    try:
+        document = json.loads((audit_folder(results_root, proxy_id) / AUDIT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_whole = isinstance(document, dict) and all(
+        isinstance(document.get(name), str) for name in ("verdict", "created_at")
+    )
+    return document if is_whole and document.get("proxy_id") == proxy_id else None

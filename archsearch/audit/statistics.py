@@ -1,0 +1,228 @@
+"""From trainings to how well a proxy orders: Kendall's tau against each target, beside counting parameters, training-free scores and the proxy's own noise."""
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from archsearch.audit.records import Key, Record
+from archsearch.audit.work import LONGER_SEED, AuditPlan, Group, Subject
+from archsearch.certainty import TIE_SE
+from archsearch.ranks import Array, Estimate, estimate, kendall_tau
+
+Document = dict[str, Any]
+Free = Mapping[str, Mapping[str, float]]  # arch_id -> training-free score -> value
+
+# Of fewer there is no order to speak of.
+FEWEST = 3
+BASELINE = "params"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """The architectures of a group that every seed could train.
+
+    `curves` are point -> scores (S, N), a row a seed, nan in all of it for a seed that was not scored there.
+    """
+
+    group: Group
+    subjects: Sequence[Subject]
+    records: Sequence[Sequence[Record]]  # (S, N)
+    curves: Mapping[int, Array]
+
+    @property
+    def full(self) -> Array:
+        """Scores of the whole trainings (S, N)."""
+        return self.curves[max(self.curves)]
+
+
+def scored(plan: AuditPlan, records: Mapping[Key, Record], group: Group) -> Scored | None:
+    """The group's scores; None when fewer than three are through."""
+    subjects, table = [], []
+    for subject in plan.subjects:
+        found = [records.get((plan.proxy_id, subject.arch.arch_id, seed)) for seed in plan.seeds]
+        whole = [record for record in found if record is not None and record.score is not None]
+        if subject.group == group and len(whole) == len(found):
+            subjects.append(subject)
+            table.append(whole)
+    if len(subjects) < FEWEST:
+        return None
+    by_seed = list(zip(*table, strict=True))
+    points = sorted({point for row in table for record in row for point in record.scores})
+    curves = {point: np.array([_at(point, row) for row in by_seed]) for point in points}
+    # What a run has trained again has no scores below the full one.
+    curves = {point: curve for point, curve in curves.items() if np.isfinite(curve).any()}
+    return Scored(group=group, subjects=subjects, records=by_seed, curves=curves)
+
+
+def _at(point: int, row: Sequence[Record]) -> list[float]:
+    """The scores of a seed after so many steps; nan for all when one lacks it, as an order is one of all."""
+    found = [record.scores.get(point, math.nan) for record in row]
+    return found if all(map(math.isfinite, found)) else [math.nan] * len(found)
+
+
+def conclude(plan: AuditPlan, records: Mapping[Key, Record], free: Free) -> Document:
+    """Groups with their noise, and comparisons with every target, as plain values; nan is None."""
+    groups = [found for group in ("papers", "hybrids") if (found := scored(plan, records, group))]
+    comparisons = []
+    for group in groups:
+        comparisons += [_against_itself(group, free), *_against_target(plan, group, records, free)]
+    return {
+        "groups": {group.group: _noise(group) for group in groups},
+        "comparisons": comparisons,
+        "architectures": [_architecture(plan, subject, records, free) for subject in plan.subjects],
+    }
+
+
+def _against_itself(group: Scored, free: Free) -> Document:
+    """Scores at each rung, and what costs no training, against the whole training."""
+    target = group.full.mean(axis=0)
+    judges = [_judge(f"after {point} steps", curve, target, group.full) for point, curve in group.curves.items()][:-1]
+    return _comparison(group, "proxy", target, [*judges, *_baselines(group, target, free)])
+
+
+def _against_target(plan: AuditPlan, group: Scored, records: Mapping[Key, Record], free: Free) -> list[Document]:
+    """The proxy against the papers' top-1, or longer training, of those that have it."""
+    values = [_target(plan, subject, records) for subject in group.subjects]
+    has = [index for index, value in enumerate(values) if value is not None]
+    if len(has) < FEWEST:
+        return []
+    part = Scored(
+        group=group.group,
+        subjects=[group.subjects[index] for index in has],
+        records=[[row[index] for index in has] for row in group.records],
+        curves={point: curve[:, has] for point, curve in group.curves.items()},
+    )
+    target = np.array([values[index] for index in has], dtype=np.float64)
+    lower = [_judge(f"after {point} steps", curve, target) for point, curve in part.curves.items()][:-1]
+    judges = [_judge("proxy", part.full, target), *lower, *_baselines(part, target, free)]
+    params = _params(part)
+    mean = part.full.mean(axis=0)
+    document = _comparison(part, "top1" if group.group == "papers" else "longer", target, judges)
+    document["minus_params"] = _plain(estimate(_difference, mean, params, target))
+    return [document]
+
+
+def _target(plan: AuditPlan, subject: Subject, records: Mapping[Key, Record]) -> float | None:
+    if subject.group == "papers":
+        return subject.top1
+    longer = records.get((plan.longer_id or "", subject.arch.arch_id, LONGER_SEED))
+    return longer.score if longer else None
+
+
+def _difference(proxy: Array, params: Array, target: Array) -> float:
+    """How much better the proxy orders than the number of parameters."""
+    return kendall_tau(proxy, target) - kendall_tau(params, target)
+
+
+def _judge(name: str, scores: Array, target: Array, per_seed: Array | None = None) -> Document:
+    """Tau of the mean over seeds, and the mean tau of one seed alone: with the target, or with the same seed's own target."""
+    is_scored = np.isfinite(scores).all(axis=1)
+    scores = scores[is_scored]
+    targets = itertools.repeat(target) if per_seed is None else per_seed[is_scored]
+    single = [kendall_tau(row, own) for row, own in zip(scores, targets, strict=False)]
+    return {
+        "judge": name,
+        **_plain(estimate(kendall_tau, scores.mean(axis=0), target)),
+        "single": _number(np.mean(single)),
+    }
+
+
+def _baselines(group: Scored, target: Array, free: Free) -> list[Document]:
+    """What can be said without any training, of the whole architectures."""
+    series = {
+        BASELINE: _params(group),
+        "macs": np.array([record.macs for record in group.records[0]], dtype=np.float64),
+    }
+    ids = [subject.arch.arch_id for subject in group.subjects]
+    for name in free.get(ids[0], {}):
+        if name not in series and all(name in free.get(arch_id, {}) for arch_id in ids):
+            series[name] = np.array([free[arch_id][name] for arch_id in ids])
+    return [
+        {"judge": name, **_plain(estimate(kendall_tau, values, target)), "single": None}
+        for name, values in series.items()
+    ]
+
+
+def _params(group: Scored) -> Array:
+    return np.array([record.params for record in group.records[0]], dtype=np.float64)
+
+
+def _comparison(group: Scored, target: str, values: Array, judges: Sequence[Document]) -> Document:
+    return {
+        "group": group.group,
+        "target": target,
+        "count": len(values),
+        "judges": list(judges),
+        "ceiling": _ceiling(group.full),
+        "minus_params": None,
+    }
+
+
+def _ceiling(full: Array) -> Document | None:
+    """How far two seeds of the proxy agree, the mean of all pairs; None of one seed. Beyond it there is nothing to expect of one training."""
+    if len(full) < 2:
+        return None
+    return _plain(estimate(_mean_pair_tau, *full))
+
+
+def _mean_pair_tau(*seeds: Array) -> float:
+    return float(np.mean([kendall_tau(first, second) for first, second in itertools.combinations(seeds, 2)]))
+
+
+def _noise(group: Scored) -> Document:
+    """Spread between architectures against the noise of their scores."""
+    full, mean = group.full, group.full.mean(axis=0)
+    binomial = statistics.fmean(record.standard_error for row in group.records for record in row)
+    between_seeds = math.sqrt(float(np.mean(full.var(axis=0, ddof=1)))) if len(full) > 1 else None
+    error = max(binomial, between_seeds or 0.0)
+    pairs = [abs(a - b) < TIE_SE * math.sqrt(2) * error for row in full for a, b in itertools.combinations(row, 2)]
+    return {
+        "count": len(mean),
+        "seeds": len(full),
+        "lowest": float(mean.min()),
+        "highest": float(mean.max()),
+        "range": float(np.ptp(mean)),
+        "sd_between_architectures": float(mean.std(ddof=1)),
+        "binomial_standard_error": binomial,
+        "sd_between_seeds": between_seeds,
+        "tied_pairs_share": float(np.mean(pairs)),
+        "tie_standard_errors": TIE_SE,
+        "seconds_per_training": statistics.median(record.seconds for row in group.records for record in row),
+    }
+
+
+def _architecture(plan: AuditPlan, subject: Subject, records: Mapping[Key, Record], free: Free) -> Document:
+    """One architecture with all that was found out about it."""
+    arch_id = subject.arch.arch_id
+    own = {seed: records.get((plan.proxy_id, arch_id, seed)) for seed in plan.seeds}
+    longer = records.get((plan.longer_id or "", arch_id, LONGER_SEED))
+    cost = subject.arch.cost()
+    scores = {str(seed): record.score for seed, record in own.items() if record and record.score is not None}
+    reasons = [record.reason for record in (*own.values(), longer) if record and record.reason]
+    return {
+        "arch_id": arch_id,
+        "group": subject.group,
+        "name": subject.name,
+        "architecture": subject.arch.describe(),
+        "macs": cost.macs,
+        "params": cost.params,
+        "top1": subject.top1,
+        "scores": scores,
+        "mean": statistics.fmean(scores.values()) if scores else None,
+        "longer": longer.score if longer else None,
+        "training_free": {name: _number(value) for name, value in free.get(arch_id, {}).items()},
+        "reason": reasons[0] if reasons else None,
+    }
+
+
+def _plain(found: Estimate) -> Document:
+    return {name: _number(value) for name, value in asdict(found).items()}
+
+
+def _number(value: float | np.floating[Any]) -> float | None:
+    return float(value) if math.isfinite(value) else None

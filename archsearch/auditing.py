@@ -1,0 +1,182 @@
+"""`archsearch audit` without its options: what is trained for what, by any number of processes at once, and what it comes to."""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from archsearch import __version__, training_free
+from archsearch.audit.from_run import run_hybrids, run_records
+from archsearch.audit.records import FREE_FILE, AuditStore, Key, Record, audit_folder
+from archsearch.audit.statistics import Document, conclude
+from archsearch.audit.subjects import hybrid_subjects, paper_subjects
+from archsearch.audit.verdict import verdict
+from archsearch.audit.work import AuditPlan, Subject
+from archsearch.audit_progress import train_all
+from archsearch.errors import UserError
+from archsearch.files import replace_file
+from archsearch.lookup import choose_papers
+from archsearch.machine import pick_device, use_cpu
+from archsearch.proxy.profile import Profile
+from archsearch.proxy.recipe import Recipe
+from archsearch.report import read_rows
+from archsearch.results import read_manifest
+from archsearch.settings import load_proxy, make_settings, proxy_id
+
+_IMAGE_SIZE = 224  # of the papers' models that stand beside a proxy's hybrids
+# Of the conditions of a training: what its score hangs on. The date differs between any two.
+_CONDITIONS = ("device", "device_name", "torch", "threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """What was asked for on the command line: a run's folder, or a proxy by name or file with its images."""
+
+    run: Path | None
+    proxy: str | None
+    data: str | None
+    num_seeds: int
+    hybrids: int
+    longer: int
+    budget_macs: int
+    papers: str
+    device: str
+    threads: int | None
+
+
+def audit(request: AuditRequest, results_root: Path, output: Path | None, console: Console) -> Document:
+    """Train what is missing, conclude, and write the folder; the document. Progress goes to `console`."""
+    plan = audit_plan(request)
+    store = AuditStore(output or audit_folder(results_root, plan.proxy_id))
+    use_cpu(plan.threads, plan.cpus)
+    records = train_all(plan, store, console)
+    document = audit_document(plan, records, _training_free(plan.subjects, store))
+    document["folder"] = str(store.folder)
+    store.write(document)
+    return document
+
+
+def audit_plan(request: AuditRequest) -> AuditPlan:
+    """Checked before anything is trained; UserError for anything asked for that cannot be."""
+    plan = _plan_of_proxy(request) if request.run is None else _plan_of_run(request, request.run)
+    if not plan.subjects:
+        raise UserError("nothing to audit with: --papers none and --hybrids 0; name at least three networks")
+    if not request.longer or not request.hybrids:
+        return plan
+    proxy = plan.proxy
+    recipe = Recipe(**{**proxy["recipe"], "steps": request.longer * plan.steps})
+    longer_id = proxy_id(load_proxy(proxy["source"]), Profile(**proxy["profile"]), recipe)
+    return replace(plan, longer_id=longer_id)
+
+
+def _plan_of_proxy(request: AuditRequest) -> AuditPlan:
+    """The papers' models and hybrids of the default space."""
+    settings = make_settings(
+        proxy=request.proxy, data=request.data, device=request.device, threads=request.threads, image_size=_IMAGE_SIZE
+    )
+    return AuditPlan(
+        proxy_id=settings["proxy_id"],
+        longer_id=None,
+        proxy=settings["proxy"],
+        device=settings["device"],
+        subjects=[
+            *paper_subjects(choose_papers(request.papers, request.budget_macs, _IMAGE_SIZE)),
+            *hybrid_subjects(request.hybrids, request.budget_macs),
+        ],
+        num_seeds=request.num_seeds,
+        longer=request.longer,
+        threads=settings["threads"],
+    )
+
+
+def _plan_of_run(request: AuditRequest, folder: Path) -> AuditPlan:
+    """The papers' models near the run's budget and its own candidates, with what it has measured."""
+    manifest, rows = read_manifest(folder), read_rows(folder)
+    settings = manifest["settings"]
+    if not settings.get("proxy", {}).get("recipe") or "source" not in settings["proxy"]:
+        raise UserError(f"{folder}: this run has no proxy that could be audited")
+    papers = choose_papers(request.papers, manifest["budget_macs"], settings["image_size"])
+    hybrids = run_hybrids(rows, request.hybrids)
+    if len(hybrids) < request.hybrids:
+        raise UserError(
+            f"{folder}: has {len(hybrids)} complete candidates, fewer than the {request.hybrids} to audit with; "
+            f"let it go on, or give --hybrids {len(hybrids)} or less"
+        )
+    return AuditPlan(
+        proxy_id=manifest["proxy_id"],
+        longer_id=None,
+        proxy=settings["proxy"],
+        device=settings["device"] if request.device == "auto" else pick_device(request.device).type,
+        subjects=[*paper_subjects(papers), *hybrids],
+        num_seeds=request.num_seeds,
+        longer=request.longer,
+        threads=request.threads or settings["threads"],
+        cpus=settings.get("cpus"),
+        run=manifest["name"],
+        measured=list(run_records(rows, settings)),
+    )
+
+
+def audit_document(plan: AuditPlan, records: Mapping[Key, Record], free: Mapping[str, Mapping[str, float]]) -> Document:
+    """All taus with their intervals, what they were made from, and the sentence."""
+    used = [records[task.key] for task in plan.tasks() if task.key in records]
+    document: Document = {
+        "proxy_id": plan.proxy_id,
+        "verdict": "",
+        "run": plan.run,
+        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seeds": plan.num_seeds,
+        "longer": plan.longer if plan.longer_id else 0,
+        "longer_proxy_id": plan.longer_id,
+        "trainings": len(used),
+        "seconds": sum(record.seconds for record in used),
+        **conclude(plan, records, free),
+        "settings": {"proxy": plan.proxy, "device": plan.device, "threads": plan.threads, "cpus": plan.cpus},
+        "conditions": _machines(used),
+        "versions": {"archsearch": __version__},
+    }
+    return {**document, "verdict": verdict(document)}
+
+
+def _machines(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The different conditions that the trainings had."""
+    found = [{name: one.conditions.get(name) for name in _CONDITIONS} for one in records]
+    return list({json.dumps(one, sort_keys=True): one for one in found}.values())
+
+
+def _training_free(subjects: Sequence[Subject], store: AuditStore) -> dict[str, dict[str, float]]:
+    """Scores that cost no training, arch_id -> name -> value; kept, as they take seconds each."""
+    path = store.folder / FREE_FILE
+    with store.locked("training_free"):
+        known = _read_free(path)
+        for subject in subjects:
+            if subject.arch.arch_id not in known:
+                known[subject.arch.arch_id] = _free_scores(subject)
+                text = json.dumps(known)
+                replace_file(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))  # type: ignore[misc]  # a default that binds
+    for group in ("papers", "hybrids"):
+        ids = [one.arch.arch_id for one in subjects if one.group == group and known[one.arch.arch_id]]
+        for arch_id, value in zip(ids, training_free.aggregate([known[one] for one in ids]), strict=True):
+            known[arch_id] = {**known[arch_id], "az_nas": float(value)}
+    return known
+
+
+def _free_scores(subject: Subject) -> dict[str, float]:
+    """Those of one architecture; none where the copy that they are read off cannot hold it."""
+    try:
+        return training_free.scores(subject.arch)
+    except UserError:
+        return {}
+
+
+def _read_free(path: Path) -> dict[str, dict[str, float]]:
+    """What was kept; nothing where it cannot be read, as it can be worked out again."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

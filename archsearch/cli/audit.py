@@ -1,0 +1,108 @@
+"""`archsearch audit`: how well a proxy orders architectures."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archsearch.cli.app import INTERRUPTED, RESULTS
+from archsearch.cli.options import MACS, device_option, json_option, threads_option
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--proxy", metavar="NAME|FILE", help="A proxy instead of a run's.  [default: the run's]")
+@click.option(
+    "--data", metavar="PATH", help="Images for --proxy, as `archsearch run --data` takes them.  [default: none]"
+)
+@click.option(
+    "--seeds",
+    "num_seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="How often each network is trained; two or more tell the noise.",
+)
+@click.option(
+    "--hybrids",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Hybrids to train: of the default space, or of the run.",
+)
+@click.option(
+    "--longer",
+    type=click.IntRange(min=0),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Compare with trainings of the hybrids so many times as long; 0 leaves them out.",
+)
+@click.option(
+    "--budget",
+    type=MACS,
+    default="4.5GFLOPs",
+    show_default=True,
+    metavar="MACS",
+    help="With --proxy: multiply-adds around which hybrids and papers' models lie.",
+)
+@click.option(
+    "--papers",
+    default="nearest",
+    show_default=True,
+    metavar="WHICH",
+    help="Papers' models to compare with their published top-1: nearest, all, none, or names with commas.",
+)
+@device_option
+@threads_option
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Where the audit is kept.  [default: its own folder in results/audits]",
+)
+@json_option
+@click.pass_context
+def audit(
+    ctx: click.Context,
+    /,
+    *,
+    run: str | None,
+    output: Path | None,
+    as_json: bool,
+    budget: float,
+    **asked: Any,
+) -> None:
+    """Tell how well a proxy orders architectures.
+
+    Trains papers' models and hybrids on the proxy, and compares the order of their scores with the published top-1, with
+    longer training, with counting parameters, and with itself under another seed.
+
+    RUN is a run's folder or its name under results/; its own measurements are used.  [default: the latest run]
+
+    The same command goes on where it was interrupted; several at once share the work.
+    """
+    if run and (asked["proxy"] or asked["data"]):
+        other = f"--proxy {asked['proxy']}" if asked["proxy"] else f"--data {asked['data']}"
+        raise click.UsageError(f"a run was named, {run}, and {other}; a run has its own proxy and images: name one")
+    from archsearch import audit_tables, auditing, tables
+    from archsearch.live import command_line
+    from archsearch.lookup import resolve_run
+
+    is_proxy = asked["proxy"] or asked["data"]
+    request = auditing.AuditRequest(
+        run=None if is_proxy else resolve_run(run, RESULTS), budget_macs=int(budget), **asked
+    )
+    try:
+        document = auditing.audit(request, RESULTS, output, tables.make_console(stderr=True))
+    except KeyboardInterrupt:
+        go_on = command_line(sys.argv[1:])
+        click.echo(f"interrupted: every finished training is kept; go on with: {go_on}", err=True)
+        ctx.exit(INTERRUPTED)
+    if as_json:
+        click.echo(tables.to_json(document))
+    else:
+        tables.show(tables.make_console(), *audit_tables.audit_parts(document))

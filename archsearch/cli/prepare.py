@@ -1,0 +1,120 @@
+"""`archsearch prepare`: decode a data set once, to a folder that every run maps into memory."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from archsearch.cli.app import INTERRUPTED
+from archsearch.cli.options import SHARE, seed_option
+from archsearch.errors import UserError
+
+
+def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    if value == "all":
+        return None
+    if not value.isdecimal() or int(value) < 2:
+        raise UserError(f"--classes: got {value!r}; allowed is all, or a number from 2")
+    return int(value)
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.argument("out", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--check",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="Only verify a prepared folder: every hash, count and label.  [default: prepare]",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(8, 1024),
+    default=144,
+    show_default=True,
+    metavar="PX",
+    help="Height and width of the stored squares; 1.125 times the pixels to train at leaves room for crops.",
+)
+@click.option(
+    "--classes",
+    callback=_parse_classes,
+    default="all",
+    show_default=True,
+    metavar="N|all",
+    help="How many classes, drawn by --seed.",
+)
+@click.option(
+    "--per-class",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most so many training images a class.  [default: all]",
+)
+@click.option(
+    "--share", type=SHARE, metavar="SHARE", help="Share of the training images, of every class.  [default: all]"
+)
+@click.option(
+    "--val-share",
+    type=SHARE,
+    metavar="SHARE",
+    help="Share of the training split held out for validation, of every class.  [default: 10%, at most 10,000 images]",
+)
+@click.option("--train-split", default="train", show_default=True, metavar="NAME", help="Split of SOURCE to train on.")
+@click.option(
+    "--val-split",
+    metavar="NAME",
+    help="Split of SOURCE to validate with.  [default: none, images held out of the training split]",
+)
+@click.option(
+    "--max-unreadable",
+    type=SHARE,
+    default="1%",
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the images that may be unreadable and are left out, named.",
+)
+@seed_option("Seed of every draw.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads that decode.  [default: one a core that may be used]",
+)
+@click.pass_context
+def prepare(
+    ctx: click.Context,
+    /,
+    *,
+    source: str | None,
+    out: Path | None,
+    check: Path | None,
+    workers: int | None,
+    **asked: Any,
+) -> None:
+    """Decode images once, for every run after.
+
+    SOURCE is an ImageFolder, a folder of class folders, one with the ILSVRC2012 tars, parquet or webdataset shards, or a
+    name that timm's readers know, such as hfds/NAME. OUT is the folder to write; runs take it by --data OUT.
+
+    The same command goes on where it was interrupted. The splits that a source has beside --train-split stay untouched
+    unless --val-split names one.
+    """
+    if check is None and (source is None or out is None):
+        raise click.UsageError("SOURCE and OUT are needed, or --check OUT")
+    if check is not None and source is not None:
+        raise click.UsageError("--check takes a prepared folder and nothing else")
+    from archsearch import preparing, tables
+    from archsearch.live import command_line
+
+    if check is not None:
+        click.echo(preparing.check(check))
+        return
+    assert source is not None
+    assert out is not None
+    request = preparing.PrepareRequest(source=source, out=out, workers=workers, **asked)
+    try:
+        click.echo(preparing.prepare(request, tables.make_console(stderr=True)))
+    except KeyboardInterrupt:
+        go_on = command_line(sys.argv[1:])
+        click.echo(f"interrupted: the images decoded so far are kept; go on with: {go_on}", err=True)
+        ctx.exit(INTERRUPTED)

@@ -1,0 +1,43 @@
+"""`archsearch score`: training-free scores of single architectures."""
+
+import click
+
+from archsearch.cli.app import RESULTS
+from archsearch.cli.inspect import ARCH_HELP
+from archsearch.cli.options import device_option, json_option, seed_option, threads_option
+
+
+@click.command(help=f"Training-free scores of architectures; no accuracy.\n\n{ARCH_HELP}")
+@click.argument("archs", metavar="ARCH...", nargs=-1, required=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=2),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Random images that a network is asked about at once.",
+)
+@device_option
+@threads_option
+@seed_option("Seed of the weights and the images.")
+@json_option
+def score(archs: tuple[str, ...], batch_size: int, device: str, threads: int | None, seed: int, as_json: bool) -> None:
+    """Training-free scores of architectures; no accuracy."""
+    from archsearch import free_listing, tables
+    from archsearch.lookup import resolve_arch
+    from archsearch.machine import pick_device, use_cpu
+
+    use_cpu(threads)
+    found = {text: resolve_arch(text, RESULTS) for text in archs}
+    console = tables.make_console(stderr=True)
+    documents = free_listing.score_list(
+        found,
+        batch_size=batch_size,
+        seed=seed,
+        device=pick_device(device).type,
+        progress=lambda name: console.print(f"scoring {name}", soft_wrap=True),
+    )
+    if as_json:
+        click.echo(tables.to_json(documents))
+        return
+    tables.show(tables.make_console(), free_listing.score_table(documents), free_listing.FREE_NOTE)

@@ -1,0 +1,143 @@
+"""A prepared folder: uint8 squares to map into memory, labels, classes, and a manifest that says where they come from."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archsearch.errors import RunError, UserError
+from archsearch.proxy.listing import some
+
+FORMAT = "archsearch-prepared"
+VERSION = 2  # raise it when prepared files change in layout or content
+MANIFEST = "manifest.json"
+IMAGES = {"train": "train_images.npy", "val": "val_images.npy"}
+LABELS = {"train": "train_labels.npy", "val": "val_labels.npy"}
+CLASSES = "classes.json"
+UNREADABLE = "unreadable.json"
+_FILES = (*IMAGES.values(), *LABELS.values(), CLASSES, UNREADABLE)
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """Images uint8 (N, size, size, 3), mapped from disk read-only, labels int64 (N,), what was left out, the manifest."""
+
+    folder: Path
+    images: dict[str, NDArray[np.uint8]]
+    labels: dict[str, NDArray[np.int64]]
+    classes: tuple[str, ...]
+    unreadable: dict[str, tuple[str, ...]]
+    manifest: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels."""
+        return int(self.manifest["size"])
+
+    @property
+    def name(self) -> str:
+        """Of the source."""
+        return str(self.manifest["source"]["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits of what is trained and scored on, by the manifest's hashes; equal for all forms of the same images."""
+        files = self.manifest["files"]
+        hashes = [files[name]["sha256"] for name in (*IMAGES.values(), *LABELS.values())]
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()[:8]
+
+    def describe(self) -> str:
+        """One sentence for a report."""
+        source, policy = self.manifest["source"], self.manifest["policy"]
+        counts = {split: len(labels) for split, labels in self.labels.items()}
+        held = "held out of training" if policy["val_split"] is None else f"from its split {policy['val_split']!r}"
+        return (
+            f"{source['name']} ({source['kind']}): {counts['train']:,} training and {counts['val']:,} validation images"
+            f" {held}, {len(self.classes):,} classes, stored at {self.size} px"
+        )
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder says of itself that it was prepared, and finished."""
+    try:
+        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["format"] == FORMAT)
+    except _DAMAGE:
+        return False
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises UserError for a folder that is not prepared, or by another version."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format is {manifest['format']!r}")
+    except _DAMAGE as error:
+        raise UserError(
+            f"{folder}: not a prepared folder ({error}); make one by: archsearch prepare SOURCE {folder}"
+        ) from error
+    if manifest.get("version") != VERSION:
+        raise UserError(f"{folder}: prepared in version {manifest.get('version')}, this is {VERSION}; prepare it again")
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Maps the images. Raises UserError for a folder that is damaged, as far as that shows without reading them."""
+    manifest = read_manifest(folder)
+    try:
+        classes = tuple(str(name) for name in json.loads((folder / CLASSES).read_text(encoding="utf-8")))
+        noted = json.loads((folder / UNREADABLE).read_text(encoding="utf-8"))
+        unreadable = {split: tuple(str(name) for name in noted[split]) for split in IMAGES}
+        images = {split: np.load(folder / name, mmap_mode="r", allow_pickle=False) for split, name in IMAGES.items()}
+        labels = {split: np.load(folder / name, allow_pickle=False) for split, name in LABELS.items()}
+        for split in IMAGES:
+            _check_arrays(images[split], labels[split], manifest["size"], len(classes))
+    except _DAMAGE as error:
+        raise UserError(
+            f"{folder}: prepared images are damaged ({error}); delete this folder and start again"
+        ) from error
+    return Prepared(
+        folder=folder, images=images, labels=labels, classes=classes, unreadable=unreadable, manifest=manifest
+    )
+
+
+def check_prepared(folder: Path) -> Prepared:
+    """Every hash, count and label against the manifest. Raises RunError naming what is damaged, UserError for no such folder."""
+    manifest = read_manifest(folder)
+    damaged = [name for name in _FILES if not _is_whole(folder / name, manifest.get("files", {}).get(name))]
+    if damaged:
+        raise RunError(f"{folder}: damaged: {some(damaged)} not as written; delete this folder and prepare it again")
+    try:
+        prepared = open_prepared(folder)
+    except UserError as error:
+        raise RunError(str(error)) from error
+    for split in IMAGES:
+        counts = np.bincount(prepared.labels[split], minlength=len(prepared.classes)).tolist()
+        if counts != manifest["counts"][split]:
+            raise RunError(f"{folder}: damaged: the {split} labels are not those that the manifest counts")
+    return prepared
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(path: Path, noted: Any) -> bool:
+    try:
+        return bool(path.stat().st_size == noted["bytes"] and sha256_of(path) == noted["sha256"])
+    except _DAMAGE:
+        return False
+
+
+def _check_arrays(images: NDArray[np.uint8], labels: NDArray[np.int64], size: int, num_classes: int) -> None:
+    if images.dtype != np.uint8 or labels.dtype != np.int64 or images.shape != (len(labels), size, size, 3):
+        raise ValueError(f"{len(labels)} labels for images of {images.shape}")
+    if not len(labels) or not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"labels outside 0 to {num_classes - 1}")

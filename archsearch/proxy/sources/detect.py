@@ -1,0 +1,50 @@
+"""Telling the forms of a data set apart."""
+
+from pathlib import Path
+
+from archsearch.errors import UserError
+from archsearch.proxy.listing import folders_in, some
+from archsearch.proxy.sources.base import Source
+from archsearch.proxy.sources.folder import FolderSource, is_flat
+from archsearch.proxy.sources.ilsvrc import TRAIN, IlsvrcSource
+from archsearch.proxy.sources.parquet import ParquetSource, parquet_shards
+from archsearch.proxy.sources.timm_readers import PACKAGES, TimmSource
+from archsearch.proxy.sources.webdataset import WebdatasetSource, webdataset_shards
+
+FORMS = (
+    "an ImageFolder <split>/<class>/<image>, a folder of class folders, the ILSVRC2012 tars,"
+    " parquet shards, webdataset shards, hfds/NAME, tfds/NAME"
+)
+
+
+def open_source(text: str, train_split: str = "train", val_split: str | None = None) -> Source:
+    """The source that a path or a name means. Raises UserError, with what was found, where it is none of the forms."""
+    prefix = text.partition("/")[0].lower()
+    if prefix in PACKAGES and not Path(text).exists():
+        return TimmSource(text, train_split)
+    # Local shards are all that wds/ can mean here; they are read as shards given by their folder are.
+    path = text[4:] if prefix == "wds" and not Path(text).exists() else text
+    root = Path(path).expanduser().absolute()
+    if not root.exists():
+        raise UserError(f"{root}: no such folder; allowed are {FORMS}")
+    if not root.is_dir():
+        raise UserError(f"{root}: not a folder; allowed are {FORMS}")
+    try:
+        return _open_folder(root, train_split, val_split)
+    except PermissionError as error:
+        raise UserError(f"{root}: {error.filename} may not be read; every folder and file must be readable") from error
+
+
+def _open_folder(root: Path, train_split: str, val_split: str | None) -> Source:
+    if train_split == val_split:
+        raise UserError(f"{root}: training and validation split are both {train_split!r}; they must differ")
+    if (root / TRAIN).is_file():
+        return IlsvrcSource(root)
+    if parquet_shards(root):
+        return ParquetSource(root, train_split)
+    if webdataset_shards(root):
+        return WebdatasetSource(root, train_split)
+    if (root / train_split).is_dir() or is_flat(root, train_split) or folders_in(root):
+        return FolderSource(root, train_split, val_split)
+    names = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+    raise UserError(f"{root}: none of the known forms; found {some(names) or 'nothing'}, allowed are {FORMS}")

@@ -1,0 +1,149 @@
+"""What timm's own readers take: Hugging Face's, TensorFlow's and torchvision's data sets, by `hfds/`, `hfids/`, `tfds/`, `torch/`."""
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pyarrow import compute
+
+from archsearch.errors import UserError
+from archsearch.proxy.sources.base import Entries, Loader, Source, numbered_classes, stamp_of
+
+PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "torch": "torchvision"}
+_PIP_NAMES = {"tensorflow_datasets": "tensorflow-datasets"}
+_VAL_NAMES = ("val", "validation", "test")
+
+
+class TimmSource(Source):
+    """`hfds/` at random and from its bytes; the others in a stream of decoded images, gone through once for the labels.
+
+    Decoded images were never reduced while decoding, so their pixels differ a little from those of other forms.
+    """
+
+    def __init__(self, text: str, train_split: str) -> None:
+        self.kind, _, rest = text.partition("/")
+        self.kind = self.kind.lower()
+        package = PACKAGES[self.kind]
+        if importlib.util.find_spec(package) is None:
+            name = _PIP_NAMES.get(package, package)
+            raise UserError(
+                f"{text}: {self.kind}/ needs the package {name}, which is not installed; pip install {name}"
+            )
+        if not rest:
+            raise UserError(f"{text}: no data set is named; allowed is {self.kind}/NAME")
+        self._text, self._rest = text, rest
+        self.name, self.path = Path(rest).name, text
+        self.splits = (train_split, *_VAL_NAMES)  # which there are shows when one is opened
+        self._opened: dict[str, Any] = {}
+        self._entries: dict[str, Entries] = {}
+        self.classes = self._named_classes(train_split) or numbered_classes(
+            int(self.entries(train_split).labels.max(initial=-1)) + 1
+        )
+
+    def entries(self, split: str) -> Entries:
+        """By the reader's columns, or by going through the stream."""
+        if split not in self._entries:
+            opened = self._open(split)
+            if self.kind == "hfds":
+                labels, keys = _columns(opened.reader)
+            else:
+                labels = [int(label) for _, label in self._stream(opened)]
+                keys = [f"{index:09}" for index in range(len(labels))]
+            if min(labels, default=0) < 0:
+                raise UserError(f"{self.path}: split {split!r} has images without a label; every image needs its class")
+            self._entries[split] = Entries(labels=np.array(labels, dtype=np.int64), keys=tuple(keys))
+        return self._entries[split]
+
+    def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
+        """In the stream's order."""
+        opened = self._open(split)
+        if self.kind == "hfds":
+            for index in indices:
+                yield partial(_encoded, opened.reader, int(index))
+            return
+        wanted = set(indices.tolist())
+        for index, (image, _) in enumerate(self._stream(opened)):
+            if index in wanted:
+                yield partial(_same, image)
+
+    def stamp(self, splits: Iterable[str]) -> str:
+        """Of the labels and how many they are."""
+        # Such sets are named and versioned, not lying about as files: what they hold now is what tells them apart.
+        parts = []
+        for split in splits:
+            labels = self.entries(split).labels
+            parts.append((f"{split} {stamp_of([(str(labels.tolist()), 0, 0)])}", len(labels), 0))
+        return stamp_of(parts)
+
+    def _open(self, split: str) -> Any:
+        if split not in self._opened:
+            from timm.data import create_dataset  # type: ignore[attr-defined]  # public, but without __all__; late: timm is slow to import
+
+            name, root = _name_and_root(self.kind, self._text, self._rest)
+            # A stream is gone through once whatever its length; hfids refuses to be without one.
+            length = 1 if self.kind == "hfids" else None
+            try:
+                self._opened[split] = create_dataset(
+                    name, root=root, split=split, input_img_mode="", num_samples=length
+                )
+            # Each library fails in its own ways on a name it does not know; the user gets its words.
+            except Exception as error:
+                said = next(iter(str(error).splitlines()), type(error).__name__)
+                raise UserError(f"{self._text}: split {split!r} cannot be opened ({said})") from error
+        return self._opened[split]
+
+    def _stream(self, opened: Any) -> Iterator[tuple[Image.Image, int]]:
+        """Pictures and labels in the order they are kept; torchvision's sets count, timm's iterate."""
+        try:
+            yield from (opened[index] for index in range(len(opened))) if self.kind == "torch" else opened
+        # A stream cannot go on behind what its library cannot decode.
+        except Exception as error:
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"{self.path}: the stream broke off ({said}); hfds/ or local files leave such images out"
+            ) from error
+
+    def check_split(self, split: str) -> None:
+        """By opening it."""
+        self._open(split)
+
+    def _named_classes(self, split: str) -> tuple[str, ...]:
+        opened = self._open(split)
+        known = getattr(getattr(opened, "reader", opened), "class_to_idx", None) or {}
+        return tuple(str(name) for name, _ in sorted(known.items(), key=lambda item: item[1]))
+
+
+def _name_and_root(kind: str, text: str, rest: str) -> tuple[str, str | None]:
+    """torchvision's sets need a folder: torch/NAME/FOLDER."""
+    if kind != "torch":
+        return f"{kind}/{rest}", None
+    name, _, folder = rest.partition("/")
+    if name.lower().startswith("cifar"):
+        raise UserError(f"{text}: its files are pickles, which may run code when read; use hfds/uoft-cs/{name.lower()}")
+    if not folder or not Path(folder).is_dir():
+        raise UserError(f"{text}: no folder; allowed is torch/NAME/FOLDER with the set downloaded to FOLDER")
+    return f"torch/{name}", folder
+
+
+def _columns(reader: Any) -> tuple[list[int], list[str]]:
+    """Labels and file names, without reading an image."""
+    table = reader.dataset
+    labels = [int(label) for label in table.remove_columns(reader.image_key)[reader.label_key]]
+    names = compute.struct_field(table.data.column(reader.image_key), "path").to_pylist()
+    keys = [f"{index:09}" if name is None else Path(name).name for index, name in enumerate(names)]
+    return labels, keys
+
+
+def _encoded(reader: Any, index: int) -> bytes:
+    with reader[index][0] as file:
+        content: bytes = file.read()
+    return content
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image

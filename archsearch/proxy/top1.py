@@ -1,0 +1,51 @@
+"""Top-1 accuracy on the validation images."""
+
+import torch
+from torch import nn
+
+from archsearch.machine import is_out_of_memory
+from archsearch.proxy.batches import Loader
+from archsearch.proxy.gradients import autocast, release_memory
+from archsearch.proxy.recipe import Recipe
+
+
+class NotFiniteError(Exception):
+    """A loss or an output that is not a finite number."""
+
+
+def top1(model: nn.Module, loader: Loader, recipe: Recipe) -> float:
+    """Share of right answers, in batches of the recipe's size or, where memory is short, of as many halvings as it takes.
+
+    Raises NotFiniteError for outputs that are not numbers, and the error of memory that was too little for one image.
+    """
+    batch_size = recipe.batch_size
+    while (share := _try(model, loader, recipe, batch_size)) is None:
+        batch_size //= 2
+        release_memory(loader.device)
+    return share
+
+
+def _try(model: nn.Module, loader: Loader, recipe: Recipe, batch_size: int) -> float | None:
+    """None when it was too much."""
+    try:
+        return _share(model, loader, recipe, batch_size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or batch_size == 1:
+            raise
+    return None
+
+
+def _share(model: nn.Module, loader: Loader, recipe: Recipe, batch_size: int) -> float:
+    device = loader.device
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    with torch.inference_mode():
+        for images, labels in loader.val_batches(recipe, batch_size):
+            with autocast(recipe, device):
+                logits = model(images)
+            correct += (logits.argmax(1) == labels).sum()
+            finite &= logits.isfinite().all()
+    if not finite:
+        raise NotFiniteError("the outputs after training were not finite")
+    return int(correct) / len(loader.data.val_labels)

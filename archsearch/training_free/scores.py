@@ -1,0 +1,86 @@
+"""All training-free scores of an architecture, from one untrained copy of it at 128 px."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from archsearch.arch import Arch
+from archsearch.model import Network, build
+from archsearch.proxy.profile import Profile, shrink
+from archsearch.training_free.activations import naswot
+from archsearch.training_free.features import BlockFeatures, expressivity, progressivity
+from archsearch.training_free.gradients import trainability, zico
+
+# What each is, by whom, and that more is better.
+SCORES = {
+    "params": "parameters: the baseline that every other score has to beat",
+    "macs": "multiply-adds of one image, AZ-NAS's complexity",
+    "naswot": "log-determinant of the kernel of activation signs (Mellor et al., ICML 2021, section 3)",
+    "zico": "mean over deviation of gradients across batches (Li et al., ICLR 2023, section 3)",
+    "expressivity": "entropy of the feature covariances' spectra, summed over blocks (Lee and Ham, CVPR 2024, section 3)",
+    "progressivity": "smallest growth of that entropy from stage to stage (Lee and Ham, CVPR 2024, section 3)",
+    "trainability": "how near to 1 blocks keep the largest gain of a gradient, mean over blocks (Lee and Ham, CVPR 2024, section 3)",
+}
+# The full widths: what a quarter of them says is another network's. At 128 px all papers' models can stand, with windows that scale with the map.
+_PROFILE = Profile(image_size=128, stem_stride=4, width_divisor=1)
+_ZICO_BATCHES = 2
+_BATCH_SIZE = 8
+
+
+def scores(
+    arch: Arch,
+    *,
+    profile: Profile = _PROFILE,
+    batch_size: int = _BATCH_SIZE,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, float]:
+    """The values of `SCORES` by name, higher is better for all; params and macs are exact, of the architecture as it is.
+
+    The others are of a copy as `profile` makes it, with its paper's own initialisation and standard normal images; the same for a seed, and
+    the caller's random numbers stay where they are. Raises UserError for an architecture that the profile cannot hold.
+    """
+    cost = arch.cost()
+    small = shrink(arch, profile, arch.num_classes)
+    with torch.random.fork_rng(devices=[torch.device(device)] if torch.device(device).type == "cuda" else []):
+        torch.manual_seed(seed)
+        network = build(small).to(device).train()
+        images = torch.randn(_ZICO_BATCHES, batch_size, 3, small.image_size, small.image_size, device=device)
+        labels = torch.randint(arch.num_classes, (_ZICO_BATCHES, batch_size), device=device)
+        entropies = _entropies(network, small, images[0])
+        return {
+            "params": float(cost.params),
+            "macs": float(cost.macs),
+            "naswot": naswot(network, images[0]),
+            "zico": _zico(network, images, labels),
+            "expressivity": expressivity(entropies),
+            "progressivity": progressivity(entropies),
+            "trainability": trainability(network, block_names(small), images[0]),
+        }
+
+
+def block_names(arch: Arch) -> list[list[str]]:
+    """Dotted names of a network's blocks, stage by stage."""
+    stages: dict[str, list[str]] = {}
+    for placed in arch.layers():
+        if placed.layer.role == "block":
+            stages.setdefault(".".join(placed.path.split(".")[:2]), []).append(placed.path)
+    return list(stages.values())
+
+
+def _entropies(network: Network, arch: Arch, images: Tensor) -> list[list[float]]:
+    names = block_names(arch)
+    with BlockFeatures(network, [name for stage in names for name in stage]) as features, torch.no_grad():
+        network(images)
+        return [[features.entropy(name) for name in stage] for stage in names]
+
+
+def _zico(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    found: list[Sequence[Tensor]] = []
+    weights = [module.weight for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    for batch, classes in zip(images, labels, strict=True):
+        loss = functional.cross_entropy(network(batch), classes)
+        found.append(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
+    return zico(found)
