@@ -105,9 +105,7 @@ def audit_sentence(document: Document) -> str:
     """How well the score's proxy orders architectures, as the last audit of it found."""
     if document["audit"]:
         return f"Audit of {document['audit']['created_at'][:10]}: {document['audit']['verdict']}"
-    return (
-        f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` tells how well it orders architectures."
-    )
+    return f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` tells how well it orders architectures."
 
 
 def headline(document: Document) -> str:

@@ -111,26 +111,25 @@ class Gain:
 
 
 def with_free_rung(curves: Sequence[Curve], values: Mapping[int, float]) -> list[Curve]:
-    """The curves with a score that needs no training as their first, by trial; empty before enough trials say what it is worth.
+    """The curves with a score that needs no training as their first, by trial; empty where trials do not say (yet) that it is worth anything.
 
-    It is brought to mean and deviation of the first trained scores, over the trials that have both, so that the same rule can
-    judge by it: where it foretells nothing its residuals are as wide as the scores, and it stops nobody. More must be better.
+    It is brought to the scale of the first trained scores by their regression on it, over the trials that have both, and what that
+    leaves open is its standard error: so the same rule can judge by it, and where it foretells little it stops nobody. More must be better.
     """
     both = [(values[curve.trial], curve.scores[0].value) for curve in curves if curve.scores and curve.trial in values]
     if len(both) < _FREE_JUDGES:
         return []
     free, trained = np.array(both, dtype=np.float64).T
-    if not free.std():
+    offsets = free - free.mean()
+    slope = float(offsets @ trained) / float(offsets @ offsets) if offsets.any() else 0.0
+    if slope <= 0:
         return []
-    unit = trained.std() / free.std()
-    return [
-        replace(
-            curve,
-            scores=(Score(value=float(trained.mean() + unit * (values[curve.trial] - free.mean()))), *curve.scores),
-        )
-        for curve in curves
-        if curve.trial in values
-    ]
+    error = float(np.sqrt(np.sum((trained - trained.mean() - slope * offsets) ** 2) / (len(both) - 2)))
+
+    def score(trial: int) -> Score:
+        return Score(value=float(trained.mean() + slope * (values[trial] - free.mean())), standard_error=error)
+
+    return [replace(curve, scores=(score(curve.trial), *curve.scores)) for curve in curves if curve.trial in values]
 
 
 def goes_on(candidate: Curve, others: Sequence[Curve], *, names: Sequence[str] = (), z: float = OPTIMISM) -> Decision:

@@ -3,7 +3,7 @@
 import contextlib
 import platform
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -17,13 +17,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from archsearch import __version__, storage
 from archsearch.arch import Arch
 from archsearch.budget import draw
-from archsearch.config import RunConfig
+from archsearch.config import FREE_PHASE, FREE_SCORES, RunConfig
 from archsearch.errors import UserError
 from archsearch.files import replace_file
 from archsearch.results import MANIFEST_FILE, Row
 from archsearch.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row, trained
 from archsearch.rungs import Score
-from archsearch.samplers import CURVE, DESCRIBED, MEASURED, Proposal, described, make_sampler
+from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, Proposal, described, make_sampler
 from archsearch.samplers.making import Foresee
 
 __all__ = ["RunConfig", "RunStore"]
@@ -58,6 +58,7 @@ class RunStore:
             objectives=config.objectives,
             foresee=foresee,
             batch_size=config.settings["batch_size"],
+            features=_features_of(config),
         )
         study.sampler = self._sampler
         self._num_foreign = 0
@@ -195,6 +196,8 @@ class RunStore:
     def record_phase(self, number: int, phase: str, values: Mapping[str, Any]) -> None:
         """Keep what a finished phase of a running trial measured, whatever comes after it."""
         self._set(self._trials[number], f"{PHASE}{phase}", dict(values))
+        if phase == FREE_PHASE:
+            self._set(self._trials[number], FEATURES, _numbers(values))
         self._keep(self._trials[number])
 
     def record_again(self, number: int, values: Mapping[str, Any]) -> Row:
@@ -248,6 +251,25 @@ class RunStore:
         with storage.storage_errors(self.where):
             self._storage.set_trial_user_attr(trial.trial_id, key, value)
         trial.attrs[key] = value
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The training-free scores among a phase's values."""
+    return {name: values[f"{FREE_PHASE}_{name}"] for name in FREE_SCORES if f"{FREE_PHASE}_{name}" in values}
+
+
+def _features_of(config: RunConfig) -> Callable[[Arch], Mapping[str, float]] | None:
+    """What the sampler is told of its best few candidates, where the run works out such scores: the same as their trials would be."""
+    if not config.settings.get("training_free"):
+        return None
+
+    def features(arch: Arch) -> Mapping[str, float]:
+        from archsearch.training_free import scores  # here: most runs do without
+
+        found = scores(arch, seed=config.settings["proxy"]["recipe"]["seed"], device=config.settings["device"])
+        return {name: found[name] for name in FREE_SCORES if isfinite(found[name])}
+
+    return features
 
 
 def _without_value(row: Row, objectives: tuple[str, ...]) -> str | None:

@@ -61,6 +61,9 @@ def measure(phase: str, arch: Document) -> Document:
         return {**figures, "conditions": {"threads": 1, "date": "later"}}
     if phase == "proxy":
         return {"proxy_score": fraction(arch, "proxy"), "proxy_score_se": 0.01}
+    if phase == "free":
+        # One that foretells the score, on a scale of its own, and one that says nothing.
+        return {"free_zico": 1000 + 500 * fraction(arch, "proxy"), "free_naswot": 100 * fraction(arch, "free")}
     if phase.startswith("seed@"):
         return {"proxy_score": fraction(arch, "proxy") + 0.02 * (fraction(arch, phase) - 0.5), "proxy_score_se": 0.01}
     # A shorter training: lower, and a little off, by less the longer it is.

@@ -5,11 +5,13 @@ from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.making import SAMPLERS, make_sampler
 from archsearch.samplers.pool import Pool, TablePool
+from archsearch.samplers.second_look import FEATURES
 from archsearch.samplers.space_pool import DESCRIBED, described
 
 __all__ = [
     "CURVE",
     "DESCRIBED",
+    "FEATURES",
     "MEASURED",
     "SAMPLERS",
     "InBandSampler",

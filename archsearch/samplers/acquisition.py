@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,18 @@ _VARIETY = 0.5
 _LOTS = 0.8
 
 
+class Judged(Protocol):
+    """Candidates as rows of numbers (N, W), with their known objectives (N, K)."""
+
+    @property
+    def encoded(self) -> Floats:
+        """(N, W)."""
+
+    @property
+    def costs(self) -> Floats:
+        """(N, K)."""
+
+
 class Acquisition:
     """Expected hypervolume improvement over the measured and the pending, in the units of the models and, for known objectives, their own.
 
@@ -33,7 +46,7 @@ class Acquisition:
     """
 
     def __init__(
-        self, models: Mapping[int, Surrogate], known: Sequence[int], evidence: Evidence, candidates: Candidates
+        self, models: Mapping[int, Surrogate], known: Sequence[int], evidence: Evidence, candidates: Judged
     ) -> None:
         """`models` and `known` between them have every objective."""
         self._models, self._known, self._candidates = models, list(known), candidates

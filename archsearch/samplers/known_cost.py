@@ -13,7 +13,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import UserError
-from archsearch.samplers.acquisition import Acquisition, farthest, front_of
+from archsearch.samplers.acquisition import Acquisition, Floats, farthest, front_of
 from archsearch.samplers.candidates import Candidates, Costs, breed
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.evidence import PLAN, asked_params, described, read, signs
@@ -21,6 +21,7 @@ from archsearch.samplers.gaussian_process import Hyperparameters
 from archsearch.samplers.learned import LearnedPool
 from archsearch.samplers.planned import PlannedSampler
 from archsearch.samplers.pool import Params, Pool, TablePool
+from archsearch.samplers.second_look import SHORTLIST, SecondLook
 from archsearch.samplers.surrogate import Surrogate
 
 # Values of an unknown objective before it is modelled; until then candidates are spread.
@@ -46,7 +47,9 @@ class KnownCostSampler(PlannedSampler):
     Nothing is proposed twice, nor anything of which a known objective is nan, or whose `pool.key` is in `already()`. Once all candidates have been
     proposed `study.optimize` stops and `ask` raises UserError. Trials stopped early (PRUNED) with the user attribute `learning_curve` =
     {"<steps>": score} inform objective `curve_of` (default: the first unknown one). `describe` gives the parameters, as far as they go, of complete
-    trials that are no candidates. All state lies in the study: equal studies and seeds give equal proposals.
+    trials that are no candidates. `features` gives numbers too dear to be worked out for every candidate: the best few are judged a second time
+    with them, by models of the trials whose user attribute `features` has the same names. All state lies in the study: equal studies and seeds
+    give equal proposals.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class KnownCostSampler(PlannedSampler):
         curve_of: int | None = None,
         already: Callable[[], AbstractSet[Hashable]] = frozenset,
         describe: Callable[[FrozenTrial], Params] = described,
+        features: Callable[[Params], Mapping[str, float]] | None = None,
     ) -> None:
         """See the class. Raises UserError for both candidates and a pool, or an empty table."""
         if candidates is not None and pool is not None:
@@ -67,6 +71,7 @@ class KnownCostSampler(PlannedSampler):
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._costs, self._curve_of, self._already, self._describe = Costs(known), curve_of, already, describe
         self._fits: dict[Hashable, Hyperparameters] = {}
+        self._second_look = None if features is None else SecondLook(features)
         self._plans: dict[tuple[int, int, int], Params] = {}
         self._lock = threading.RLock()
 
@@ -116,7 +121,14 @@ class KnownCostSampler(PlannedSampler):
         models = {
             index: Surrogate(encoder, rows, pending, index, known, self._fits) for index, rows in measured.items()
         }
-        return _climb(Acquisition(models, known, evidence, candidates), pool, candidates, rng)
+        scores = _climb(Acquisition(models, known, evidence, candidates), pool, candidates, rng)
+        if self._second_look is None:
+            return candidates.params[int(np.argmax(scores))]
+        order = np.argsort(-scores, kind="stable")[:SHORTLIST]
+        best = [candidates.params[index] for index in order]
+        return self._second_look.choose(
+            best, candidates.costs[order], pool=pool, study=study, evidence=evidence, unknown=unknown, known=known
+        )
 
     def _rng(self, number: int) -> random.Random:
         return random.Random(f"{self._seed}/{number}")
@@ -223,8 +235,8 @@ def _gather(pool: Pool, candidates: Candidates, parents: list[Params], rng: rand
         candidates.add(pool.rows)
 
 
-def _climb(acquisition: Acquisition, pool: Pool, candidates: Candidates, rng: random.Random) -> Params:
-    """The best candidate after some rounds of looking at the best ones' neighbours."""
+def _climb(acquisition: Acquisition, pool: Pool, candidates: Candidates, rng: random.Random) -> Floats:
+    """Scores (N,) of the candidates, after some rounds of adding the best ones' neighbours."""
     scores = acquisition(slice(0, len(candidates)))
     is_optimistic = not scores.any()
     if is_optimistic:
@@ -234,4 +246,4 @@ def _climb(acquisition: Acquisition, pool: Pool, candidates: Candidates, rng: ra
         parents = [candidates.params[index] for index in best for _ in range(_STEPS)]
         new = candidates.add(pool.mutate(params, rng) for params in parents)
         scores = np.concatenate((scores, acquisition(new, is_optimistic=is_optimistic)))
-    return candidates.params[int(np.argmax(scores))]
+    return scores

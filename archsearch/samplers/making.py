@@ -1,6 +1,6 @@
 """The samplers of a run by name, all inside its band."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 
 from optuna import Study
@@ -29,16 +29,25 @@ def make_sampler(
     objectives: tuple[str, ...] = (),
     foresee: Foresee | None = None,
     batch_size: int = 1,
+    features: Callable[[Arch], Mapping[str, float]] | None = None,
 ) -> InBandSampler:
     """The sampler of that name inside `band`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
 
-    The known-cost sampler also needs the study's `objectives`, and takes `foresee`, images/s of an architecture at `batch_size`, if that can be trusted.
+    The known-cost sampler also needs the study's `objectives`, and takes `foresee`, images/s of an architecture at `batch_size`, if that can be trusted, and
+    `features` of an architecture, which are worked out for the best few candidates.
     """
     if name not in SAMPLERS:
         raise UserError(f"--sampler: unknown sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
     if name == KNOWN_COST:
         return KnownCostInBand(
-            space, band, seed, already, objectives=objectives, foresee=foresee, batch_size=batch_size
+            space,
+            band,
+            seed,
+            already,
+            objectives=objectives,
+            foresee=foresee,
+            batch_size=batch_size,
+            features=features,
         )
     return InBandSampler(BASES[name], space, band, seed, already)
 
@@ -56,6 +65,7 @@ class KnownCostInBand(InBandSampler):
         objectives: tuple[str, ...],
         foresee: Foresee | None = None,
         batch_size: int = 1,
+        features: Callable[[Arch], Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__(BASES["random"], space, band, seed, already)
         self._pool = SpacePool(space, band, seed)
@@ -68,6 +78,7 @@ class KnownCostInBand(InBandSampler):
             curve_of=curve_of,
             already=already,
             describe=lambda trial: dict(trial.user_attrs.get(DESCRIBED, {})),
+            features=None if features is None else lambda params: features(self._pool.arch(params)),
         )
 
     def propose(self, study: Study, number: int) -> Proposal | None:
