@@ -115,7 +115,7 @@ def build_report(folder: Path) -> Document:
     }
 
 
-_AUDIT = ("verdict", "created_at", "run", "seeds", "longer", "groups", "comparisons")
+_AUDIT = ("verdict", "created_at", "is_shipped", "conditions", "run", "seeds", "longer", "groups", "comparisons")
 _CONDITIONS = ("device", "dtype", "mode", "batch_size", "image_size", "cpus")
 
 

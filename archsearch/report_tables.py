@@ -103,9 +103,16 @@ def _listed(trials: Sequence[int]) -> str:
 
 def audit_sentence(document: Document) -> str:
     """How well the score's proxy orders architectures, as the last audit of it found."""
-    if document["audit"]:
-        return f"Audit of {document['audit']['created_at'][:10]}: {document['audit']['verdict']}"
+    audit = document["audit"]
+    if audit:
+        whose = f", by the house on {_devices(audit['conditions'])}" if audit["is_shipped"] else ""
+        return f"Audit of {audit['created_at'][:10]}{whose}: {audit['verdict']}"
     return f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` tells how well it orders architectures."
+
+
+def _devices(conditions: Sequence[Document]) -> str:
+    """`cpu (AMD EPYC)`."""
+    return ", ".join(dict.fromkeys(f"{one['device']} ({one['device_name']})" for one in conditions))
 
 
 def headline(document: Document) -> str:

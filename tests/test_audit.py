@@ -13,7 +13,7 @@ from scipy.stats import kendalltau
 from test_report import PROXY_ID, SIX, write_run
 
 from archsearch.audit.from_run import run_hybrids, run_records
-from archsearch.audit.records import AuditStore, Record, audit_folder
+from archsearch.audit.records import AuditStore, Record, audit_folder, read_audit
 from archsearch.audit.statistics import conclude
 from archsearch.audit.subjects import hybrid_subjects, paper_subjects
 from archsearch.audit.verdict import verdict
@@ -21,6 +21,7 @@ from archsearch.audit.work import LONGER_SEED, AuditPlan, Subject
 from archsearch.ranks import estimate, kendall_tau
 from archsearch.report import build_report
 from archsearch.report_tables import audit_sentence
+from archsearch.settings import make_settings
 from archsearch.space import paper, paper_names
 
 NAMES = ("van_b0", "van_b1", "van_b2", "pvt_tiny", "pvt_small", "davit_tiny")
@@ -179,7 +180,7 @@ def test_the_report_says_the_last_verdict_or_that_there_is_none(tmp_path: Path) 
     folder = write_run(tmp_path, SIX)
     document = build_report(folder)
     assert document["audit"] is None
-    assert "has not been audited; `archsearch audit one`" in audit_sentence(document)
+    assert f"has not been audited; `archsearch audit {folder}`" in audit_sentence(document)
     store = AuditStore(audit_folder(folder.parent, PROXY_ID))
     with store.locked("written"):
         pass
@@ -189,6 +190,23 @@ def test_the_report_says_the_last_verdict_or_that_there_is_none(tmp_path: Path) 
     document = build_report(folder)
     assert document["audit"]["verdict"] == "This proxy orders nothing."
     assert audit_sentence(document) == "Audit of 2026-01-02: This proxy orders nothing."
+
+
+def test_the_embedded_proxy_comes_with_an_audit_until_there_is_one_of_the_users_own(tmp_path: Path) -> None:
+    proxy_id = make_settings(device="cpu")["proxy_id"]
+    shipped = read_audit(tmp_path, proxy_id)
+    assert shipped
+    assert shipped["is_shipped"]
+    assert "10 papers' models" in shipped["verdict"]
+    own = {**shipped, "verdict": "This proxy orders nothing."}
+    store = AuditStore(audit_folder(tmp_path, proxy_id))
+    with store.locked("written"):
+        pass
+    store.write(own)
+    found = read_audit(tmp_path, proxy_id)
+    assert found
+    assert (found["verdict"], found["is_shipped"]) == ("This proxy orders nothing.", False)
+    assert read_audit(tmp_path, f"{proxy_id}/other") is None
 
 
 @pytest.mark.slow

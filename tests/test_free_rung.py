@@ -31,7 +31,6 @@ def test_a_free_score_is_brought_to_the_scale_of_the_first_trained_one() -> None
     waiting, unknown = curve(8), curve(99, 0.3)
     found = with_free_rung([*curves, waiting, unknown], values)
     assert [one.trial for one in found] == [*range(8), 8]
-    free = np.array([values[trial] for trial in range(8)])
     line = np.polynomial.Polynomial.fit(list(values.values())[:8], trained, 1)
     expected = [line(values[one.trial]) for one in found]
     assert [one.scores[0].value for one in found] == pytest.approx(expected)

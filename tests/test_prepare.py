@@ -17,19 +17,14 @@ from filelock import FileLock
 from image_forms import make_pictures, write_flat, write_folder
 from PIL import Image
 
-from archsearch.cli.app import main
-from archsearch.cli.prepare import prepare as command
+from archsearch.cli import main
 from archsearch.errors import UserError
 from archsearch.proxy.drawing import Policy, allocate, draw
 from archsearch.proxy.load import DataRequest, load_data
 from archsearch.proxy.prepared import MANIFEST, open_prepared
 from archsearch.proxy.sources.detect import open_source
 
-main.add_command(command)
 Cli = Callable[..., Result]
-_CHILD = (
-    "from archsearch.cli.app import main; from archsearch.cli.prepare import prepare; main.add_command(prepare); main()"
-)
 
 
 @pytest.fixture(scope="session")
@@ -188,7 +183,7 @@ def test_constellation_comes_in_the_size_asked_for() -> None:
 
 def start(*words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _CHILD, "prepare", *map(str, words)],
+        [sys.executable, "-m", "archsearch", "prepare", *map(str, words)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

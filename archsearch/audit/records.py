@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -205,14 +207,23 @@ def _written(path: Path) -> Iterator[None]:
 
 
 def read_audit(results_root: Path, proxy_id: str | None) -> dict[str, Any] | None:
-    """The document of the last audit of a proxy; None where there is none that can be read."""
+    """The document of the last audit of a proxy under `results_root`, else the one that comes with the package (`is_shipped`); None without either."""
     if proxy_id is None:
         return None
+    shipped = resources.files("archsearch") / "proxies" / FOLDER / f"{digest_of(proxy_id)}.json"
+    for place, is_shipped in ((audit_folder(results_root, proxy_id) / AUDIT_FILE, False), (shipped, True)):
+        document = _document(place)
+        if document is not None and document.get("proxy_id") == proxy_id:
+            return {**document, "is_shipped": is_shipped}
+    return None
+
+
+def _document(place: Path | Traversable) -> dict[str, Any] | None:
     try:
-        document = json.loads((audit_folder(results_root, proxy_id) / AUDIT_FILE).read_text(encoding="utf-8"))
+        document = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     is_whole = isinstance(document, dict) and all(
         isinstance(document.get(name), str) for name in ("verdict", "created_at")
     )
-    return document if is_whole and document.get("proxy_id") == proxy_id else None
+    return document if is_whole else None

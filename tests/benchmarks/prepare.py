@@ -41,9 +41,6 @@ from archsearch.proxy.sources.detect import open_source
 _COPIES = ("tars", "parquet", "webdataset")
 _BLOCK = 64  # images in one timing
 _KILLS = 5
-_CHILD = (
-    "from archsearch.cli.app import main; from archsearch.cli.prepare import prepare; main.add_command(prepare); main()"
-)
 
 
 def main() -> None:
@@ -206,7 +203,7 @@ def _lines(journal: Path) -> int:
 
 
 def _start(data: Path, out: Path, size: int) -> "subprocess.Popen[bytes]":
-    words = [sys.executable, "-c", _CHILD, "prepare", str(data), str(out), "--size", str(size)]
+    words = [sys.executable, "-m", "archsearch", "prepare", str(data), str(out), "--size", str(size)]
     return subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
