@@ -46,6 +46,7 @@ class SecondLook:
         self._features = features
         self._found: dict[Hashable, Features] = {}
         self._fits: dict[Hashable, Hyperparameters] = {}
+        self._spans: dict[str, BaseDistribution] = {}
 
     def choose(
         self,
@@ -66,7 +67,10 @@ class SecondLook:
             return best[0]
         mine = [self._of(params, pool) for params in best]
         usual = {name: statistics.median(features[name] for features in told.values()) for name in names}
-        encoder = Encoder({**pool.distributions, **_distributions(names, [*told.values(), *mine])})
+        spans = _distributions(names, list(told.values()))
+        if spans != self._spans:  # fits on another scale would make a proposal depend on when this process began
+            self._spans, self._fits = spans, {}
+        encoder = Encoder({**pool.distributions, **spans})
         pending = [_with(row, told.get(row.number, usual), names) for row in evidence.of(TrialState.RUNNING)]
         models = {
             index: Surrogate(

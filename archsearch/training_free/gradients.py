@@ -28,9 +28,10 @@ def zico(gradients: Sequence[Sequence[Tensor]]) -> float:
 def trainability(network: nn.Module, names: Sequence[Sequence[str]], images: Tensor, seed: int = 0) -> float:
     """Mean over blocks of 2 - s - 1/s, s the largest gain a block gives a gradient: 0 where it keeps its size, else below.
 
-    As in the paper, random signs stand for the gradient at a block's output, and its gain is that of the linear map by channels that explains the gradient at
-    the input best. Changed: that map is fitted by least squares instead of a mean of products, which with few samples a channel
-    takes even the identity for an amplifier; and it is asked of blocks, which keep shapes, not of what stands between stages.
+    As in the paper, random numbers stand for the gradient at a block's output, and its gain is that of the linear map by channels that explains the gradient
+    at the input best. Changed: they are orthogonal columns (rows, where samples are fewer than channels) instead of independent signs, with which few samples
+    a channel take even the identity for an amplifier, and a least squares fit takes a plain residual block for one of gain 100 where there
+    are as many samples as channels; and it is asked of blocks, which keep shapes, not of what stands between stages.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = _inputs(network, [name for stage in names for name in stage], images)
@@ -57,15 +58,23 @@ def _inputs(network: nn.Module, names: Sequence[str], images: Tensor) -> dict[st
 def _of_block(block: nn.Module, given: Tensor, generator: torch.Generator) -> float:
     at = given.requires_grad_()
     out: Tensor = block(at)
-    signs = (torch.randint(2, out.shape, generator=generator) * 2 - 1).to(out)
-    (back,) = torch.autograd.grad(out, at, signs)
-    gain = largest_gain(samples_of(signs), samples_of(back))
+    batch, channels, *_ = out.shape
+    before = _orthogonal(out.numel() // channels, channels, generator).to(out.device)
+    probe = before.reshape(batch, -1, channels).transpose(1, 2).reshape(out.shape).to(out.dtype)
+    (back,) = torch.autograd.grad(out, at, probe)
+    gain = largest_gain(before, samples_of(back))
     return 2 - gain - 1 / gain if gain > 0 else -math.inf
 
 
-def largest_gain(before: Tensor, after: Tensor) -> float:
-    """Spectral norm of the least squares A in after = before A, both (N, C); with fewer samples than channels the smallest such A."""
-    solution = torch.linalg.lstsq(
-        before.double(), after.double(), driver="gelsd" if before.device.type == "cpu" else "gels"
+def _orthogonal(samples: int, channels: int, generator: torch.Generator) -> Tensor:
+    """(samples, channels) at random: all singular values the same, entries of variance 1."""
+    long, short = max(samples, channels), min(samples, channels)
+    columns: Tensor = torch.linalg.qr(torch.randn(long, short, generator=generator, dtype=torch.float64)).Q * math.sqrt(
+        long
     )
-    return float(torch.linalg.matrix_norm(solution.solution, 2))
+    return columns if samples >= channels else columns.t()
+
+
+def largest_gain(before: Tensor, after: Tensor) -> float:
+    """Spectral norm of the least squares A in after = before A, both (N, C), `before` as `_orthogonal` gives it; the smallest A where N < C."""
+    return float(torch.linalg.matrix_norm(before.t() @ after.to(before) / max(before.shape), 2))
