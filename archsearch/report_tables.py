@@ -88,7 +88,7 @@ def _open_places(document: Document) -> Iterator[str]:
     front = document["front"]
     open_rows = [row for row in front if row["unresolved_by"]]
     if open_rows:
-        words = ", ".join(f"{row['trial']} by {_listed(row['unresolved_by'])}" for row in open_rows[:_NAMES_SHOWN])
+        words = "; ".join(f"{row['trial']} by {_listed(row['unresolved_by'])}" for row in open_rows[:_NAMES_SHOWN])
         more = f" and {len(open_rows) - _NAMES_SHOWN} more" if len(open_rows) > _NAMES_SHOWN else ""
         yield f"Not resolved, {len(open_rows)} of {len(front)}: a member may be dominated, were there no noise: {words}{more}."
     if document["score"]["training_sd"] is not None:

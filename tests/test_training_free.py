@@ -74,6 +74,18 @@ def test_trainability_is_zero_for_a_rotation_and_by_the_closed_form_for_its_mult
     assert found == pytest.approx(2 - gain - 1 / gain, abs=1e-4)
 
 
+class Leaky(nn.Module):
+    """x and a tenth of its neighbour: no gradient grows by more than 1.1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * x.roll(1, 3)
+
+
+def test_a_residual_block_is_no_amplifier_where_there_are_as_many_samples_as_channels() -> None:
+    found = trainability(nn.Sequential(Leaky()), [["0"]], torch.randn(2, 32, 4, 4))
+    assert 2 - 1.1 - 1 / 1.1 - 1e-6 <= found <= 0
+
+
 def test_aggregate_is_the_sum_of_log_ranks() -> None:
     table = [{"a": 1.0, "b": 10.0}, {"a": 2.0, "b": 10.0}, {"a": 3.0, "b": 5.0}]
     ranks = [(1, 2.5), (2, 2.5), (3, 1)]

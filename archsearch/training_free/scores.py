@@ -47,8 +47,10 @@ def scores(
     with torch.random.fork_rng(devices=[torch.device(device)] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(seed)
         network = build(small).to(device).train()
-        images = torch.randn(_ZICO_BATCHES, batch_size, 3, small.image_size, small.image_size, device=device)
-        labels = torch.randint(arch.num_classes, (_ZICO_BATCHES, batch_size), device=device)
+        stream = torch.Generator().manual_seed(seed)  # of its own: all architectures are asked about the same images
+        size = (_ZICO_BATCHES, batch_size, 3, small.image_size, small.image_size)
+        images = torch.randn(size, generator=stream).to(device)
+        labels = torch.randint(arch.num_classes, size[:2], generator=stream).to(device)
         entropies = _entropies(network, small, images[0])
         return {
             "params": float(cost.params),
