@@ -3,6 +3,7 @@
 import json
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ from archsearch.cli import main
 from archsearch.errors import UserError
 from archsearch.evaluate import evaluate
 from archsearch.machine import affinity
+from archsearch.proxy.candidate import start_training
+from archsearch.proxy.data import load_fashion_mnist
+from archsearch.proxy.profile import Profile
+from archsearch.proxy.recipe import Recipe
 from archsearch.running import refuse_other_threads
 from archsearch.settings import make_settings
 from archsearch.space import Space
+from archsearch.training_free import scores
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "clothing-mini"
 SPACE = """
@@ -217,6 +223,29 @@ def test_rungs_change_nothing_of_the_full_score_and_a_lost_training_is_made_up_f
     assert after_a_crash["proxy@6"] == in_parts["proxy@6"]
     _proxies([["proxy@3"]], proxy_steps=12, rungs=(1, 4))
     assert _proxies([["proxy@6"]], **rungs)["proxy@6"] == in_parts["proxy@6"]
+
+
+@pytest.mark.slow
+def test_other_seeds_and_free_scores_are_those_of_the_library() -> None:
+    """Phases `seed@1` and `free` of a real evaluation against the training and the scores made by hand."""
+    arch = Space(tomllib.loads(SPACE), "tiny.toml", SPACE).sample(lambda name, choices: choices[0])
+    settings = {**make_settings(device="cpu", proxy_steps=3), "phases": ["proxy", "seed@1", "free"]}
+    found: dict[str, dict[str, Any]] = {}
+
+    def keep(event: dict[str, Any]) -> None:
+        if event["event"] == "phase":
+            found[event["phase"]] = event["values"]
+
+    evaluate(arch.to_dict(), settings, {}, keep)
+    recipe = replace(Recipe(**settings["proxy"]["recipe"]), seed=1)
+    training = start_training(arch, load_fashion_mnist(), Profile(**settings["proxy"]["profile"]), recipe, "cpu")
+    assert found["seed@1"]["proxy_score"] == training.advance(3).score
+    assert found["seed@1"]["proxy_score"] != found["proxy"]["proxy_score"]
+    for name, value in scores(arch).items():
+        assert found["free"].get(f"free_{name}", value) == value
+    assert len(found["free"]) == 5
+    assert found["proxy"]["proxy_loader_images_s"] > 0
+    assert found["proxy"]["proxy_step_images_s"] > 0
 
 
 @pytest.mark.slow
