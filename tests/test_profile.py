@@ -8,8 +8,12 @@ import torch
 from archsearch import UserError, build, load_space, paper, paper_names
 from archsearch.blocks.base import Shape
 from archsearch.budget import Band, draw
-from archsearch.proxy.profile import FASHION_MNIST, FOLDER_FULL, FOLDER_SMALL, Profile, nearest_divisor, shrink
+from archsearch.proxy.profile import Profile, nearest_divisor, shrink
+from archsearch.proxy.profiles import load_profile
 
+FASHION_MNIST, FOLDER_SMALL, FOLDER_FULL = (
+    load_profile(name).profile for name in ("fashion-mnist", "cpu-small", "imagenet-short")
+)
 PROFILES = {"fashion-mnist": FASHION_MNIST, "folder-small": FOLDER_SMALL, "folder-full": FOLDER_FULL}
 
 

@@ -139,6 +139,35 @@ params_option = click.option(
 )
 
 
+def images_options(whose: str) -> Callable[[Function], Function]:
+    """`--train-split`, `--val-split` and `--max-unreadable`, of the images that are called `whose`."""
+    options = (
+        click.option(
+            "--train-split", default="train", show_default=True, metavar="NAME", help=f"Split of {whose} to train on."
+        ),
+        click.option(
+            "--val-split",
+            metavar="NAME",
+            help=f"Split of {whose} to score on.  [default: images held out of the training split]",
+        ),
+        click.option(
+            "--max-unreadable",
+            type=SHARE,
+            default="1%",
+            show_default=True,
+            metavar="SHARE",
+            help="Share of a split's images that may be unreadable and are left out, named.",
+        ),
+    )
+
+    def add(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 def seed_option(what: str) -> Callable[[Function], Function]:
     """`--seed N` with what it decides."""
     return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=what)

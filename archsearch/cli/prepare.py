@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import INTERRUPTED
-from archsearch.cli.options import SHARE, seed_option
+from archsearch.cli.options import SHARE, images_options, seed_option
 from archsearch.errors import UserError
 
 
@@ -59,20 +59,7 @@ def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> in
     metavar="SHARE",
     help="Share of the training split held out for validation, of every class.  [default: 10%, at most 10,000 images]",
 )
-@click.option("--train-split", default="train", show_default=True, metavar="NAME", help="Split of SOURCE to train on.")
-@click.option(
-    "--val-split",
-    metavar="NAME",
-    help="Split of SOURCE to validate with.  [default: none, images held out of the training split]",
-)
-@click.option(
-    "--max-unreadable",
-    type=SHARE,
-    default="1%",
-    show_default=True,
-    metavar="SHARE",
-    help="Share of the images that may be unreadable and are left out, named.",
-)
+@images_options("SOURCE")
 @seed_option("Seed of every draw.")
 @click.option(
     "--workers",

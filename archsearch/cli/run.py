@@ -10,12 +10,12 @@ from archsearch.cli.app import INTERRUPTED, RESULTS
 from archsearch.cli.options import (
     MACS,
     SECONDS,
-    SHARE,
     batch_size_option,
     cpus_option,
     device_option,
     dtype_option,
     fix_option,
+    images_options,
     mode_option,
     seed_option,
     threads_option,
@@ -90,20 +90,7 @@ _MEASURING = (
     help="How candidates are trained: a profile that `archsearch proxies` lists, or a TOML file like them.  "
     "[default: fashion-mnist; with --data imagenet-short on cuda, else cpu-small]",
 )
-@click.option("--train-split", default="train", show_default=True, metavar="NAME", help="Split of --data to train on.")
-@click.option(
-    "--val-split",
-    metavar="NAME",
-    help="Split of --data to score on.  [default: images held out of the training split]",
-)
-@click.option(
-    "--max-unreadable",
-    type=SHARE,
-    default="1%",
-    show_default=True,
-    metavar="SHARE",
-    help="Share of a split's images that may be unreadable and are left out.",
-)
+@images_options("--data")
 @device_option
 @dtype_option
 @mode_option

@@ -36,11 +36,6 @@ class Profile:
         return f"{self.image_size}px/stem{self.stem_stride}/grids{grids}/windows{self.window_numerator}of{self.window_denominator}/width1of{self.width_divisor}"
 
 
-FASHION_MNIST = Profile(image_size=32, stem_stride=2, width_divisor=4)
-FOLDER_SMALL = Profile(image_size=128, stem_stride=4, width_divisor=4)
-FOLDER_FULL = Profile(image_size=128, stem_stride=4, width_divisor=1)
-
-
 def shrink(arch: Arch, profile: Profile, num_classes: int) -> Arch:
     """The proxy's architecture. Raises UserError naming the stage when no scaled width fits it."""
     shape = Shape(3, profile.image_size, profile.image_size)

@@ -23,7 +23,8 @@ from archsearch import build, paper
 from archsearch.lookup import choose_papers
 from archsearch.proxy.batches import Loader
 from archsearch.proxy.data import ProxyData
-from archsearch.proxy.profile import FOLDER_SMALL, Profile, shrink
+from archsearch.proxy.profile import Profile, shrink
+from archsearch.proxy.profiles import load_profile
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import train_and_score
 from archsearch.tables import make_console, make_table, show
@@ -90,7 +91,7 @@ def take(stream: Iterable[object], number: int) -> Callable[[], None]:
 
 def steps(data: ProxyData, names: Iterable[str], image_size: int, divisor: int) -> list[Row]:
     """What the proxy's training says of its own rates, the fastest network first."""
-    profile = replace(FOLDER_SMALL, image_size=image_size, width_divisor=divisor)
+    profile = replace(load_profile("cpu-small").profile, image_size=image_size, width_divisor=divisor)
     # At the whole width a step of 32 takes seconds; images a second are nearly those of eight.
     recipe = replace(RECIPE, image_size=image_size, batch_size=32 if divisor > 1 else 8)
     rows = [training(data, name, profile, recipe) for name in names]

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from archsearch import build, paper
 from archsearch.proxy.data import ProxyData, load_image_folder
-from archsearch.proxy.profile import FOLDER_SMALL, shrink
+from archsearch.proxy.profile import shrink
+from archsearch.proxy.profiles import load_profile
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Training
 from archsearch.tables import make_console, make_table, show
@@ -96,7 +97,7 @@ def loops(name: str, folder: Path, data: ProxyData, recipe: Recipe, steps: int) 
         create_transform,
     )
 
-    profile = replace(FOLDER_SMALL, image_size=recipe.image_size)
+    profile = replace(load_profile("cpu-small").profile, image_size=recipe.image_size)
 
     def network() -> nn.Module:
         torch.manual_seed(0)
