@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from archsearch.proxy.augment import augmented
-from archsearch.proxy.batches import Loader, draws, train_batches, val_batches
+from archsearch.proxy.batches import Loader, draws
 from archsearch.proxy.constellation import make_constellation
 from archsearch.proxy.data import IMAGENET_MEAN, IMAGENET_STD, ProxyData
 from archsearch.proxy.rates import is_starved, starvation
@@ -50,7 +50,9 @@ def test_shift_moves_and_mirrors_whole_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 1), dtype=np.uint8)
     recipe = replace(RECIPE, steps=150, batch_size=4, image_size=12)
     seen = set()
-    for (batch, _), draw in zip(train_batches(pictures(images, images), recipe, CPU), draws(4, recipe), strict=True):
+    for (batch, _), draw in zip(
+        Loader(pictures(images, images), CPU).train_batches(recipe), draws(4, recipe), strict=True
+    ):
         assert batch.shape == (4, 3, 12, 12)
         assert batch.is_contiguous(memory_format=torch.channels_last)
         for picture, index in zip((batch[:, 0] * 255).round().byte().numpy(), draw.indices, strict=True):
@@ -77,7 +79,7 @@ def test_crops_are_boxes_of_the_allowed_area_and_ratio() -> None:
     image = np.stack([ramp, ramp.T, ramp], axis=-1)[None]
     recipe = replace(RECIPE, steps=20, batch_size=16, image_size=64, augment="crop")
     areas, ratios, mirrors = [], [], []
-    for batch, _ in train_batches(pictures(image, image), recipe, CPU):
+    for batch, _ in Loader(pictures(image, image), CPU).train_batches(recipe):
         across, down = batch[:, 0] * 255 / 2, batch[:, 1] * 255 / 2  # source column and row of every pixel
         assert across.min() >= 0
         assert down.max() <= size - 1
@@ -97,7 +99,7 @@ def test_crops_are_boxes_of_the_allowed_area_and_ratio() -> None:
 def test_evaluation_cuts_the_stored_margin_off_and_normalises() -> None:
     val = np.random.default_rng(0).integers(0, 256, (5, 36, 36, 3), dtype=np.uint8)
     data = ProxyData("noise", val, np.arange(5), val, np.arange(5), tuple("abcde"))
-    batches = list(val_batches(data, replace(RECIPE, batch_size=2, augment="crop"), CPU))
+    batches = list(Loader(data, CPU).val_batches(replace(RECIPE, batch_size=2, augment="crop")))
     assert [len(labels) for _, labels in batches] == [2, 2, 1]
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 1, 2, 3, 4]
     cut = val[:, 2:34, 2:34].astype(np.float64) / 255
@@ -107,7 +109,7 @@ def test_evaluation_cuts_the_stored_margin_off_and_normalises() -> None:
 
 def test_evaluation_at_another_size_is_resized_like_pillow_does() -> None:
     val = np.random.default_rng(0).integers(0, 256, (1, 48, 48, 1), dtype=np.uint8)
-    images, _ = next(val_batches(pictures(val, val), RECIPE, CPU))
+    images, _ = next(Loader(pictures(val, val), CPU).val_batches(RECIPE))
     expected = Image.fromarray(val[0, :, :, 0]).resize((32, 32), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(images[0, 0] * 255, np.asarray(expected), atol=1.0)
 
@@ -127,7 +129,7 @@ def test_large_batches_are_cropped_like_single_images() -> None:
     recipe = replace(RECIPE, batch_size=70, image_size=28, augment="crop")
     draw = next(draws(70, recipe))
     images = torch.from_numpy(data.train_images[draw.indices])
-    whole, _ = next(train_batches(data, recipe, CPU))
+    whole, _ = next(Loader(data, CPU).train_batches(recipe))
     assert whole.is_contiguous(memory_format=torch.channels_last)
     single = [augmented(images[n : n + 1], draw.uniforms[n : n + 1], recipe, data) for n in range(70)]
     assert torch.equal(whole, torch.cat(single))
@@ -177,8 +179,8 @@ def test_cuda_sees_the_same_batches(cuda: torch.device, whole: bool, augment: An
     data = make_constellation(160, 48)
     recipe = replace(RECIPE, augment=augment, image_size=28, steps=30)
     loader = Loader(data, cuda, whole=whole)
-    streams = [(train_batches(data, recipe, CPU), loader.train_batches(recipe))]
-    streams += [(val_batches(data, recipe, CPU), loader.val_batches(recipe))]
+    streams = [(Loader(data, CPU).train_batches(recipe), loader.train_batches(recipe))]
+    streams += [(Loader(data, CPU).val_batches(recipe), loader.val_batches(recipe))]
     for on_cpu, on_cuda in streams:
         # All at once, so that a buffer used too early would show.
         for (images, labels), (there, labels_there) in zip(on_cpu, list(on_cuda), strict=True):

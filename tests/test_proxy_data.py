@@ -5,6 +5,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from PIL import Image, ImageOps
 
 from archsearch.errors import UserError
 from archsearch.proxy.constellation import NUM_ARRANGEMENTS, make_constellation
-from archsearch.proxy.data import ProxyData, load_fashion_mnist, load_image_folder
+from archsearch.proxy.data import ProxyData, load_fashion_mnist
+from archsearch.proxy.load import DataRequest, load_data
+from archsearch.proxy.prepare import Watch
 
 CLOTHING = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "clothing-mini"
 SIZE = 24
@@ -36,9 +39,10 @@ def make_folder(root: Path, per_class: int = 4, classes: tuple[str, ...] = ("cat
     return root
 
 
-def load(root: Path, cache: Path, **changes: object) -> ProxyData:
-    settings: dict[str, object] = {"size": SIZE, "max_train": 1000, "cache_dir": cache} | changes
-    return load_image_folder(root, **settings)  # type: ignore[arg-type]  # a dict of settings has no single type
+def load(root: Path, cache: Path, progress: Callable[[int, int], None] | None = None, **changes: Any) -> ProxyData:
+    settings: dict[str, Any] = {"size": SIZE, "max_train": 1000, "val_split": "val"} | changes
+    watch = Watch(progress=lambda done, total, _already: progress(done, total)) if progress else Watch()
+    return load_data(DataRequest(text=str(root), cache_dir=str(cache), **settings), watch)
 
 
 def centre_square(picture: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -88,16 +88,6 @@ class Loader:
             yield centred(images, recipe, self.data), labels
 
 
-def train_batches(data: ProxyData, recipe: Recipe, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """`Loader.train_batches` of a loader for these alone."""
-    return Loader(data, device).train_batches(recipe)
-
-
-def val_batches(data: ProxyData, recipe: Recipe, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """`Loader.val_batches` of a loader for these alone."""
-    return Loader(data, device).val_batches(recipe)
-
-
 class _DeviceImages:
     """A split that lies on the device; gathering it moves indices alone."""
 

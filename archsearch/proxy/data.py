@@ -1,17 +1,13 @@
-"""What a candidate is trained and scored on: the embedded Fashion-MNIST subset, or any ImageFolder prepared once."""
+"""What a candidate is trained and scored on: the embedded Fashion-MNIST subset, or images prepared once."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.proxy.drawing import Policy
-from archsearch.proxy.prepare import Preparation, Watch, prepare_in_cache
 from archsearch.proxy.prepared import Prepared
-from archsearch.proxy.sources.folder import FolderSource
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -89,35 +85,6 @@ def proxy_data(prepared: Prepared) -> ProxyData:
         manifest_fingerprint=prepared.fingerprint,
         folder=str(prepared.folder),
     )
-
-
-def load_image_folder(
-    root: Path,
-    *,
-    size: int,
-    train_split: str = "train",
-    val_split: str = "val",
-    max_train: int,
-    max_val: int = 10_000,
-    max_unreadable: float = 0.01,
-    seed: int = 0,
-    cache_dir: Path,
-    progress: Callable[[int, int], None] | None = None,
-) -> ProxyData:
-    """An ImageFolder as `size` px squares, decoded once into `cache_dir`; `progress(done, total)` counts images.
-
-    Larger splits are cut to a stratified sample by `seed`. UserError where the folder is no ImageFolder, or where a larger
-    share than `max_unreadable` of a split cannot be read; fewer are left out and returned as `unreadable`.
-    """
-    assert min(size, max_train, max_val) > 0
-    task = Preparation(
-        source=FolderSource(root.expanduser().absolute(), train_split, val_split),
-        policy=Policy(train_split=train_split, val_split=val_split, max_train=max_train, max_val=max_val, seed=seed),
-        size=size,
-        max_unreadable=max_unreadable,
-    )
-    watch = Watch(progress=lambda done, total, _already: progress(done, total)) if progress else Watch()
-    return proxy_data(prepare_in_cache(task, cache_dir, watch))
 
 
 def _digest(data: ProxyData) -> str:

@@ -91,7 +91,7 @@ def decoding(size: int, workers: int | None = None) -> Iterator[Decoder]:
 
 
 def num_cores() -> int:
-    """That this process may use."""
+    """That this process may use; not `machine.usable_cores`, since preparing images does without torch."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -18,7 +18,7 @@ class _Codes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
     """Adds up, over all activations, how many units any two images of a batch agree in; wherever in the code these are called."""
 
     def __init__(self, batch_size: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.batch_size = batch_size
         self.agreeing = torch.zeros(batch_size, batch_size, dtype=torch.float64)
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 _OF_AZ_NAS = ("expressivity", "progressivity", "trainability", "macs")
 
@@ -14,5 +13,7 @@ def aggregate(candidates: Sequence[Mapping[str, float]], names: Sequence[str] = 
 
     Ties share their mean rank. `candidates` as `scores` gives them; the values (N,) compare within these alone, higher is better.
     """
+    from scipy.stats import rankdata  # here: it takes most of a second to import, and every worker imports this package
+
     values = np.array([[candidate[name] for name in names] for candidate in candidates]).reshape(-1, len(names))
     return np.asarray(np.log(rankdata(values, axis=0) / max(len(values), 1)).sum(axis=1))

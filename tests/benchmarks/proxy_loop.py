@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from archsearch import build, paper
-from archsearch.proxy.data import ProxyData, load_image_folder
+from archsearch.proxy.data import ProxyData
+from archsearch.proxy.load import DataRequest, load_data
 from archsearch.proxy.profile import shrink
 from archsearch.proxy.profiles import load_profile
 from archsearch.proxy.recipe import Recipe
@@ -175,7 +176,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         for pixels in options.pixels:
             size = round(pixels * 1.125)
-            data = load_image_folder(options.folder, size=size, max_train=1 << 30, max_val=1, cache_dir=Path(cache))
+            request = DataRequest(text=str(options.folder), size=size, val_split="val", max_val=1, cache_dir=cache)
+            data = load_data(request)
             for name in options.papers:
                 for dtype in ("float32", "bfloat16"):
                     recipe = Recipe(
