@@ -285,7 +285,7 @@ def test_decompression_bombs_and_dead_links_are_unreadable(tmp_path: Path, monke
 def test_folders_that_are_no_image_folder_are_refused(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
 
-    def refused(root: Path, message: str, **changes: object) -> None:
+    def refused(root: Path, message: str, **changes: Any) -> None:
         with pytest.raises(UserError, match=message) as caught:
             load(root, cache, **changes)
         assert str(root) in str(caught.value)
