@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from archsearch.engine.again import members
+from archsearch.engine.again import timed_front
 from archsearch.ranks import kendall_tau
 from archsearch.results import Row
 from archsearch.throughput import Protocol
@@ -20,7 +20,7 @@ def again_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document |
     `tau` is Kendall's tau-b between the two orders; `swapped` are pairs that changed places though the middle halves of
     their blocks lie apart both times; `changed` are trials whose change is above the protocol's limit for drift.
     """
-    front = members(rows, objectives)
+    front = timed_front(rows, objectives)
     twice = [row for row in front if row["throughput_again_img_s"] is not None]
     if not twice:
         return None

@@ -21,7 +21,7 @@ def train_all(plan: AuditPlan, store: AuditStore, console: Console) -> dict[Key,
     known = {record.key: record for record in plan.measured}
     tasks = [task for task in plan.tasks() if task.key not in known]
     trainer = Trainer(plan)
-    with _watching(console, store, tasks) as watch:
+    with audit_progress(console, store, tasks) as watch:
         while True:
             records = watch.look()
             left = [task for task in tasks if task.key not in records]
@@ -32,7 +32,7 @@ def train_all(plan: AuditPlan, store: AuditStore, console: Console) -> dict[Key,
     return {**known, **store.records()}
 
 
-def _train_one(left: Sequence[Task], trainer: Trainer, store: AuditStore, watch: "_Watch") -> bool:
+def _train_one(left: Sequence[Task], trainer: Trainer, store: AuditStore, watch: "_AuditWatch") -> bool:
     """Whether there was a training that nobody had begun."""
     for task in left:
         with store.claimed(task.key) as is_ours:
@@ -43,7 +43,7 @@ def _train_one(left: Sequence[Task], trainer: Trainer, store: AuditStore, watch:
     return False
 
 
-class _Watch:
+class _AuditWatch:
     """Tells how far all processes together have come, and what this one is at."""
 
     def __init__(self, console: Console, bar: Progress, store: AuditStore, tasks: Sequence[Task]) -> None:
@@ -91,8 +91,8 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _watching(console: Console, store: AuditStore, tasks: Sequence[Task]) -> Iterator[_Watch]:
+def audit_progress(console: Console, store: AuditStore, tasks: Sequence[Task]) -> Iterator[_AuditWatch]:
     """A bar with the time left on a terminal, a line a training elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield _Watch(console, bar, store, tasks)
+        yield _AuditWatch(console, bar, store, tasks)

@@ -19,7 +19,8 @@ from archsearch.machine import conditions, device_lock, pick_device
 from archsearch.model import build
 from archsearch.settings import make_settings
 from archsearch.telemetry import why_silent
-from archsearch.throughput import DType, InfeasibleError, Mode, Progress, Protocol, measure
+from archsearch.throughput import DType, InfeasibleError, Mode, Protocol, measure
+from archsearch.throughput import Progress as Say
 
 SWEEP_ALL = "max"
 # Batch sizes are doubled up to here: where memory does not end a sweep on CUDA this does, and elsewhere it is the default.
@@ -116,7 +117,7 @@ def bench_document(task: BenchTask, console: Console) -> Document:
     """
     bench = _Bench(task)
     interrupted = False
-    with _saying(console) as say:
+    with bench_progress(console) as say:
         say("waiting for the device")
         try:
             with device_lock(task.device, exclusive=True):
@@ -153,7 +154,7 @@ class _Bench:
         self._errors: dict[tuple[str, int], str] = {}
         self._references: dict[int, nn.Module] = {}
 
-    def measure_all(self, say: Progress) -> None:
+    def measure_all(self, say: Say) -> None:
         """In the order asked for, then, with rounds, in a new order each: whoever always comes after the same one inherits its heat."""
         names = list(self.task.archs)
         generator = random.Random(0)
@@ -168,7 +169,7 @@ class _Bench:
                 label = f"{name}, round {number + 1} of {self.task.rounds}" if self.task.rounds > 1 else name
                 self._measure(label, name, self.task.protocols[name], say)
 
-    def _sweep(self, name: str, batch_sizes: Sequence[int], say: Progress) -> None:
+    def _sweep(self, name: str, batch_sizes: Sequence[int], say: Say) -> None:
         for batch_size in batch_sizes:
             protocol = replace(self.task.protocols[name], batch_size=batch_size)
             try:
@@ -178,7 +179,7 @@ class _Bench:
             if name in self.sweep_ends or (name, batch_size) in self._errors:
                 return
 
-    def _measure(self, label: str, name: str, protocol: Protocol, say: Progress) -> None:
+    def _measure(self, label: str, name: str, protocol: Protocol, say: Say) -> None:
         """One measurement; a failure is kept as a sentence, but out of memory in a sweep is its end and goes on up."""
         say(f"{label}: building")
         model = build(self.task.archs[name], image_size=protocol.image_size)
@@ -241,7 +242,7 @@ def _settled(rounds: Sequence[Document]) -> Document:
 
 
 @contextlib.contextmanager
-def _saying(console: Console) -> Iterator[Progress]:
+def bench_progress(console: Console) -> Iterator[Say]:
     """One changing line on a terminal, lines elsewhere."""
     if not console.is_terminal:
         said: list[str] = []

@@ -39,7 +39,7 @@ from archsearch.space import load_space
 from archsearch.tables import make_table, titled
 from archsearch.units import format_count, format_seconds
 
-_PLAIN_LINES = 20
+_CALIBRATION_LINES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def calibration_plan(request: CalibrateRequest) -> CalibrationPlan:
 def calibrate(plan: CalibrationPlan, results_root: Path, console: Console) -> Calibration:
     """Measure what the plan has not measured yet, fit, and write the file; progress goes to `console`."""
     path = calibration_path(results_root, plan.key)
-    with _watching(console) as tick:
+    with calibration_progress(console) as tick:
         rows = carry_out(plan, path, tick)
     where = conditions(torch.device(plan.key.device))
     about = {
@@ -100,9 +100,9 @@ def calibrate(plan: CalibrationPlan, results_root: Path, console: Console) -> Ca
 
 
 @contextlib.contextmanager
-def _watching(console: Console) -> Iterator[Callable[[Step], None]]:
+def calibration_progress(console: Console) -> Iterator[Callable[[Step], None]]:
     """A bar with the time left on a terminal, some twenty lines elsewhere."""
-    clock = _Clock()
+    clock = _CalibrationClock()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("starting", total=1.0, left="")
@@ -112,14 +112,14 @@ def _watching(console: Console) -> Iterator[Callable[[Step], None]]:
             nonlocal said
             left = clock.words(step)
             progress.update(bar, completed=step.done, total=step.total, description=f"timed {step.name}", left=left)
-            if not console.is_terminal and step.is_new and step.done * _PLAIN_LINES // step.total > said:
-                said = int(step.done * _PLAIN_LINES // step.total)
+            if not console.is_terminal and step.is_new and step.done * _CALIBRATION_LINES // step.total > said:
+                said = int(step.done * _CALIBRATION_LINES // step.total)
                 console.print(f"{step.done / step.total:.0%} measured, {left}; last: {step.name}", soft_wrap=True)
 
         yield tick
 
 
-class _Clock:
+class _CalibrationClock:
     """Time left by what this session measured; what an earlier one had measured took no time now."""
 
     def __init__(self) -> None:

@@ -146,7 +146,7 @@ def _validate(
 ) -> tuple[Accuracy, bool]:
     """The accuracy, and whether Ctrl-C ended the pass before its end."""
     so_far: list[Accuracy] = []
-    with _progress(console) as tell, device_lock(task.device, exclusive=False):
+    with validation_progress(console) as tell, device_lock(task.device, exclusive=False):
 
         def told(found: Accuracy) -> None:
             so_far[:] = [found]
@@ -260,7 +260,7 @@ def check_complete(document: Document) -> None:
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Callable[[Accuracy], None]]:
+def validation_progress(console: Console) -> Iterator[Callable[[Accuracy], None]]:
     """A callback for the accuracy so far, shown as a bar on a terminal and as a line now and then elsewhere."""
     if not console.is_terminal:
         yield _PlainProgress(console)

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from archsearch.arch import Arch
-from archsearch.calibration import Calibration, CalibrationKey, load_calibration, store
+from archsearch.calibration import Calibration, CalibrationKey, load_calibration
+from archsearch.calibration.store import FOLDER
 from archsearch.errors import UserError
 
 
@@ -27,7 +28,7 @@ class Predictor:
 
 def find_predictor(root: Path, settings: Mapping[str, Any], console: Console) -> Predictor | None:
     """The predictor under these settings on this machine; None without a calibration, and with one of no use, which is said."""
-    if not (root / store.FOLDER).is_dir():
+    if not (root / FOLDER).is_dir():
         return None  # without asking the device for its name, which wakes a GPU
     try:
         calibration = load_calibration(root, CalibrationKey.here(settings))

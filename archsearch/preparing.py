@@ -20,7 +20,7 @@ from archsearch.proxy.prepared import UNREADABLE, Prepared, check_prepared, is_p
 from archsearch.proxy.sources.detect import open_source
 from archsearch.units import format_bytes, format_seconds
 
-_PLAIN_LINES = 10
+_PREPARE_LINES = 10
 _UPDATE_S = 0.1
 
 
@@ -61,7 +61,7 @@ def prepare(request: PrepareRequest, console: Console) -> str:
         max_unreadable=request.max_unreadable,
         workers=request.workers,
     )
-    with watching(console, request.out) as watch:
+    with prepare_progress(console, request.out) as watch:
         prepared, was_ready = prepare_folder(task, request.out.expanduser().absolute(), watch)
     return _told(request.out, prepared, was_ready)
 
@@ -101,7 +101,7 @@ def _told(out: Path, prepared: Prepared, was_ready: bool) -> str:
 
 
 @contextlib.contextmanager
-def watching(console: Console, out: Path | str) -> Iterator[Watch]:
+def prepare_progress(console: Console, out: Path | str) -> Iterator[Watch]:
     """A bar with images a second and the time left on a terminal, some ten lines elsewhere."""
     columns = (TextColumn("decoding"), BarColumn(), TextColumn("{task.fields[words]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -114,10 +114,10 @@ def watching(console: Console, out: Path | str) -> Iterator[Watch]:
             if now - updated < _UPDATE_S and done < total:
                 return
             updated = now
-            words = _words(done, total, already, now - started)
+            words = _prepare_words(done, total, already, now - started)
             progress.update(bar, completed=done, total=total, words=words)
-            if not console.is_terminal and done * _PLAIN_LINES // total > said:
-                said = done * _PLAIN_LINES // total
+            if not console.is_terminal and done * _PREPARE_LINES // total > said:
+                said = done * _PREPARE_LINES // total
                 console.print(words, soft_wrap=True, highlight=False)
 
         def waiting() -> None:
@@ -126,7 +126,7 @@ def watching(console: Console, out: Path | str) -> Iterator[Watch]:
         yield Watch(progress=tick, waiting=waiting)
 
 
-def _words(done: int, total: int, already: int, elapsed_s: float) -> str:
+def _prepare_words(done: int, total: int, already: int, elapsed_s: float) -> str:
     """`1,024 of 9,000 images, 980 images/s, about 8s left`, by what this session decoded."""
     rate = (done - already) / max(elapsed_s, 1e-9)
     left = (total - done) / max(rate, 1e-9)

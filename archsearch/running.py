@@ -15,7 +15,7 @@ from rich.console import Console
 
 from archsearch.budget import Band, draw
 from archsearch.config import RunConfig
-from archsearch.engine import again
+from archsearch.engine.again import is_due
 from archsearch.engine.driver import Driver
 from archsearch.engine.listener import State
 from archsearch.engine.worker import LOG_FILE, ProcessWorker
@@ -26,7 +26,7 @@ from archsearch.live import watching as watching_run
 from archsearch.lookup import choose_papers
 from archsearch.machine import pick_device
 from archsearch.predicting import find_predictor
-from archsearch.preparing import watching
+from archsearch.preparing import prepare_progress
 from archsearch.results import MANIFEST_FILE, Row
 from archsearch.samplers import make_sampler
 from archsearch.settings import choose_proxy, make_settings
@@ -113,7 +113,7 @@ def _rungs(request: RunRequest, console: Console) -> tuple[int, ...]:
 
 def _settings(request: RunRequest, rungs: Sequence[int], space: Space, console: Console) -> dict[str, Any]:
     data = request.measuring["data"]
-    with watching(console, f"the images of {data}") if data else contextlib.nullcontext() as watch:
+    with prepare_progress(console, f"the images of {data}") if data else contextlib.nullcontext() as watch:
         settings = make_settings(**request.measuring, image_size=space.plan.image_size, rungs=rungs, watch=watch)
     unreadable = settings.get("proxy_unreadable", [])
     if unreadable:
@@ -155,7 +155,7 @@ def carry_out(request: RunRequest, config: RunConfig, console: Console, argument
     foresee = predictor.predict if predictor else None
     with RunStore.open(folder, config, request.storage, foresee=foresee) as store:
         refuse_other_threads(folder, store.rows(), config.settings)
-        rechecks = request.recheck and again.is_due(config.objectives)
+        rechecks = request.recheck and is_due(config.objectives)
         with watching_run(console, str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
             driver = Driver(
                 config,

@@ -10,59 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
-from test_report import PROXY_ID, SIX, write_run
+from support.audits import NAMES, STEPS, make_plan, make_record
+from support.report_runs import PROXY_ID, SIX, write_run
 
 from archsearch.audit.from_run import run_hybrids, run_records
-from archsearch.audit.records import AuditStore, Record, audit_folder, read_audit
+from archsearch.audit.records import AuditStore, audit_folder, read_audit
 from archsearch.audit.statistics import conclude
-from archsearch.audit.subjects import hybrid_subjects, paper_subjects
+from archsearch.audit.subjects import hybrid_subjects
 from archsearch.audit.verdict import verdict
-from archsearch.audit.work import LONGER_SEED, AuditPlan, Subject
+from archsearch.audit.work import LONGER_SEED
 from archsearch.ranks import estimate, kendall_tau
 from archsearch.report import build_report
 from archsearch.report_tables import audit_sentence
 from archsearch.settings import make_settings
 from archsearch.space import paper, paper_names
-
-NAMES = ("van_b0", "van_b1", "van_b2", "pvt_tiny", "pvt_small", "davit_tiny")
-STEPS = 8
-
-
-def make_plan(*, seeds: int = 2, longer: int = 0, hybrids: Sequence[str] = ()) -> AuditPlan:
-    """The papers' models, of which `hybrids` are audited as if they were some."""
-    subjects = [
-        *paper_subjects(NAMES),
-        *(Subject(arch=paper(name), group="hybrids") for name in hybrids),
-    ]
-    return AuditPlan(
-        proxy_id="p",
-        longer_id="p-longer" if longer else None,
-        proxy={"recipe": {"steps": STEPS, "seed": 0}},
-        device="cpu",
-        subjects=subjects,
-        num_seeds=seeds,
-        longer=longer,
-    )
-
-
-def make_record(
-    subject: Subject, seed: int, scores: Mapping[int, float], proxy_id: str = "p", **changes: Any
-) -> Record:
-    cost = subject.arch.cost()
-    values: dict[str, Any] = {
-        "proxy_id": proxy_id,
-        "arch_id": subject.arch.arch_id,
-        "name": subject.name,
-        "arch": subject.arch.to_dict(),
-        "seed": seed,
-        "steps": max(scores, default=STEPS),
-        "curve": {str(step): [score, 0.01] for step, score in scores.items()},
-        "seconds": 2.0,
-        "macs": cost.macs,
-        "params": cost.params,
-        "conditions": {},
-    }
-    return Record(**{**values, **changes})
 
 
 def of(document: Mapping[str, Any], group: str, target: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from test_audit import STEPS, make_plan, make_record
+from support.audits import STEPS, make_plan, make_record
 
 from archsearch.audit.records import AuditStore
 from archsearch.audit.subjects import paper_subjects

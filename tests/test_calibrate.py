@@ -19,9 +19,9 @@ from archsearch.calibration import (
     load_calibration,
     partial_path,
     save_calibration,
-    store,
 )
 from archsearch.calibration.sites import Site
+from archsearch.calibration.store import read_rows, write_rows
 from archsearch.calibration.timing import time_slope
 from archsearch.cli import main
 from archsearch.errors import UserError
@@ -56,17 +56,17 @@ def test_a_file_that_is_no_calibration_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no calibration"):
         load_calibration(tmp_path, KEY)
     path.write_bytes(whole)
-    rows, about = store.read(path)
+    rows, about = read_rows(path)
     changes: list[dict[str, Any]] = [{"fit": {}}, {"key": {"device": 1}}, {"fit": {**about["fit"], "form": "of clay"}}]
     for changed in changes:
-        store.write(rows, {**about, **changed}, path)
+        write_rows(rows, {**about, **changed}, path)
         with pytest.raises(UserError, match="damaged, or of another version"):
             load_calibration(tmp_path, KEY)
     unknown = [{**row, "layer": row["layer"] and row["layer"].replace('"mlp"', '"golem"')} for row in rows]
-    store.write(unknown, about, path)
+    write_rows(unknown, about, path)
     with pytest.raises(UserError, match="golem"):
         load_calibration(tmp_path, KEY)
-    store.write(rows, {**about, "key": asdict(replace(KEY, threads=7))}, path)
+    write_rows(rows, {**about, "key": asdict(replace(KEY, threads=7))}, path)
     with pytest.raises(UserError, match="other conditions"):
         load_calibration(tmp_path, KEY)
 
@@ -94,7 +94,7 @@ def test_keys_of_other_conditions_have_other_files() -> None:
 def test_measurements_of_another_plan_are_not_gone_on_with(tmp_path: Path) -> None:
     plan = small_plan()
     path = calibration_path(tmp_path, plan.key)
-    store.write(measurements(plan)[:3], {"identity": small_plan(seed=5).identity}, partial_path(path))
+    write_rows(measurements(plan)[:3], {"identity": small_plan(seed=5).identity}, partial_path(path))
     with pytest.raises(UserError, match=r"another, unfinished calibration, of seed 5; .*delete the file"):
         carry_out(plan, path, lambda step: None)
 
@@ -103,7 +103,7 @@ def test_finished_measurements_are_not_made_again(tmp_path: Path) -> None:
     plan = small_plan()
     path = calibration_path(tmp_path, plan.key)
     rows = measurements(plan)
-    store.write(rows, {"identity": plan.identity}, partial_path(path))
+    write_rows(rows, {"identity": plan.identity}, partial_path(path))
     steps: list[Step] = []
     again = carry_out(plan, path, steps.append)
     assert not any(step.is_new for step in steps)
@@ -124,13 +124,13 @@ def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         carry_out(plan, path, lambda step: stop_after(3, step))
-    kept, _ = store.read(partial_path(path))
+    kept, _ = read_rows(partial_path(path))
     assert len(kept) == 3
     seen.clear()
     with pytest.raises(KeyboardInterrupt):
         carry_out(plan, path, lambda step: stop_after(2, step))
     assert [step.is_new for step in seen] == [False, False, False, True, True]
-    assert store.read(partial_path(path))[0][:3] == kept
+    assert read_rows(partial_path(path))[0][:3] == kept
 
 
 @pytest.mark.slow

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from archsearch.calibration import store
 from archsearch.calibration.calibration import Calibration, steady_slopes
 from archsearch.calibration.fitting import FORMS, INTERCEPT, REST, Fit, Slopes
 from archsearch.calibration.interpolation import UNITS, KindModel, by_kind
 from archsearch.calibration.key import CalibrationKey
+from archsearch.calibration.store import FOLDER, SCHEMA, read_rows, write_rows
 from archsearch.errors import ArchsearchError, UserError
 
 Row = dict[str, Any]
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 def calibration_path(root: Path, key: CalibrationKey) -> Path:
     """Where the calibration of a key lies under a results folder."""
-    return root / store.FOLDER / key.file_name
+    return root / FOLDER / key.file_name
 
 
 def load_calibration(root: Path, key: CalibrationKey) -> Calibration | None:
@@ -27,7 +27,7 @@ def load_calibration(root: Path, key: CalibrationKey) -> Calibration | None:
     path = calibration_path(root, key)
     if not path.is_file():
         return None
-    rows, about = store.read(path)
+    rows, about = read_rows(path)
     try:
         found = CalibrationKey.from_dict(about["key"])
         calibration = _restored(rows, about, key, path)
@@ -78,7 +78,7 @@ def save_calibration(calibration: Calibration) -> None:
         "key": calibration.key.to_dict(),
         "fit": {"form": fit.form, "penalty": fit.penalty, "left_out_mape": fit.left_out_mape},
     }
-    store.write([*measured, *coefficient_rows(calibration)], about, calibration.path)
+    write_rows([*measured, *coefficient_rows(calibration)], about, calibration.path)
 
 
 def coefficient_rows(calibration: Calibration) -> list[Row]:
@@ -94,4 +94,4 @@ def coefficient_rows(calibration: Calibration) -> list[Row]:
 
 def _coefficient(group: str, name: str, value: float, unit: str) -> Row:
     known = {"record": "coefficient", "group": group, "name": name, "value": value, "unit": unit}
-    return {**dict.fromkeys(store.SCHEMA.names), **known}
+    return {**dict.fromkeys(SCHEMA.names), **known}

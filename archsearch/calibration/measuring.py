@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from archsearch.calibration import store
 from archsearch.calibration.plan import CalibrationPlan, NetworkTask
 from archsearch.calibration.sites import Site
+from archsearch.calibration.store import SCHEMA, read_rows, write_rows
 from archsearch.calibration.timing import Yardstick, network_protocol, time_slope
 from archsearch.errors import RunError, UserError
 from archsearch.machine import device_lock, is_out_of_memory
@@ -43,7 +43,7 @@ class Journal:
         self.rows: list[Row] = []
         self._kept_at = time.monotonic()
         if path.exists():
-            self.rows, found = store.read(path)
+            self.rows, found = read_rows(path)
             self._check(found.get("identity"))
 
     def _check(self, found: object) -> None:
@@ -59,14 +59,14 @@ class Journal:
     def add(self, row: Row) -> None:
         """Remember a measurement; on disk some seconds later at most, or with `keep`."""
         now = datetime.datetime.now(datetime.UTC)
-        self.rows.append({**dict.fromkeys(store.SCHEMA.names), **row, "measured_at": now})
+        self.rows.append({**dict.fromkeys(SCHEMA.names), **row, "measured_at": now})
         if time.monotonic() - self._kept_at > _KEEP_EVERY_S:
             self.keep()
 
     def keep(self) -> None:
         """Write all of it."""
         if self.rows:
-            store.write(self.rows, {"identity": self.identity}, self.path)
+            write_rows(self.rows, {"identity": self.identity}, self.path)
         self._kept_at = time.monotonic()
 
 
@@ -76,7 +76,7 @@ def partial_path(path: Path) -> Path:
 
 
 def carry_out(plan: CalibrationPlan, path: Path, tick: Tick) -> list[Row]:
-    """All measurements of the plan, as rows of `store.SCHEMA`; those found in the side file of `path` are not made again.
+    """All measurements of the plan, as rows of `SCHEMA`; those found in the side file of `path` are not made again.
 
     Whatever ends it (Ctrl-C too), what is finished stays in the side file. The device is locked for each measurement alone.
     """

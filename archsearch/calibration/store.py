@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
 )
 
 
-def write(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
+def write_rows(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
     """Replace the file in one step; `about` is kept as JSON in its metadata. UserError where it cannot be written."""
     document = json.dumps({"format_version": FORMAT_VERSION, **about}, allow_nan=False)
     schema = SCHEMA.with_metadata({_METADATA: document.encode()})
@@ -55,8 +55,8 @@ def write(rows: Sequence[Row], about: Mapping[str, Any], path: Path) -> None:
     replace_file(path, into)
 
 
-def read(path: Path) -> tuple[list[Row], dict[str, Any]]:
-    """Rows and what `write` was told about them; UserError when the file is damaged or no calibration."""
+def read_rows(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    """Rows and what `write_rows` was told about them; UserError when the file is damaged or no calibration."""
     again = "delete it and give `archsearch calibrate` again"
     try:
         # In one go: pyarrow opens a path twice, and a calibration may replace the file in between.

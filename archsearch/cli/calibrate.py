@@ -91,6 +91,7 @@ def calibrate(
     if space and space_option:
         raise click.UsageError(f"two spaces were named: {space} and, by --space, {space_option}; name one")
     from archsearch import calibrating, tables
+    from archsearch.calibrating import calibration_document, calibration_parts
     from archsearch.live import command_line
 
     request = calibrating.CalibrateRequest(
@@ -111,8 +112,8 @@ def calibrate(
         go_on = command_line(sys.argv[1:])
         click.echo(f"interrupted: every finished measurement is kept; go on with: {go_on}", err=True)
         ctx.exit(INTERRUPTED)
-    document = calibrating.calibration_document(calibration)
+    document = calibration_document(calibration)
     if as_json:
         click.echo(tables.to_json(document))
     else:
-        tables.show(tables.make_console(), *calibrating.calibration_parts(document))
+        tables.show(tables.make_console(), *calibration_parts(document))

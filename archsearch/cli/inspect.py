@@ -18,12 +18,13 @@ the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
 @json_option
 def blocks(as_json: bool) -> None:
     """List the layers a space can name, with their choices."""
-    from archsearch import listings, tables
+    from archsearch import tables
+    from archsearch.listings import LAYERS_NOTE, layer_list, layer_tables
 
     if as_json:
-        click.echo(tables.to_json(listings.layer_list()))
+        click.echo(tables.to_json(layer_list()))
         return
-    tables.show(tables.make_console(), *listings.layer_tables(), listings.LAYERS_NOTE)
+    tables.show(tables.make_console(), *layer_tables(), LAYERS_NOTE)
 
 
 @click.command(help=f"Exact MACs and parameters, layer by layer.\n\n{ARCH_HELP}")
@@ -31,15 +32,16 @@ def blocks(as_json: bool) -> None:
 @json_option
 def cost(arch: str, as_json: bool) -> None:
     """Exact MACs and parameters of an architecture, layer by layer."""
-    from archsearch import listings, tables
+    from archsearch import tables
+    from archsearch.listings import cost_document, cost_sentence, cost_table
     from archsearch.lookup import resolve_arch
 
     found = resolve_arch(arch, RESULTS)
     if as_json:
-        click.echo(tables.to_json(listings.cost_document(found)))
+        click.echo(tables.to_json(cost_document(found)))
         return
     console = tables.make_console()
-    tables.show(console, listings.cost_table(found, console.width), listings.cost_sentence(found))
+    tables.show(console, cost_table(found, console.width), cost_sentence(found))
 
 
 _budget_option = click.option(
@@ -125,22 +127,23 @@ def papers(is_check: bool, as_json: bool) -> None:
     """List the papers' models, counted and as published."""
     import time
 
-    from archsearch import listings, tables
+    from archsearch import tables
     from archsearch.errors import RunError
+    from archsearch.listings import PAPERS_NOTE, check_sentence, paper_list, paper_table
     from archsearch.recount import recount_with_progress
 
     start = time.monotonic()
     checks = recount_with_progress(tables.make_console(stderr=True)) if is_check else None
-    documents = listings.paper_list(checks)
+    documents = paper_list(checks)
     if as_json:
         click.echo(tables.to_json(documents))
     else:
-        tables.show(tables.make_console(), listings.paper_table(documents), listings.PAPERS_NOTE)
+        tables.show(tables.make_console(), paper_table(documents), PAPERS_NOTE)
     wrong = [document["name"] for document in documents if is_check and not document["check"]["is_equal"]]
     if wrong:
         raise RunError(f"counted anew, {len(wrong)} of {len(documents)} models differ: {', '.join(wrong)}")
     if is_check:
-        click.echo(listings.check_sentence(documents, time.monotonic() - start), err=as_json)
+        click.echo(check_sentence(documents, time.monotonic() - start), err=as_json)
 
 
 @click.command()

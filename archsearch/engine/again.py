@@ -16,12 +16,12 @@ def is_due(objectives: Sequence[str]) -> bool:
     return not _TIMED.isdisjoint(objectives)
 
 
-def members(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
+def timed_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
     """The front's members whose speed placed them there, among rows that `ranked` gave; none where speed is no objective."""
     return front_members(rows) if is_due(objectives) else []
 
 
-def due(rows: Sequence[Row], seed: int) -> list[Row]:
+def to_remeasure(rows: Sequence[Row], seed: int) -> list[Row]:
     """Members not yet measured again, shuffled: what drifts with time then falls on others than the first time."""
     left = sorted((row for row in rows if row["throughput_again_img_s"] is None), key=lambda row: int(row["trial"]))
     random.Random(seed).shuffle(left)

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 from archsearch.arch import Arch
 from archsearch.config import FREE_PHASE, SEED_PHASE, RunConfig
-from archsearch.engine import again, seeds
+from archsearch.engine.again import PHASE as AGAIN_PHASE
+from archsearch.engine.again import timed_front, to_remeasure
 from archsearch.engine.listener import Listener, State, Tally
 from archsearch.engine.manifest import describe
+from archsearch.engine.seeds import scored_front, to_reseed
 from archsearch.engine.stopping import Ending, judge, stages
 from archsearch.engine.worker import LOG_FILE, Event, Job, Worker
 from archsearch.errors import ArchsearchError, RunError
@@ -165,13 +167,13 @@ class Driver:
 
     def _measure_again(self) -> None:
         """Time members of the front another time; one that cannot be is left to the next run of the same command."""
-        members = again.members(self._rows, self._config.objectives)
-        left = again.due(members, self._config.seed)
+        members = timed_front(self._rows, self._config.objectives)
+        left = to_remeasure(members, self._config.seed)
         for place, row in enumerate(left, start=len(members) - len(left) + 1):
             if self._is_stopped:
                 return
             self._listener.again_started(row, place, len(members))
-            last = self._have_evaluated(row, {}, phases=[again.PHASE])
+            last = self._have_evaluated(row, {}, phases=[AGAIN_PHASE])
             if last is None:
                 return
             self._write("running")
@@ -181,7 +183,7 @@ class Driver:
 
     def _train_again(self) -> None:
         """Train members of the front with further seeds; one that fails is left to the next run of the same command."""
-        left = seeds.due(seeds.members(self._rows, self._config.objectives), self._num_seeds)
+        left = to_reseed(scored_front(self._rows, self._config.objectives), self._num_seeds)
         for place, (row, phase) in enumerate(left, start=1):
             if self._is_stopped:
                 return
@@ -214,7 +216,7 @@ class Driver:
         self._listener.progress(event)
 
     def _record(self, event: Event) -> None:
-        if event["event"] == "phase" and event["phase"] == again.PHASE:
+        if event["event"] == "phase" and event["phase"] == AGAIN_PHASE:
             self._store.record_again(event["trial"], event["values"])
         elif event["event"] == "phase" and event["phase"].startswith(SEED_PHASE):
             self._store.record_seed(

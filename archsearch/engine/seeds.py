@@ -6,12 +6,12 @@ from archsearch.config import SEED_PHASE
 from archsearch.results import Row, front_members
 
 
-def members(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
+def scored_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
     """The front's members whose score placed them there, among rows that `ranked` gave; none where the score is no objective."""
     return front_members(rows) if "proxy_score" in objectives else []
 
 
-def due(rows: Sequence[Row], seeds: int) -> list[tuple[Row, str]]:
+def to_reseed(rows: Sequence[Row], seeds: int) -> list[tuple[Row, str]]:
     """Members and the phases they lack for so many seeds, the first training counted; all of one seed before the next."""
     return [
         (row, f"{SEED_PHASE}{number}")

@@ -26,9 +26,9 @@ from archsearch.calibration import (  # noqa: E402  # after the path is set
     CalibrationPlan,
     conclude,
     load_calibration,
-    store,
 )
 from archsearch.calibration.measuring import site_json  # noqa: E402  # after the path is set
+from archsearch.calibration.store import FOLDER, SCHEMA, read_rows  # noqa: E402
 from archsearch.space import load_space, paper  # noqa: E402  # after the path is set
 
 BUDGET, TOLERANCE = 4_500_000_000, 0.05
@@ -37,7 +37,7 @@ SETTINGS = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 
 
 def made_up_rows(plan: CalibrationPlan) -> list[dict[str, Any]]:
     """Measurements of a machine on which MACs are all that counts."""
-    empty = dict.fromkeys(store.SCHEMA.names)
+    empty = dict.fromkeys(SCHEMA.names)
     slopes = [
         {
             **empty,
@@ -111,10 +111,10 @@ def main() -> None:
         reference=paper("van_b0"),
     )
     if asked.file:
-        key = CalibrationKey.from_dict(store.read(asked.file)[1]["key"])
+        key = CalibrationKey.from_dict(read_rows(asked.file)[1]["key"])
         start = time.perf_counter()
         loaded = load_calibration(asked.file.parent.parent, key)
-        assert loaded is not None, f"{asked.file} does not lie in a folder called {store.FOLDER}"
+        assert loaded is not None, f"{asked.file} does not lie in a folder called {FOLDER}"
         print(f"loading {asked.file.name}: {time.perf_counter() - start:.2f} s")
         calibration = loaded
     else:

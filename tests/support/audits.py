@@ -1,0 +1,49 @@
+"""Plans and records of audits for tests."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from archsearch.audit.records import Record
+from archsearch.audit.subjects import paper_subjects
+from archsearch.audit.work import AuditPlan, Subject
+from archsearch.space import paper
+
+NAMES = ("van_b0", "van_b1", "van_b2", "pvt_tiny", "pvt_small", "davit_tiny")
+STEPS = 8
+
+
+def make_plan(*, seeds: int = 2, longer: int = 0, hybrids: Sequence[str] = ()) -> AuditPlan:
+    """The papers' models, of which `hybrids` are audited as if they were some."""
+    subjects = [
+        *paper_subjects(NAMES),
+        *(Subject(arch=paper(name), group="hybrids") for name in hybrids),
+    ]
+    return AuditPlan(
+        proxy_id="p",
+        longer_id="p-longer" if longer else None,
+        proxy={"recipe": {"steps": STEPS, "seed": 0}},
+        device="cpu",
+        subjects=subjects,
+        num_seeds=seeds,
+        longer=longer,
+    )
+
+
+def make_record(
+    subject: Subject, seed: int, scores: Mapping[int, float], proxy_id: str = "p", **changes: Any
+) -> Record:
+    cost = subject.arch.cost()
+    values: dict[str, Any] = {
+        "proxy_id": proxy_id,
+        "arch_id": subject.arch.arch_id,
+        "name": subject.name,
+        "arch": subject.arch.to_dict(),
+        "seed": seed,
+        "steps": max(scores, default=STEPS),
+        "curve": {str(step): [score, 0.01] for step, score in scores.items()},
+        "seconds": 2.0,
+        "macs": cost.macs,
+        "params": cost.params,
+        "conditions": {},
+    }
+    return Record(**{**values, **changes})
