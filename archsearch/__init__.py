@@ -6,6 +6,8 @@ Public names are imported when they are first used, so that `import archsearch` 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from archsearch.version import __version__
+
 if TYPE_CHECKING:
     from archsearch.arch import Arch
     from archsearch.checkpoints import CheckpointWarning, load_official, read_checkpoint, save_official
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
     from archsearch.errors import ArchsearchError, RunError, UserError
     from archsearch.model import build
     from archsearch.space import Space, load_space, paper, paper_names
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Arch": "arch",
@@ -41,6 +41,7 @@ __all__ = [
     "RunError",
     "Space",
     "UserError",
+    "__version__",
     "build",
     "load_official",
     "load_space",

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from archsearch.engine.again import timed_front
-from archsearch.ranks import kendall_tau
-from archsearch.results import Row
-from archsearch.throughput import Protocol
+from archsearch.metrics import kendall_tau
+from archsearch.protocol import Protocol
+from archsearch.results import Row, timed_front
 
 Document = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from archsearch import __version__, training_free
+from archsearch import training_free
 from archsearch.audit.from_run import run_hybrids, run_records
 from archsearch.audit.records import FREE_FILE, AuditStore, Key, Record, audit_folder
 from archsearch.audit.statistics import Document, conclude
@@ -17,15 +17,15 @@ from archsearch.audit.subjects import hybrid_subjects, paper_subjects
 from archsearch.audit.verdict import verdict
 from archsearch.audit.work import AuditPlan, Subject
 from archsearch.audit_progress import train_all
+from archsearch.device import pick_device, use_cpu
 from archsearch.errors import UserError
-from archsearch.files import replace_file
 from archsearch.lookup import choose_papers
-from archsearch.machine import pick_device, use_cpu
 from archsearch.proxy.profile import Profile
 from archsearch.proxy.recipe import Recipe
-from archsearch.report import read_rows
-from archsearch.results import read_manifest
+from archsearch.results import read_manifest, read_rows
 from archsearch.settings import load_proxy, make_settings, proxy_id
+from archsearch.system import replace_file
+from archsearch.version import __version__
 
 _IMAGE_SIZE = 224  # of the papers' models that stand beside a proxy's hybrids
 # Of the conditions of a training: what its score hangs on. The date differs between any two.

@@ -13,13 +13,14 @@ from rich.console import Console
 from torch import nn
 
 from archsearch.arch import Arch
+from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
 from archsearch.evaluate import reference_arch
-from archsearch.machine import conditions, device_lock, pick_device
 from archsearch.model import build
+from archsearch.protocol import Mode, Protocol
 from archsearch.settings import make_settings
 from archsearch.telemetry import why_silent
-from archsearch.throughput import DType, InfeasibleError, Mode, Protocol, measure
+from archsearch.throughput import InfeasibleError, measure
 from archsearch.throughput import Progress as Say
 
 SWEEP_ALL = "max"

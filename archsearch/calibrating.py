@@ -14,7 +14,6 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
-from archsearch import __version__
 from archsearch.calibration import (
     Calibration,
     CalibrationKey,
@@ -30,14 +29,15 @@ from archsearch.calibration import (
 from archsearch.calibration.calibration import TRUSTED_TAU
 from archsearch.calibration.interpolation import left_out_errors
 from archsearch.calibration.plan import MOST_SLOPES
+from archsearch.device import conditions, use_cpu
 from archsearch.evaluate import reference_arch
 from archsearch.lookup import choose_papers
-from archsearch.machine import conditions, use_cpu
 from archsearch.report_tables import conditions_line
 from archsearch.settings import make_settings
 from archsearch.space import load_space
 from archsearch.tables import make_table, titled
 from archsearch.units import format_count, format_seconds
+from archsearch.version import __version__
 
 _CALIBRATION_LINES = 20
 

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from archsearch.metrics import TIE_SE
+from archsearch.protocol import Protocol
 from archsearch.results import OBJECTIVES, Row
-from archsearch.throughput import Protocol
 
-# Scores closer than this many standard errors of their difference are called a tie.
-TIE_SE = 2.0
 _SPEED = frozenset({"throughput_img_s", "latency_ms"})
 
 

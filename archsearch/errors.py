@@ -1,5 +1,8 @@
 """The two ways a command can fail, each with its exit code."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class ArchsearchError(Exception):
     """Base of every error this package raises on purpose."""
@@ -17,3 +20,9 @@ class RunError(ArchsearchError):
     """A run that could not go on; everything measured before it is kept."""
 
     exit_code = 1
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`, did you mean 'hilo'?` when something known is close to `name`, else nothing."""
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from archsearch import __version__
 from archsearch.arch import Arch
 from archsearch.config import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
+from archsearch.device import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.errors import RunError, UserError
-from archsearch.machine import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.model import build
+from archsearch.protocol import Protocol
 from archsearch.proxy.candidate import start_training
 from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile, shrink
@@ -24,9 +24,10 @@ from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Progress, Training
 from archsearch.settings import load_proxy
 from archsearch.space import paper
-from archsearch.throughput import Protocol, measure
+from archsearch.throughput import measure
 from archsearch.trace import count_fvcore
 from archsearch.training_free import scores as free_scores
+from archsearch.version import __version__
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]

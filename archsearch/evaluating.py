@@ -18,12 +18,11 @@ from rich.text import Text
 from torch import nn
 
 from archsearch.checkpoints import CheckpointWarning, load_official
+from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
-from archsearch.machine import conditions, device_lock, pick_device
 from archsearch.preprocessing import Preprocessing, sides
 from archsearch.space import paper, paper_space
 from archsearch.tables import make_table, text, titled
-from archsearch.throughput import DType
 from archsearch.units import format_seconds
 from archsearch.validation import Accuracy, ValidationSet, default_batch_size, default_workers, validate
 

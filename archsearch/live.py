@@ -1,9 +1,8 @@
 """What a run shows on stderr while it works: a live panel on a terminal, one plain line a trial anywhere else."""
 
 import contextlib
-import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -253,8 +252,3 @@ def phase_words(event: Mapping[str, Any]) -> str:
     if event.get("images_s"):
         parts.append(f"{event['images_s']:.0f} img/s")
     return ", ".join(parts)
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    """The command to type, quoted for a shell."""
-    return shlex.join(["archsearch", *arguments])

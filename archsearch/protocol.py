@@ -7,10 +7,9 @@ from typing import Literal, Self, get_args
 
 import torch
 
+from archsearch.device import DType
 from archsearch.errors import UserError
 
-# Pure bfloat16 (weights, activations and inputs) and autocast (weights stay float32) are two figures, never one.
-DType = Literal["float32", "bfloat16", "amp_bfloat16"]
 Mode = Literal["eager", "compile"]
 # A forward pass of inference, or a training step: forward, cross-entropy, backward, AdamW.
 Task = Literal["forward", "train"]

@@ -10,11 +10,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from archsearch.device import usable_cores
 from archsearch.errors import RunError
-from archsearch.interrupts import without_interrupts
-from archsearch.machine import usable_cores
 from archsearch.model import build_unfilled
 from archsearch.space import paper, paper_names
+from archsearch.system import without_interrupts
 from archsearch.trace import count_fvcore
 
 _MOST_PROCESSES = 4  # the largest model (van_b6) takes 2.3 GiB while it is counted

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from archsearch.agreement import again_document, predicted_document
 from archsearch.audit.records import read_audit
-from archsearch.certainty import TIE_SE, Noise, unresolved
+from archsearch.certainty import Noise, unresolved
 from archsearch.errors import UserError
-from archsearch.pareto import domination_matrix, hypervolume
+from archsearch.metrics import TIE_SE, domination_matrix, hypervolume
 from archsearch.proxy.rates import is_starved
 from archsearch.results import (
     OBJECTIVES,
@@ -25,7 +24,7 @@ from archsearch.results import (
     minimised,
     ranked,
     read_manifest,
-    read_trials,
+    read_rows,
 )
 from archsearch.space import paper_space
 
@@ -37,18 +36,6 @@ HYPERVOLUME_SCALE = (
     f"reference point {HYPERVOLUME_REFERENCE} in each; it grows with the front, and two runs' values are not comparable"
 )
 _ROW_COLUMNS = [name for name in SCHEMA.names if name not in ("arch", "conditions")]
-
-
-def read_rows(folder: Path) -> list[Row]:
-    """Rows of trials.parquet as plain values, missing ones None. Raises UserError when the file is missing or damaged."""
-    frame = read_trials(folder)
-    try:
-        rows: list[Row] = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(
-            f"{folder}: trials.parquet does not hold what its columns say ({str(error).splitlines()[0]})"
-        ) from error
-    return rows
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsearch.errors import UserError
-from archsearch.files import replace_file
-from archsearch.pareto import Values, domination_matrix, front_ranks
+from archsearch.metrics import Values, domination_matrix, front_ranks
+from archsearch.system import replace_file
 
 Row = dict[str, Any]
 Direction = Literal["maximize", "minimize"]
@@ -275,3 +275,29 @@ def latest_run(root: Path) -> Path:
             f"{root}: holds no run; start one with `archsearch run --budget 4.5GFLOPs`, or name a run's folder"
         )
     return max(manifests, key=lambda path: path.stat().st_mtime_ns).parent
+
+
+# Throughput is what changes from one minute to the next; a front of exact figures needs no second look.
+_TIMED = frozenset({"throughput_img_s", "latency_ms"})
+
+
+def is_due(objectives: Sequence[str]) -> bool:
+    """Whether a run over these objectives has something to measure again."""
+    return not _TIMED.isdisjoint(objectives)
+
+
+def timed_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
+    """The front's members whose speed placed them there, among rows that `ranked` gave; none where speed is no objective."""
+    return front_members(rows) if is_due(objectives) else []
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Rows of trials.parquet as plain values, missing ones None. Raises UserError when the file is missing or damaged."""
+    frame = read_trials(folder)
+    try:
+        rows: list[Row] = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(
+            f"{folder}: trials.parquet does not hold what its columns say ({str(error).splitlines()[0]})"
+        ) from error
+    return rows

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from archsearch.pareto import domination_matrix
+from archsearch.metrics import domination_matrix
 
 # Optimism: the candidate is taken to be this many standard deviations better than expected.
 OPTIMISM = 2.0

@@ -15,23 +15,22 @@ from rich.console import Console
 
 from archsearch.budget import Band, draw
 from archsearch.config import RunConfig
-from archsearch.engine.again import is_due
+from archsearch.device import pick_device
 from archsearch.engine.driver import Driver
 from archsearch.engine.listener import State
 from archsearch.engine.worker import LOG_FILE, ProcessWorker
 from archsearch.errors import UserError
 from archsearch.evaluate import refuse_unknown_shape
-from archsearch.live import command_line
 from archsearch.live import watching as watching_run
 from archsearch.lookup import choose_papers
-from archsearch.machine import pick_device
 from archsearch.predicting import find_predictor
 from archsearch.preparing import prepare_progress
-from archsearch.results import MANIFEST_FILE, Row
+from archsearch.results import MANIFEST_FILE, Row, is_due
 from archsearch.samplers import make_sampler
 from archsearch.settings import choose_proxy, make_settings
 from archsearch.space import Space, load_space, paper
 from archsearch.study import RunStore
+from archsearch.system import command_line
 from archsearch.units import format_count
 
 _NAMES_SHOWN = 5

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.config import check_free_rung, rung_steps
+from archsearch.device import check_cpu, pick_device
 from archsearch.errors import UserError
-from archsearch.machine import check_cpu, pick_device
 from archsearch.proxy.data import ProxyData
 from archsearch.proxy.load import EMBEDDED, DataRequest, load_data
 from archsearch.proxy.prepare import Watch

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.arch import Arch, Pick, assemble
-from archsearch.blocks.base import Scalar, nearest
-from archsearch.errors import UserError
+from archsearch.blocks.base import Scalar
+from archsearch.errors import UserError, nearest
 from archsearch.grammar import Document, parse
 from archsearch.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
 

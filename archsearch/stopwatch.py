@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archsearch.device import seconds_of
 from archsearch.errors import UserError
-from archsearch.machine import seconds_of
 from archsearch.protocol import Protocol
 
 Forward = Callable[[Tensor], Tensor]

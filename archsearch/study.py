@@ -14,17 +14,18 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from archsearch import __version__, storage
+from archsearch import storage
 from archsearch.arch import Arch
 from archsearch.budget import draw
 from archsearch.config import FREE_PHASE, FREE_SCORES, RunConfig
 from archsearch.errors import UserError
-from archsearch.files import replace_file
 from archsearch.results import MANIFEST_FILE, Row
 from archsearch.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row, trained
 from archsearch.rungs import Score
 from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, Proposal, described, make_sampler
 from archsearch.samplers.making import Foresee
+from archsearch.system import replace_file
+from archsearch.version import __version__
 
 __all__ = ["RunConfig", "RunStore"]
 

@@ -23,9 +23,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from archsearch.device import DType, is_out_of_memory, peak_memory_bytes, reset_peak_memory
 from archsearch.errors import RunError
-from archsearch.machine import is_out_of_memory, peak_memory_bytes, reset_peak_memory
-from archsearch.protocol import DType, Mode, Protocol, Task
+from archsearch.protocol import Mode, Protocol, Task
 from archsearch.stopwatch import Stopwatch, make_inputs, prepared
 from archsearch.telemetry import Telemetry, summarize, watching
 

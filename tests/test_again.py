@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from runs import Ear, fixed_archs, is_running, make_config, run, start, wait_until
-from stub_evaluators import fraction, measure, noted, written
+from support.runs import Ear, fixed_archs, is_running, make_config, run, start, wait_until
+from support.stub_evaluators import fraction, measure, noted, written
 
 from archsearch import results
 from archsearch.arch import Arch
 from archsearch.engine.listener import Tally
 from archsearch.live import Clock, LiveListener, PlainListener
-from archsearch.ranks import kendall_tau
+from archsearch.metrics import kendall_tau
 
 
 class Oracle:

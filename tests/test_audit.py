@@ -19,7 +19,7 @@ from archsearch.audit.statistics import conclude
 from archsearch.audit.subjects import hybrid_subjects
 from archsearch.audit.verdict import verdict
 from archsearch.audit.work import LONGER_SEED
-from archsearch.ranks import estimate, kendall_tau
+from archsearch.metrics import estimate, kendall_tau
 from archsearch.report import build_report
 from archsearch.report_tables import audit_sentence
 from archsearch.settings import make_settings

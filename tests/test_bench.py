@@ -16,8 +16,8 @@ from rich.console import Console
 from archsearch.bench_tables import bench_parts, interrupted_sentence
 from archsearch.benching import BenchTask, Document, bench_document, bench_task
 from archsearch.cli import main
+from archsearch.device import affinity, use_cpu
 from archsearch.errors import UserError
-from archsearch.machine import affinity, use_cpu
 from archsearch.protocol import Protocol
 from archsearch.space import paper
 from archsearch.tables import show

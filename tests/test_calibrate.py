@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from known_machine import KEY, SMALL, known_calibration, measurements, small_plan
+from support.known_machine import KEY, SMALL, known_calibration, measurements, small_plan
 
 from archsearch.calibration import (
     CalibrationKey,

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from known_machine import KEY, SMALL, known_calibration, small_plan, true_latency_ms, true_ms
+from support.known_machine import KEY, SMALL, known_calibration, small_plan, true_latency_ms, true_ms
 
 from archsearch.calibration.interpolation import left_out_errors
 from archsearch.calibration.scoring import left_out_residuals, mape, non_negative, ridge, score
 from archsearch.calibration.sites import Site
 from archsearch.errors import UserError
-from archsearch.ranks import kendall_tau
+from archsearch.metrics import kendall_tau
 from archsearch.space import Space
 
 

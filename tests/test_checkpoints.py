@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from official import official_input, official_tensor
-from official_keys import OFFICIAL, Entry
 from safetensors.torch import load_file
+from support.official import official_input, official_tensor
+from support.official_keys import OFFICIAL, Entry
 from torch import Tensor, nn
 
 from archsearch import UserError, build, paper, paper_names

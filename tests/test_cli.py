@@ -30,9 +30,9 @@ from archsearch.engine.listener import Tally
 from archsearch.engine.worker import ProcessWorker
 from archsearch.live import LiveListener, watching
 from archsearch.lookup import choose_papers
+from archsearch.protocol import Protocol
 from archsearch.samplers import SAMPLERS
 from archsearch.space import load_space, paper_names
-from archsearch.throughput import Protocol
 
 Cli = Callable[..., Result]
 
@@ -318,7 +318,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Have `archsearch run` evaluate by a function of cli_stub."""
 
     def use(name: str) -> None:
-        monkeypatch.setattr(running, "ProcessWorker", functools.partial(ProcessWorker, evaluator=f"cli_stub:{name}"))
+        monkeypatch.setattr(
+            running, "ProcessWorker", functools.partial(ProcessWorker, evaluator=f"support.cli_stub:{name}")
+        )
 
     return use
 

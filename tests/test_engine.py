@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import FIXED, Ear, fixed_archs, is_running, make_config, run, start, wait_until
-from stub_evaluators import fraction, noted
+from support.runs import FIXED, Ear, fixed_archs, is_running, make_config, run, start, wait_until
+from support.stub_evaluators import fraction, noted
 
 from archsearch import results
 from archsearch.engine.driver import Driver
@@ -191,7 +191,7 @@ def test_ctrl_c_at_any_event_loses_nothing(tmp_path: Path, at: int) -> None:
     fixed = {"van_b2": fixed_archs()["van_b2"]}
     before = signal.getsignal(signal.SIGINT)
     with RunStore.open(tmp_path / "run", config) as store:
-        worker = ProcessWorker(tmp_path / "run" / "worker.log", "stub_evaluators:evaluate")
+        worker = ProcessWorker(tmp_path / "run" / "worker.log", "support.stub_evaluators:evaluate")
         assert Driver(config, store, worker, ear, fixed=fixed, command=[]).run(1) == "interrupted"
         stored = set(store.phases(0))
     assert signal.getsignal(signal.SIGINT) is before
@@ -227,7 +227,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_it_measured(tmp_path: Path) ->
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with RunStore.open(tmp_path / "run", config) as store:
-            worker = ProcessWorker(tmp_path / "run" / "worker.log", "stub_evaluators:evaluate")
+            worker = ProcessWorker(tmp_path / "run" / "worker.log", "support.stub_evaluators:evaluate")
             with pytest.raises(UserError, match=r"everything measured .* is kept.* make room"):
                 Driver(config, store, worker, Filling(), command=[]).run(5)
     finally:
@@ -256,7 +256,7 @@ def make_job(log: Path, trial: int = 0, **settings: Any) -> Job:
 
 
 def test_a_worker_outlives_its_jobs_and_phases_done_are_skipped(tmp_path: Path) -> None:
-    worker = ProcessWorker(tmp_path / "worker.log", "stub_evaluators:evaluate")
+    worker = ProcessWorker(tmp_path / "worker.log", "support.stub_evaluators:evaluate")
     pids = set()
     for trial in range(3):
         worker.submit(make_job(tmp_path / "log", trial))
@@ -271,7 +271,7 @@ def test_a_worker_outlives_its_jobs_and_phases_done_are_skipped(tmp_path: Path) 
 
 
 def test_a_worker_that_died_idle_costs_nothing(tmp_path: Path) -> None:
-    worker = ProcessWorker(tmp_path / "worker.log", "stub_evaluators:evaluate")
+    worker = ProcessWorker(tmp_path / "worker.log", "support.stub_evaluators:evaluate")
     worker.submit(make_job(tmp_path / "log"))
     last_event(worker)
     assert worker.pid is not None
@@ -283,7 +283,7 @@ def test_a_worker_that_died_idle_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_close_stops_an_evaluation_at_once(tmp_path: Path) -> None:
-    worker = ProcessWorker(tmp_path / "worker.log", "stub_evaluators:evaluate")
+    worker = ProcessWorker(tmp_path / "worker.log", "support.stub_evaluators:evaluate")
     worker.submit(make_job(tmp_path / "log", phase_s=60.0))
     wait_until(lambda: noted(tmp_path / "log"))
     begin = time.monotonic()

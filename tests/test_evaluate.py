@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from pictures import CLASSES, SORTED, labels_of, make_folder, picture, rigged, save, ten_classes
+from support.pictures import CLASSES, SORTED, labels_of, make_folder, picture, rigged, save, ten_classes
 
-from archsearch import evaluating
 from archsearch.cli import main
+from archsearch.evaluating import EvaluateTask, comparison, difference, evaluate_task, progress_words
 from archsearch.validation import Accuracy
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -193,12 +193,12 @@ def test_folders_that_are_not_named_as_imagenets_are_noted(cli: Cli, tmp_path: P
 # Beside the published figure
 
 
-def task(tmp_path: Path, image_size: int = 224) -> evaluating.EvaluateTask:
+def task(tmp_path: Path, image_size: int = 224) -> EvaluateTask:
     make_folder(tmp_path / "set", {"n01440764": 1})
     (tmp_path / "weights.pth").write_bytes(b"")
     how: Any = {"device": "cpu", "dtype": "float32", "batch_size": None, "workers": None}
     size = (image_size, image_size)
-    return evaluating.evaluate_task("davit_tiny", tmp_path / "weights.pth", tmp_path / "set", resolution=size, **how)
+    return evaluate_task("davit_tiny", tmp_path / "weights.pth", tmp_path / "set", resolution=size, **how)
 
 
 def on_imagenet(top1_correct: int, images: int = 50_000, num_classes: int = 1000) -> Accuracy:
@@ -234,7 +234,7 @@ def on_imagenet(top1_correct: int, images: int = 50_000, num_classes: int = 1000
 )
 def test_the_difference_is_judged(tmp_path: Path, top1_correct: int, words: str) -> None:
     found = on_imagenet(top1_correct)
-    points = evaluating.difference(task(tmp_path), found)
+    points = difference(task(tmp_path), found)
     assert points["top1"] == pytest.approx(top1_correct / 500 - 82.8)  # davit_tiny publishes 82.8 and 96.2
     assert points["top5"] == pytest.approx(96.2 - 96.2)
     assert points["reason"] is None
@@ -244,7 +244,7 @@ def test_the_difference_is_judged(tmp_path: Path, top1_correct: int, words: str)
         "top1": found.top1,
         "top1_se": found.top1_se,
     }
-    assert evaluating.comparison(document).startswith(f"Published top-1 82.8, top-5 96.2 (the README), {words}")
+    assert comparison(document).startswith(f"Published top-1 82.8, top-5 96.2 (the README), {words}")
 
 
 def test_what_is_not_the_published_experiment_is_not_compared(tmp_path: Path) -> None:
@@ -253,13 +253,13 @@ def test_what_is_not_the_published_experiment_is_not_compared(tmp_path: Path) ->
         (on_imagenet(40_000, images=49_999), "not all images were judged"),
         (on_imagenet(40_000, num_classes=999), "999 classes with 50000 images"),
     ):
-        points = evaluating.difference(asked, found)
+        points = difference(asked, found)
         assert (points["top1"], points["top5"]) == (None, None)
         assert words in points["reason"]
 
 
 def test_another_resolution_is_not_compared(tmp_path: Path) -> None:
-    points = evaluating.difference(task(tmp_path, image_size=256), on_imagenet(41_400))
+    points = difference(task(tmp_path, image_size=256), on_imagenet(41_400))
     assert (points["top1"], points["reason"]) == (None, "the published figure is for 224 px")
 
 
@@ -267,7 +267,7 @@ def test_progress_in_one_line() -> None:
     found = Accuracy(
         images=12_798, unreadable=("a", "b"), top1_correct=9_000, total=50_000, num_classes=1000, seconds=30.0
     )
-    assert evaluating.progress_words(found) == "12800 of 50000 images, 427 img/s, top-1 70.32, about 1m27s left"
+    assert progress_words(found) == "12800 of 50000 images, 427 img/s, top-1 70.32, about 1m27s left"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from official import fill_official, official_input
+from support.official import fill_official, official_input
 
 from archsearch import build, paper, paper_names
 from archsearch.cli import main

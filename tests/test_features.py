@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from official import fill_official, official_input
 from PIL import Image, ImageDraw
+from support.official import fill_official, official_input
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import RetinaNet

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import FIXED, make_config, make_rung_config, run
-from stub_evaluators import arch_id, measure, noted
+from support.runs import FIXED, make_config, make_rung_config, run
+from support.stub_evaluators import arch_id, measure, noted
 
 from archsearch import results
 from archsearch.config import check_free_rung

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from runs import fixed_archs, is_running, make_config, start, wait_until
-from stub_evaluators import noted, written
+from support.runs import fixed_archs, is_running, make_config, start, wait_until
+from support.stub_evaluators import noted, written
 
 from archsearch import results
 from archsearch.study import RunStore

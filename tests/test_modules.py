@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from official import official_tensor
+from support.official import official_tensor
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from archsearch import UserError
-from archsearch.pareto import dominates, front_ranks, hypervolume
+from archsearch.metrics import dominates, front_ranks, hypervolume
 from archsearch.units import format_bytes, format_count, format_seconds, parse_macs, parse_seconds, parse_share
 
 

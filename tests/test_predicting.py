@@ -12,8 +12,8 @@ from rich.console import Console
 from archsearch import Arch, load_space
 from archsearch.budget import Band, draw
 from archsearch.calibration import Calibration, CalibrationKey, calibration_path, conclude, save_calibration
-from archsearch.calibration.store import SCHEMA
 from archsearch.calibration.sites import unique_sites
+from archsearch.calibration.store import SCHEMA
 from archsearch.predicting import Predictor, find_predictor
 
 SETTINGS = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 224, "threads": 1}

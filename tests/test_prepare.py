@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from filelock import FileLock
-from image_forms import make_pictures, write_flat, write_folder
 from PIL import Image
+from support.image_forms import make_pictures, write_flat, write_folder
 
 from archsearch.cli import main
 from archsearch.errors import UserError

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pictures import Recorder, picture
 from PIL import Image
+from support.pictures import Recorder, picture
 
 from archsearch.preprocessing import Preprocessing
 from archsearch.space import paper, paper_names

@@ -14,7 +14,8 @@ from archsearch.errors import RunError, UserError
 from archsearch.proxy.constellation import make_constellation
 from archsearch.proxy.data import IMAGENET_MEAN, IMAGENET_STD, ProxyData
 from archsearch.proxy.gradients import Gradients
-from archsearch.proxy.train import Progress, Recipe, Training, train_and_score
+from archsearch.proxy.recipe import Recipe
+from archsearch.proxy.train import Progress, Training, train_and_score
 
 RECIPE = Recipe(steps=8, batch_size=16, learning_rate=1e-3, image_size=32, dtype="float32", augment="shift")
 

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import quirks_crossformer
-import quirks_davit
-import quirks_lit
-import quirks_msg
-import quirks_pvt
-import quirks_swin
-import quirks_twins
-import quirks_van
 import torch
-from quirks_base import LOGITS, Case, Quirk, undone_effect
+from support import (
+    quirks_crossformer,
+    quirks_davit,
+    quirks_lit,
+    quirks_msg,
+    quirks_pvt,
+    quirks_swin,
+    quirks_twins,
+    quirks_van,
+)
+from support.quirks_base import LOGITS, Case, Quirk, undone_effect
 from torch.nn import functional
 
 from archsearch import Arch, UserError, build, paper

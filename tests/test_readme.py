@@ -103,15 +103,6 @@ def test_commands_and_options_of_readme_exist() -> None:
                     assert word in shown.output
 
 
-def test_the_tree_names_every_module_once() -> None:
-    tree = re.search(r"<!-- tree -->\n```text\n(.*?)```", README, re.DOTALL)
-    assert tree
-    named = re.findall(r"^  ([\w./]+)", tree[1], re.MULTILINE)
-    package = ROOT / "archsearch"
-    there = {path.name + ("/" if path.is_dir() else "") for path in package.iterdir() if not path.name.startswith("__")}
-    assert sorted(named) == sorted(there)
-
-
 def test_the_front_of_readme_is_a_real_one() -> None:
     front = re.search(r"<!-- front -->\n```text\n(.*?)```", README, re.DOTALL)
     assert front

@@ -17,9 +17,9 @@ from PIL import Image
 
 from archsearch import Arch
 from archsearch.cli import main
+from archsearch.device import affinity
 from archsearch.errors import UserError
 from archsearch.evaluate import evaluate
-from archsearch.machine import affinity
 from archsearch.proxy.candidate import start_training
 from archsearch.proxy.data import load_fashion_mnist
 from archsearch.proxy.profile import Profile

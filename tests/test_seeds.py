@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import make_config, run
-from stub_evaluators import arch_id, fraction, noted
+from support.runs import make_config, run
+from support.stub_evaluators import arch_id, fraction, noted
 
 from archsearch.certainty import Noise, unresolved
 from archsearch.results import read_trials

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_forms import CLASSES, FORMS, VAL_SPLITS, Pictures, make_pictures, write_folder, write_parquet
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from support.image_forms import CLASSES, FORMS, VAL_SPLITS, Pictures, make_pictures, write_folder, write_parquet
 
 from archsearch.errors import UserError
 from archsearch.proxy.drawing import Policy

@@ -10,8 +10,8 @@ from typing import Any
 
 import optuna
 import pytest
-from runs import FIXED, Ear, make_rung_config, run, start, wait_until
-from stub_evaluators import arch_id, fraction, measure, noted
+from support.runs import FIXED, Ear, make_rung_config, run, start, wait_until
+from support.stub_evaluators import arch_id, fraction, measure, noted
 
 from archsearch import results
 from archsearch.config import RunConfig, check_rungs, rung_steps, rungs_of
@@ -151,7 +151,7 @@ def test_an_architecture_that_was_stopped_is_not_trained_again_unless_it_is_fixe
         store.finish(first, "after 25 of 400 training steps: it cannot matter", is_stopped=True)
         twin = store.start(asked)
         assert (twin["reused_from"], twin["state"], twin["train_images"]) == (0, "running", 0)
-        worker = ProcessWorker(tmp_path / "run" / "worker.log", "stub_evaluators:evaluate")
+        worker = ProcessWorker(tmp_path / "run" / "worker.log", "support.stub_evaluators:evaluate")
         Driver(config, store, worker, Ear(), fixed={"same": asked.arch}, command=[]).run(0)
         rows = store.rows()
     assert [row["state"] for row in rows] == ["stopped", "stopped", "complete"]

@@ -15,8 +15,8 @@ from typing import Any
 
 import optuna
 import pytest
-from runs import BUDGET, fixed_archs, make_config, make_rung_config
-from stub_evaluators import fraction, measure
+from support.runs import BUDGET, fixed_archs, make_config, make_rung_config
+from support.stub_evaluators import fraction, measure
 
 from archsearch.arch import Arch
 from archsearch.blocks.base import Scalar

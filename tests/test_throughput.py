@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
-from archsearch.machine import conditions, device_lock, pick_device
-from archsearch.protocol import DType, Protocol, Task
+from archsearch.protocol import Protocol, Task
 from archsearch.throughput import InfeasibleError, measure
 
 CPU = torch.device("cpu")
@@ -456,7 +456,7 @@ def test_conditions_are_plain_values_that_say_where() -> None:
 
 HOLDER = """
 import os, sys, time, torch
-from archsearch.machine import device_lock
+from archsearch.device import device_lock
 print("asking", flush=True)
 with device_lock(torch.device("cpu"), exclusive=sys.argv[1] == "timing"):
     print("held", flush=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pictures import SORTED, Recorder, labels_of, make_folder, rigged, ten_classes
+from support.pictures import SORTED, Recorder, labels_of, make_folder, rigged, ten_classes
 from torch import Tensor, nn
 
 from archsearch.errors import RunError, UserError

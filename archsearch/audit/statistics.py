@@ -11,8 +11,7 @@ import numpy as np
 
 from archsearch.audit.records import Key, Record
 from archsearch.audit.work import LONGER_SEED, AuditPlan, Group, Subject
-from archsearch.certainty import TIE_SE
-from archsearch.ranks import Array, Estimate, estimate, kendall_tau
+from archsearch.metrics import TIE_SE, Array, Estimate, estimate, kendall_tau
 
 Document = dict[str, Any]
 Free = Mapping[str, Mapping[str, float]]  # arch_id -> training-free score -> value

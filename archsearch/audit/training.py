@@ -8,8 +8,8 @@ import torch
 
 from archsearch.audit.records import Record
 from archsearch.audit.work import AuditPlan, Task
+from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
-from archsearch.machine import conditions, device_lock, is_out_of_memory
 from archsearch.proxy.candidate import start_training
 from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile

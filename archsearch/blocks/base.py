@@ -1,6 +1,5 @@
 """What a layer is: a frozen dataclass that checks, prices and builds itself, and the one registry of them."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -8,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 from torch import nn
 
 from archsearch.cost import Cost
-from archsearch.errors import UserError
+from archsearch.errors import UserError, nearest
 
 Scalar = str | int | float | bool
 Role = Literal["stem", "downsample", "positions", "block", "extra", "head"]
@@ -153,12 +152,6 @@ def layer_type(role: Role, kind: str, where: str, also: Sequence[str] = ()) -> t
         allowed = [*also, *known]
         raise UserError(f"{where}: unknown {role} {kind!r}{nearest(kind, allowed)}; allowed: {', '.join(allowed)}")
     return known[kind]
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`, did you mean 'hilo'?` when something known is close to `name`, else nothing."""
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def own_choices(layer: type[Layer]) -> dict[str, tuple[Scalar, ...]]:

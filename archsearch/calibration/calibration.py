@@ -21,7 +21,7 @@ from archsearch.calibration.plan import MIN_HYBRIDS
 from archsearch.calibration.scoring import Score, mape, score
 from archsearch.calibration.sites import Site
 from archsearch.errors import RunError
-from archsearch.ranks import Array, kendall_tau
+from archsearch.metrics import Array, kendall_tau
 
 Row = dict[str, Any]
 TRUSTED_TAU = 0.9

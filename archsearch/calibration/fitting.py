@@ -10,7 +10,7 @@ from archsearch.arch import Arch
 from archsearch.calibration.interpolation import KindModel
 from archsearch.calibration.scoring import left_out_residuals, ridge
 from archsearch.calibration.sites import Site, sites_of
-from archsearch.ranks import Array
+from archsearch.metrics import Array
 
 _NETWORKS_A_FACTOR = 2  # fewer networks than that for a factor would tell more of their noise than of the machine
 INTERCEPT, REST = "intercept", "layers of no hybrid"

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import torch
 
-from archsearch.machine import conditions, pick_device
+from archsearch.device import conditions, pick_device
 
 
 @dataclass(frozen=True, kw_only=True)

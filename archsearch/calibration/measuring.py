@@ -14,8 +14,8 @@ from archsearch.calibration.plan import CalibrationPlan, NetworkTask
 from archsearch.calibration.sites import Site
 from archsearch.calibration.store import SCHEMA, read_rows, write_rows
 from archsearch.calibration.timing import Yardstick, network_protocol, time_slope
+from archsearch.device import device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
-from archsearch.machine import device_lock, is_out_of_memory
 from archsearch.model import build
 from archsearch.throughput import measure
 

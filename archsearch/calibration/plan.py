@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from archsearch import __version__
 from archsearch.arch import Arch
 from archsearch.budget import Band, draw
 from archsearch.calibration.key import CalibrationKey
 from archsearch.calibration.sites import Site, covering, space_sites, unique_sites
 from archsearch.errors import UserError
 from archsearch.space import Space, paper
+from archsearch.version import __version__
 
 Group = Literal["train", "held_out", "paper"]
 MIN_HYBRIDS, MIN_HELD_OUT = 4, 3

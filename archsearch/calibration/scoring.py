@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archsearch.ranks import Array, Estimate, estimate, kendall_tau
+from archsearch.metrics import Array, Estimate, estimate, kendall_tau
 
 
 def ridge(design: Array, target: Array, penalty: Array, prior: Array) -> Array:

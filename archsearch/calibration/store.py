@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsearch.errors import UserError
-from archsearch.files import replace_file
+from archsearch.system import replace_file
 
 Row = dict[str, Any]
 FOLDER = "calibration"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from archsearch.calibration.key import CalibrationKey
 from archsearch.calibration.sites import Site
-from archsearch.machine import seconds_of
-from archsearch.protocol import DType, Mode, Protocol
+from archsearch.device import DType, seconds_of
+from archsearch.protocol import Mode, Protocol
 from archsearch.stopwatch import Stopwatch, make_inputs
 
 _SHORT, _LONG = 1, 5  # layers in the two chains

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from archsearch import __version__
 from archsearch.errors import ArchsearchError
+from archsearch.version import __version__
 
 RESULTS = Path("results")
 INTERRUPTED = 130

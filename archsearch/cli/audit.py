@@ -89,8 +89,8 @@ def audit(
         other = f"--proxy {asked['proxy']}" if asked["proxy"] else f"--data {asked['data']}"
         raise click.UsageError(f"a run was named, {run}, and {other}; a run has its own proxy and images: name one")
     from archsearch import audit_tables, auditing, tables
-    from archsearch.live import command_line
     from archsearch.lookup import resolve_run
+    from archsearch.system import command_line
 
     is_proxy = asked["proxy"] or asked["data"]
     request = auditing.AuditRequest(

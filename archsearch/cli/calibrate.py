@@ -92,7 +92,7 @@ def calibrate(
         raise click.UsageError(f"two spaces were named: {space} and, by --space, {space_option}; name one")
     from archsearch import calibrating, tables
     from archsearch.calibrating import calibration_document, calibration_parts
-    from archsearch.live import command_line
+    from archsearch.system import command_line
 
     request = calibrating.CalibrateRequest(
         space=space or space_option or "hybrid",

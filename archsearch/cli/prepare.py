@@ -91,7 +91,7 @@ def prepare(
     if check is not None and source is not None:
         raise click.UsageError("--check takes a prepared folder and nothing else")
     from archsearch import preparing, tables
-    from archsearch.live import command_line
+    from archsearch.system import command_line
 
     if check is not None:
         click.echo(preparing.check(check))

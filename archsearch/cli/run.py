@@ -241,9 +241,9 @@ def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
 def _show_front(folder: Path) -> None:
     """The front, what the score is, and the next command."""
     from archsearch import tables
-    from archsearch.live import command_line
     from archsearch.report import build_report
     from archsearch.report_tables import summary_parts
+    from archsearch.system import command_line
 
     tables.show(
         tables.make_console(), *summary_parts(build_report(folder)), f"Next: {command_line(['report', str(folder)])}"

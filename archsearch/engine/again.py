@@ -3,22 +3,9 @@
 import random
 from collections.abc import Sequence
 
-from archsearch.results import Row, front_members
-
-# Throughput is what changes from one minute to the next; a front of exact figures needs no second look.
-_TIMED = frozenset({"throughput_img_s", "latency_ms"})
+from archsearch.results import Row
 
 PHASE = "again"
-
-
-def is_due(objectives: Sequence[str]) -> bool:
-    """Whether a run over these objectives has something to measure again."""
-    return not _TIMED.isdisjoint(objectives)
-
-
-def timed_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
-    """The front's members whose speed placed them there, among rows that `ranked` gave; none where speed is no objective."""
-    return front_members(rows) if is_due(objectives) else []
 
 
 def to_remeasure(rows: Sequence[Row], seed: int) -> list[Row]:

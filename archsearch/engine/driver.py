@@ -12,14 +12,14 @@ from typing import Any, Protocol
 from archsearch.arch import Arch
 from archsearch.config import FREE_PHASE, SEED_PHASE, RunConfig
 from archsearch.engine.again import PHASE as AGAIN_PHASE
-from archsearch.engine.again import timed_front, to_remeasure
+from archsearch.engine.again import to_remeasure
 from archsearch.engine.listener import Listener, State, Tally
 from archsearch.engine.manifest import describe
 from archsearch.engine.seeds import scored_front, to_reseed
 from archsearch.engine.stopping import Ending, judge, stages
 from archsearch.engine.worker import LOG_FILE, Event, Job, Worker
 from archsearch.errors import ArchsearchError, RunError
-from archsearch.results import Row, ranked, write_front, write_manifest, write_trials
+from archsearch.results import Row, ranked, timed_front, write_front, write_manifest, write_trials
 from archsearch.space import paper
 from archsearch.study import RunStore
 

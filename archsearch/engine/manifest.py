@@ -8,10 +8,10 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from archsearch import __version__
 from archsearch.config import RunConfig
 from archsearch.engine.stopping import training_document
 from archsearch.results import Row
+from archsearch.version import __version__
 
 _VERSIONS = ("torch", "torchvision", "timm", "optuna")
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from archsearch.errors import ArchsearchError
-from archsearch.interrupts import without_interrupts
 from archsearch.results import check_measured
+from archsearch.system import without_interrupts
 
 Event = dict[str, Any]
 Evaluator = Callable[[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]], Callable[[Event], None]], None]

@@ -11,11 +11,11 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from archsearch import __version__
-from archsearch.files import replace_file
 from archsearch.proxy.drawing import Draw
 from archsearch.proxy.prepared import CLASSES, FORMAT, IMAGES, LABELS, MANIFEST, UNREADABLE, VERSION, sha256_of
 from archsearch.proxy.writing import Unfinished, Unreadable, check_space, sync, write_header, write_json
+from archsearch.system import replace_file
+from archsearch.version import __version__
 
 _WNID = re.compile(r"^n\d{8}$")
 _IMAGENET_NOTE = (

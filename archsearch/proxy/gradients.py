@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archsearch.machine import is_out_of_memory
+from archsearch.device import is_out_of_memory
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.repeatable import read_random_state, write_random_state
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from archsearch.machine import seconds_of
+from archsearch.device import seconds_of
 from archsearch.proxy.batches import Loader
 from archsearch.proxy.data import ProxyData
 from archsearch.proxy.recipe import Recipe

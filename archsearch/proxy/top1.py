@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from archsearch.machine import is_out_of_memory
+from archsearch.device import is_out_of_memory
 from archsearch.proxy.batches import Loader
 from archsearch.proxy.gradients import autocast, release_memory
 from archsearch.proxy.recipe import Recipe

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archsearch.errors import UserError
-from archsearch.files import replace_file
 from archsearch.proxy.decode import Square, decoding
 from archsearch.proxy.drawing import Draw
 from archsearch.proxy.prepared import IMAGES
 from archsearch.proxy.sources.base import Loader, Source
+from archsearch.system import replace_file
 
 _CHUNK = 256  # images between two journal lines; two chunks are in memory at once
 _REQUEST = "request.json"

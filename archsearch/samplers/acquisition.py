@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
-from archsearch.pareto import front_ranks
+from archsearch.metrics import front_ranks
 from archsearch.samplers.candidates import Candidates
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.evidence import Evidence, Row

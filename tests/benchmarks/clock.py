@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from archsearch.device import conditions, device_lock, use_cpu
 from archsearch.errors import UserError
-from archsearch.files import replace_file
-from archsearch.machine import conditions, device_lock, use_cpu
+from archsearch.system import replace_file
 
 Work = Callable[[], object]
 Row = dict[str, Any]

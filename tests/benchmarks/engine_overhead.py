@@ -82,7 +82,7 @@ def main() -> None:
         )
         clock = Clock()
         with RunStore.open(folder, config) as store:
-            worker = ProcessWorker(folder / "worker.log", "stub_evaluators:evaluate")
+            worker = ProcessWorker(folder / "worker.log", "support.stub_evaluators:evaluate")
             Driver(config, store, worker, clock, command=[]).run(options.trials)
     spans = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(clock.ends)]
     step = max(1, len(spans) // 10)

@@ -23,12 +23,13 @@ import torch
 
 from archsearch import build, load_space
 from archsearch.arch import Arch
-from archsearch.machine import conditions, use_cpu
+from archsearch.device import conditions, use_cpu
+from archsearch.protocol import Protocol
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Training
 from archsearch.settings import load_proxy, make_settings
-from archsearch.throughput import Protocol, measure
+from archsearch.throughput import measure
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPACE, TABLE = DATA / "hybrid_table.toml", DATA / "hybrid_table.parquet"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from archsearch.pareto import domination_matrix, hypervolume
+from archsearch.metrics import domination_matrix, hypervolume
 from archsearch.rungs import Curve, Score
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "hybrid_table.parquet"

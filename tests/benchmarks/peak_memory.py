@@ -11,7 +11,7 @@ import torch
 from clock import CPU, fresh_process
 from rivals import WORKS, Side, images, make
 
-from archsearch.machine import peak_memory_bytes, reset_peak_memory
+from archsearch.device import peak_memory_bytes, reset_peak_memory
 
 
 def peak_bytes(side: Side, name: str, task: str, image_size: int, batch_size: int, threads: int) -> int:

@@ -6,6 +6,8 @@ Without a file the slopes are made up from the exact costs: how long a predictio
 first time and interpolates what was not timed, `again` has met them, as a search has after its first hundred candidates.
 """
 
+# ruff: noqa: E402  # the checkout comes first in the path, not an installed package
+
 import argparse
 import json
 import random
@@ -18,18 +20,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from archsearch.arch import Arch  # noqa: E402  # the checkout, not an installed package
-from archsearch.budget import draw  # noqa: E402  # after the path is set
-from archsearch.calibration import (  # noqa: E402  # after the path is set
-    Calibration,
-    CalibrationKey,
-    CalibrationPlan,
-    conclude,
-    load_calibration,
-)
-from archsearch.calibration.measuring import site_json  # noqa: E402  # after the path is set
-from archsearch.calibration.store import FOLDER, SCHEMA, read_rows  # noqa: E402
-from archsearch.space import load_space, paper  # noqa: E402  # after the path is set
+from archsearch.arch import Arch
+from archsearch.budget import draw
+from archsearch.calibration import Calibration, CalibrationKey, CalibrationPlan, conclude, load_calibration
+from archsearch.calibration.measuring import site_json
+from archsearch.calibration.store import FOLDER, SCHEMA, read_rows
+from archsearch.space import load_space, paper
 
 BUDGET, TOLERANCE = 4_500_000_000, 0.05
 SETTINGS = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 224}

@@ -30,7 +30,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # beside the tests, whose writers of forms these are
 
-from image_forms import FORMS, read_folder
+from support.image_forms import FORMS, read_folder
 
 from archsearch.proxy.decode import load_square
 from archsearch.proxy.drawing import Policy

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 from clock import RESULTS, write
 
-from archsearch.pareto import domination_matrix, hypervolume
-from archsearch.report import read_rows
-from archsearch.results import read_manifest
+from archsearch.metrics import domination_matrix, hypervolume
+from archsearch.results import read_manifest, read_rows
 from archsearch.tables import make_console, make_table, show
 
 SPACE = Path(__file__).with_name("real_space.toml")

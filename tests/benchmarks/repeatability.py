@@ -22,12 +22,13 @@ from dataclasses import replace
 from clock import CPU, Row, arguments, fresh_process, quiet_device, write
 
 from archsearch import build, paper
+from archsearch.device import use_cpu
 from archsearch.evaluate import reference_arch
 from archsearch.lookup import choose_papers
-from archsearch.machine import use_cpu
-from archsearch.ranks import kendall_tau
+from archsearch.metrics import kendall_tau
+from archsearch.protocol import Protocol
 from archsearch.tables import make_console, make_table, show
-from archsearch.throughput import Protocol, measure
+from archsearch.throughput import measure
 
 SMOKE_PAPERS = ("van_b0", "pvt_tiny")
 KEPT = (

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from quirks_base import (
+from support.quirks_base import (
     Forward,
     Quirk,
     attribute,

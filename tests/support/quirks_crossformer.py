@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from quirks_base import Case, Forward, Quirk, edited, eps, forward, head_norm, tanh_gelu
+from support.quirks_base import Case, Forward, Quirk, edited, eps, forward, head_norm, tanh_gelu
 from torch import Tensor, nn
 
 from archsearch.blocks import crossformer

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from archsearch.cli.options import CpuList
+from archsearch.device import affinity, conditions, pick_device, usable_cores, use_cpu
 from archsearch.errors import UserError
-from archsearch.machine import affinity, conditions, pick_device, usable_cores, use_cpu
 from archsearch.telemetry import Sample, Spread, reason_names, summarize, watching, why_silent
 
 CPU = torch.device("cpu")

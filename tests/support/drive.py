@@ -9,7 +9,7 @@ import sys
 def _main(folder: str, log: str, trials: str, phase_s: str, *words: str) -> None:
     from pathlib import Path
 
-    from runs import make_config, make_rung_config, run
+    from support.runs import make_config, make_rung_config, run
 
     make = make_rung_config if "rungs" in words else make_config
     config = make(Path(log), settings={"phase_s": float(phase_s)})

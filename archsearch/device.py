@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import datetime
-import errno
 import hashlib
 import importlib.metadata
 import os
@@ -15,10 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from archsearch.errors import UserError
+from archsearch.system import _open_lock_file
 
 # Neither module exists on Windows: there, locks do nothing and the memory peak is unknown.
 if sys.platform != "win32":
@@ -208,21 +209,6 @@ def _lock_path(device: torch.device) -> Path:
     return Path(tempfile.gettempdir()) / f"archsearch-{device.type}-{identity}.lock"
 
 
-def _open_lock_file(path: Path) -> int:
-    """Descriptor of the lock file, read-only: another user's file serves too, and nothing can be overwritten."""
-    try:
-        try:
-            # Without O_CREAT first: Linux refuses it on another user's file in a world-writable directory.
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
-    except OSError as error:
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise UserError(
-            f"device lock {path}: cannot be opened ({reason}); remove it or set TMPDIR to a directory of your own"
-        ) from error
-
-
 def reset_peak_memory(device: torch.device) -> None:
     """Let `peak_memory_bytes` start afresh, as far as the system can forget an older peak."""
     if device.type == "cuda":
@@ -304,3 +290,7 @@ def _mps_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 _CLOCKS = {"cpu": _cpu_seconds, "cuda": _cuda_seconds, "mps": _mps_seconds}
+
+
+# Pure bfloat16 (weights, activations and inputs) and autocast (weights stay float32) are two figures, never one.
+DType = Literal["float32", "bfloat16", "amp_bfloat16"]

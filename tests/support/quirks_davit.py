@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from quirks_base import Case, Forward, Quirk, both, edited, eps, forward, head_norm, tanh_gelu, values
+from support.quirks_base import Case, Forward, Quirk, both, edited, eps, forward, head_norm, tanh_gelu, values
 from torch import Tensor, nn
 
 from archsearch import paper

@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.arch import Arch
-from archsearch.calibration import (
-    Calibration,
-    CalibrationKey,
-    CalibrationPlan,
-    calibration_path,
-    conclude,
-    store,
-)
+from archsearch.calibration import Calibration, CalibrationKey, CalibrationPlan, calibration_path, conclude, store
 from archsearch.calibration.measuring import site_json
 from archsearch.calibration.sites import Site, sites_of
 from archsearch.space import Space, paper

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from official import fill_official, official_input
+from support.official import fill_official, official_input
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +23,7 @@ Forward = Callable[..., Tensor]
 Effects = Mapping[str, float | tuple[float, float]]
 PATCH_NORMS = r"(stem|stages\.\d\.downsample)\.norm"
 BLOCK_NORMS = r"B\.norm[12]|head\.norm"
-LOGITS = np.load(Path(__file__).parent / "data" / "logits_float64.npz")
+LOGITS = np.load(Path(__file__).parents[1] / "data" / "logits_float64.npz")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from quirks_base import BLOCK_NORMS, PATCH_NORMS, Case, Quirk, eps, head_norm, tanh_gelu, values
+from support.quirks_base import BLOCK_NORMS, PATCH_NORMS, Case, Quirk, eps, head_norm, tanh_gelu, values
 from torch import nn
 
 from archsearch.blocks import swin

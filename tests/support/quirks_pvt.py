@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from quirks_base import BLOCK_NORMS, PATCH_NORMS, Case, Quirk, eps, forward, mean_of_all, tanh_gelu, values
+from support.quirks_base import BLOCK_NORMS, PATCH_NORMS, Case, Quirk, eps, forward, mean_of_all, tanh_gelu, values
 from torch import nn
 from torch.nn import functional
 

@@ -3,7 +3,18 @@
 from typing import Any
 
 import pytest
-from quirks_base import BLOCK_NORMS, PATCH_NORMS, Case, Forward, Quirk, eps, forward, head_norm, skipped, tanh_gelu
+from support.quirks_base import (
+    BLOCK_NORMS,
+    PATCH_NORMS,
+    Case,
+    Forward,
+    Quirk,
+    eps,
+    forward,
+    head_norm,
+    skipped,
+    tanh_gelu,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from quirks_base import (
+from support.quirks_base import (
     BLOCK_NORMS,
     Case,
     Effects,

@@ -18,7 +18,7 @@ from archsearch.results import Row
 from archsearch.space import load_space, paper
 from archsearch.study import RunStore
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 4_500_000_000
 FIXED = ("van_b2", "davit_tiny")
 
@@ -115,7 +115,7 @@ def run(
     """A whole run in this process, its evaluations in a real worker."""
     ear = ear or Ear()
     with RunStore.open(folder, config, storage_url) as store:
-        worker = ProcessWorker(folder / "worker.log", f"stub_evaluators:{evaluator}")
+        worker = ProcessWorker(folder / "worker.log", f"support.stub_evaluators:{evaluator}")
         driver = Driver(
             config,
             store,
