@@ -10,8 +10,8 @@ from archsearch.version import __version__
 
 if TYPE_CHECKING:
     from archsearch.arch import Arch
+    from archsearch.blocks.cost import Cost
     from archsearch.checkpoints import CheckpointWarning, load_official, read_checkpoint, save_official
-    from archsearch.cost import Cost
     from archsearch.errors import ArchsearchError, RunError, UserError
     from archsearch.model import build
     from archsearch.space import Space, load_space, paper, paper_names
@@ -20,7 +20,7 @@ _HOMES = {
     "Arch": "arch",
     "ArchsearchError": "errors",
     "CheckpointWarning": "checkpoints",
-    "Cost": "cost",
+    "Cost": "blocks.cost",
     "RunError": "errors",
     "Space": "space",
     "UserError": "errors",

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from archsearch import blocks
 from archsearch.blocks.base import Block, Layer, LayerError, Scalar, Shape
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.positions import PatchesLayer
-from archsearch.cost import Cost
 from archsearch.errors import UserError
 from archsearch.grammar import Document, parse
 from archsearch.plan import LayerPlan, Plan, StagePlan

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from archsearch.arch import Arch, Placed
 from archsearch.blocks.base import Layer, Role, Shape, layers_of
-from archsearch.cost import Cost
+from archsearch.blocks.cost import Cost
 from archsearch.space import paper_names, paper_space
 from archsearch.tables import make_table, signed_percent, text, titled
 from archsearch.units import format_count

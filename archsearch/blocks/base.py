@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from torch import nn
 
-from archsearch.cost import Cost
+from archsearch.blocks.cost import Cost
 from archsearch.errors import UserError, nearest
 
 Scalar = str | int | float | bool

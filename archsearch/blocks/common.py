@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import LayerError, Shape
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear, attention, gelu_of, is_plain
-from archsearch.cost import Cost
 
 
 def up(size: int, multiple: int) -> int:

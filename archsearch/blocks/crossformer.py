@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import (
     ChannelNorm,
@@ -28,9 +28,9 @@ from archsearch.blocks.common import (
     up,
     whole_ratio,
 )
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear, made_once
 from archsearch.blocks.patch import PatchDownsample, PatchStem
-from archsearch.cost import Cost
 
 
 def grouping(height: int, width: int, window: int, interval: int) -> tuple[int, int]:

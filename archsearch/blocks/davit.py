@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, register
 from archsearch.blocks.common import (
     Mlp,
@@ -25,8 +25,8 @@ from archsearch.blocks.common import (
     up,
     whole_ratio,
 )
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear
-from archsearch.cost import Cost
 
 
 class WindowAttention(nn.Module):

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import init_linears, to_tokens
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear, is_counted
-from archsearch.cost import Cost
 
 
 class PoolClassifier(nn.Module):

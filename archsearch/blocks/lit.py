@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import (
     ConvMlp,
@@ -34,8 +34,8 @@ from archsearch.blocks.common import (
     to_tokens,
     whole_ratio,
 )
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear, attention, is_traced, linear, made_once
-from archsearch.cost import Cost
 from archsearch.errors import UserError
 
 

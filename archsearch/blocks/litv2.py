@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, own_choices, register
 from archsearch.blocks.common import (
     PreNormBlock,
@@ -30,8 +30,8 @@ from archsearch.blocks.common import (
     up,
     whole_ratio,
 )
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear, attention
-from archsearch.cost import Cost
 
 
 class HiLo(nn.Module):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import (
     ChannelNorm,
@@ -30,9 +30,9 @@ from archsearch.blocks.common import (
     to_tokens,
     whole_ratio,
 )
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear, attention, made_once
 from archsearch.blocks.positions import from_windows, to_windows, window_grid
-from archsearch.cost import Cost
 from archsearch.errors import UserError
 
 

@@ -6,10 +6,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import ChannelNorm, init_convs_fan_out, up
-from archsearch.cost import Cost
+from archsearch.blocks.cost import Cost
 
 _INIT_DOC = "`default` (PyTorch's) or `fan-out` (normal with std sqrt(2 / fan_out), bias 0: Twins)"
 

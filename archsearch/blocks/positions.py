@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import to_map, to_tokens
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import is_counted
-from archsearch.cost import Cost
 from archsearch.errors import UserError
 
 

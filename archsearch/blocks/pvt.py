@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, register
 from archsearch.blocks.common import (
     PreNormBlock,
@@ -21,8 +21,8 @@ from archsearch.blocks.common import (
     to_tokens,
     whole_ratio,
 )
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear, attention
-from archsearch.cost import Cost
 
 BLOCK_EPS = 1e-6  # of a block's two LayerNorms; the reduction's keeps 1e-5
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import (
     PreNormBlock,
@@ -29,9 +29,9 @@ from archsearch.blocks.common import (
     to_tokens,
     whole_ratio,
 )
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear, linear, made_once
 from archsearch.blocks.lit import GlobalAttentionBlock
-from archsearch.cost import Cost
 from archsearch.errors import UserError
 
 MASKED = -100.0  # added to the logits of pairs from different sides of the image; finite, as in the paper's code

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import (
     PreNormBlock,
@@ -28,6 +28,7 @@ from archsearch.blocks.common import (
     up,
     whole_ratio,
 )
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear
 from archsearch.blocks.lit import GlobalAttentionBlock
 from archsearch.blocks.pvt import (
@@ -38,7 +39,6 @@ from archsearch.blocks.pvt import (
     reduced_head_dim,
     reduction_cost,
 )
-from archsearch.cost import Cost
 
 
 class LocalAttention(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch import cost
+from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import (
     ChannelNorm,
@@ -27,8 +27,8 @@ from archsearch.blocks.common import (
     up,
     whole_ratio,
 )
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Linear, gelu_of, is_traced
-from archsearch.cost import Cost
 
 
 def dilated_by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archsearch.blocks.base import Layer, Scalar, Shape
-from archsearch.cost import Cost
+from archsearch.blocks.cost import Cost
 from archsearch.plan import NO_POSITIONS, Choices, LayerPlan, StagePlan
 from archsearch.space import Space
 from archsearch.stages import Stage, shortest

@@ -8,8 +8,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from archsearch.arch import Arch
+from archsearch.blocks.cost import Cost
 from archsearch.budget import Band, Params, draw, mutate, propose
-from archsearch.cost import Cost
 from archsearch.plan import LayerPlan, StagePlan
 from archsearch.space import Space
 

@@ -21,7 +21,7 @@ from archsearch.blocks.lit import DeformableDownsample, DeformableMerging
 from archsearch.blocks.litv2 import HiLo, HiLoBlock
 from archsearch.trace import count_fvcore
 
-CASES = json.loads((Path(__file__).parent / "data" / "litv2_modules.json").read_text())
+CASES = json.loads((Path(__file__).parents[1] / "data" / "litv2_modules.json").read_text())
 
 
 def _hilo_id(case: dict[str, Any]) -> str:

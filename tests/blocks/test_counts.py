@@ -119,7 +119,7 @@ def test_cost_of_random_hybrids_equals_the_counters(chunk: int) -> None:
         _check_hybrid(space, params, fvcore=index < 4)
 
 
-EVERYTHING = Path(__file__).parent / "data" / "everything.toml"
+EVERYTHING = Path(__file__).parents[1] / "data" / "everything.toml"
 
 
 @pytest.mark.parametrize("chunk", [0, pytest.param(1, marks=pytest.mark.slow)])
