@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, Any
 from archsearch.version import __version__
 
 if TYPE_CHECKING:
-    from archsearch.arch import Arch
     from archsearch.blocks.cost import Cost
     from archsearch.checkpoints import CheckpointWarning, load_official, read_checkpoint, save_official
     from archsearch.errors import ArchsearchError, RunError, UserError
     from archsearch.model import build
-    from archsearch.space import Space, load_space, paper, paper_names
+    from archsearch.space.arch import Arch
+    from archsearch.space.papers import paper, paper_names
+    from archsearch.space.space import Space, load_space
 
 _HOMES = {
-    "Arch": "arch",
+    "Arch": "space.arch",
     "ArchsearchError": "errors",
     "CheckpointWarning": "checkpoints",
     "Cost": "blocks.cost",
     "RunError": "errors",
-    "Space": "space",
+    "Space": "space.space",
     "UserError": "errors",
     "build": "model",
     "load_official": "checkpoints",
-    "load_space": "space",
-    "paper": "space",
-    "paper_names": "space",
+    "load_space": "space.space",
+    "paper": "space.papers",
+    "paper_names": "space.papers",
     "read_checkpoint": "checkpoints",
     "save_official": "checkpoints",
 }

@@ -19,11 +19,11 @@ from archsearch.audit.work import AuditPlan, Subject
 from archsearch.audit_progress import train_all
 from archsearch.device import pick_device, use_cpu
 from archsearch.errors import UserError
-from archsearch.lookup import choose_papers
 from archsearch.proxy.profile import Profile
 from archsearch.proxy.recipe import Recipe
 from archsearch.results import read_manifest, read_rows
 from archsearch.settings import load_proxy, make_settings, proxy_id
+from archsearch.space.papers import choose_papers
 from archsearch.system import replace_file
 from archsearch.version import __version__
 

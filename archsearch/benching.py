@@ -12,13 +12,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from archsearch.arch import Arch
 from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
-from archsearch.evaluate import reference_arch
 from archsearch.model import build
 from archsearch.protocol import Mode, Protocol
 from archsearch.settings import make_settings
+from archsearch.space.arch import Arch
+from archsearch.space.papers import reference_arch
 from archsearch.telemetry import why_silent
 from archsearch.throughput import InfeasibleError, measure
 from archsearch.throughput import Progress as Say

@@ -30,11 +30,10 @@ from archsearch.calibration.calibration import TRUSTED_TAU
 from archsearch.calibration.interpolation import left_out_errors
 from archsearch.calibration.plan import MOST_SLOPES
 from archsearch.device import conditions, use_cpu
-from archsearch.evaluate import reference_arch
-from archsearch.lookup import choose_papers
 from archsearch.report_tables import conditions_line
 from archsearch.settings import make_settings
-from archsearch.space import load_space
+from archsearch.space.papers import choose_papers, reference_arch
+from archsearch.space.space import load_space
 from archsearch.tables import make_table, titled
 from archsearch.units import format_count, format_seconds
 from archsearch.version import __version__

@@ -10,10 +10,10 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from archsearch.budget import Band
 from archsearch.errors import UserError
 from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, check_objectives
-from archsearch.space import Space
+from archsearch.space.budget import Band
+from archsearch.space.space import Space
 
 # The evaluation's phase of the full training, of one up to a rung (this with its steps behind it), and of one more with
 # another seed (with its number behind it).

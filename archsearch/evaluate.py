@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from archsearch.arch import Arch
 from archsearch.config import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.device import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.errors import RunError, UserError
@@ -23,7 +22,8 @@ from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Progress, Training
 from archsearch.settings import load_proxy
-from archsearch.space import paper
+from archsearch.space.arch import Arch
+from archsearch.space.papers import REFERENCE, reference_arch
 from archsearch.throughput import measure
 from archsearch.trace import count_fvcore
 from archsearch.training_free import scores as free_scores
@@ -33,12 +33,6 @@ Event = dict[str, Any]
 Emit = Callable[[Event], None]
 
 PHASES = ("count", "throughput", "proxy")
-REFERENCE = "van_b0"  # the smallest of the papers' models: timed around every candidate, so its own time is the price of every trial
-
-
-def reference_arch() -> Arch:
-    """The fixed model that is timed around every candidate."""
-    return paper(REFERENCE)
 
 
 def evaluate(

@@ -21,7 +21,7 @@ from archsearch.checkpoints import CheckpointWarning, load_official
 from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
 from archsearch.preprocessing import Preprocessing, sides
-from archsearch.space import paper, paper_space
+from archsearch.space.papers import paper, paper_space
 from archsearch.tables import make_table, text, titled
 from archsearch.units import format_seconds
 from archsearch.validation import Accuracy, ValidationSet, default_batch_size, default_workers, validate

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archsearch.arch import Arch, ImageSize, Placed
 from archsearch.blocks.base import Block, Layer, Shape
 from archsearch.blocks.common import ChannelNorm, to_map, to_tokens
 from archsearch.blocks.positions import from_windows, window_grid
 from archsearch.errors import UserError
+from archsearch.space.arch import Arch, ImageSize, Placed
 
 # Where tokens travel from stage to stage (MSG-Transformer's messengers) a map carries the stream that it was cut from as an attribute of this name,
 # for what runs the stages hands on the map alone. On the tensor, not in a cell that the stages share: copies, threads and runs cut short leave nothing.

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Group
 
-from archsearch.arch import Arch
+from archsearch.space.arch import Arch
 from archsearch.tables import make_table, text, titled
 from archsearch.training_free import SCORES, aggregate, scores
 from archsearch.units import format_count

@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from archsearch.arch import Arch, Placed
 from archsearch.blocks.base import Layer, Role, Shape, layers_of
 from archsearch.blocks.cost import Cost
-from archsearch.space import paper_names, paper_space
+from archsearch.space.arch import Arch, Placed
+from archsearch.space.papers import paper_names, paper_space
 from archsearch.tables import make_table, signed_percent, text, titled
 from archsearch.units import format_count
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from archsearch.arch import Arch, ImageSize
 from archsearch.errors import UserError
 from archsearch.features import FeatureNetwork, features
+from archsearch.space.arch import Arch, ImageSize
 
 # What torch.nn.init is made of; on meta each call takes up to a millisecond: van_b6 without its weights 1.1 s, with these left out 0.4 s.
 _FILLING = frozenset("kaiming_uniform_ uniform_ normal_ erfinv_ mul_ add_ clamp_ fill_ zero_".split())

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from archsearch.arch import Arch
 from archsearch.calibration import Calibration, CalibrationKey, load_calibration
 from archsearch.calibration.store import FOLDER
 from archsearch.errors import UserError
+from archsearch.space.arch import Arch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from archsearch.arch import ImageSize
-from archsearch.space import paper_space
+from archsearch.space.arch import ImageSize
+from archsearch.space.papers import paper_space
 
 
 @dataclass(frozen=True, kw_only=True)

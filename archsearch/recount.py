@@ -13,7 +13,7 @@ from rich.progress import Progress
 from archsearch.device import usable_cores
 from archsearch.errors import RunError
 from archsearch.model import build_unfilled
-from archsearch.space import paper, paper_names
+from archsearch.space.papers import paper, paper_names
 from archsearch.system import without_interrupts
 from archsearch.trace import count_fvcore
 

@@ -26,7 +26,7 @@ from archsearch.results import (
     read_manifest,
     read_rows,
 )
-from archsearch.space import paper_space
+from archsearch.space.papers import paper_space
 
 Document = dict[str, Any]
 

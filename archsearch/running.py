@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from archsearch.budget import Band, draw
 from archsearch.config import RunConfig
 from archsearch.device import pick_device
 from archsearch.engine.driver import Driver
@@ -22,13 +21,14 @@ from archsearch.engine.worker import LOG_FILE, ProcessWorker
 from archsearch.errors import UserError
 from archsearch.evaluate import refuse_unknown_shape
 from archsearch.live import watching as watching_run
-from archsearch.lookup import choose_papers
 from archsearch.predicting import find_predictor
 from archsearch.preparing import prepare_progress
 from archsearch.results import MANIFEST_FILE, Row, is_due
 from archsearch.samplers import make_sampler
 from archsearch.settings import choose_proxy, make_settings
-from archsearch.space import Space, load_space, paper
+from archsearch.space.budget import Band, draw
+from archsearch.space.papers import choose_papers, paper
+from archsearch.space.space import Space, load_space
 from archsearch.study import RunStore
 from archsearch.system import command_line
 from archsearch.units import format_count

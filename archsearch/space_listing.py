@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from archsearch.arch import Arch
 from archsearch.blocks.base import Scalar
-from archsearch.budget import Band, InBand, extremes
-from archsearch.space import Space, load_space
+from archsearch.space.arch import Arch
+from archsearch.space.budget import Band, InBand, extremes
+from archsearch.space.space import Space, load_space
 from archsearch.tables import make_table, titled
 from archsearch.units import format_count
 

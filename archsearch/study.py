@@ -15,8 +15,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch import storage
-from archsearch.arch import Arch
-from archsearch.budget import draw
 from archsearch.config import FREE_PHASE, FREE_SCORES, RunConfig
 from archsearch.errors import UserError
 from archsearch.results import MANIFEST_FILE, Row
@@ -24,6 +22,8 @@ from archsearch.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_r
 from archsearch.rungs import Score
 from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, Proposal, described, make_sampler
 from archsearch.samplers.making import Foresee
+from archsearch.space.arch import Arch
+from archsearch.space.budget import draw
 from archsearch.system import replace_file
 from archsearch.version import __version__
 

@@ -16,11 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from archsearch.arch import ImageSize
 from archsearch.device import DType, is_out_of_memory, usable_cores
 from archsearch.errors import RunError, UserError
 from archsearch.preprocessing import Preprocessing, sides
 from archsearch.proxy.listing import IMAGE_SUFFIXES, folders_in, read_split
+from archsearch.space.arch import ImageSize
 from archsearch.system import without_interrupts
 
 _VAL_FOLDERS = ("val", "validation")

@@ -17,10 +17,10 @@ from support.runs import Ear, fixed_archs, is_running, make_config, run, start, 
 from support.stub_evaluators import fraction, measure, noted, written
 
 from archsearch import results
-from archsearch.arch import Arch
 from archsearch.engine.listener import Tally
 from archsearch.live import Clock, LiveListener, PlainListener
 from archsearch.metrics import kendall_tau
+from archsearch.space.arch import Arch
 
 
 class Oracle:

@@ -23,7 +23,7 @@ from archsearch.metrics import estimate, kendall_tau
 from archsearch.report import build_report
 from archsearch.report_tables import audit_sentence
 from archsearch.settings import make_settings
-from archsearch.space import paper, paper_names
+from archsearch.space.papers import paper, paper_names
 
 
 def of(document: Mapping[str, Any], group: str, target: str) -> tuple[dict[str, Any], dict[str, Any]]:

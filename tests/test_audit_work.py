@@ -16,7 +16,7 @@ from archsearch.audit.records import AuditStore
 from archsearch.audit.subjects import paper_subjects
 from archsearch.audit.work import AuditPlan, Subject
 from archsearch.cli.audit import audit as audit_command
-from archsearch.space import paper
+from archsearch.space.papers import paper
 
 
 def test_a_torn_line_is_ignored_and_gone_on_after(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from archsearch.cli import main
 from archsearch.device import affinity, use_cpu
 from archsearch.errors import UserError
 from archsearch.protocol import Protocol
-from archsearch.space import paper
+from archsearch.space.papers import paper
 from archsearch.tables import show
 
 QUICK = functools.partial(Protocol, warmup_s=0.0, block_s=0.001, max_s=0.0, min_blocks=2, min_warmup_iterations=2)

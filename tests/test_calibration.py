@@ -16,7 +16,7 @@ from archsearch.calibration.scoring import left_out_residuals, mape, non_negativ
 from archsearch.calibration.sites import Site
 from archsearch.errors import UserError
 from archsearch.metrics import kendall_tau
-from archsearch.space import Space
+from archsearch.space.space import Space
 
 
 def brute_force_tau(one: Sequence[float], other: Sequence[float]) -> float:

@@ -18,9 +18,9 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.transforms.functional import pil_to_tensor
 
 from archsearch import Arch, UserError, build, load_space, paper, paper_names
-from archsearch.arch import Placed
-from archsearch.budget import propose
 from archsearch.features import FeatureNetwork, features
+from archsearch.space.arch import Placed
+from archsearch.space.budget import propose
 
 TESTS = Path(__file__).parent
 STAGES = json.loads((TESTS / "data" / "stages.json").read_text())

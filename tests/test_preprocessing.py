@@ -13,7 +13,7 @@ from PIL import Image
 from support.pictures import Recorder, picture
 
 from archsearch.preprocessing import Preprocessing
-from archsearch.space import paper, paper_names
+from archsearch.space.papers import paper, paper_names
 from archsearch.validation import validate
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

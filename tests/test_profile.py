@@ -7,9 +7,9 @@ import torch
 
 from archsearch import UserError, build, load_space, paper, paper_names
 from archsearch.blocks.base import Shape
-from archsearch.budget import Band, draw
 from archsearch.proxy.profile import Profile, nearest_divisor, shrink
 from archsearch.proxy.profiles import load_profile
+from archsearch.space.budget import Band, draw
 
 FASHION_MNIST, FOLDER_SMALL, FOLDER_FULL = (
     load_profile(name).profile for name in ("fashion-mnist", "cpu-small", "imagenet-short")

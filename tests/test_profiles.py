@@ -9,7 +9,7 @@ from archsearch.errors import UserError
 from archsearch.proxy.profile import shrink
 from archsearch.proxy.profiles import load_profile, parse_profile, profile_text, proxy_names
 from archsearch.settings import choose_proxy, make_settings
-from archsearch.space import paper
+from archsearch.space.papers import paper
 
 TEXT = profile_text("fashion-mnist")
 

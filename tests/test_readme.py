@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_space_has_twelve_lines_and_gives_networks() -> None:
-    from archsearch.space import Space
+    from archsearch.space.space import Space
 
     text = blocks("toml")[0]
     assert len(text.strip().splitlines()) == 12
@@ -35,7 +35,7 @@ def test_the_block_of_ones_own_is_priced_exactly(tmp_path: Path) -> None:
     """In a process of its own: registering a block is for good."""
     program = blocks("python")[0] + (
         "\nimport tomllib, torch\n"
-        "from archsearch.space import Space\n"
+        "from archsearch.space.space import Space\n"
         "from archsearch.model import build\n"
         "from archsearch.trace import count_flop_counter, count_fvcore\n"
         "text = \"image_size = 64\\nstem = { kind = 'patch', patch = { kernel = 4 } }\\n\"\n"

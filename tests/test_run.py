@@ -26,7 +26,7 @@ from archsearch.proxy.profile import Profile
 from archsearch.proxy.recipe import Recipe
 from archsearch.running import refuse_other_threads
 from archsearch.settings import make_settings
-from archsearch.space import Space
+from archsearch.space.space import Space
 from archsearch.training_free import scores
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "clothing-mini"

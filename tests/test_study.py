@@ -18,14 +18,15 @@ import pytest
 from support.runs import BUDGET, fixed_archs, make_config, make_rung_config
 from support.stub_evaluators import fraction, measure
 
-from archsearch.arch import Arch
 from archsearch.blocks.base import Scalar
-from archsearch.budget import Band, draw
 from archsearch.config import RunConfig
 from archsearch.errors import UserError
 from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, described, make_sampler
 from archsearch.samplers.bases import BASES
-from archsearch.space import Space, load_space, paper
+from archsearch.space.arch import Arch
+from archsearch.space.budget import Band, draw
+from archsearch.space.papers import paper
+from archsearch.space.space import Space, load_space
 from archsearch.study import RunStore
 
 BAND = Band.around(BUDGET, 0.05)

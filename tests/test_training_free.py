@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from archsearch.lookup import choose_papers
-from archsearch.space import paper
+from archsearch.space.papers import choose_papers, paper
 from archsearch.training_free import SCORES, aggregate, scores
 from archsearch.training_free.activations import naswot
 from archsearch.training_free.features import expressivity, progressivity, spectral_entropy

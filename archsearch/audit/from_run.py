@@ -5,10 +5,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from archsearch.arch import Arch
 from archsearch.audit.records import Record
 from archsearch.audit.work import Subject
 from archsearch.results import Row
+from archsearch.space.arch import Arch
 
 
 def run_hybrids(rows: Sequence[Row], number: int) -> list[Subject]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.arch import Arch
 from archsearch.audit.work import Subject
-from archsearch.budget import Band, InBand
-from archsearch.space import load_space, paper, paper_space
+from archsearch.space.arch import Arch
+from archsearch.space.budget import Band, InBand
+from archsearch.space.papers import paper, paper_space
+from archsearch.space.space import load_space
 
 _SPACE, _TOLERANCE = "hybrid", 0.05
 _DRAWN, _SEED = 200, 0

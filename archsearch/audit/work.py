@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from archsearch.arch import Arch
 from archsearch.audit.records import Key, Record
 from archsearch.config import rung_steps
+from archsearch.space.arch import Arch
 
 Group = Literal["papers", "hybrids"]
 

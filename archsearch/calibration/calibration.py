@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from archsearch.arch import Arch
 from archsearch.blocks.base import Layer, Shape
-from archsearch.budget import Band
 from archsearch.calibration.fitting import Fit, Slopes, fit
 from archsearch.calibration.interpolation import fit_kinds
 from archsearch.calibration.key import CalibrationKey
@@ -22,6 +20,8 @@ from archsearch.calibration.scoring import Score, mape, score
 from archsearch.calibration.sites import Site
 from archsearch.errors import RunError
 from archsearch.metrics import Array, kendall_tau
+from archsearch.space.arch import Arch
+from archsearch.space.budget import Band
 
 Row = dict[str, Any]
 TRUSTED_TAU = 0.9

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
-from archsearch.arch import Arch
 from archsearch.blocks.base import Layer, Scalar, Shape, layers_of
-from archsearch.budget import propose
 from archsearch.errors import UserError
-from archsearch.space import Space
+from archsearch.space.arch import Arch
+from archsearch.space.budget import propose
+from archsearch.space.space import Space
 
 _DRAWS = 4000  # of the default space's 700 settings 95 % come up, in a second; the rest is interpolated like those not chosen
 

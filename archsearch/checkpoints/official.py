@@ -10,14 +10,14 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from archsearch.arch import Arch, ImageSize
 from archsearch.checkpoints.files import read_checkpoint, unwrap, write_checkpoint
 from archsearch.checkpoints.keys import official_key, official_shape
 from archsearch.checkpoints.tables import check_computed, computed_buffers, computed_entries, fit_tables
 from archsearch.errors import UserError
 from archsearch.features import FeatureNetwork, features
 from archsearch.model import Network, build_unfilled
-from archsearch.space import paper, paper_names, paper_space
+from archsearch.space.arch import Arch, ImageSize
+from archsearch.space.papers import paper, paper_names, paper_space
 
 _CLASSIFIER = "head.fc"
 _NAMED = 8  # keys that an error names of each kind

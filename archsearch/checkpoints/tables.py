@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from archsearch.arch import Arch, ImageSize, Placed
 from archsearch.blocks.base import Shape
 from archsearch.blocks.common import relative_position_index
 from archsearch.blocks.crossformer import GroupAttention
@@ -16,6 +15,7 @@ from archsearch.blocks.positions import LearnedPositions
 from archsearch.checkpoints.keys import official_key
 from archsearch.errors import UserError
 from archsearch.model import Network
+from archsearch.space.arch import Arch, ImageSize, Placed
 
 
 def computed_buffers(network: Network) -> dict[str, Tensor]:

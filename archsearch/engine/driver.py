@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from archsearch.arch import Arch
 from archsearch.config import FREE_PHASE, SEED_PHASE, RunConfig
 from archsearch.engine.again import PHASE as AGAIN_PHASE
 from archsearch.engine.again import to_remeasure
@@ -20,7 +19,8 @@ from archsearch.engine.stopping import Ending, judge, stages
 from archsearch.engine.worker import LOG_FILE, Event, Job, Worker
 from archsearch.errors import ArchsearchError, RunError
 from archsearch.results import Row, ranked, timed_front, write_front, write_manifest, write_trials
-from archsearch.space import paper
+from archsearch.space.arch import Arch
+from archsearch.space.papers import paper
 from archsearch.study import RunStore
 
 # How long Ctrl-C may go unnoticed while the worker has nothing to say.

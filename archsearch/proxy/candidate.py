@@ -2,12 +2,12 @@
 
 import torch
 
-from archsearch.arch import Arch
 from archsearch.model import build
 from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Training
+from archsearch.space.arch import Arch
 
 
 def start_training(

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from archsearch.arch import Arch
 from archsearch.blocks.base import Layer, LayerError, Shape, field_scale, own_choices
 from archsearch.blocks.positions import LearnedPositions
 from archsearch.errors import UserError
-from archsearch.stages import Stage
+from archsearch.space.arch import Arch
+from archsearch.space.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

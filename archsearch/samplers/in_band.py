@@ -12,12 +12,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from archsearch.arch import Arch
 from archsearch.blocks.base import Scalar
-from archsearch.budget import Band, Params, draw, in_band, mutate, repair
 from archsearch.errors import UserError
 from archsearch.samplers.planned import PlannedSampler
-from archsearch.space import Space
+from archsearch.space.arch import Arch
+from archsearch.space.budget import Band, Params, draw, in_band, mutate, repair
+from archsearch.space.space import Space
 
 _STEPS = 18
 # Draws in a band of N architectures until one that nobody has tried has shown itself, if there is one: it is missed with a chance of

@@ -5,14 +5,14 @@ from collections.abc import Set as AbstractSet
 
 from optuna import Study
 
-from archsearch.arch import Arch
-from archsearch.budget import Band
 from archsearch.errors import UserError
 from archsearch.samplers.bases import BASES
 from archsearch.samplers.in_band import InBandSampler, Proposal
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.space_pool import DESCRIBED, SpacePool, known_costs
-from archsearch.space import Space
+from archsearch.space.arch import Arch
+from archsearch.space.budget import Band
+from archsearch.space.space import Space
 
 KNOWN_COST = "known-cost"
 SAMPLERS = (KNOWN_COST, *BASES)

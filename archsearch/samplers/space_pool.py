@@ -7,11 +7,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from archsearch.arch import Arch
 from archsearch.blocks.cost import Cost
-from archsearch.budget import Band, Params, draw, mutate, propose
-from archsearch.plan import LayerPlan, StagePlan
-from archsearch.space import Space
+from archsearch.space.arch import Arch
+from archsearch.space.budget import Band, Params, draw, mutate, propose
+from archsearch.space.plan import LayerPlan, StagePlan
+from archsearch.space.space import Space
 
 _MOST_REMEMBERED = 100_000
 _TRIES = 4

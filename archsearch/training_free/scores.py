@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch.arch import Arch
 from archsearch.model import Network, build
 from archsearch.proxy.profile import Profile, shrink
+from archsearch.space.arch import Arch
 from archsearch.training_free.activations import naswot
 from archsearch.training_free.features import BlockFeatures, expressivity, progressivity
 from archsearch.training_free.gradients import trainability, zico

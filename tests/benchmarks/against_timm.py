@@ -29,7 +29,7 @@ from torch import nn
 
 from archsearch import paper
 from archsearch.blocks.van import DilatedDepthwise
-from archsearch.lookup import choose_papers
+from archsearch.space.papers import choose_papers
 from archsearch.tables import make_console, make_table, show
 
 TASK_DTYPES = {"forward": DTYPES, "train": ("float32", "amp_bfloat16")}

@@ -19,10 +19,10 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
 from archsearch import load_space
-from archsearch.budget import Band
 from archsearch.samplers import KnownCostSampler
 from archsearch.samplers.pool import Params
 from archsearch.samplers.space_pool import SpacePool
+from archsearch.space.budget import Band
 from archsearch.tables import make_console, make_table, show
 
 NAME = "ask_time"

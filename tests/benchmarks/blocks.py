@@ -21,10 +21,10 @@ from roofline import PROBE, SMOKE_GEMMS, MovedBytes, Peaks, gemm_gflop_s
 from torch import Tensor, nn
 
 from archsearch import paper
-from archsearch.arch import Placed
 from archsearch.blocks.base import Layer, Role, layers_of
-from archsearch.lookup import choose_papers
-from archsearch.space import load_space
+from archsearch.space.arch import Placed
+from archsearch.space.papers import choose_papers
+from archsearch.space.space import load_space
 from archsearch.tables import make_console, make_table, show
 
 ROLES: tuple[Role, ...] = ("stem", "downsample", "block")

@@ -21,7 +21,7 @@ from archsearch.engine.driver import Driver  # noqa: E402  # after the path is s
 from archsearch.engine.listener import Tally  # noqa: E402  # after the path is set
 from archsearch.engine.worker import ProcessWorker  # noqa: E402  # after the path is set
 from archsearch.results import Row  # noqa: E402  # after the path is set
-from archsearch.space import load_space  # noqa: E402  # after the path is set
+from archsearch.space.space import load_space  # noqa: E402  # after the path is set
 from archsearch.study import RunStore  # noqa: E402  # after the path is set
 
 PAPERS = ("davit_tiny", "twins_svt_small", "van_b2")

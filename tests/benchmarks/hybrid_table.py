@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 import torch
 
 from archsearch import build, load_space
-from archsearch.arch import Arch
 from archsearch.device import conditions, use_cpu
 from archsearch.protocol import Protocol
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Training
 from archsearch.settings import load_proxy, make_settings
+from archsearch.space.arch import Arch
 from archsearch.throughput import measure
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -20,13 +20,13 @@ import torch
 from clock import CPU, Row, Spread, arguments, write
 
 from archsearch import build, paper
-from archsearch.lookup import choose_papers
 from archsearch.proxy.batches import Loader
 from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.profiles import load_profile
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import train_and_score
+from archsearch.space.papers import choose_papers
 from archsearch.tables import make_console, make_table, show
 
 NAME = "loading"

@@ -23,10 +23,9 @@ from clock import CPU, Row, arguments, fresh_process, quiet_device, write
 
 from archsearch import build, paper
 from archsearch.device import use_cpu
-from archsearch.evaluate import reference_arch
-from archsearch.lookup import choose_papers
 from archsearch.metrics import kendall_tau
 from archsearch.protocol import Protocol
+from archsearch.space.papers import choose_papers, reference_arch
 from archsearch.tables import make_console, make_table, show
 from archsearch.throughput import measure
 

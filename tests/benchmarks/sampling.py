@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from archsearch.budget import Band, InBand, propose  # after the path is set
-from archsearch.space import load_space
+from archsearch.space.budget import Band, InBand, propose  # after the path is set
+from archsearch.space.space import load_space
 from archsearch.space_listing import arch_document
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from archsearch import Arch, RunError, build, load_space, paper
 from archsearch.blocks.base import Block, Layer, LayerError, Shape, layers_of, own_choices
-from archsearch.budget import propose
-from archsearch.space import Space
+from archsearch.space.budget import propose
+from archsearch.space.space import Space
 from archsearch.trace import count_flop_counter, count_fvcore
 
 ROLES = ("stem", "downsample", "positions", "block", "extra", "head")

@@ -6,7 +6,7 @@ from typing import Any
 from archsearch.audit.records import Record
 from archsearch.audit.subjects import paper_subjects
 from archsearch.audit.work import AuditPlan, Subject
-from archsearch.space import paper
+from archsearch.space.papers import paper
 
 NAMES = ("van_b0", "van_b1", "van_b2", "pvt_tiny", "pvt_small", "davit_tiny")
 STEPS = 8

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from archsearch.arch import Arch
 from archsearch.errors import RunError
+from archsearch.space.arch import Arch
 
 Document = dict[str, Any]
 

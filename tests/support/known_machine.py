@@ -8,11 +8,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from archsearch.arch import Arch
 from archsearch.calibration import Calibration, CalibrationKey, CalibrationPlan, calibration_path, conclude, store
 from archsearch.calibration.measuring import site_json
 from archsearch.calibration.sites import Site, sites_of
-from archsearch.space import Space, paper
+from archsearch.space.arch import Arch
+from archsearch.space.papers import paper
+from archsearch.space.space import Space
 
 SMALL = """
 name = "small"

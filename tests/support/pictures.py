@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from archsearch.checkpoints import save_official
 from archsearch.model import build
-from archsearch.space import paper
+from archsearch.space.papers import paper
 
 # Names in neither the order of making nor of numbers: capitals sort first, and "c10" before "c9".
 CLASSES = ("c9", "c10", "B", "a", "d", "e", "f", "g", "h", "i")

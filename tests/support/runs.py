@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from archsearch.arch import Arch
 from archsearch.config import RunConfig
 from archsearch.engine.driver import Driver, Predictor
 from archsearch.engine.listener import State, Tally
 from archsearch.engine.worker import ProcessWorker
 from archsearch.results import Row
-from archsearch.space import load_space, paper
+from archsearch.space.arch import Arch
+from archsearch.space.papers import paper
+from archsearch.space.space import load_space
 from archsearch.study import RunStore
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from archsearch.blocks.base import Layer, Role, Scalar, Shape, layer_type, layers_of, own_choices
 from archsearch.errors import UserError, nearest
-from archsearch.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan, valid_layer, valid_stage
+from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan, valid_layer, valid_stage
 
 Document = Mapping[str, Any]
 

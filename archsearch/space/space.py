@@ -11,11 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from archsearch.arch import Arch, Pick, assemble
 from archsearch.blocks.base import Scalar
 from archsearch.errors import UserError, nearest
-from archsearch.grammar import Document, parse
-from archsearch.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
+from archsearch.space.arch import Arch, Pick, assemble
+from archsearch.space.grammar import Document, parse
+from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
 
 
 class Space:
@@ -204,11 +204,6 @@ def spaces_folder() -> Path:
     return inside if inside.is_dir() else inside.parent.parent / "spaces"
 
 
-def paper_names() -> list[str]:
-    """Names of the papers' models that are shipped as fixed trials, sorted."""
-    return sorted(path.stem for path in (spaces_folder() / "papers").glob("*.toml"))
-
-
 def load_space(name: str | Path) -> Space:
     """A space from a TOML file, or a shipped one by name (`hybrid`, or a paper's such as `davit_tiny`).
 
@@ -245,19 +240,3 @@ def _find(name: str | Path) -> Path:
 def _shipped() -> Iterator[Path]:
     yield from sorted(spaces_folder().glob("*.toml"))
     yield from sorted((spaces_folder() / "papers").glob("*.toml"))
-
-
-@cache
-def paper(name: str) -> Arch:
-    """A paper's model by name, such as `davit_tiny`. Raises UserError with the nearest name."""
-    return paper_space(name).arch()
-
-
-@cache
-def paper_space(name: str) -> Space:
-    """A paper's model as the space of size one it is, with its `[paper]` table."""
-    if name not in paper_names():
-        close = difflib.get_close_matches(name, paper_names(), n=1, cutoff=0.5)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"unknown paper {name!r}{hint}; known: {', '.join(paper_names())}")
-    return load_space(name)

@@ -4,12 +4,12 @@ import random
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from archsearch.arch import Arch
 from archsearch.blocks.base import Scalar
-from archsearch.budget.band import Band
-from archsearch.budget.inside import InBand
-from archsearch.budget.options import Params
-from archsearch.space import Space
+from archsearch.space.arch import Arch
+from archsearch.space.budget.band import Band
+from archsearch.space.budget.graph import Params
+from archsearch.space.budget.in_band import InBand
+from archsearch.space.space import Space
 
 _MOVES = 60
 _NEIGHBOURS = 8

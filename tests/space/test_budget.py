@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archsearch import Cost, UserError, build, load_space
-from archsearch.budget import Band, InBand, draw, extremes, in_band, inside, mutate, propose, repair
-from archsearch.space import Space
+from archsearch.space.budget import Band, InBand, draw, extremes, in_band, mutate, propose, repair
+from archsearch.space.budget import in_band as inside
+from archsearch.space.space import Space
 from archsearch.trace import count_fvcore
 
 TINY = """

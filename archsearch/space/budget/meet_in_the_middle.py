@@ -6,9 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from archsearch.budget.dominance import Dominance
-from archsearch.budget.network import Box, Edge, Keys, Network, Path, Weights
-from archsearch.budget.options import END, Integers, Node
+from archsearch.space.budget.graph import END, Integers, Node
+from archsearch.space.budget.keyed_graph import Box, Edge, Keys, Network, Path, Weights
+from archsearch.space.budget.wavelet import Dominance
 
 _MOST_PATHS = 2**62
 _JOINS_KEPT = 50_000  # of sums taken apart; a hundred bytes each

@@ -1,14 +1,42 @@
-"""The ends of a space's range, exactly: shortest and longest paths through its graph."""
+"""A band of costs."""
 
+from dataclasses import dataclass
 from typing import Literal
 
-from archsearch.arch import Arch
-from archsearch.budget.band import Band
-from archsearch.budget.options import END, Node, Params, graph_of
-from archsearch.space import Space
+from archsearch.space.arch import Arch
+from archsearch.space.budget.graph import END, Node, Params, graph_of
+from archsearch.space.space import Space
 from archsearch.units import format_count
 
+
+@dataclass(frozen=True)
+class Band:
+    """The MACs (or parameters) a candidate may have, both ends included."""
+
+    low: int
+    high: int
+    unit: str = "MACs"
+
+    @classmethod
+    def around(cls, budget_macs: int, tolerance: float) -> "Band":
+        """budget +- tolerance (a fraction)."""
+        return cls(round(budget_macs * (1 - tolerance)), round(budget_macs * (1 + tolerance)))
+
+    def contains(self, number: int) -> bool:
+        """True inside the band."""
+        return self.low <= number <= self.high
+
+    def distance(self, number: int) -> int:
+        """What is missing to the nearer end; 0 inside."""
+        return max(self.low - number, number - self.high, 0)
+
+    def __str__(self) -> str:
+        return f"{format_count(self.low)} to {format_count(self.high)} {self.unit}"
+
+
 Quantity = Literal["macs", "params"]
+
+
 COLUMNS: dict[Quantity, int] = {"macs": 0, "params": 1}
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from archsearch import build
-from archsearch.arch import Arch
 from archsearch.blocks.base import Block, Layer, LayerError, Shape, layers_of
 from archsearch.blocks.patch import PatchStem
-from archsearch.budget import propose
-from archsearch.space import Space
+from archsearch.space.arch import Arch
+from archsearch.space.budget import propose
+from archsearch.space.space import Space
 
 # Values at which something begins or ends to make a difference on maps of 4x4 with 32 channels.
 VALUES: dict[str, Sequence[Any]] = {

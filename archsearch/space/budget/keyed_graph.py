@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.budget.options import END, Integers, Node
+from archsearch.space.budget.graph import END, Integers, Node
 
 Weights = NDArray[Any]  # int64, or float64 where a table holds more paths than that
 

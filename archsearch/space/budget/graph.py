@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from archsearch.blocks.base import Layer, Scalar, Shape
 from archsearch.blocks.cost import Cost
-from archsearch.plan import NO_POSITIONS, Choices, LayerPlan, StagePlan
-from archsearch.space import Space
-from archsearch.stages import Stage, shortest
+from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, StagePlan
+from archsearch.space.space import Space
+from archsearch.space.stages import Stage, shortest
 
 Params = dict[str, Scalar]
 Integers = NDArray[np.int64]

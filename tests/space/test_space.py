@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archsearch import Arch, UserError, build, load_space, paper, paper_names
-from archsearch.budget import propose
 from archsearch.cli import main
-from archsearch.space import Space, spaces_folder
+from archsearch.space.budget import propose
+from archsearch.space.space import Space, spaces_folder
 
 SMALL = """
 name = "small"

@@ -11,9 +11,9 @@ from archsearch.blocks.base import Block, Layer, LayerError, Scalar, Shape
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.positions import PatchesLayer
 from archsearch.errors import UserError
-from archsearch.grammar import Document, parse
-from archsearch.plan import LayerPlan, Plan, StagePlan
-from archsearch.stages import Stage, canonical_documents, kind_document, stage_document, to_canonical_json
+from archsearch.space.grammar import Document, parse
+from archsearch.space.plan import LayerPlan, Plan, StagePlan
+from archsearch.space.stages import Stage, canonical_documents, kind_document, stage_document, to_canonical_json
 
 T = TypeVar("T")
 __all__ = ["Arch", "Pick", "Placed", "Stage", "assemble", "blocks"]

@@ -1,0 +1,77 @@
+"""archsearch/space/papers.py."""
+
+import difflib
+import math
+from functools import cache
+
+from archsearch.errors import UserError
+from archsearch.space.arch import Arch
+from archsearch.space.space import Space, load_space, spaces_folder
+
+REFERENCE = "van_b0"  # the smallest of the papers' models: timed around every candidate, so its own time is the price of every trial
+
+
+def reference_arch() -> Arch:
+    """The fixed model that is timed around every candidate."""
+    return paper(REFERENCE)
+
+
+def choose_papers(text: str, budget_macs: int, image_size: int) -> tuple[str, ...]:
+    """The fixed trials for `nearest` (of each family the model nearest to the budget in log-MACs), `all`, `none`, or names with commas.
+
+    Figures at different image sizes are never compared: `nearest` and `all` take models of `image_size`, another one by name is a UserError.
+    """
+    if text == "none":
+        return ()
+    if text not in ("nearest", "all"):
+        return _named_papers(text, image_size)
+    usable = [name for name in paper_names() if paper(name).image_size == image_size]
+    if text == "all":
+        return tuple(usable)
+    families: dict[str, list[str]] = {}
+    for name in usable:
+        families.setdefault(str(paper_space(name).paper.get("family", name)), []).append(name)
+    return tuple(min(names, key=lambda name: _log_distance(name, budget_macs)) for names in families.values())
+
+
+def _log_distance(name: str, budget_macs: int) -> float:
+    return abs(math.log(paper(name).cost().macs / budget_macs))
+
+
+def _named_papers(text: str, image_size: int) -> tuple[str, ...]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UserError(f"--papers: got {text!r}; write nearest, all, none, or names that `archsearch papers` lists")
+    for name in names:
+        if name not in paper_names():
+            close = difflib.get_close_matches(name, ["nearest", "all", "none", *paper_names()], n=1, cutoff=0.5)
+            hint = f", did you mean {close[0]!r}?" if close else ""
+            raise UserError(
+                f"--papers: unknown paper {name!r}{hint}; `archsearch papers` lists them, nearest, all and none are words"
+            )
+        if paper(name).image_size != image_size:
+            raise UserError(
+                f"--papers: {name} is a model for {paper(name).image_size} px, the space is for {image_size} px; their figures cannot be compared"
+            )
+    return tuple(names)
+
+
+def paper_names() -> list[str]:
+    """Names of the papers' models that are shipped as fixed trials, sorted."""
+    return sorted(path.stem for path in (spaces_folder() / "papers").glob("*.toml"))
+
+
+@cache
+def paper(name: str) -> Arch:
+    """A paper's model by name, such as `davit_tiny`. Raises UserError with the nearest name."""
+    return paper_space(name).arch()
+
+
+@cache
+def paper_space(name: str) -> Space:
+    """A paper's model as the space of size one it is, with its `[paper]` table."""
+    if name not in paper_names():
+        close = difflib.get_close_matches(name, paper_names(), n=1, cutoff=0.5)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"unknown paper {name!r}{hint}; known: {', '.join(paper_names())}")
+    return load_space(name)
