@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from archsearch.config import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
+from archsearch.data.dataset import ProxyData
 from archsearch.device import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.errors import RunError, UserError
 from archsearch.model import build
 from archsearch.protocol import Protocol
 from archsearch.proxy.candidate import start_training
-from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Progress, Training

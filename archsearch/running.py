@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from archsearch.config import RunConfig
+from archsearch.data.prepare import prepare_progress
 from archsearch.device import pick_device
 from archsearch.engine.driver import Driver
 from archsearch.engine.listener import State
@@ -22,7 +23,6 @@ from archsearch.errors import UserError
 from archsearch.evaluate import refuse_unknown_shape
 from archsearch.live import watching as watching_run
 from archsearch.predicting import find_predictor
-from archsearch.preparing import prepare_progress
 from archsearch.results import MANIFEST_FILE, Row, is_due
 from archsearch.samplers import make_sampler
 from archsearch.settings import choose_proxy, make_settings

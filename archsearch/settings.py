@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.config import check_free_rung, rung_steps
+from archsearch.data.dataset import ProxyData
+from archsearch.data.load import EMBEDDED, DataRequest, load_data
+from archsearch.data.preparation import Watch
+from archsearch.data.prepared import is_prepared
 from archsearch.device import check_cpu, pick_device
 from archsearch.errors import UserError
-from archsearch.proxy.data import ProxyData
-from archsearch.proxy.load import EMBEDDED, DataRequest, load_data
-from archsearch.proxy.prepare import Watch
-from archsearch.proxy.prepared import is_prepared
 from archsearch.proxy.profile import Profile
 from archsearch.proxy.profiles import Proxy, load_profile, recipe_marks
 from archsearch.proxy.recipe import Recipe

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from archsearch.data.constellation import make_constellation
+from archsearch.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ProxyData
 from archsearch.proxy.augment import augmented
 from archsearch.proxy.batches import Loader, draws
-from archsearch.proxy.constellation import make_constellation
-from archsearch.proxy.data import IMAGENET_MEAN, IMAGENET_STD, ProxyData
 from archsearch.proxy.rates import is_starved, starvation
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import train_and_score

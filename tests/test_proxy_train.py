@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from archsearch.data.constellation import make_constellation
+from archsearch.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ProxyData
 from archsearch.errors import RunError, UserError
-from archsearch.proxy.constellation import make_constellation
-from archsearch.proxy.data import IMAGENET_MEAN, IMAGENET_STD, ProxyData
 from archsearch.proxy.gradients import Gradients
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Progress, Training, train_and_score

@@ -17,11 +17,11 @@ from PIL import Image
 
 from archsearch import Arch
 from archsearch.cli import main
+from archsearch.data.dataset import load_fashion_mnist
 from archsearch.device import affinity
 from archsearch.errors import UserError
 from archsearch.evaluate import evaluate
 from archsearch.proxy.candidate import start_training
-from archsearch.proxy.data import load_fashion_mnist
 from archsearch.proxy.profile import Profile
 from archsearch.proxy.recipe import Recipe
 from archsearch.running import refuse_other_threads

@@ -27,8 +27,8 @@ def test_wheel_carries_spaces_data_and_licences(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "archsearch/spaces/hybrid.toml" in names
     assert {f"archsearch/spaces/papers/{path.name}" for path in (ROOT / "spaces" / "papers").glob("*.toml")} <= names
-    assert "archsearch/proxy/assets/fashion_mnist_12k.npz" in names
-    assert "archsearch/proxy/assets/FASHION_MNIST_LICENSE" in names
+    assert "archsearch/data/assets/fashion_mnist_12k.npz" in names
+    assert "archsearch/data/assets/FASHION_MNIST_LICENSE" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "results/")) for name in names)
 
@@ -52,7 +52,7 @@ def test_wheel_installed_in_an_empty_environment_runs_from_another_folder(wheel:
     )
     assert where.stdout.startswith(str(packages))
     program = (
-        "import json, archsearch, archsearch.proxy.data as data;"
+        "import json, archsearch, archsearch.data.dataset as data;"
         "cost = archsearch.paper('davit_tiny').cost();"
         "print(json.dumps([cost.macs, len(archsearch.paper_names()), len(data.load_fashion_mnist().train_labels)]))"
     )

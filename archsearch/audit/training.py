@@ -8,10 +8,10 @@ import torch
 
 from archsearch.audit.records import Record
 from archsearch.audit.work import AuditPlan, Task
+from archsearch.data.dataset import ProxyData
 from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.proxy.candidate import start_training
-from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Progress

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archsearch.data.dataset import ProxyData
 from archsearch.proxy.augment import NUM_UNIFORMS, augmented, centred
-from archsearch.proxy.data import ProxyData
 from archsearch.proxy.recipe import Recipe
 
 _DEVICE_SHARE = 1 / 3  # of the free CUDA memory that the whole set may take

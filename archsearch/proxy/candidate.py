@@ -2,8 +2,8 @@
 
 import torch
 
+from archsearch.data.dataset import ProxyData
 from archsearch.model import build
-from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Training

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from archsearch.data.load import EMBEDDED
 from archsearch.errors import UserError
-from archsearch.proxy.load import EMBEDDED
 from archsearch.proxy.profile import Profile
 from archsearch.proxy.recipe import Recipe
 

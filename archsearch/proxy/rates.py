@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from archsearch.data.dataset import ProxyData
 from archsearch.device import seconds_of
 from archsearch.proxy.batches import Loader
-from archsearch.proxy.data import ProxyData
 from archsearch.proxy.recipe import Recipe
 
 STARVED_UNDER = 1.2

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from archsearch.data.dataset import ProxyData
 from archsearch.errors import RunError
 from archsearch.proxy.batches import Loader
-from archsearch.proxy.data import ProxyData
 from archsearch.proxy.gradients import Gradients
 from archsearch.proxy.rates import StepClock, loader_images_s
 from archsearch.proxy.recipe import Recipe

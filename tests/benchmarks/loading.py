@@ -20,8 +20,8 @@ import torch
 from clock import CPU, Row, Spread, arguments, write
 
 from archsearch import build, paper
+from archsearch.data.dataset import ProxyData
 from archsearch.proxy.batches import Loader
-from archsearch.proxy.data import ProxyData
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.profiles import load_profile
 from archsearch.proxy.recipe import Recipe

@@ -32,11 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # beside the tests
 
 from support.image_forms import FORMS, read_folder
 
-from archsearch.proxy.decode import load_square
-from archsearch.proxy.drawing import Policy
-from archsearch.proxy.prepare import Preparation, prepare
-from archsearch.proxy.prepared import IMAGES, Prepared, sha256_of
-from archsearch.proxy.sources.detect import open_source
+from archsearch.data.decode import load_square
+from archsearch.data.preparation import Preparation, prepare
+from archsearch.data.prepared import IMAGES, Prepared, sha256_of
+from archsearch.data.sources.detect import open_source
+from archsearch.data.subset import Policy
 
 _COPIES = ("tars", "parquet", "webdataset")
 _BLOCK = 64  # images in one timing

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from archsearch import build, paper
-from archsearch.proxy.data import ProxyData
-from archsearch.proxy.load import DataRequest, load_data
+from archsearch.data.dataset import ProxyData
+from archsearch.data.load import DataRequest, load_data
 from archsearch.proxy.profile import shrink
 from archsearch.proxy.profiles import load_profile
 from archsearch.proxy.recipe import Recipe

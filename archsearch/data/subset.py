@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from archsearch.data.sources.base import Entries, Source
 from archsearch.errors import UserError
-from archsearch.proxy.sources.base import Entries, Source
 
 MOST_HELD_OUT = 10_000  # a binomial standard error of half a point
 DEFAULT_VAL_SHARE = 0.1

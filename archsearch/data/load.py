@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from archsearch.data.constellation import make_constellation
+from archsearch.data.dataset import ProxyData, load_fashion_mnist, proxy_data
+from archsearch.data.preparation import Preparation, Watch, prepare_in_cache
+from archsearch.data.prepared import is_prepared, open_prepared
+from archsearch.data.sources.detect import open_source
+from archsearch.data.subset import DEFAULT_VAL_SHARE, Policy
 from archsearch.errors import UserError
-from archsearch.proxy.constellation import make_constellation
-from archsearch.proxy.data import ProxyData, load_fashion_mnist, proxy_data
-from archsearch.proxy.drawing import DEFAULT_VAL_SHARE, Policy
-from archsearch.proxy.prepare import Preparation, Watch, prepare_in_cache
-from archsearch.proxy.prepared import is_prepared, open_prepared
-from archsearch.proxy.sources.detect import open_source
 
 EMBEDDED = ("fashion-mnist", "constellation")
 _CONSTELLATION = (10_000, 2_000)

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from archsearch.data.image_folder import some
+from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_of_files
 from archsearch.errors import UserError
-from archsearch.proxy.listing import some
-from archsearch.proxy.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_of_files
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")

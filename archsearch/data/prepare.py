@@ -10,14 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from archsearch.data.image_folder import some
+from archsearch.data.load import EMBEDDED
+from archsearch.data.preparation import Preparation, Watch
+from archsearch.data.preparation import prepare as prepare_folder
+from archsearch.data.prepared import UNREADABLE, Prepared, check_prepared, is_prepared
+from archsearch.data.sources.detect import open_source
+from archsearch.data.subset import DEFAULT_VAL_SHARE, Policy
 from archsearch.errors import UserError
-from archsearch.proxy.drawing import DEFAULT_VAL_SHARE, Policy
-from archsearch.proxy.listing import some
-from archsearch.proxy.load import EMBEDDED
-from archsearch.proxy.prepare import Preparation, Watch
-from archsearch.proxy.prepare import prepare as prepare_folder
-from archsearch.proxy.prepared import UNREADABLE, Prepared, check_prepared, is_prepared
-from archsearch.proxy.sources.detect import open_source
 from archsearch.units import format_bytes, format_seconds
 
 _PREPARE_LINES = 10

@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from archsearch.data.constellation import NUM_ARRANGEMENTS, make_constellation
+from archsearch.data.dataset import ProxyData, load_fashion_mnist
+from archsearch.data.load import DataRequest, load_data
+from archsearch.data.preparation import Watch
 from archsearch.errors import UserError
-from archsearch.proxy.constellation import NUM_ARRANGEMENTS, make_constellation
-from archsearch.proxy.data import ProxyData, load_fashion_mnist
-from archsearch.proxy.load import DataRequest, load_data
-from archsearch.proxy.prepare import Watch
 
-CLOTHING = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "clothing-mini"
+CLOTHING = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "clothing-mini"
 SIZE = 24
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
+from archsearch.data.sources.base import Entries, Loader, Source, stamp_of_files
+from archsearch.data.sources.tars import Member, members
 from archsearch.errors import UserError
-from archsearch.proxy.sources.base import Entries, Loader, Source, stamp_of_files
-from archsearch.proxy.sources.tars import Member, members
 
 TRAIN = "ILSVRC2012_img_train.tar"
 _VAL = "ILSVRC2012_img_val.tar"

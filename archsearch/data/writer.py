@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from archsearch.data.decode import Square, decoding
+from archsearch.data.prepared import IMAGES
+from archsearch.data.sources.base import Loader, Source
+from archsearch.data.subset import Draw
 from archsearch.errors import UserError
-from archsearch.proxy.decode import Square, decoding
-from archsearch.proxy.drawing import Draw
-from archsearch.proxy.prepared import IMAGES
-from archsearch.proxy.sources.base import Loader, Source
 from archsearch.system import replace_file
 
 _CHUNK = 256  # images between two journal lines; two chunks are in memory at once

@@ -18,11 +18,11 @@ from PIL import Image
 from support.image_forms import make_pictures, write_flat, write_folder
 
 from archsearch.cli import main
+from archsearch.data.load import DataRequest, load_data
+from archsearch.data.prepared import MANIFEST, open_prepared
+from archsearch.data.sources.detect import open_source
+from archsearch.data.subset import Policy, allocate, draw
 from archsearch.errors import UserError
-from archsearch.proxy.drawing import Policy, allocate, draw
-from archsearch.proxy.load import DataRequest, load_data
-from archsearch.proxy.prepared import MANIFEST, open_prepared
-from archsearch.proxy.sources.detect import open_source
 
 Cli = Callable[..., Result]
 

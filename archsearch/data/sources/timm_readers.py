@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import compute
 
+from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, stamp_of
 from archsearch.errors import UserError
-from archsearch.proxy.sources.base import Entries, Loader, Source, numbered_classes, stamp_of
 
 PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "torch": "torchvision"}
 _PIP_NAMES = {"tensorflow_datasets": "tensorflow-datasets"}

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from archsearch.data.image_folder import folders_in, some
+from archsearch.data.sources.base import Source
+from archsearch.data.sources.folder import FolderSource, is_flat
+from archsearch.data.sources.ilsvrc import TRAIN, IlsvrcSource
+from archsearch.data.sources.parquet import ParquetSource, parquet_shards
+from archsearch.data.sources.timm_readers import PACKAGES, TimmSource
+from archsearch.data.sources.webdataset import WebdatasetSource, webdataset_shards
 from archsearch.errors import UserError
-from archsearch.proxy.listing import folders_in, some
-from archsearch.proxy.sources.base import Source
-from archsearch.proxy.sources.folder import FolderSource, is_flat
-from archsearch.proxy.sources.ilsvrc import TRAIN, IlsvrcSource
-from archsearch.proxy.sources.parquet import ParquetSource, parquet_shards
-from archsearch.proxy.sources.timm_readers import PACKAGES, TimmSource
-from archsearch.proxy.sources.webdataset import WebdatasetSource, webdataset_shards
 
 FORMS = (
     "an ImageFolder <split>/<class>/<image>, a folder of class folders, the ILSVRC2012 tars,"

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from archsearch.data.image_folder import IMAGE_SUFFIXES, some
+from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_of_files
+from archsearch.data.sources.tars import Member, members
 from archsearch.errors import UserError
-from archsearch.proxy.listing import IMAGE_SUFFIXES, some
-from archsearch.proxy.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_of_files
-from archsearch.proxy.sources.tars import Member, members
 
 # As the webdataset package splits a name: at the first dot of its last part.
 _SAMPLE = re.compile(r"^((?:.*/)?[^./][^/.]*)\.([^/]*)$")

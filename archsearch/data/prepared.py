@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from archsearch.data.image_folder import some
 from archsearch.errors import RunError, UserError
-from archsearch.proxy.listing import some
 
 FORMAT = "archsearch-prepared"
 VERSION = 2  # raise it when prepared files change in layout or content

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from archsearch.data.image_folder import IMAGE_SUFFIXES, some
 from archsearch.errors import UserError
-from archsearch.proxy.listing import IMAGE_SUFFIXES, some
 
 # Called on a decoding thread; raises whatever reading raises.
 Loader = Callable[[], bytes | Image.Image]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from support.image_forms import CLASSES, FORMS, VAL_SPLITS, Pictures, make_pictures, write_folder, write_parquet
 
+from archsearch.data.preparation import Preparation, prepare
+from archsearch.data.prepared import IMAGES, LABELS, Prepared
+from archsearch.data.sources.detect import open_source
+from archsearch.data.subset import Policy
 from archsearch.errors import UserError
-from archsearch.proxy.drawing import Policy
-from archsearch.proxy.prepare import Preparation, prepare
-from archsearch.proxy.prepared import IMAGES, LABELS, Prepared
-from archsearch.proxy.sources.detect import open_source
 
 SIZE = 24
 TIMM_FORMS = ("hfds", "hfids")

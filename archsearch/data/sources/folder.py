@@ -11,9 +11,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from archsearch.data.image_folder import (
+    Split,
+    check_root,
+    folders_in,
+    has_images_directly,
+    list_classes,
+    read_split,
+    some,
+)
+from archsearch.data.sources.base import Entries, Loader, Source, stamp_of
 from archsearch.errors import UserError
-from archsearch.proxy.listing import Split, check_root, folders_in, has_images_directly, list_classes, read_split, some
-from archsearch.proxy.sources.base import Entries, Loader, Source, stamp_of
 
 Found = TypeVar("Found")
 

@@ -7,7 +7,7 @@ and telling arrangements apart takes spatial ones. A test and a diagnostic: it f
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.proxy.data import ProxyData
+from archsearch.data.dataset import ProxyData
 
 NUM_BAGS = 4
 NUM_ARRANGEMENTS = 4  # class = bag * NUM_ARRANGEMENTS + arrangement
