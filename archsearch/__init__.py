@@ -10,9 +10,9 @@ from archsearch.version import __version__
 
 if TYPE_CHECKING:
     from archsearch.blocks.cost import Cost
-    from archsearch.checkpoints import CheckpointWarning, load_official, read_checkpoint, save_official
     from archsearch.errors import ArchsearchError, RunError, UserError
-    from archsearch.model import build
+    from archsearch.models.build import build
+    from archsearch.models.checkpoints import CheckpointWarning, load_official, read_checkpoint, save_official
     from archsearch.space.arch import Arch
     from archsearch.space.papers import paper, paper_names
     from archsearch.space.space import Space, load_space
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 _HOMES = {
     "Arch": "space.arch",
     "ArchsearchError": "errors",
-    "CheckpointWarning": "checkpoints",
+    "CheckpointWarning": "models.checkpoints",
     "Cost": "blocks.cost",
     "RunError": "errors",
     "Space": "space.space",
     "UserError": "errors",
-    "build": "model",
-    "load_official": "checkpoints",
+    "build": "models.build",
+    "load_official": "models.checkpoints",
     "load_space": "space.space",
     "paper": "space.papers",
     "paper_names": "space.papers",
-    "read_checkpoint": "checkpoints",
-    "save_official": "checkpoints",
+    "read_checkpoint": "models.checkpoints",
+    "save_official": "models.checkpoints",
 }
 
 __all__ = [

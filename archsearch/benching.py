@@ -14,7 +14,7 @@ from torch import nn
 
 from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
-from archsearch.model import build
+from archsearch.models.build import build
 from archsearch.protocol import Mode, Protocol
 from archsearch.settings import make_settings
 from archsearch.space.arch import Arch

@@ -15,7 +15,8 @@ from archsearch.config import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, R
 from archsearch.data.dataset import ProxyData
 from archsearch.device import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.errors import RunError, UserError
-from archsearch.model import build
+from archsearch.models.build import build
+from archsearch.models.count import count_fvcore
 from archsearch.protocol import Protocol
 from archsearch.proxy.candidate import start_training
 from archsearch.proxy.profile import Profile, shrink
@@ -25,7 +26,6 @@ from archsearch.settings import load_proxy
 from archsearch.space.arch import Arch
 from archsearch.space.papers import REFERENCE, reference_arch
 from archsearch.throughput import measure
-from archsearch.trace import count_fvcore
 from archsearch.training_free import scores as free_scores
 from archsearch.version import __version__
 

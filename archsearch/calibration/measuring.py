@@ -16,7 +16,7 @@ from archsearch.calibration.store import SCHEMA, read_rows, write_rows
 from archsearch.calibration.timing import Yardstick, network_protocol, time_slope
 from archsearch.device import device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
-from archsearch.model import build
+from archsearch.models.build import build
 from archsearch.throughput import measure
 
 Row = dict[str, Any]

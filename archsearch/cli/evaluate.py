@@ -70,7 +70,7 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
     validation set gives the published figure.
     """
     from archsearch import tables
-    from archsearch.evaluating import (
+    from archsearch.models.validation.checkpoint import (
         check_complete,
         evaluate_document,
         evaluate_parts,

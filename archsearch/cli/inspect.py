@@ -130,7 +130,7 @@ def papers(is_check: bool, as_json: bool) -> None:
     from archsearch import tables
     from archsearch.errors import RunError
     from archsearch.listings import PAPERS_NOTE, check_sentence, paper_list, paper_table
-    from archsearch.recount import recount_with_progress
+    from archsearch.models.count import recount_with_progress
 
     start = time.monotonic()
     checks = recount_with_progress(tables.make_console(stderr=True)) if is_check else None

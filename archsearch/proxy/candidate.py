@@ -3,7 +3,7 @@
 import torch
 
 from archsearch.data.dataset import ProxyData
-from archsearch.model import build
+from archsearch.models.build import build
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Training

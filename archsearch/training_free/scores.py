@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch.model import Network, build
+from archsearch.models.build import Network, build
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.space.arch import Arch
 from archsearch.training_free.activations import naswot

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from archsearch import Arch, RunError, build, load_space, paper
 from archsearch.blocks.base import Block, Layer, LayerError, Shape, layers_of, own_choices
+from archsearch.models.count import count_flop_counter, count_fvcore
 from archsearch.space.budget import propose
 from archsearch.space.space import Space
-from archsearch.trace import count_flop_counter, count_fvcore
 
 ROLES = ("stem", "downsample", "positions", "block", "extra", "head")
 SHAPES = (Shape(64, 14, 14),)
@@ -197,7 +197,7 @@ def test_fvcore_alone_would_miss_attention_and_deformable_convolution() -> None:
 def test_a_deformable_network_can_be_the_first_thing_counted() -> None:
     """In a process of its own: torchvision is imported late, and cannot be imported inside a trace."""
     program = (
-        "import archsearch; from archsearch.trace import count_fvcore;"
+        "import archsearch; from archsearch.models.count import count_fvcore;"
         "print(count_fvcore(archsearch.build(archsearch.paper('litv2_s')), 224))"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)

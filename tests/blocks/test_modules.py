@@ -19,7 +19,7 @@ from archsearch.blocks.base import Shape
 from archsearch.blocks.common import grouped_attention, padded_key_mask, pre_norm_cost, to_map, to_tokens
 from archsearch.blocks.lit import DeformableDownsample, DeformableMerging
 from archsearch.blocks.litv2 import HiLo, HiLoBlock
-from archsearch.trace import count_fvcore
+from archsearch.models.count import count_fvcore
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "litv2_modules.json").read_text())
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archsearch import Cost, UserError, build, load_space
+from archsearch.models.count import count_fvcore
 from archsearch.space.budget import Band, InBand, draw, extremes, in_band, mutate, propose, repair
 from archsearch.space.budget import in_band as inside
 from archsearch.space.space import Space
-from archsearch.trace import count_fvcore
 
 TINY = """
 name = "tiny"

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from archsearch.checkpoints import key_pattern
-from archsearch.checkpoints.keys import official_key
+from archsearch.models.checkpoints import key_pattern
+from archsearch.models.checkpoints.keys import official_key
 
 
 def official_tensor(key: str, shape: tuple[int, ...]) -> Tensor:

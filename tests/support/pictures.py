@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archsearch.checkpoints import save_official
-from archsearch.model import build
+from archsearch.models.build import build
+from archsearch.models.checkpoints import save_official
 from archsearch.space.papers import paper
 
 # Names in neither the order of making nor of numbers: capitals sort first, and "c10" before "c9".

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from archsearch.errors import UserError
-from archsearch.features import FeatureNetwork, features
+from archsearch.models.features import FeatureNetwork, features
 from archsearch.space.arch import Arch, ImageSize
 
 # What torch.nn.init is made of; on meta each call takes up to a millisecond: van_b6 without its weights 1.1 s, with these left out 0.4 s.

@@ -1,6 +1,12 @@
 """Official checkpoints of the papers' models: keys, files, tables tied to a size, loading and saving."""
 
-from archsearch.checkpoints.files import read_checkpoint
-from archsearch.checkpoints.official import CheckpointWarning, key_pattern, load_official, official_keys, save_official
+from archsearch.models.checkpoints.files import read_checkpoint
+from archsearch.models.checkpoints.official import (
+    CheckpointWarning,
+    key_pattern,
+    load_official,
+    official_keys,
+    save_official,
+)
 
 __all__ = ["CheckpointWarning", "key_pattern", "load_official", "official_keys", "read_checkpoint", "save_official"]

@@ -27,7 +27,7 @@ from archsearch import Arch, UserError, build, paper
 from archsearch.blocks import kernels
 from archsearch.blocks.litv2 import HiLo
 
-COUNTS = json.loads((Path(__file__).parent / "data" / "papers.json").read_text())
+COUNTS = json.loads((Path(__file__).parents[1] / "data" / "papers.json").read_text())
 FAMILIES = [
     module.QUIRKS
     for module in (

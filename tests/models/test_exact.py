@@ -11,9 +11,9 @@ from support.official import fill_official, official_input
 
 from archsearch import build, paper, paper_names
 from archsearch.cli import main
-from archsearch.recount import recount
+from archsearch.models.count import recount
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 COUNTS = json.loads((DATA / "papers.json").read_text())
 LOGITS = np.load(DATA / "logits_float64.npz")
 PLAIN = (

@@ -17,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from archsearch.checkpoints import CheckpointWarning, load_official
 from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
-from archsearch.preprocessing import Preprocessing, sides
+from archsearch.models.checkpoints import CheckpointWarning, load_official
+from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_batch_size, default_workers, validate
+from archsearch.models.validation.preprocessing import Preprocessing, sides
 from archsearch.space.papers import paper, paper_space
 from archsearch.tables import make_table, text, titled
 from archsearch.units import format_seconds
-from archsearch.validation import Accuracy, ValidationSet, default_batch_size, default_workers, validate
 
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000
 _WNID = re.compile(r"n\d{8}")

@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 from support.pictures import CLASSES, SORTED, labels_of, make_folder, picture, rigged, save, ten_classes
 
 from archsearch.cli import main
-from archsearch.evaluating import EvaluateTask, comparison, difference, evaluate_task, progress_words
-from archsearch.validation import Accuracy
+from archsearch.models.validation.accuracy import Accuracy
+from archsearch.models.validation.checkpoint import EvaluateTask, comparison, difference, evaluate_task, progress_words
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 CLOTHING = CHECKOUT / ".." / "shared" / "data" / "clothing-mini"
 
 Cli = Callable[..., Result]

@@ -15,8 +15,8 @@ from support.pictures import SORTED, Recorder, labels_of, make_folder, rigged, t
 from torch import Tensor, nn
 
 from archsearch.errors import RunError, UserError
-from archsearch.preprocessing import Preprocessing
-from archsearch.validation import Accuracy, ValidationSet, default_workers, validate
+from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_workers, validate
+from archsearch.models.validation.preprocessing import Preprocessing
 
 
 @pytest.fixture

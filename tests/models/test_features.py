@@ -18,11 +18,11 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.transforms.functional import pil_to_tensor
 
 from archsearch import Arch, UserError, build, load_space, paper, paper_names
-from archsearch.features import FeatureNetwork, features
+from archsearch.models.features import FeatureNetwork, features
 from archsearch.space.arch import Placed
 from archsearch.space.budget import propose
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 STAGES = json.loads((TESTS / "data" / "stages.json").read_text())
 PHOTOS = TESTS.parents[1] / "shared" / "data" / "clothing-mini" / "train"
 HYBRIDS = tuple(f"hybrid-{index}" for index in range(10))

@@ -12,9 +12,9 @@ from archsearch.blocks.common import relative_position_index
 from archsearch.blocks.crossformer import GroupAttention
 from archsearch.blocks.lit import GlobalAttentionBlock
 from archsearch.blocks.positions import LearnedPositions
-from archsearch.checkpoints.keys import official_key
 from archsearch.errors import UserError
-from archsearch.model import Network
+from archsearch.models.build import Network
+from archsearch.models.checkpoints.keys import official_key
 from archsearch.space.arch import Arch, ImageSize, Placed
 
 

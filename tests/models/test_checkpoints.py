@@ -20,7 +20,7 @@ from support.official_keys import OFFICIAL, Entry
 from torch import Tensor, nn
 
 from archsearch import UserError, build, paper, paper_names
-from archsearch.checkpoints import (
+from archsearch.models.checkpoints import (
     CheckpointWarning,
     key_pattern,
     load_official,
@@ -29,7 +29,7 @@ from archsearch.checkpoints import (
     save_official,
 )
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 COUNTS = json.loads((DATA / "papers.json").read_text())
 KEYS = json.loads((DATA / "keys.json").read_text())
 LOGITS = np.load(DATA / "logits_float64.npz")

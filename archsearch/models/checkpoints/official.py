@@ -10,12 +10,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from archsearch.checkpoints.files import read_checkpoint, unwrap, write_checkpoint
-from archsearch.checkpoints.keys import official_key, official_shape
-from archsearch.checkpoints.tables import check_computed, computed_buffers, computed_entries, fit_tables
 from archsearch.errors import UserError
-from archsearch.features import FeatureNetwork, features
-from archsearch.model import Network, build_unfilled
+from archsearch.models.build import Network, build_unfilled
+from archsearch.models.checkpoints.files import read_checkpoint, unwrap, write_checkpoint
+from archsearch.models.checkpoints.keys import official_key, official_shape
+from archsearch.models.checkpoints.tables import check_computed, computed_buffers, computed_entries, fit_tables
+from archsearch.models.features import FeatureNetwork, features
 from archsearch.space.arch import Arch, ImageSize
 from archsearch.space.papers import paper, paper_names, paper_space
 
