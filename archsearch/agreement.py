@@ -7,8 +7,8 @@ from itertools import combinations
 from typing import Any
 
 from archsearch.metrics import kendall_tau
-from archsearch.protocol import Protocol
 from archsearch.results import Row, timed_front
+from archsearch.throughput.protocol import Protocol
 
 Document = dict[str, Any]
 

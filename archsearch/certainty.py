@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from archsearch.metrics import TIE_SE
-from archsearch.protocol import Protocol
 from archsearch.results import OBJECTIVES, Row
+from archsearch.throughput.protocol import Protocol
 
 _SPEED = frozenset({"throughput_img_s", "latency_ms"})
 

@@ -6,10 +6,10 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from archsearch.agreement import again_sentence, calibration_sentence, is_changed, predicted_sentence
-from archsearch.protocol import Protocol
 from archsearch.proxy.rates import STARVED_UNDER
 from archsearch.system import command_line
 from archsearch.tables import make_table, text, titled
+from archsearch.throughput.protocol import Protocol
 from archsearch.units import format_bytes, format_count, format_seconds
 
 Document = Mapping[str, Any]

@@ -22,7 +22,6 @@ from archsearch.engine.worker import LOG_FILE, ProcessWorker
 from archsearch.errors import UserError
 from archsearch.evaluate import refuse_unknown_shape
 from archsearch.live import watching as watching_run
-from archsearch.predicting import find_predictor
 from archsearch.results import MANIFEST_FILE, Row, is_due
 from archsearch.samplers import make_sampler
 from archsearch.settings import choose_proxy, make_settings
@@ -31,6 +30,7 @@ from archsearch.space.papers import choose_papers, paper
 from archsearch.space.space import Space, load_space
 from archsearch.study import RunStore
 from archsearch.system import command_line
+from archsearch.throughput.calibration.predictor import find_predictor
 from archsearch.units import format_count
 
 _NAMES_SHOWN = 5

@@ -29,10 +29,10 @@ from archsearch.cli.run import SAMPLER_NAMES
 from archsearch.engine.listener import Tally
 from archsearch.engine.worker import ProcessWorker
 from archsearch.live import LiveListener, watching
-from archsearch.protocol import Protocol
 from archsearch.samplers import SAMPLERS
 from archsearch.space.papers import choose_papers, paper_names
 from archsearch.space.space import load_space
+from archsearch.throughput.protocol import Protocol
 
 Cli = Callable[..., Result]
 

@@ -13,7 +13,7 @@ import torch
 from archsearch.cli.options import CpuList
 from archsearch.device import affinity, conditions, pick_device, usable_cores, use_cpu
 from archsearch.errors import UserError
-from archsearch.telemetry import Sample, Spread, reason_names, summarize, watching, why_silent
+from archsearch.throughput.telemetry import Sample, Spread, reason_names, summarize, watching, why_silent
 
 CPU = torch.device("cpu")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds a process to cores")

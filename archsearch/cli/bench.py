@@ -86,9 +86,9 @@ def bench(
     """Measure throughput of architectures, in images/s."""
     from archsearch import tables
     from archsearch.bench_tables import bench_parts, interrupted_sentence
-    from archsearch.benching import bench_document, bench_task
     from archsearch.device import use_cpu
     from archsearch.lookup import resolve_arch
+    from archsearch.throughput.bench import bench_document, bench_task
 
     use_cpu(threads, cpus)
     found = {text: resolve_arch(text, RESULTS) for text in archs}

@@ -23,13 +23,13 @@ import torch
 
 from archsearch import build, load_space
 from archsearch.device import conditions, use_cpu
-from archsearch.protocol import Protocol
 from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.recipe import Recipe
 from archsearch.proxy.train import Training
 from archsearch.settings import load_proxy, make_settings
 from archsearch.space.arch import Arch
-from archsearch.throughput import measure
+from archsearch.throughput.measure import measure
+from archsearch.throughput.protocol import Protocol
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPACE, TABLE = DATA / "hybrid_table.toml", DATA / "hybrid_table.parquet"

@@ -20,13 +20,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from archsearch.calibration import Calibration, CalibrationKey, CalibrationPlan, conclude, load_calibration
-from archsearch.calibration.measuring import site_json
-from archsearch.calibration.store import FOLDER, SCHEMA, read_rows
 from archsearch.space.arch import Arch
 from archsearch.space.budget import draw
 from archsearch.space.papers import paper
 from archsearch.space.space import load_space
+from archsearch.throughput.calibration import Calibration, CalibrationKey, CalibrationPlan, conclude, load_calibration
+from archsearch.throughput.calibration.collect import site_json
+from archsearch.throughput.calibration.file import FOLDER, SCHEMA, read_rows
 
 BUDGET, TOLERANCE = 4_500_000_000, 0.05
 SETTINGS = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 224}

@@ -24,10 +24,10 @@ from clock import CPU, Row, arguments, fresh_process, quiet_device, write
 from archsearch import build, paper
 from archsearch.device import use_cpu
 from archsearch.metrics import kendall_tau
-from archsearch.protocol import Protocol
 from archsearch.space.papers import choose_papers, reference_arch
 from archsearch.tables import make_console, make_table, show
-from archsearch.throughput import measure
+from archsearch.throughput.measure import measure
+from archsearch.throughput.protocol import Protocol
 
 SMOKE_PAPERS = ("van_b0", "pvt_tiny")
 KEPT = (

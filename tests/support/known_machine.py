@@ -8,12 +8,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from archsearch.calibration import Calibration, CalibrationKey, CalibrationPlan, calibration_path, conclude, store
-from archsearch.calibration.measuring import site_json
-from archsearch.calibration.sites import Site, sites_of
 from archsearch.space.arch import Arch
 from archsearch.space.papers import paper
 from archsearch.space.space import Space
+from archsearch.throughput.calibration import Calibration, CalibrationKey, CalibrationPlan, calibration_path, conclude
+from archsearch.throughput.calibration import file as store
+from archsearch.throughput.calibration.collect import site_json
+from archsearch.throughput.calibration.sites import Site, sites_of
 
 SMALL = """
 name = "small"

@@ -15,13 +15,13 @@ from torch import nn
 from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
-from archsearch.protocol import Mode, Protocol
 from archsearch.settings import make_settings
 from archsearch.space.arch import Arch
 from archsearch.space.papers import reference_arch
-from archsearch.telemetry import why_silent
-from archsearch.throughput import InfeasibleError, measure
-from archsearch.throughput import Progress as Say
+from archsearch.throughput.measure import InfeasibleError, measure
+from archsearch.throughput.measure import Progress as Say
+from archsearch.throughput.protocol import Mode, Protocol
+from archsearch.throughput.telemetry import why_silent
 
 SWEEP_ALL = "max"
 # Batch sizes are doubled up to here: where memory does not end a sweep on CUDA this does, and elsewhere it is the default.

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from support.known_machine import KEY, SMALL, known_calibration, small_plan, true_latency_ms, true_ms
 
-from archsearch.calibration.interpolation import left_out_errors
-from archsearch.calibration.scoring import left_out_residuals, mape, non_negative, ridge, score
-from archsearch.calibration.sites import Site
 from archsearch.errors import UserError
 from archsearch.metrics import kendall_tau
 from archsearch.space.space import Space
+from archsearch.throughput.calibration.interpolation import left_out_errors
+from archsearch.throughput.calibration.regression import left_out_residuals, mape, non_negative, ridge, score
+from archsearch.throughput.calibration.sites import Site
 
 
 def brute_force_tau(one: Sequence[float], other: Sequence[float]) -> float:

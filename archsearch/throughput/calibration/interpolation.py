@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from archsearch.blocks.base import Layer, Scalar
-from archsearch.calibration.scoring import non_negative
-from archsearch.calibration.sites import Site
 from archsearch.metrics import Array
+from archsearch.throughput.calibration.regression import non_negative
+from archsearch.throughput.calibration.sites import Site
 
 # What a slope is a sum of: ms per 1e9 dense multiply-adds (they grow with the width squared), per 1e9 others (attention, depthwise; with the width),
 # per 1e6 elements that enter and leave, and ms a layer.

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from archsearch.calibration import Calibration, CalibrationKey, load_calibration
-from archsearch.calibration.store import FOLDER
 from archsearch.errors import UserError
 from archsearch.space.arch import Arch
+from archsearch.throughput.calibration import Calibration, CalibrationKey, load_calibration
+from archsearch.throughput.calibration.file import FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from archsearch.blocks.base import Layer, Shape
-from archsearch.calibration.fitting import Fit, Slopes, fit
-from archsearch.calibration.interpolation import fit_kinds
-from archsearch.calibration.key import CalibrationKey
-from archsearch.calibration.plan import MIN_HYBRIDS
-from archsearch.calibration.scoring import Score, mape, score
-from archsearch.calibration.sites import Site
 from archsearch.errors import RunError
 from archsearch.metrics import Array, kendall_tau
 from archsearch.space.arch import Arch
 from archsearch.space.budget import Band
+from archsearch.throughput.calibration.fitting import Fit, Slopes, fit
+from archsearch.throughput.calibration.interpolation import fit_kinds
+from archsearch.throughput.calibration.key import CalibrationKey
+from archsearch.throughput.calibration.plan import MIN_HYBRIDS
+from archsearch.throughput.calibration.regression import Score, mape, score
+from archsearch.throughput.calibration.sites import Site
 
 Row = dict[str, Any]
 TRUSTED_TAU = 0.9

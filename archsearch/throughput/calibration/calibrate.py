@@ -14,7 +14,13 @@ import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 
-from archsearch.calibration import (
+from archsearch.device import conditions, use_cpu
+from archsearch.report_tables import conditions_line
+from archsearch.settings import make_settings
+from archsearch.space.papers import choose_papers, reference_arch
+from archsearch.space.space import load_space
+from archsearch.tables import make_table, titled
+from archsearch.throughput.calibration import (
     Calibration,
     CalibrationKey,
     CalibrationPlan,
@@ -26,15 +32,9 @@ from archsearch.calibration import (
     partial_path,
     save_calibration,
 )
-from archsearch.calibration.calibration import TRUSTED_TAU
-from archsearch.calibration.interpolation import left_out_errors
-from archsearch.calibration.plan import MOST_SLOPES
-from archsearch.device import conditions, use_cpu
-from archsearch.report_tables import conditions_line
-from archsearch.settings import make_settings
-from archsearch.space.papers import choose_papers, reference_arch
-from archsearch.space.space import load_space
-from archsearch.tables import make_table, titled
+from archsearch.throughput.calibration.calibration import TRUSTED_TAU
+from archsearch.throughput.calibration.interpolation import left_out_errors
+from archsearch.throughput.calibration.plan import MOST_SLOPES
 from archsearch.units import format_count, format_seconds
 from archsearch.version import __version__
 

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
-from archsearch.protocol import Protocol, Task
-from archsearch.throughput import InfeasibleError, measure
+from archsearch.throughput.measure import InfeasibleError, measure
+from archsearch.throughput.protocol import Protocol, Task
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Loose limits: these tests are about what is counted and reported, on machines that may be busy.
 QUICK = Protocol(
     batch_size=4,

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from archsearch.device import DType, is_out_of_memory, peak_memory_bytes, reset_peak_memory
 from archsearch.errors import RunError
-from archsearch.protocol import Mode, Protocol, Task
-from archsearch.stopwatch import Stopwatch, make_inputs, prepared
-from archsearch.telemetry import Telemetry, summarize, watching
+from archsearch.throughput.protocol import Mode, Protocol, Task
+from archsearch.throughput.telemetry import Telemetry, summarize, watching
+from archsearch.throughput.timer import Stopwatch, make_inputs, prepared
 
 __all__ = ["DType", "InfeasibleError", "Mode", "Progress", "Protocol", "Task", "Throughput", "measure"]
 

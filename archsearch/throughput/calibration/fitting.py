@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from archsearch.calibration.interpolation import KindModel
-from archsearch.calibration.scoring import left_out_residuals, ridge
-from archsearch.calibration.sites import Site, sites_of
 from archsearch.metrics import Array
 from archsearch.space.arch import Arch
+from archsearch.throughput.calibration.interpolation import KindModel
+from archsearch.throughput.calibration.regression import left_out_residuals, ridge
+from archsearch.throughput.calibration.sites import Site, sites_of
 
 _NETWORKS_A_FACTOR = 2  # fewer networks than that for a factor would tell more of their noise than of the machine
 INTERCEPT, REST = "intercept", "layers of no hybrid"

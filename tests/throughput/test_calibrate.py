@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 from support.known_machine import KEY, SMALL, known_calibration, measurements, small_plan
 
-from archsearch.calibration import (
+from archsearch.cli import main
+from archsearch.errors import UserError
+from archsearch.throughput.calibration import (
     CalibrationKey,
     Step,
     calibration_path,
@@ -20,11 +22,9 @@ from archsearch.calibration import (
     partial_path,
     save_calibration,
 )
-from archsearch.calibration.sites import Site
-from archsearch.calibration.store import read_rows, write_rows
-from archsearch.calibration.timing import time_slope
-from archsearch.cli import main
-from archsearch.errors import UserError
+from archsearch.throughput.calibration.file import read_rows, write_rows
+from archsearch.throughput.calibration.sites import Site
+from archsearch.throughput.calibration.slopes import time_slope
 
 
 def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:

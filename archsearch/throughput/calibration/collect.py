@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from archsearch.calibration.plan import CalibrationPlan, NetworkTask
-from archsearch.calibration.sites import Site
-from archsearch.calibration.store import SCHEMA, read_rows, write_rows
-from archsearch.calibration.timing import Yardstick, network_protocol, time_slope
 from archsearch.device import device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
-from archsearch.throughput import measure
+from archsearch.throughput.calibration.file import SCHEMA, read_rows, write_rows
+from archsearch.throughput.calibration.plan import CalibrationPlan, NetworkTask
+from archsearch.throughput.calibration.sites import Site
+from archsearch.throughput.calibration.slopes import Yardstick, network_protocol, time_slope
+from archsearch.throughput.measure import measure
 
 Row = dict[str, Any]
 Tick = Callable[["Step"], None]

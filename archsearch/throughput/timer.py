@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from archsearch.device import seconds_of
 from archsearch.errors import UserError
-from archsearch.protocol import Protocol
+from archsearch.throughput.protocol import Protocol
 
 Forward = Callable[[Tensor], Tensor]
 Run = Callable[[int], None]

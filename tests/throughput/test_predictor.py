@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from archsearch import Arch, load_space
-from archsearch.calibration import Calibration, CalibrationKey, calibration_path, conclude, save_calibration
-from archsearch.calibration.sites import unique_sites
-from archsearch.calibration.store import SCHEMA
-from archsearch.predicting import Predictor, find_predictor
 from archsearch.space.budget import Band, draw
+from archsearch.throughput.calibration import Calibration, CalibrationKey, calibration_path, conclude, save_calibration
+from archsearch.throughput.calibration.file import SCHEMA
+from archsearch.throughput.calibration.predictor import Predictor, find_predictor
+from archsearch.throughput.calibration.sites import unique_sites
 
 SETTINGS = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 224, "threads": 1}
 EMPTY: dict[str, Any] = {**dict.fromkeys(SCHEMA.names), "reference_img_s": 10.0, "error": 0.0}

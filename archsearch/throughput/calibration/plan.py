@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from archsearch.calibration.key import CalibrationKey
-from archsearch.calibration.sites import Site, covering, space_sites, unique_sites
 from archsearch.errors import UserError
 from archsearch.space.arch import Arch
 from archsearch.space.budget import Band, draw
 from archsearch.space.papers import paper
 from archsearch.space.space import Space
+from archsearch.throughput.calibration.key import CalibrationKey
+from archsearch.throughput.calibration.sites import Site, covering, space_sites, unique_sites
 from archsearch.version import __version__
 
 Group = Literal["train", "held_out", "paper"]

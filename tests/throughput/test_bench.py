@@ -14,13 +14,13 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from archsearch.bench_tables import bench_parts, interrupted_sentence
-from archsearch.benching import BenchTask, Document, bench_document, bench_task
 from archsearch.cli import main
 from archsearch.device import affinity, use_cpu
 from archsearch.errors import UserError
-from archsearch.protocol import Protocol
 from archsearch.space.papers import paper
 from archsearch.tables import show
+from archsearch.throughput.bench import BenchTask, Document, bench_document, bench_task
+from archsearch.throughput.protocol import Protocol
 
 QUICK = functools.partial(Protocol, warmup_s=0.0, block_s=0.001, max_s=0.0, min_blocks=2, min_warmup_iterations=2)
 ARCHS = {"van_b0": paper("van_b0"), "twin": paper("van_b0")}
