@@ -4,13 +4,13 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 from archsearch.errors import UserError
+from archsearch.proxy.training.recipe import check_rungs
 from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, check_objectives
 from archsearch.space.budget import Band
 from archsearch.space.space import Space
@@ -56,27 +56,12 @@ def rungs_of(settings: Mapping[str, Any]) -> tuple[Rung, ...]:
     )
 
 
-def check_rungs(lengths: Sequence[int], where: str = "--rungs") -> None:
-    """Raise UserError unless these are the relative lengths of rungs: positive and increasing."""
-    if not lengths or lengths[0] < 1 or any(a >= b for a, b in pairwise(lengths)):
-        raise UserError(
-            f"{where}: got {','.join(map(str, lengths)) or 'nothing'!r}; write positive numbers that increase, such as 1,4,16: "
-            "where a training pauses to be judged, in parts of the last number, which is its end"
-        )
-
-
 def check_free_rung(name: str, where: str = "--free-rung") -> None:
     """Raise UserError for a name that is no training-free score."""
     if name not in FREE_SCORES:
         close = difflib.get_close_matches(name, FREE_SCORES, n=1, cutoff=0.5)
         hint = f", did you mean {close[0]!r}?" if close else ""
         raise UserError(f"{where}: unknown training-free score {name!r}{hint}; there are {', '.join(FREE_SCORES)}")
-
-
-def rung_steps(full: int, lengths: Sequence[int]) -> list[int]:
-    """Steps of the rungs below the full training of `full` steps, shortest first; those that would be no shorter are left out."""
-    steps = {max(1, round(full * length / lengths[-1])) for length in lengths[:-1]}
-    return sorted(steps - {full})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,16 +17,15 @@ from archsearch.device import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
 from archsearch.models.count import count_fvcore
-from archsearch.proxy.candidate import start_training
-from archsearch.proxy.profile import Profile, shrink
-from archsearch.proxy.recipe import Recipe
-from archsearch.proxy.train import Progress, Training
-from archsearch.settings import load_proxy
+from archsearch.proxy.shrink import Profile, shrink
+from archsearch.proxy.task import load_proxy
+from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.train import Progress, Training, start_training
+from archsearch.proxy.training_free import scores as free_scores
 from archsearch.space.arch import Arch
 from archsearch.space.papers import REFERENCE, reference_arch
 from archsearch.throughput.measure import measure
 from archsearch.throughput.protocol import Protocol
-from archsearch.training_free import scores as free_scores
 from archsearch.version import __version__
 
 Event = dict[str, Any]

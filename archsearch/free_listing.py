@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Group
 
+from archsearch.proxy.training_free import SCORES, aggregate, scores
 from archsearch.space.arch import Arch
 from archsearch.tables import make_table, text, titled
-from archsearch.training_free import SCORES, aggregate, scores
 from archsearch.units import format_count
 
 FREE_NOTE = (

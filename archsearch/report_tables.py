@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from archsearch.agreement import again_sentence, calibration_sentence, is_changed, predicted_sentence
-from archsearch.proxy.rates import STARVED_UNDER
+from archsearch.proxy.training.rates import STARVED_UNDER
 from archsearch.system import command_line
 from archsearch.tables import make_table, text, titled
 from archsearch.throughput.protocol import Protocol

@@ -22,9 +22,10 @@ from archsearch.engine.worker import LOG_FILE, ProcessWorker
 from archsearch.errors import UserError
 from archsearch.evaluate import refuse_unknown_shape
 from archsearch.live import watching as watching_run
+from archsearch.proxy.task import choose_proxy
 from archsearch.results import MANIFEST_FILE, Row, is_due
 from archsearch.samplers import make_sampler
-from archsearch.settings import choose_proxy, make_settings
+from archsearch.settings import make_settings
 from archsearch.space.budget import Band, draw
 from archsearch.space.papers import choose_papers, paper
 from archsearch.space.space import Space, load_space

@@ -265,7 +265,7 @@ def _features_of(config: RunConfig) -> Callable[[Arch], Mapping[str, float]] | N
         return None
 
     def features(arch: Arch) -> Mapping[str, float]:
-        from archsearch.training_free import scores  # here: most runs do without
+        from archsearch.proxy.training_free import scores  # here: most runs do without
 
         found = scores(arch, seed=config.settings["proxy"]["recipe"]["seed"], device=config.settings["device"])
         return {name: found[name] for name in FREE_SCORES if isfinite(found[name])}

@@ -21,13 +21,13 @@ from archsearch.data.dataset import load_fashion_mnist
 from archsearch.device import affinity
 from archsearch.errors import UserError
 from archsearch.evaluate import evaluate
-from archsearch.proxy.candidate import start_training
-from archsearch.proxy.profile import Profile
-from archsearch.proxy.recipe import Recipe
+from archsearch.proxy.shrink import Profile
+from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.train import start_training
+from archsearch.proxy.training_free import scores
 from archsearch.running import refuse_other_threads
 from archsearch.settings import make_settings
 from archsearch.space.space import Space
-from archsearch.training_free import scores
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "clothing-mini"
 SPACE = """

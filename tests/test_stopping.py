@@ -14,11 +14,12 @@ from support.runs import FIXED, Ear, make_rung_config, run, start, wait_until
 from support.stub_evaluators import arch_id, fraction, measure, noted
 
 from archsearch import results
-from archsearch.config import RunConfig, check_rungs, rung_steps, rungs_of
+from archsearch.config import RunConfig, rungs_of
 from archsearch.engine.driver import Driver
 from archsearch.engine.stopping import training_document
 from archsearch.engine.worker import ProcessWorker
 from archsearch.errors import UserError
+from archsearch.proxy.training.recipe import check_rungs, rung_steps
 from archsearch.settings import make_settings
 from archsearch.study import RunStore
 

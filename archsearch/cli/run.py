@@ -224,7 +224,7 @@ def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
 
     Raises UserError for anything else, and for yes and no at once.
     """
-    from archsearch.config import check_rungs
+    from archsearch.proxy.training.recipe import check_rungs
 
     if text is not None and is_off:
         raise UserError(f"--rungs: got {text!r} together with --no-rungs; leave one of them out")

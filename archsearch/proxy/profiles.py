@@ -1,4 +1,4 @@
-"""Proxies as documented data files: which data, how small a copy, which training. Those of the house lie in `archsearch/proxies/`."""
+"""Proxies as documented data files: which data, how small a copy, which training. Those of the house lie in `archsearch/proxy/shipped/`."""
 
 import difflib
 import hashlib
@@ -13,8 +13,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from archsearch.data.load import EMBEDDED
 from archsearch.errors import UserError
-from archsearch.proxy.profile import Profile
-from archsearch.proxy.recipe import Recipe
+from archsearch.proxy.shrink import Profile
+from archsearch.proxy.training.recipe import Recipe
 
 # What a profile may name as its data beside the embedded ones: those of --data.
 IMAGES = "images"
@@ -119,7 +119,7 @@ def recipe_marks(recipe: Recipe, *, usual_augment: str) -> str:
 
 
 def _house() -> Any:
-    return resources.files("archsearch") / "proxies"
+    return resources.files("archsearch") / "proxy" / "shipped"
 
 
 def _rungs(value: Any, source: str) -> tuple[int, ...]:

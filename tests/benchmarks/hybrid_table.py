@@ -23,10 +23,11 @@ import torch
 
 from archsearch import build, load_space
 from archsearch.device import conditions, use_cpu
-from archsearch.proxy.profile import Profile, shrink
-from archsearch.proxy.recipe import Recipe
-from archsearch.proxy.train import Training
-from archsearch.settings import load_proxy, make_settings
+from archsearch.proxy.shrink import Profile, shrink
+from archsearch.proxy.task import load_proxy
+from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.train import Training
+from archsearch.settings import make_settings
 from archsearch.space.arch import Arch
 from archsearch.throughput.measure import measure
 from archsearch.throughput.protocol import Protocol

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from archsearch import build, paper
-from archsearch.proxy.profile import Profile, shrink
-from archsearch.proxy.recipe import Recipe
-from archsearch.proxy.train import train_and_score
-from archsearch.settings import load_proxy, make_settings
+from archsearch.proxy.shrink import Profile, shrink
+from archsearch.proxy.task import load_proxy
+from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.train import train_and_score
+from archsearch.settings import make_settings
 
 ANCHORS = ("davit_tiny", "van_b2", "litv2_s")
 RATES = (1e-3, 2e-3, 4e-3)

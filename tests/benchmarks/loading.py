@@ -21,11 +21,11 @@ from clock import CPU, Row, Spread, arguments, write
 
 from archsearch import build, paper
 from archsearch.data.dataset import ProxyData
-from archsearch.proxy.batches import Loader
-from archsearch.proxy.profile import Profile, shrink
 from archsearch.proxy.profiles import load_profile
-from archsearch.proxy.recipe import Recipe
-from archsearch.proxy.train import train_and_score
+from archsearch.proxy.shrink import Profile, shrink
+from archsearch.proxy.training.batches import Loader
+from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.train import train_and_score
 from archsearch.space.papers import choose_papers
 from archsearch.tables import make_console, make_table, show
 

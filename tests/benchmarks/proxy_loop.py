@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from archsearch import build, paper
 from archsearch.data.dataset import ProxyData
 from archsearch.data.load import DataRequest, load_data
-from archsearch.proxy.profile import shrink
 from archsearch.proxy.profiles import load_profile
-from archsearch.proxy.recipe import Recipe
-from archsearch.proxy.train import Training
+from archsearch.proxy.shrink import shrink
+from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.train import Training
 from archsearch.tables import make_console, make_table, show
 
 NAME = "proxy_loop"

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from archsearch.audit.records import Record
-from archsearch.audit.subjects import paper_subjects
-from archsearch.audit.work import AuditPlan, Subject
+from archsearch.proxy.audit.plan import AuditPlan, Subject, paper_subjects
+from archsearch.proxy.audit.store import Record
 from archsearch.space.papers import paper
 
 NAMES = ("van_b0", "van_b1", "van_b2", "pvt_tiny", "pvt_small", "davit_tiny")

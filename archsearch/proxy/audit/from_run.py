@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from archsearch.audit.records import Record
-from archsearch.audit.work import Subject
+from archsearch.proxy.audit.plan import Subject
+from archsearch.proxy.audit.store import Record
 from archsearch.results import Row
 from archsearch.space.arch import Arch
 

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from archsearch.device import is_out_of_memory
-from archsearch.proxy.batches import Loader
-from archsearch.proxy.gradients import autocast, release_memory
-from archsearch.proxy.recipe import Recipe
+from archsearch.proxy.training.batches import Loader
+from archsearch.proxy.training.gradients import autocast, release_memory
+from archsearch.proxy.training.recipe import Recipe
 
 
 class NotFiniteError(Exception):

@@ -210,7 +210,7 @@ def read_audit(results_root: Path, proxy_id: str | None) -> dict[str, Any] | Non
     """The document of the last audit of a proxy under `results_root`, else the one that comes with the package (`is_shipped`); None without either."""
     if proxy_id is None:
         return None
-    shipped = resources.files("archsearch") / "proxies" / FOLDER / f"{digest_of(proxy_id)}.json"
+    shipped = resources.files("archsearch") / "proxy" / "shipped" / FOLDER / f"{digest_of(proxy_id)}.json"
     for place, is_shipped in ((audit_folder(results_root, proxy_id) / AUDIT_FILE, False), (shipped, True)):
         document = _document(place)
         if document is not None and document.get("proxy_id") == proxy_id:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from archsearch.errors import UserError
-from archsearch.proxy.profile import shrink
 from archsearch.proxy.profiles import load_profile, parse_profile, profile_text, proxy_names
-from archsearch.settings import choose_proxy, make_settings
+from archsearch.proxy.shrink import shrink
+from archsearch.proxy.task import choose_proxy
+from archsearch.settings import make_settings
 from archsearch.space.papers import paper
 
 TEXT = profile_text("fashion-mnist")

@@ -10,8 +10,8 @@ import torch
 
 from archsearch.data.dataset import ProxyData
 from archsearch.device import seconds_of
-from archsearch.proxy.batches import Loader
-from archsearch.proxy.recipe import Recipe
+from archsearch.proxy.training.batches import Loader
+from archsearch.proxy.training.recipe import Recipe
 
 STARVED_UNDER = 1.2
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.models.build import Network, build
-from archsearch.proxy.profile import Profile, shrink
+from archsearch.proxy.shrink import Profile, shrink
+from archsearch.proxy.training_free.az_nas import BlockFeatures, expressivity, progressivity, trainability
+from archsearch.proxy.training_free.naswot import naswot
+from archsearch.proxy.training_free.zico import zico
 from archsearch.space.arch import Arch
-from archsearch.training_free.activations import naswot
-from archsearch.training_free.features import BlockFeatures, expressivity, progressivity
-from archsearch.training_free.gradients import trainability, zico
 
 # What each is, by whom, and that more is better.
 SCORES = {

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archsearch.device import is_out_of_memory
-from archsearch.proxy.recipe import Recipe
-from archsearch.proxy.repeatable import read_random_state, write_random_state
+from archsearch.proxy.training.determinism import read_random_state, write_random_state
+from archsearch.proxy.training.recipe import Recipe
 
 _MOST_PARTS = 64  # of a batch; what does not fit then does not fit
 

@@ -9,20 +9,20 @@ from typing import Any
 
 from rich.console import Console
 
-from archsearch import training_free
-from archsearch.audit.from_run import run_hybrids, run_records
-from archsearch.audit.records import FREE_FILE, AuditStore, Key, Record, audit_folder
-from archsearch.audit.statistics import Document, conclude
-from archsearch.audit.subjects import hybrid_subjects, paper_subjects
-from archsearch.audit.verdict import verdict
-from archsearch.audit.work import AuditPlan, Subject
-from archsearch.audit_progress import train_all
 from archsearch.device import pick_device, use_cpu
 from archsearch.errors import UserError
-from archsearch.proxy.profile import Profile
-from archsearch.proxy.recipe import Recipe
+from archsearch.proxy import training_free
+from archsearch.proxy.audit.from_run import run_hybrids, run_records
+from archsearch.proxy.audit.plan import AuditPlan, Subject, hybrid_subjects, paper_subjects
+from archsearch.proxy.audit.statistics import Document, conclude
+from archsearch.proxy.audit.store import FREE_FILE, AuditStore, Key, Record, audit_folder
+from archsearch.proxy.audit.training import train_all
+from archsearch.proxy.audit.verdict import verdict
+from archsearch.proxy.shrink import Profile
+from archsearch.proxy.task import load_proxy, proxy_id
+from archsearch.proxy.training.recipe import Recipe
 from archsearch.results import read_manifest, read_rows
-from archsearch.settings import load_proxy, make_settings, proxy_id
+from archsearch.settings import make_settings
 from archsearch.space.papers import choose_papers
 from archsearch.system import replace_file
 from archsearch.version import __version__

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from archsearch.proxy.training_free import SCORES, aggregate, scores
+from archsearch.proxy.training_free.az_nas import expressivity, progressivity, spectral_entropy, trainability
+from archsearch.proxy.training_free.naswot import naswot
+from archsearch.proxy.training_free.zico import zico
 from archsearch.space.papers import choose_papers, paper
-from archsearch.training_free import SCORES, aggregate, scores
-from archsearch.training_free.activations import naswot
-from archsearch.training_free.features import expressivity, progressivity, spectral_entropy
-from archsearch.training_free.gradients import trainability, zico
 
 
 class Tiny(nn.Module):

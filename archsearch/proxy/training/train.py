@@ -11,12 +11,20 @@ from torch import Tensor, nn
 
 from archsearch.data.dataset import ProxyData
 from archsearch.errors import RunError
-from archsearch.proxy.batches import Loader
-from archsearch.proxy.gradients import Gradients
-from archsearch.proxy.rates import StepClock, loader_images_s
-from archsearch.proxy.recipe import Recipe
-from archsearch.proxy.repeatable import deterministic, own_random_numbers, read_random_state, write_random_state
-from archsearch.proxy.top1 import NotFiniteError, top1
+from archsearch.models.build import build
+from archsearch.proxy.shrink import Profile, shrink
+from archsearch.proxy.training.batches import Loader
+from archsearch.proxy.training.determinism import (
+    deterministic,
+    own_random_numbers,
+    read_random_state,
+    write_random_state,
+)
+from archsearch.proxy.training.gradients import Gradients
+from archsearch.proxy.training.rates import StepClock, loader_images_s
+from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.top1 import NotFiniteError, top1
+from archsearch.space.arch import Arch
 
 __all__ = ["Progress", "ProxyScore", "Recipe", "Training", "train_and_score"]
 
@@ -207,3 +215,15 @@ class _Reporter:
             images_s = len(new) * self.recipe.batch_size / max(now - self.read_at, 1e-9)
             self.progress(Progress(step=done, steps=self.recipe.steps, images_s=images_s, loss=new[-1]))
         self.num_read, self.read_at = done, now
+
+
+def start_training(
+    arch: Arch, data: ProxyData, profile: Profile, recipe: Recipe, device: torch.device | str
+) -> Training:
+    """The small copy of the architecture before its first step; weights, order and augmentation follow from `recipe.seed`.
+
+    Raises UserError where the profile cannot hold the architecture.
+    """
+    small = shrink(arch, profile, len(data.classes))
+    torch.manual_seed(recipe.seed)
+    return Training(build(small), data, recipe, device=device)  # grey images are shipped as three equal channels

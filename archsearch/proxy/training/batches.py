@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from archsearch.data.dataset import ProxyData
-from archsearch.proxy.augment import NUM_UNIFORMS, augmented, centred
-from archsearch.proxy.recipe import Recipe
+from archsearch.proxy.training.augment import NUM_UNIFORMS, augmented, centred
+from archsearch.proxy.training.recipe import Recipe
 
 _DEVICE_SHARE = 1 / 3  # of the free CUDA memory that the whole set may take
 _UPLOAD = 4096  # images a copy when the whole set goes there

@@ -12,10 +12,9 @@ import pytest
 from click.testing import CliRunner
 from support.audits import STEPS, make_plan, make_record
 
-from archsearch.audit.records import AuditStore
-from archsearch.audit.subjects import paper_subjects
-from archsearch.audit.work import AuditPlan, Subject
 from archsearch.cli.audit import audit as audit_command
+from archsearch.proxy.audit.plan import AuditPlan, Subject, paper_subjects
+from archsearch.proxy.audit.store import AuditStore
 from archsearch.space.papers import paper
 
 
@@ -120,8 +119,8 @@ def test_the_command_goes_on_and_trains_nothing_twice(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_its_scores_are_those_of_a_search(tmp_path: Path) -> None:
-    from archsearch.audit.training import Trainer
     from archsearch.evaluate import evaluate
+    from archsearch.proxy.audit.training import Trainer
     from archsearch.settings import make_settings
 
     (tmp_path / "tiny.toml").write_text(TINY)

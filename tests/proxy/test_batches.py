@@ -13,11 +13,11 @@ from torch import nn
 
 from archsearch.data.constellation import make_constellation
 from archsearch.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ProxyData
-from archsearch.proxy.augment import augmented
-from archsearch.proxy.batches import Loader, draws
-from archsearch.proxy.rates import is_starved, starvation
-from archsearch.proxy.recipe import Recipe
-from archsearch.proxy.train import train_and_score
+from archsearch.proxy.training.augment import augmented
+from archsearch.proxy.training.batches import Loader, draws
+from archsearch.proxy.training.rates import is_starved, starvation
+from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.train import train_and_score
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(steps=8, batch_size=16, learning_rate=1e-3, image_size=32, dtype="float32", augment="shift")

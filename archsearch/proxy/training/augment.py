@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archsearch.data.dataset import ProxyData
-from archsearch.proxy.recipe import Recipe
+from archsearch.proxy.training.recipe import Recipe
 
 NUM_UNIFORMS = 5  # uniform numbers an image: mirror, area, ratio, x, y
 

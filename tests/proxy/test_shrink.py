@@ -7,8 +7,8 @@ import torch
 
 from archsearch import UserError, build, load_space, paper, paper_names
 from archsearch.blocks.base import Shape
-from archsearch.proxy.profile import Profile, nearest_divisor, shrink
 from archsearch.proxy.profiles import load_profile
+from archsearch.proxy.shrink import Profile, nearest_divisor, shrink
 from archsearch.space.budget import Band, draw
 
 FASHION_MNIST, FOLDER_SMALL, FOLDER_FULL = (

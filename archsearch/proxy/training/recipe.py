@@ -1,7 +1,9 @@
 """How candidates are trained on a proxy: all alike, by a recipe neutral between convolution and attention."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from archsearch.errors import UserError
@@ -48,3 +50,18 @@ class Recipe:
     def _check(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
             raise UserError(f"proxy recipe: {name} is {getattr(self, name)!r}; allowed is {allowed}")
+
+
+def check_rungs(lengths: Sequence[int], where: str = "--rungs") -> None:
+    """Raise UserError unless these are the relative lengths of rungs: positive and increasing."""
+    if not lengths or lengths[0] < 1 or any(a >= b for a, b in pairwise(lengths)):
+        raise UserError(
+            f"{where}: got {','.join(map(str, lengths)) or 'nothing'!r}; write positive numbers that increase, such as 1,4,16: "
+            "where a training pauses to be judged, in parts of the last number, which is its end"
+        )
+
+
+def rung_steps(full: int, lengths: Sequence[int]) -> list[int]:
+    """Steps of the rungs below the full training of `full` steps, shortest first; those that would be no shorter are left out."""
+    steps = {max(1, round(full * length / lengths[-1])) for length in lengths[:-1]}
+    return sorted(steps - {full})

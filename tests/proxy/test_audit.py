@@ -13,13 +13,12 @@ from scipy.stats import kendalltau
 from support.audits import NAMES, STEPS, make_plan, make_record
 from support.report_runs import PROXY_ID, SIX, write_run
 
-from archsearch.audit.from_run import run_hybrids, run_records
-from archsearch.audit.records import AuditStore, audit_folder, read_audit
-from archsearch.audit.statistics import conclude
-from archsearch.audit.subjects import hybrid_subjects
-from archsearch.audit.verdict import verdict
-from archsearch.audit.work import LONGER_SEED
 from archsearch.metrics import estimate, kendall_tau
+from archsearch.proxy.audit.from_run import run_hybrids, run_records
+from archsearch.proxy.audit.plan import LONGER_SEED, hybrid_subjects
+from archsearch.proxy.audit.statistics import conclude
+from archsearch.proxy.audit.store import AuditStore, audit_folder, read_audit
+from archsearch.proxy.audit.verdict import verdict
 from archsearch.report import build_report
 from archsearch.report_tables import audit_sentence
 from archsearch.settings import make_settings

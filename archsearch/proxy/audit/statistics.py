@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from archsearch.audit.records import Key, Record
-from archsearch.audit.work import LONGER_SEED, AuditPlan, Group, Subject
 from archsearch.metrics import TIE_SE, Array, Estimate, estimate, kendall_tau
+from archsearch.proxy.audit.plan import LONGER_SEED, AuditPlan, Group, Subject
+from archsearch.proxy.audit.store import Key, Record
 
 Document = dict[str, Any]
 Free = Mapping[str, Mapping[str, float]]  # arch_id -> training-free score -> value
