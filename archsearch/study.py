@@ -21,7 +21,7 @@ from archsearch.results import MANIFEST_FILE, Row
 from archsearch.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row, trained
 from archsearch.rungs import Score
 from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, Proposal, described, make_sampler
-from archsearch.samplers.making import Foresee
+from archsearch.samplers.make import Foresee
 from archsearch.space.arch import Arch
 from archsearch.space.budget import draw
 from archsearch.system import replace_file

@@ -22,7 +22,7 @@ from archsearch.blocks.base import Scalar
 from archsearch.config import RunConfig
 from archsearch.errors import UserError
 from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, described, make_sampler
-from archsearch.samplers.bases import BASES
+from archsearch.samplers.optuna_samplers import BASES
 from archsearch.space.arch import Arch
 from archsearch.space.budget import Band, draw
 from archsearch.space.papers import paper

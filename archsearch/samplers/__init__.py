@@ -1,11 +1,11 @@
 """Samplers: one for architectures whose costs are known beforehand, usable with any Optuna study, and a run's, which stay inside its band."""
 
-from archsearch.samplers.evidence import CURVE, MEASURED
 from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
 from archsearch.samplers.known_cost import KnownCostSampler
-from archsearch.samplers.making import SAMPLERS, make_sampler
+from archsearch.samplers.make import SAMPLERS, make_sampler
+from archsearch.samplers.observations import CURVE, MEASURED
 from archsearch.samplers.pool import Pool, TablePool
-from archsearch.samplers.second_look import FEATURES
+from archsearch.samplers.rerank import FEATURES
 from archsearch.samplers.space_pool import DESCRIBED, described
 
 __all__ = [

@@ -11,9 +11,9 @@ from optuna.trial import TrialState
 
 from archsearch.metrics import front_ranks
 from archsearch.samplers.candidates import Candidates
+from archsearch.samplers.ehvi import expected_improvement, undominated_boxes
 from archsearch.samplers.encoding import Encoder
-from archsearch.samplers.evidence import Evidence, Row
-from archsearch.samplers.improvement import expected_improvement, undominated_boxes
+from archsearch.samplers.observations import Evidence, Row
 from archsearch.samplers.surrogate import Surrogate, costs_of
 
 Floats = NDArray[np.float64]

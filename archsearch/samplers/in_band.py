@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.blocks.base import Scalar
 from archsearch.errors import UserError
-from archsearch.samplers.planned import PlannedSampler
+from archsearch.samplers.base import PlannedSampler
 from archsearch.space.arch import Arch
 from archsearch.space.budget import Band, Params, draw, in_band, mutate, repair
 from archsearch.space.space import Space

@@ -14,14 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import UserError
 from archsearch.samplers.acquisition import Acquisition, Floats, farthest, front_of
+from archsearch.samplers.base import PlannedSampler
 from archsearch.samplers.candidates import Candidates, Costs, breed
 from archsearch.samplers.encoding import Encoder
-from archsearch.samplers.evidence import PLAN, asked_params, described, read, signs
 from archsearch.samplers.gaussian_process import Hyperparameters
-from archsearch.samplers.learned import LearnedPool
-from archsearch.samplers.planned import PlannedSampler
+from archsearch.samplers.learned_pool import LearnedPool
+from archsearch.samplers.observations import PLAN, asked_params, described, read, signs
 from archsearch.samplers.pool import Params, Pool, TablePool
-from archsearch.samplers.second_look import SHORTLIST, SecondLook
+from archsearch.samplers.rerank import SHORTLIST, SecondLook
 from archsearch.samplers.surrogate import Surrogate
 
 # Values of an unknown objective before it is modelled; until then candidates are spread.

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archsearch.samplers.encoding import Encoder
-from archsearch.samplers.evidence import Row
 from archsearch.samplers.gaussian_process import Fit, Hyperparameters, Inputs, Posterior
+from archsearch.samplers.observations import Row
 
 Floats = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from archsearch.samplers.improvement import expected_improvement, undominated_boxes
+from archsearch.samplers.ehvi import expected_improvement, undominated_boxes
 
 Floats = NDArray[np.float64]
 

@@ -9,9 +9,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
-from archsearch.samplers.curves import infer_final
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import Fit, Hyperparameters, Inputs, Posterior, kernel
+from archsearch.samplers.observations import infer_final
 
 SPACE: dict[str, BaseDistribution] = {
     "block": CategoricalDistribution(["hilo", "lka"]),

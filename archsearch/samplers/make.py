@@ -6,9 +6,9 @@ from collections.abc import Set as AbstractSet
 from optuna import Study
 
 from archsearch.errors import UserError
-from archsearch.samplers.bases import BASES
 from archsearch.samplers.in_band import InBandSampler, Proposal
 from archsearch.samplers.known_cost import KnownCostSampler
+from archsearch.samplers.optuna_samplers import BASES
 from archsearch.samplers.space_pool import DESCRIBED, SpacePool, known_costs
 from archsearch.space.arch import Arch
 from archsearch.space.budget import Band

@@ -19,7 +19,7 @@ from optuna.trial import Trial, TrialState, create_trial
 from archsearch.errors import UserError
 from archsearch.samplers import KnownCostSampler, TablePool
 from archsearch.samplers.candidates import Costs
-from archsearch.samplers.evidence import read
+from archsearch.samplers.observations import read
 
 Params = dict[str, Any]
 DEPTHS, WIDTHS = [1, 2, 3, 4, 6, 8], [64, 96, 128, 192]

@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 
 from archsearch.samplers.acquisition import Acquisition
 from archsearch.samplers.encoding import Encoder
-from archsearch.samplers.evidence import Evidence, Row
 from archsearch.samplers.gaussian_process import Hyperparameters
+from archsearch.samplers.observations import Evidence, Row
 from archsearch.samplers.pool import Params, Pool
 from archsearch.samplers.surrogate import Surrogate
 
