@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from archsearch.engine.listener import Listener, State, Tally
 from archsearch.results import Row
+from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.units import format_count, format_seconds
 
 _PHASES = {

@@ -22,14 +22,14 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 import archsearch
-from archsearch import running
 from archsearch.blocks.base import layers_of, own_choices
 from archsearch.cli import main
 from archsearch.cli.run import SAMPLER_NAMES
-from archsearch.engine.listener import Tally
-from archsearch.engine.worker import ProcessWorker
 from archsearch.live import LiveListener, watching
 from archsearch.samplers import SAMPLERS
+from archsearch.search import run as running
+from archsearch.search.engine.listener import Tally
+from archsearch.search.engine.workers.process import ProcessWorker
 from archsearch.space.papers import choose_papers, paper_names
 from archsearch.space.space import load_space
 from archsearch.throughput.protocol import Protocol

@@ -169,7 +169,8 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 
     The same command goes on with a run that was interrupted: nothing measured is lost, nothing is measured twice.
     """
-    from archsearch import running, tables
+    from archsearch import tables
+    from archsearch.search import run as running
 
     request = _request(options)
     console = tables.make_console(stderr=True)
@@ -189,7 +190,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 def _request(options: dict[str, Any]) -> Any:
     """The request of these options. Raises UserError for an unknown objective, and for rungs with and without."""
     from archsearch.results import check_objectives
-    from archsearch.running import RunRequest
+    from archsearch.search.run import RunRequest
 
     objectives = tuple(name.strip() for name in options["objectives"].split(","))
     check_objectives(objectives)

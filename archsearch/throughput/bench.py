@@ -15,7 +15,7 @@ from torch import nn
 from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
-from archsearch.settings import make_settings
+from archsearch.search.config import make_settings
 from archsearch.space.arch import Arch
 from archsearch.space.papers import reference_arch
 from archsearch.throughput.measure import InfeasibleError, measure

@@ -117,7 +117,7 @@ def quiet_device() -> Iterator[None]:
 def fresh_process(*preloaded: str) -> ProcessPoolExecutor:
     """A process for one call, forked from one that has imported these modules and run nothing: each starts the same, at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["archsearch.evaluate", *preloaded])
+    context.set_forkserver_preload(["archsearch.search.evaluate", *preloaded])
     return ProcessPoolExecutor(1, mp_context=context)
 
 

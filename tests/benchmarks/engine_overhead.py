@@ -16,13 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from archsearch.config import RunConfig  # noqa: E402  # the checkout, not an installed package
-from archsearch.engine.driver import Driver  # noqa: E402  # after the path is set
-from archsearch.engine.listener import Tally  # noqa: E402  # after the path is set
-from archsearch.engine.worker import ProcessWorker  # noqa: E402  # after the path is set
 from archsearch.results import Row  # noqa: E402  # after the path is set
+from archsearch.search.config import RunConfig  # noqa: E402  # the checkout, not an installed package
+from archsearch.search.engine.driver import Driver  # noqa: E402  # after the path is set
+from archsearch.search.engine.listener import Tally  # noqa: E402  # after the path is set
+from archsearch.search.engine.workers.process import ProcessWorker  # noqa: E402  # after the path is set
+from archsearch.search.study.store import RunStore  # noqa: E402  # after the path is set
 from archsearch.space.space import load_space  # noqa: E402  # after the path is set
-from archsearch.study import RunStore  # noqa: E402  # after the path is set
 
 PAPERS = ("davit_tiny", "twins_svt_small", "van_b2")
 

@@ -27,7 +27,7 @@ from archsearch.proxy.shrink import Profile, shrink
 from archsearch.proxy.task import load_proxy
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.train import Training
-from archsearch.settings import make_settings
+from archsearch.search.config import make_settings
 from archsearch.space.arch import Arch
 from archsearch.throughput.measure import measure
 from archsearch.throughput.protocol import Protocol

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from archsearch.metrics import domination_matrix, hypervolume
-from archsearch.rungs import Curve, Score
+from archsearch.search.early_stopping import Curve, Score
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "hybrid_table.parquet"
 _FIGURES = (

@@ -1,4 +1,4 @@
-"""Sweep of the proxy's peak learning rate on three anchors, once; the winner is frozen for every candidate (archsearch/settings.py).
+"""Sweep of the proxy's peak learning rate on three anchors, once; the winner is frozen for every candidate (archsearch/proxy/shipped/fashion-mnist.toml).
 
 Usage: python tests/benchmarks/learning_rate.py [--data IMAGE_FOLDER] [--steps N]
 Prints top-1 and training loss for each anchor and rate, and the rate with the best mean rank over the anchors.
@@ -15,7 +15,7 @@ from archsearch.proxy.shrink import Profile, shrink
 from archsearch.proxy.task import load_proxy
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.train import train_and_score
-from archsearch.settings import make_settings
+from archsearch.search.config import make_settings
 
 ANCHORS = ("davit_tiny", "van_b2", "litv2_s")
 RATES = (1e-3, 2e-3, 4e-3)

@@ -25,8 +25,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import TrialState
 
 from archsearch.results import Direction
-from archsearch.rungs import Curve, goes_on
 from archsearch.samplers import KnownCostSampler
+from archsearch.search.early_stopping import Curve, goes_on
 from archsearch.tables import make_console, make_table, show
 
 DIRECTIONS: list[Direction] = ["maximize", "maximize", "minimize"]

@@ -21,7 +21,7 @@ from archsearch.proxy.audit.store import AuditStore, audit_folder, read_audit
 from archsearch.proxy.audit.verdict import verdict
 from archsearch.report import build_report
 from archsearch.report_tables import audit_sentence
-from archsearch.settings import make_settings
+from archsearch.search.config import make_settings
 from archsearch.space.papers import paper, paper_names
 
 

@@ -9,7 +9,7 @@ from archsearch.errors import UserError
 from archsearch.proxy.profiles import load_profile, parse_profile, profile_text, proxy_names
 from archsearch.proxy.shrink import shrink
 from archsearch.proxy.task import choose_proxy
-from archsearch.settings import make_settings
+from archsearch.search.config import make_settings
 from archsearch.space.papers import paper
 
 TEXT = profile_text("fashion-mnist")

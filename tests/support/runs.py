@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from archsearch.config import RunConfig
-from archsearch.engine.driver import Driver, Predictor
-from archsearch.engine.listener import State, Tally
-from archsearch.engine.worker import ProcessWorker
 from archsearch.results import Row
+from archsearch.search.config import RunConfig
+from archsearch.search.engine.driver import Driver, Predictor
+from archsearch.search.engine.listener import State, Tally
+from archsearch.search.engine.workers.process import ProcessWorker
+from archsearch.search.study.store import RunStore
 from archsearch.space.arch import Arch
 from archsearch.space.papers import paper
 from archsearch.space.space import load_space
-from archsearch.study import RunStore
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 4_500_000_000

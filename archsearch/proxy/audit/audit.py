@@ -22,7 +22,7 @@ from archsearch.proxy.shrink import Profile
 from archsearch.proxy.task import load_proxy, proxy_id
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.results import read_manifest, read_rows
-from archsearch.settings import make_settings
+from archsearch.search.config import make_settings
 from archsearch.space.papers import choose_papers
 from archsearch.system import replace_file
 from archsearch.version import __version__

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from archsearch.device import conditions, use_cpu
 from archsearch.report_tables import conditions_line
-from archsearch.settings import make_settings
+from archsearch.search.config import make_settings
 from archsearch.space.papers import choose_papers, reference_arch
 from archsearch.space.space import load_space
 from archsearch.tables import make_table, titled

@@ -1,9 +1,19 @@
-"""What is trained again at a run's end: its front, with other seeds, so that scores come with the noise of training."""
+"""What is measured again at a run's end: its front, in another order than the first time."""
 
+import random
 from collections.abc import Sequence
 
-from archsearch.config import SEED_PHASE
 from archsearch.results import Row, front_members
+from archsearch.search.rungs import SEED_PHASE
+
+PHASE = "again"
+
+
+def to_remeasure(rows: Sequence[Row], seed: int) -> list[Row]:
+    """Members not yet measured again, shuffled: what drifts with time then falls on others than the first time."""
+    left = sorted((row for row in rows if row["throughput_again_img_s"] is None), key=lambda row: int(row["trial"]))
+    random.Random(seed).shuffle(left)
+    return left
 
 
 def scored_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:

@@ -9,19 +9,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from archsearch.config import FREE_PHASE, SEED_PHASE, RunConfig
-from archsearch.engine.again import PHASE as AGAIN_PHASE
-from archsearch.engine.again import to_remeasure
-from archsearch.engine.listener import Listener, State, Tally
-from archsearch.engine.manifest import describe
-from archsearch.engine.seeds import scored_front, to_reseed
-from archsearch.engine.stopping import Ending, judge, stages
-from archsearch.engine.worker import LOG_FILE, Event, Job, Worker
 from archsearch.errors import ArchsearchError, RunError
 from archsearch.results import Row, ranked, timed_front, write_front, write_manifest, write_trials
+from archsearch.search.config import RunConfig
+from archsearch.search.engine.listener import Listener, State, Tally
+from archsearch.search.engine.manifest import describe
+from archsearch.search.engine.promotion import Ending, judge, stages
+from archsearch.search.engine.recheck import PHASE as AGAIN_PHASE
+from archsearch.search.engine.recheck import scored_front, to_remeasure, to_reseed
+from archsearch.search.engine.workers.base import Event, Job, Worker
+from archsearch.search.engine.workers.process import LOG_FILE
+from archsearch.search.rungs import FREE_PHASE, SEED_PHASE
+from archsearch.search.study.store import RunStore
 from archsearch.space.arch import Arch
 from archsearch.space.papers import paper
-from archsearch.study import RunStore
 
 # How long Ctrl-C may go unnoticed while the worker has nothing to say.
 _ATTENTION_S = 0.1

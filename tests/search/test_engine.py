@@ -17,10 +17,11 @@ from support.runs import FIXED, Ear, fixed_archs, is_running, make_config, run, 
 from support.stub_evaluators import fraction, noted
 
 from archsearch import results
-from archsearch.engine.driver import Driver
-from archsearch.engine.worker import Job, ProcessWorker
 from archsearch.errors import RunError, UserError
-from archsearch.study import RunStore
+from archsearch.search.engine.driver import Driver
+from archsearch.search.engine.workers.base import Job
+from archsearch.search.engine.workers.process import ProcessWorker
+from archsearch.search.study.store import RunStore
 
 
 @pytest.fixture(autouse=True)

@@ -14,14 +14,15 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from archsearch import storage
-from archsearch.config import FREE_PHASE, FREE_SCORES, RunConfig
 from archsearch.errors import UserError
 from archsearch.results import MANIFEST_FILE, Row
-from archsearch.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row, trained
-from archsearch.rungs import Score
 from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, Proposal, described, make_sampler
 from archsearch.samplers.make import Foresee
+from archsearch.search.config import RunConfig
+from archsearch.search.early_stopping import Score
+from archsearch.search.rungs import FREE_PHASE, FREE_SCORES
+from archsearch.search.study import database as storage
+from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row, trained
 from archsearch.space.arch import Arch
 from archsearch.space.budget import draw
 from archsearch.system import replace_file

@@ -13,23 +13,22 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from archsearch.config import RunConfig
 from archsearch.data.prepare import prepare_progress
 from archsearch.device import pick_device
-from archsearch.engine.driver import Driver
-from archsearch.engine.listener import State
-from archsearch.engine.worker import LOG_FILE, ProcessWorker
 from archsearch.errors import UserError
-from archsearch.evaluate import refuse_unknown_shape
 from archsearch.live import watching as watching_run
 from archsearch.proxy.task import choose_proxy
 from archsearch.results import MANIFEST_FILE, Row, is_due
 from archsearch.samplers import make_sampler
-from archsearch.settings import make_settings
+from archsearch.search.config import RunConfig, make_settings
+from archsearch.search.engine.driver import Driver
+from archsearch.search.engine.listener import State
+from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
+from archsearch.search.evaluate import refuse_unknown_shape
+from archsearch.search.study.store import RunStore
 from archsearch.space.budget import Band, draw
 from archsearch.space.papers import choose_papers, paper
 from archsearch.space.space import Space, load_space
-from archsearch.study import RunStore
 from archsearch.system import command_line
 from archsearch.throughput.calibration.predictor import find_predictor
 from archsearch.units import format_count

@@ -2,15 +2,14 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from typing import Any
 
-from archsearch.config import RunConfig
-from archsearch.engine.stopping import training_document
 from archsearch.results import Row
+from archsearch.search.config import RunConfig
 from archsearch.version import __version__
 
 _VERSIONS = ("torch", "torchvision", "timm", "optuna")
@@ -49,3 +48,36 @@ def _versions() -> dict[str, str]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def training_document(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Training images and seconds that a run spent and, by its rungs, did not; None where its settings do not say how long it trains.
+
+    Not spent is what is left of the trainings that were stopped; its seconds are taken in proportion. What failed or is at work counts only
+    as spent.
+    """
+    if not config.trainings:
+        return None
+    full = config.trainings[-1]
+    measured = [row for row in rows if row["learning_curve"] is not None and row["reused_from"] is None]
+    # Those that a training-free score has stopped; their seconds are not known.
+    unspent = full.images * sum(
+        row["state"] == "stopped" and row["rung"] == 0 and row["reused_from"] is None for row in rows
+    )
+    spent_s, unspent_s = 0.0, 0.0
+    for row in measured:
+        curve: list[Mapping[str, Any]] = json.loads(row["learning_curve"])
+        seconds = sum(point["seconds"] or 0.0 for point in curve)
+        spent_s += seconds
+        if row["state"] == "stopped":
+            unspent += config.trainings[-1].images - config.trainings[row["rung"] - 1].images
+            unspent_s += seconds * (full.steps / curve[-1]["steps"] - 1)
+    return {
+        "rungs": [rung.steps for rung in config.trainings],
+        "images_spent": sum(row["train_images"] for row in measured),
+        "images_not_spent": unspent,
+        "seconds_spent": spent_s,
+        "seconds_not_spent": unspent_s,
+        "trials": len(measured),
+        "stopped": sum(row["state"] == "stopped" and row["reused_from"] is None for row in rows),
+    }

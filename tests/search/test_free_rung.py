@@ -9,11 +9,11 @@ from support.runs import FIXED, make_config, make_rung_config, run
 from support.stub_evaluators import arch_id, measure, noted
 
 from archsearch import results
-from archsearch.config import check_free_rung
 from archsearch.errors import UserError
 from archsearch.report import build_report
 from archsearch.report_tables import report_parts
-from archsearch.rungs import Curve, Score, with_free_rung
+from archsearch.search.early_stopping import Curve, Score, with_free_rung
+from archsearch.search.rungs import check_free_rung
 from archsearch.tables import make_console, show
 
 TWO = ("proxy_score", "throughput_img_s")

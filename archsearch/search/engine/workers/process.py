@@ -12,47 +12,22 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from archsearch.errors import ArchsearchError
 from archsearch.results import check_measured
+from archsearch.search.engine.workers.base import Evaluator, Event, Job
 from archsearch.system import without_interrupts
 
-Event = dict[str, Any]
-Evaluator = Callable[[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]], Callable[[Event], None]], None]
-
-EVALUATOR = "archsearch.evaluate:evaluate"
+EVALUATOR = "archsearch.search.evaluate:evaluate"
 LOG_FILE = "worker.log"
 _REASON_LENGTH = 500
 _PATIENCE_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One evaluation: plain values only. `done` holds the phases already measured, which are not measured again."""
-
-    trial: int
-    arch: dict[str, Any]
-    settings: dict[str, Any]
-    done: dict[str, dict[str, Any]]
-
-
-class Worker(Protocol):
-    """Where evaluations happen. Events carry their `trial`; `done` or `failed` (with `reason`) is a job's last."""
-
-    def submit(self, job: Job) -> None:
-        """Start an evaluation; one at a time."""
-
-    def events(self, timeout: float) -> list[Event]:
-        """What has happened since the last call, waiting up to `timeout` seconds for something."""
-
-    def close(self) -> None:
-        """Stop at once, whatever is being evaluated. A second call does nothing."""
 
 
 class ProcessWorker:

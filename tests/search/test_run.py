@@ -20,16 +20,16 @@ from archsearch.cli import main
 from archsearch.data.dataset import load_fashion_mnist
 from archsearch.device import affinity
 from archsearch.errors import UserError
-from archsearch.evaluate import evaluate
 from archsearch.proxy.shrink import Profile
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.train import start_training
 from archsearch.proxy.training_free import scores
-from archsearch.running import refuse_other_threads
-from archsearch.settings import make_settings
+from archsearch.search.config import make_settings
+from archsearch.search.evaluate import evaluate
+from archsearch.search.run import refuse_other_threads
 from archsearch.space.space import Space
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "clothing-mini"
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "clothing-mini"
 SPACE = """
 name = "tiny"
 image_size = 64

@@ -8,8 +8,9 @@ from datetime import datetime
 from math import isfinite, nan
 from typing import Any
 
-from archsearch.config import RUNG_PHASE, RunConfig, Rung
 from archsearch.results import CONDITION_COLUMNS, MEASURED_COLUMNS, SCHEMA, Row
+from archsearch.search.config import RunConfig
+from archsearch.search.rungs import RUNG_PHASE, Rung
 
 ARCH, CANDIDATE, OUTCOME, PHASE = "arch", "candidate", "outcome", "phase:"
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from archsearch.config import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.data.dataset import ProxyData
 from archsearch.device import conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.errors import RunError, UserError
@@ -22,6 +21,7 @@ from archsearch.proxy.task import load_proxy
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.train import Progress, Training, start_training
 from archsearch.proxy.training_free import scores as free_scores
+from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.space.arch import Arch
 from archsearch.space.papers import REFERENCE, reference_arch
 from archsearch.throughput.measure import measure

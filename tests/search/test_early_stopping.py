@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archsearch.rungs import Curve, Gain, Score, goes_on, junk_fence
+from archsearch.search.early_stopping import Curve, Gain, Score, goes_on, junk_fence
 
 _ERROR = 0.005
 

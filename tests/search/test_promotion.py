@@ -14,14 +14,14 @@ from support.runs import FIXED, Ear, make_rung_config, run, start, wait_until
 from support.stub_evaluators import arch_id, fraction, measure, noted
 
 from archsearch import results
-from archsearch.config import RunConfig, rungs_of
-from archsearch.engine.driver import Driver
-from archsearch.engine.stopping import training_document
-from archsearch.engine.worker import ProcessWorker
 from archsearch.errors import UserError
 from archsearch.proxy.training.recipe import check_rungs, rung_steps
-from archsearch.settings import make_settings
-from archsearch.study import RunStore
+from archsearch.search.config import RunConfig, make_settings
+from archsearch.search.engine.driver import Driver
+from archsearch.search.engine.manifest import training_document
+from archsearch.search.engine.workers.process import ProcessWorker
+from archsearch.search.rungs import rungs_of
+from archsearch.search.study.store import RunStore
 
 NUMBER = 9
 TWO = ("proxy_score", "throughput_img_s")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from archsearch.engine.worker import Event
 from archsearch.results import Row
+from archsearch.search.engine.workers.base import Event
 
 State = Literal["running", "complete", "interrupted", "failed"]
 

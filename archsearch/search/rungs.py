@@ -1,0 +1,60 @@
+"""archsearch/search/rungs.py."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from archsearch.errors import UserError
+
+# The evaluation's phase of the full training, of one up to a rung (this with its steps behind it), and of one more with
+# another seed (with its number behind it).
+FULL_PHASE, RUNG_PHASE, SEED_PHASE = "proxy", "proxy@", "seed@"
+
+
+# The evaluation's phase of the scores that need no training, and their columns; one of them may be the first rung (settings["free_rung"]).
+FREE_PHASE = "free"
+
+
+FREE_SCORES = ("naswot", "zico", "expressivity", "progressivity", "trainability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """A rung, the `place`-th of `total`: a point of a candidate's training, after so many steps and images of it from its start."""
+
+    phase: str
+    place: int
+    total: int
+    steps: int
+    images: int
+    proxy_id: str | None
+
+
+def rungs_of(settings: Mapping[str, Any]) -> tuple[Rung, ...]:
+    """The rungs of a run's settings, the full training last; none where they do not say how long that is."""
+    proxy = settings.get("proxy") or {}
+    recipe = proxy.get("recipe") or {}
+    if not recipe.get("steps"):
+        return ()
+    full = {"steps": recipe["steps"], "proxy_id": settings.get("proxy_id")}
+    lower = [{**rung, "phase": f"{RUNG_PHASE}{rung['steps']}"} for rung in proxy.get("rungs", [])]
+    return tuple(
+        Rung(
+            phase=rung.get("phase", FULL_PHASE),
+            place=place,
+            total=len(lower) + 1,
+            steps=rung["steps"],
+            images=rung["steps"] * recipe.get("batch_size", 0),
+            proxy_id=rung["proxy_id"],
+        )
+        for place, rung in enumerate([*lower, full], start=1)
+    )
+
+
+def check_free_rung(name: str, where: str = "--free-rung") -> None:
+    """Raise UserError for a name that is no training-free score."""
+    if name not in FREE_SCORES:
+        close = difflib.get_close_matches(name, FREE_SCORES, n=1, cutoff=0.5)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"{where}: unknown training-free score {name!r}{hint}; there are {', '.join(FREE_SCORES)}")
