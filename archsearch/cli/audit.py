@@ -88,9 +88,10 @@ def audit(
     if run and (asked["proxy"] or asked["data"]):
         other = f"--proxy {asked['proxy']}" if asked["proxy"] else f"--data {asked['data']}"
         raise click.UsageError(f"a run was named, {run}, and {other}; a run has its own proxy and images: name one")
-    from archsearch import audit_tables, tables
     from archsearch.lookup import resolve_run
     from archsearch.proxy.audit import audit as auditing
+    from archsearch.report import audit as audit_tables
+    from archsearch.report import tables
     from archsearch.system import command_line
 
     is_proxy = asked["proxy"] or asked["data"]

@@ -84,10 +84,10 @@ def bench(
     **how: Any,
 ) -> None:
     """Measure throughput of architectures, in images/s."""
-    from archsearch import tables
-    from archsearch.bench_tables import bench_parts, interrupted_sentence
     from archsearch.device import use_cpu
     from archsearch.lookup import resolve_arch
+    from archsearch.report import tables
+    from archsearch.report.bench import bench_parts, interrupted_sentence
     from archsearch.throughput.bench import bench_document, bench_task
 
     use_cpu(threads, cpus)

@@ -90,10 +90,10 @@ def calibrate(
     """
     if space and space_option:
         raise click.UsageError(f"two spaces were named: {space} and, by --space, {space_option}; name one")
-    from archsearch import tables
+    from archsearch.report import tables
+    from archsearch.report.calibration import calibration_document, calibration_parts
     from archsearch.system import command_line
     from archsearch.throughput.calibration import calibrate as calibrating
-    from archsearch.throughput.calibration.calibrate import calibration_document, calibration_parts
 
     request = calibrating.CalibrateRequest(
         space=space or space_option or "hybrid",

@@ -69,14 +69,14 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
     NAME is a paper's model (`archsearch papers` lists them). Images are resized, cut and normalised as in that paper's evaluation, so that ImageNet's
     validation set gives the published figure.
     """
-    from archsearch import tables
     from archsearch.models.validation.checkpoint import (
         check_complete,
         evaluate_document,
-        evaluate_parts,
         evaluate_task,
         interrupted_sentence,
     )
+    from archsearch.report import tables
+    from archsearch.report.validation import evaluate_parts
 
     task = evaluate_task(name, checkpoint, data, **how)
     document = evaluate_document(task, tables.make_console(stderr=True))

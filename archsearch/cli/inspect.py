@@ -8,7 +8,7 @@ from archsearch.cli.app import RESULTS
 from archsearch.cli.options import MACS, fix_option, json_option, params_option, seed_option, tolerance_option
 
 if TYPE_CHECKING:
-    from archsearch.space_listing import Asked
+    from archsearch.report.space import Asked
 
 ARCH_HELP = """ARCH is a space file of size one, a paper's name, a row of a run (`RUN:TRIAL`, or `:TRIAL` of the latest run; TRIAL is a trial's number or
 the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
@@ -18,8 +18,8 @@ the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
 @json_option
 def blocks(as_json: bool) -> None:
     """List the layers a space can name, with their choices."""
-    from archsearch import tables
-    from archsearch.listings import LAYERS_NOTE, layer_list, layer_tables
+    from archsearch.report import tables
+    from archsearch.report.layers import LAYERS_NOTE, layer_list, layer_tables
 
     if as_json:
         click.echo(tables.to_json(layer_list()))
@@ -32,9 +32,9 @@ def blocks(as_json: bool) -> None:
 @json_option
 def cost(arch: str, as_json: bool) -> None:
     """Exact MACs and parameters of an architecture, layer by layer."""
-    from archsearch import tables
-    from archsearch.listings import cost_document, cost_sentence, cost_table
     from archsearch.lookup import resolve_arch
+    from archsearch.report import tables
+    from archsearch.report.cost import cost_document, cost_sentence, cost_table
 
     found = resolve_arch(arch, RESULTS)
     if as_json:
@@ -74,7 +74,8 @@ def sample(number: int, seed: int, as_json: bool, **asked: Any) -> None:
 
     Draws are uniform over the distinct architectures, and repeat where these are few. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
     """
-    from archsearch import space_listing, tables
+    from archsearch.report import space as space_listing
+    from archsearch.report import tables
 
     request = _asked(**asked)
     inside, archs = space_listing.sample_archs(request, number, seed)
@@ -98,7 +99,8 @@ def space(as_json: bool, **asked: Any) -> None:
 
     Prints the ends of its range, the share of every block and the open parameters. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
     """
-    from archsearch import space_listing, tables
+    from archsearch.report import space as space_listing
+    from archsearch.report import tables
 
     request = _asked(**asked)
     document = space_listing.space_document(request)
@@ -110,7 +112,7 @@ def space(as_json: bool, **asked: Any) -> None:
 
 def _asked(budget: float | None, **rest: Any) -> "Asked":
     """What the options of `sample` and `space` ask for."""
-    from archsearch.space_listing import Asked
+    from archsearch.report.space import Asked
 
     return Asked(budget_macs=None if budget is None else int(budget), **rest)
 
@@ -127,10 +129,10 @@ def papers(is_check: bool, as_json: bool) -> None:
     """List the papers' models, counted and as published."""
     import time
 
-    from archsearch import tables
     from archsearch.errors import RunError
-    from archsearch.listings import PAPERS_NOTE, check_sentence, paper_list, paper_table
     from archsearch.models.count import recount_with_progress
+    from archsearch.report import tables
+    from archsearch.report.papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 
     start = time.monotonic()
     checks = recount_with_progress(tables.make_console(stderr=True)) if is_check else None
@@ -154,8 +156,9 @@ def proxies(name: str | None, as_json: bool) -> None:
 
     NAME is one of them, or a file of your own to be checked.  [default: list all]
     """
-    from archsearch import profile_listing, tables
     from archsearch.proxy.profiles import load_profile, profile_text
+    from archsearch.report import proxies as profile_listing
+    from archsearch.report import tables
 
     if name is not None:
         proxy = load_profile(name)

@@ -90,8 +90,8 @@ def prepare(
         raise click.UsageError("SOURCE and OUT are needed, or --check OUT")
     if check is not None and source is not None:
         raise click.UsageError("--check takes a prepared folder and nothing else")
-    from archsearch import tables
     from archsearch.data import prepare as preparing
+    from archsearch.report import tables
     from archsearch.system import command_line
 
     if check is not None:

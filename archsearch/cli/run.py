@@ -169,7 +169,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 
     The same command goes on with a run that was interrupted: nothing measured is lost, nothing is measured twice.
     """
-    from archsearch import tables
+    from archsearch.report import tables
     from archsearch.search import run as running
 
     request = _request(options)
@@ -241,9 +241,9 @@ def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
 
 def _show_front(folder: Path) -> None:
     """The front, what the score is, and the next command."""
-    from archsearch import tables
-    from archsearch.report import build_report
-    from archsearch.report_tables import summary_parts
+    from archsearch.report import tables
+    from archsearch.report.run import build_report
+    from archsearch.report.run_tables import summary_parts
     from archsearch.system import command_line
 
     tables.show(

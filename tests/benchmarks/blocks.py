@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from archsearch import paper
 from archsearch.blocks.base import Layer, Role, layers_of
+from archsearch.report.tables import make_console, make_table, show
 from archsearch.space.arch import Placed
 from archsearch.space.papers import choose_papers
 from archsearch.space.space import load_space
-from archsearch.tables import make_console, make_table, show
 
 ROLES: tuple[Role, ...] = ("stem", "downsample", "block")
 PASSES = ("forward", "forward+backward")

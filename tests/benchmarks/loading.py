@@ -26,8 +26,8 @@ from archsearch.proxy.shrink import Profile, shrink
 from archsearch.proxy.training.batches import Loader
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.train import train_and_score
+from archsearch.report.tables import make_console, make_table, show
 from archsearch.space.papers import choose_papers
-from archsearch.tables import make_console, make_table, show
 
 NAME = "loading"
 STORED, NUM_VAL, NUM_CLASSES = 144, 32, 10

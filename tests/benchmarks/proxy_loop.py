@@ -28,7 +28,7 @@ from archsearch.proxy.profiles import load_profile
 from archsearch.proxy.shrink import shrink
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.train import Training
-from archsearch.tables import make_console, make_table, show
+from archsearch.report.tables import make_console, make_table, show
 
 NAME = "proxy_loop"
 LOOPS = ("proxy", "plain, JPEGs", "plain, JPEGs, 1 worker", "plain, squares")

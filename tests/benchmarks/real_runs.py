@@ -19,8 +19,8 @@ import numpy as np
 from clock import RESULTS, write
 
 from archsearch.metrics import domination_matrix, hypervolume
+from archsearch.report.tables import make_console, make_table, show
 from archsearch.results import read_manifest, read_rows
-from archsearch.tables import make_console, make_table, show
 
 SPACE = Path(__file__).with_name("real_space.toml")
 WAYS = {"tpe": ["--sampler", "tpe", "--no-rungs"], "ours": []}

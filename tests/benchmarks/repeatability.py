@@ -24,8 +24,8 @@ from clock import CPU, Row, arguments, fresh_process, quiet_device, write
 from archsearch import build, paper
 from archsearch.device import use_cpu
 from archsearch.metrics import kendall_tau
+from archsearch.report.tables import make_console, make_table, show
 from archsearch.space.papers import choose_papers, reference_arch
-from archsearch.tables import make_console, make_table, show
 from archsearch.throughput.measure import measure
 from archsearch.throughput.protocol import Protocol
 

@@ -26,8 +26,8 @@ from nas_bench_201 import DATASETS, nas_bench_201
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from table_problem import TableProblem
 
+from archsearch.report.tables import make_console, make_table, show
 from archsearch.samplers import KnownCostSampler
-from archsearch.tables import make_console, make_table, show
 
 NAME = "samplers"
 MARKS = (25, 50, 100, 200)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from archsearch.report.space import arch_document
 from archsearch.space.budget import Band, InBand, propose  # after the path is set
 from archsearch.space.space import load_space
-from archsearch.space_listing import arch_document
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

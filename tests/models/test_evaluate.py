@@ -16,7 +16,8 @@ from support.pictures import CLASSES, SORTED, labels_of, make_folder, picture, r
 
 from archsearch.cli import main
 from archsearch.models.validation.accuracy import Accuracy
-from archsearch.models.validation.checkpoint import EvaluateTask, comparison, difference, evaluate_task, progress_words
+from archsearch.models.validation.checkpoint import EvaluateTask, difference, evaluate_task, progress_words
+from archsearch.report.validation import comparison
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CLOTHING = CHECKOUT / ".." / "shared" / "data" / "clothing-mini"

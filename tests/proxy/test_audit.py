@@ -19,8 +19,8 @@ from archsearch.proxy.audit.plan import LONGER_SEED, hybrid_subjects
 from archsearch.proxy.audit.statistics import conclude
 from archsearch.proxy.audit.store import AuditStore, audit_folder, read_audit
 from archsearch.proxy.audit.verdict import verdict
-from archsearch.report import build_report
-from archsearch.report_tables import audit_sentence
+from archsearch.report.run import build_report
+from archsearch.report.run_tables import audit_sentence
 from archsearch.search.config import make_settings
 from archsearch.space.papers import paper, paper_names
 

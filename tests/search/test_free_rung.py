@@ -10,11 +10,11 @@ from support.stub_evaluators import arch_id, measure, noted
 
 from archsearch import results
 from archsearch.errors import UserError
-from archsearch.report import build_report
-from archsearch.report_tables import report_parts
+from archsearch.report.run import build_report
+from archsearch.report.run_tables import report_parts
+from archsearch.report.tables import make_console, show
 from archsearch.search.early_stopping import Curve, Score, with_free_rung
 from archsearch.search.rungs import check_free_rung
-from archsearch.tables import make_console, show
 
 TWO = ("proxy_score", "throughput_img_s")
 NUMBER = 26

@@ -10,7 +10,7 @@ import pytest
 from support.runs import make_config, run
 from support.stub_evaluators import arch_id, fraction, noted
 
-from archsearch.certainty import Noise, unresolved
+from archsearch.report.noise import Noise, unresolved
 from archsearch.results import read_trials
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")

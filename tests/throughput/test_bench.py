@@ -13,12 +13,12 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
-from archsearch.bench_tables import bench_parts, interrupted_sentence
 from archsearch.cli import main
 from archsearch.device import affinity, use_cpu
 from archsearch.errors import UserError
+from archsearch.report.bench import bench_parts, interrupted_sentence
+from archsearch.report.tables import show
 from archsearch.space.papers import paper
-from archsearch.tables import show
 from archsearch.throughput.bench import BenchTask, Document, bench_document, bench_task
 from archsearch.throughput.protocol import Protocol
 

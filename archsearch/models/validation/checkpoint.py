@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -23,12 +23,10 @@ from archsearch.models.checkpoints import CheckpointWarning, load_official
 from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_batch_size, default_workers, validate
 from archsearch.models.validation.preprocessing import Preprocessing, sides
 from archsearch.space.papers import paper, paper_space
-from archsearch.tables import make_table, text, titled
 from archsearch.units import format_seconds
 
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000
 _WNID = re.compile(r"n\d{8}")
-_ROUNDING = 0.05  # points: published figures have one decimal
 _NAMES_SHOWN = 5
 _BAR_WIDTH = 30
 _PLAIN_EVERY_S = 30.0
@@ -194,57 +192,6 @@ def difference(task: EvaluateTask, found: Accuracy) -> Document:
         for key in ("top1", "top5")
     }
     return {**points, "reason": reason}
-
-
-def evaluate_parts(document: Document) -> Iterator[RenderableType]:
-    """The figures as a table, what to think of the difference, the preprocessing, and the conditions."""
-    published, points = document["published"], document["difference"]
-    images = f"{document['images']} images"
-    if not document["complete"]:
-        images += f" of {document['total']} (partial)"
-    rows = [
-        [
-            words,
-            f"{100 * document[key]:.2f}",
-            f"{100 * document[f'{key}_se']:.2f}",
-            # Beside figures of other images or another size a published one would invite the wrong comparison.
-            text(None if points["reason"] else published[key], "g"),
-            text(points[key], "+.2f"),
-        ]
-        for key, words in (("top1", "top-1 %"), ("top5", "top-5 %"))
-    ]
-    columns = [document["name"], "measured here", "standard error", "published", "difference"]
-    yield titled(f"{document['name']} on {images}", make_table(columns, rows, left=[document["name"]]))
-    yield comparison(document)
-    yield document["preprocessing"]["words"]
-    where = document["conditions"]
-    yield f"{where['device']} ({where['device_name']}), {document['dtype']}, {document['images_s']:.1f} img/s with decoding"
-
-
-def comparison(document: Document) -> str:
-    """The published top-1 beside ours, in one sentence."""
-    published, points = document["published"], document["difference"]["top1"]
-    if published["top1"] is None:
-        return "No top-1 is published."
-    top5 = f", top-5 {published['top5']:g}" if published["top5"] is not None else ""
-    sentence = f"Published top-1 {published['top1']:g}{top5} ({published['source']})"
-    if points is None:
-        return f"{sentence}; no difference is given: {document['difference']['reason']}."
-    return f"{sentence}, measured here {100 * document['top1']:.2f}: {_judged(points, 100 * document['top1_se'])}."
-
-
-def _judged(points: float, standard_error: float) -> str:
-    """What a difference of so many points says. The published figure is of the same images, so that only rounding is expected."""
-    size = abs(points)
-    if size <= _ROUNDING + 1e-9:
-        return f"equal up to rounding ({_ROUNDING})"
-    beyond = f"{size:.2f} points {'above' if points > 0 else 'below'}, more than rounding ({_ROUNDING})"
-    if size <= _ROUNDING + 2 * standard_error:
-        return (
-            f"{beyond} though within two standard errors ({2 * standard_error:.2f}) of it; on the same images that points to weights, "
-            "libraries or number format"
-        )
-    return f"{beyond} and two standard errors ({2 * standard_error:.2f}) together explain; these are other weights or other images"
 
 
 def check_complete(document: Document) -> None:

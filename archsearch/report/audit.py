@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from archsearch.proxy.audit.verdict import number
-from archsearch.tables import make_table, text, titled
+from archsearch.report.tables import make_table, text, titled
 from archsearch.units import format_count, format_seconds
 
 Document = Mapping[str, Any]

@@ -9,10 +9,10 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from archsearch.blocks.base import Scalar
+from archsearch.report.tables import make_table, titled
 from archsearch.space.arch import Arch
 from archsearch.space.budget import Band, InBand, extremes
 from archsearch.space.space import Space, load_space
-from archsearch.tables import make_table, titled
 from archsearch.units import format_count
 
 _PLAIN_COUNTS = 10**6  # up to here a number is shown whole

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from archsearch.agreement import again_document, predicted_document
-from archsearch.certainty import Noise, unresolved
 from archsearch.errors import UserError
 from archsearch.metrics import TIE_SE, domination_matrix, hypervolume
 from archsearch.proxy.audit.store import read_audit
 from archsearch.proxy.training.rates import is_starved
+from archsearch.report.noise import Noise, unresolved
+from archsearch.report.repeatability import again_document, predicted_document
 from archsearch.results import (
     OBJECTIVES,
     RUN_FRONT,

@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from archsearch.report_tables import conditions_line, memory_text
-from archsearch.tables import make_table, text, titled
+from archsearch.report.tables import conditions_line, make_table, memory_text, text, titled
 from archsearch.units import format_count
 
 Document = Mapping[str, Any]

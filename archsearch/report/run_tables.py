@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from archsearch.agreement import again_sentence, calibration_sentence, is_changed, predicted_sentence
 from archsearch.proxy.training.rates import STARVED_UNDER
+from archsearch.report.repeatability import again_sentence, calibration_sentence, is_changed, predicted_sentence
+from archsearch.report.tables import conditions_line, make_table, memory_text, text, titled
 from archsearch.system import command_line
-from archsearch.tables import make_table, text, titled
 from archsearch.throughput.protocol import Protocol
-from archsearch.units import format_bytes, format_count, format_seconds
+from archsearch.units import format_count, format_seconds
 
 Document = Mapping[str, Any]
 
@@ -307,28 +307,3 @@ def conditions_text(document: Document) -> str:
             "versions: " + ", ".join(f"{name} {version}" for name, version in document["versions"].items()),
         ]
     )
-
-
-def conditions_line(values: Mapping[str, Any]) -> str:
-    """`measured on cpu (Xeon ...), float32, eager, batch 4, 224 px, 2 threads, torch 2.14.1`."""
-    name = f" ({values['device_name']})" if values.get("device_name") else ""
-    parts = [
-        f"measured on {values.get('device')}{name}",
-        str(values.get("dtype")),
-        str(values.get("mode")),
-        f"batch {values.get('batch_size')}",
-    ]
-    if values.get("image_size"):
-        parts.append(f"{values['image_size']} px")
-    if values.get("threads"):
-        parts.append(f"{values['threads']} thread{'s' * (values['threads'] != 1)}")
-    if values.get("cpus"):
-        parts.append(f"cores {', '.join(map(str, values['cpus']))}")
-    if values.get("reference"):
-        parts.append(f"reference {values['reference']}")
-    return ", ".join(parts)
-
-
-def memory_text(count: int | None) -> str:
-    """`1.43 GiB`, or a dash."""
-    return "-" if count is None else format_bytes(count)

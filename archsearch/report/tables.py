@@ -4,13 +4,15 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from archsearch.units import format_bytes
 
 # What is written to a file or a pipe has no width of its own.
 _PIPE_WIDTH = 120
@@ -78,3 +80,28 @@ def plain(value: Any) -> Any:
 def to_json(document: Any) -> str:
     """Strict JSON of a document; times as ISO 8601."""
     return json.dumps(plain(document), indent=2, allow_nan=False, default=lambda value: value.isoformat())
+
+
+def conditions_line(values: Mapping[str, Any]) -> str:
+    """`measured on cpu (Xeon ...), float32, eager, batch 4, 224 px, 2 threads, torch 2.14.1`."""
+    name = f" ({values['device_name']})" if values.get("device_name") else ""
+    parts = [
+        f"measured on {values.get('device')}{name}",
+        str(values.get("dtype")),
+        str(values.get("mode")),
+        f"batch {values.get('batch_size')}",
+    ]
+    if values.get("image_size"):
+        parts.append(f"{values['image_size']} px")
+    if values.get("threads"):
+        parts.append(f"{values['threads']} thread{'s' * (values['threads'] != 1)}")
+    if values.get("cpus"):
+        parts.append(f"cores {', '.join(map(str, values['cpus']))}")
+    if values.get("reference"):
+        parts.append(f"reference {values['reference']}")
+    return ", ".join(parts)
+
+
+def memory_text(count: int | None) -> str:
+    """`1.43 GiB`, or a dash."""
+    return "-" if count is None else format_bytes(count)

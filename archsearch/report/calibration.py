@@ -1,0 +1,125 @@
+"""archsearch/report/calibration.py."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import RenderableType
+
+from archsearch.report.tables import conditions_line, make_table, titled
+from archsearch.throughput.calibration import Calibration
+from archsearch.throughput.calibration.calibration import TRUSTED_TAU
+from archsearch.throughput.calibration.interpolation import left_out_errors
+from archsearch.units import format_count, format_seconds
+
+
+def calibration_document(calibration: Calibration) -> dict[str, Any]:
+    """Everything the table says and what it is made of, for JSON."""
+    about, key = calibration.about, calibration.key
+    networks = calibration.networks
+    errors = [abs(error) for error in left_out_errors(calibration.slopes.timed).values()]
+    plan = about["identity"]
+    return {
+        "file": str(calibration.path),
+        "key": key.to_dict(),
+        "conditions": about["conditions"],
+        "archsearch_version": about["archsearch_version"],
+        "created_at": about["created_at"],
+        "seconds": about["seconds"],
+        "space": plan["space"],
+        "budget_macs": plan["budget_macs"],
+        "tolerance": plan["tolerance"],
+        "seed": plan["seed"],
+        "slopes": len(calibration.slopes.timed),
+        "space_settings": about["space_settings"],
+        "space_settings_timed": about["space_settings_timed"],
+        "interpolation_error_median": statistics.median(errors) if errors else None,
+        "networks": [asdict(network) for network in networks],
+        "not_measured": [row["reason"] for row in calibration.rows if row["reason"]],
+        "fit": asdict(calibration.fit),
+        "scores": {group: asdict(score) if score else None for group, score in calibration.scores.items()},
+        "is_trusted": calibration.is_trusted,
+        "trusted_from_tau": TRUSTED_TAU,
+        "kinds": _kinds(calibration),
+    }
+
+
+def _kinds(calibration: Calibration) -> list[dict[str, Any]]:
+    """Milliseconds a GMAC and image of every block kind, the fastest first."""
+    rates: dict[str, list[float]] = defaultdict(list)
+    for site, ms in calibration.slopes.timed.items():
+        macs = site.layer.cost(site.shape).macs
+        if site.layer.role == "block" and macs:
+            rates[site.layer.kind].append(ms / calibration.key.batch_size / (macs / 1e9))
+    found = [
+        {
+            "kind": kind,
+            "slopes": len(each),
+            "ms_per_gmac": statistics.median(each),
+            "least": min(each),
+            "most": max(each),
+        }
+        for kind, each in rates.items()
+    ]
+    return sorted(found, key=lambda kind: float(kind["ms_per_gmac"]))
+
+
+_GROUPS = {"held_out": "hybrids held out", "paper": "papers' models"}
+
+
+def calibration_parts(document: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Scores, block kinds, and sentences on what was measured, under which conditions, and what it is good for."""
+    rows = [_score_row(_GROUPS[group], score) for group, score in document["scores"].items()]
+    columns = ["predicted against measured", "networks", "MAPE", "95 %", "Kendall tau", "95 %"]
+    yield make_table(columns, rows, left=columns[:1])
+    columns = ["block", "slopes", "ms/GMAC", "least", "most"]
+    yield titled(
+        "Time of an image's blocks per 1e9 multiply-adds, the fastest first",
+        make_table(columns, [_kind_row(kind) for kind in document["kinds"]], left=columns[:1]),
+    )
+    yield _measured_sentence(document)
+    yield conditions_line({**document["conditions"], **document["key"]})
+    yield _use_sentence(document)
+
+
+def _score_row(name: str, score: Mapping[str, Any] | None) -> list[str]:
+    if score is None:
+        return [name, "fewer than 3", "-", "-", "-", "-"]
+    error, tau = score["mape"], score["tau"]
+    return [
+        name,
+        str(score["count"]),
+        f"{error['value']:.1%}",
+        f"{error['low']:.1%} to {error['high']:.1%}",
+        f"{tau['value']:.3f}",
+        f"{tau['low']:.3f} to {tau['high']:.3f}",
+    ]
+
+
+def _kind_row(kind: Mapping[str, Any]) -> list[str]:
+    return [kind["kind"], str(kind["slopes"]), *(f"{kind[name]:.2f}" for name in ("ms_per_gmac", "least", "most"))]
+
+
+def _measured_sentence(document: Mapping[str, Any]) -> str:
+    """What was timed, how long it took, and how the rest is filled in."""
+    timed, known = document["space_settings_timed"], document["space_settings"]
+    train = sum(network["group"] == "train" for network in document["networks"])
+    interpolated = ""
+    if known > timed and document["interpolation_error_median"] is not None:
+        interpolated = f" (median error {document['interpolation_error_median']:.1%} when a timed one is left out)"
+    failed = f" {len(document['not_measured'])} networks could not be measured." if document["not_measured"] else ""
+    return (
+        f"{document['slopes']} slopes and {len(document['networks'])} networks ({train} hybrids to fit on) in {format_seconds(document['seconds'])}, "
+        f"{document['created_at'][:10]}, archsearch {document['archsearch_version']}: measure anew after an update that changes the blocks. "
+        f"Of {known} settings of layers in {document['space']}, {timed} were timed and {known - timed} are interpolated{interpolated}.{failed}"
+    )
+
+
+def _use_sentence(document: Mapping[str, Any]) -> str:
+    """Whether a search will use it."""
+    band = f"within {document['tolerance']:.0%} of {format_count(document['budget_macs'])} MACs"
+    if document["is_trusted"]:
+        return f"`archsearch run` will use it: {document['file']} orders hybrids {band} with a Kendall tau of {document['trusted_from_tau']} or more."
+    return f"`archsearch run` will not use it: {document['file']} orders hybrids {band} with a Kendall tau below {document['trusted_from_tau']}."

@@ -1,0 +1,77 @@
+"""archsearch/report/layers.py."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from rich.console import Group
+
+from archsearch.blocks.base import Layer, Role, layers_of
+from archsearch.report.tables import make_table, titled
+
+_ROLES: dict[Role, str] = {
+    "block": "Blocks",
+    "stem": "Stems",
+    "downsample": "Downsamples",
+    "positions": "Positions (of a stage; none unless written)",
+    "extra": "Extras (placed by their blocks)",
+    "head": "Heads",
+}
+
+
+LAYERS_NOTE = """`a/b` as a stage's block alternates two blocks, as in sda/lda, lsa/gsa, window/channel and wmsa/swmsa; any two may be paired.
+A field that a space leaves out takes the choices listed here; the value of the papers' models comes first."""
+
+
+def layer_list() -> list[dict[str, Any]]:
+    """Every registered layer: role, kind, paper, what it is, fields with meaning, the papers' value and own choices."""
+    return [
+        {
+            "role": role,
+            "kind": kind,
+            "paper": layer.paper or None,
+            "description": (layer.__doc__ or "").strip().splitlines()[0],
+            "fields": _field_list(layer),
+        }
+        for role in _ROLES
+        for kind, layer in layers_of(role).items()
+    ]
+
+
+def _field_list(layer: type[Layer]) -> list[dict[str, Any]]:
+    """The fields a space may write, searchable or not; width and num_classes belong to the stage and the top level."""
+    return [
+        {
+            "name": item.name,
+            "meaning": item.metadata.get("doc"),
+            "default": item.default,
+            "choices": list(item.metadata.get("choices", (item.default,))),
+        }
+        for item in fields(layer)
+        if item.default is not MISSING
+    ]
+
+
+def layer_tables() -> Iterator[Group]:
+    """One table a role."""
+    documents = layer_list()
+    for role, title in _ROLES.items():
+        rows = [row for document in documents if document["role"] == role for row in _layer_rows(document)]
+        columns = ["kind", "paper", "field", "choices", "meaning"]
+        yield titled(title, make_table(columns, rows, left=columns))
+
+
+def _layer_rows(document: Mapping[str, Any]) -> Iterator[list[str]]:
+    """A layer's fields, one a row; kind and paper stand in the first."""
+    head = [document["kind"], document["paper"] or "-"]
+    for item in document["fields"] or [
+        {"name": "-", "choices": ["-"], "default": "-", "meaning": document["description"]}
+    ]:
+        others = [choice for choice in item["choices"] if choice != item["default"]]
+        yield [*head, item["name"], ", ".join(map(_short, [item["default"], *others])), item["meaning"] or ""]
+        head = ["", ""]
+
+
+def _short(value: object) -> str:
+    """A value as a space file writes it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

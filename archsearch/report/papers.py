@@ -1,0 +1,91 @@
+"""archsearch/report/papers.py."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from archsearch.report.tables import make_table, signed_percent, text
+from archsearch.space.papers import paper_names, paper_space
+from archsearch.units import format_count
+
+PAPERS_NOTE = """MACs are multiply-adds, attention products and norms included; published FLOPs often leave some of these out (the paper's file says which).
+Published top-1 is ImageNet-1K accuracy in percent after full training."""
+
+
+def paper_document(name: str) -> dict[str, Any]:
+    """A paper's model: our figures, the published ones, and how far apart they are (fractions)."""
+    space = paper_space(name)
+    arch, published = space.arch(), space.paper
+    cost = arch.cost()
+    params_m, flops_g = published.get("params_m"), published.get("flops_g")
+    return {
+        "name": name,
+        "family": published.get("family"),
+        "title": published.get("title"),
+        "arxiv": published.get("arxiv"),
+        "image_size": arch.image_size,
+        "arch_id": arch.arch_id,
+        "macs": cost.macs,
+        "params": cost.params,
+        "published": {
+            **{key: published.get(key) for key in ("params_m", "flops_g", "top1", "source")},
+            "throughput": published.get("throughput", []),
+        },
+        "difference": {
+            "macs": cost.macs / (flops_g * 1e9) - 1 if flops_g else None,
+            "params": cost.params / (params_m * 1e6) - 1 if params_m else None,
+        },
+    }
+
+
+def paper_list(checks: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Every shipped paper's model by family, the cheapest first; with what `recount` found where it was counted anew."""
+    documents = [paper_document(name) for name in paper_names()]
+    for document in documents if checks else ():
+        document["check"] = (checks or {})[document["name"]]
+    return sorted(documents, key=lambda document: (str(document["family"]), document["macs"]))
+
+
+def paper_table(documents: Sequence[Mapping[str, Any]]) -> Table:
+    """One model a row; models that were counted anew say whether they came out equal."""
+    columns = ["name", "px", "MACs", "paper's", "diff", "params", "paper's", "diff", "top-1"]
+    is_checked = any("check" in document for document in documents)
+    rows = []
+    for document in documents:
+        published, difference = document["published"], document["difference"]
+        rows.append(
+            [
+                document["name"],
+                str(document["image_size"]),
+                format_count(document["macs"]),
+                _unit(published["flops_g"], "G"),
+                signed_percent(difference["macs"]),
+                format_count(document["params"]),
+                _unit(published["params_m"], "M"),
+                signed_percent(difference["params"]),
+                text(published["top1"], "g"),
+                *([_check_words(document)] if is_checked else []),
+            ]
+        )
+    return make_table([*columns, *(["built and counted"] if is_checked else [])], rows, left=["name"])
+
+
+def _check_words(document: Mapping[str, Any]) -> str:
+    check = document["check"]
+    if check["is_equal"]:
+        return "equal"
+    return f"{check['macs_fvcore']} MACs, {check['params_built']} params"
+
+
+def check_sentence(documents: Sequence[Mapping[str, Any]], seconds: float) -> str:
+    """How many models came out equal, and in what time."""
+    equal = sum(document["check"]["is_equal"] for document in documents)
+    return (
+        f"{equal} of {len(documents)} models, built and counted anew in {seconds:.0f} s: fvcore's MACs and the built parameters equal "
+        "the exact costs to the unit."
+    )
+
+
+def _unit(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:g}{unit}"
