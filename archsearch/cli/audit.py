@@ -88,7 +88,7 @@ def audit(
     if run and (asked["proxy"] or asked["data"]):
         other = f"--proxy {asked['proxy']}" if asked["proxy"] else f"--data {asked['data']}"
         raise click.UsageError(f"a run was named, {run}, and {other}; a run has its own proxy and images: name one")
-    from archsearch.lookup import resolve_run
+    from archsearch.cli.arguments import resolve_run
     from archsearch.proxy.audit import audit as auditing
     from archsearch.report import audit as audit_tables
     from archsearch.report import tables

@@ -84,8 +84,8 @@ def bench(
     **how: Any,
 ) -> None:
     """Measure throughput of architectures, in images/s."""
+    from archsearch.cli.arguments import resolve_arch
     from archsearch.device import use_cpu
-    from archsearch.lookup import resolve_arch
     from archsearch.report import tables
     from archsearch.report.bench import bench_parts, interrupted_sentence
     from archsearch.throughput.bench import bench_document, bench_task

@@ -32,7 +32,7 @@ def blocks(as_json: bool) -> None:
 @json_option
 def cost(arch: str, as_json: bool) -> None:
     """Exact MACs and parameters of an architecture, layer by layer."""
-    from archsearch.lookup import resolve_arch
+    from archsearch.cli.arguments import resolve_arch
     from archsearch.report import tables
     from archsearch.report.cost import cost_document, cost_sentence, cost_table
 
@@ -129,8 +129,8 @@ def papers(is_check: bool, as_json: bool) -> None:
     """List the papers' models, counted and as published."""
     import time
 
+    from archsearch.cli.progress import recount_with_progress
     from archsearch.errors import RunError
-    from archsearch.models.count import recount_with_progress
     from archsearch.report import tables
     from archsearch.report.papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 

@@ -23,8 +23,8 @@ from archsearch.cli.options import device_option, json_option, seed_option, thre
 @json_option
 def score(archs: tuple[str, ...], batch_size: int, device: str, threads: int | None, seed: int, as_json: bool) -> None:
     """Training-free scores of architectures; no accuracy."""
+    from archsearch.cli.arguments import resolve_arch
     from archsearch.device import pick_device, use_cpu
-    from archsearch.lookup import resolve_arch
     from archsearch.report import proxies as free_listing
     from archsearch.report import tables
 

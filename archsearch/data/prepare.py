@@ -1,27 +1,21 @@
 """`archsearch prepare` without its options: from what was asked to a prepared folder, and how it is told."""
 
-import contextlib
 import shlex
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from archsearch.cli.progress import prepare_progress
 from archsearch.data.image_folder import some
 from archsearch.data.load import EMBEDDED
-from archsearch.data.preparation import Preparation, Watch
+from archsearch.data.preparation import Preparation
 from archsearch.data.preparation import prepare as prepare_folder
 from archsearch.data.prepared import UNREADABLE, Prepared, check_prepared, is_prepared
 from archsearch.data.sources.detect import open_source
 from archsearch.data.subset import DEFAULT_VAL_SHARE, Policy
 from archsearch.errors import UserError
-from archsearch.units import format_bytes, format_seconds
-
-_PREPARE_LINES = 10
-_UPDATE_S = 0.1
+from archsearch.units import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,36 +92,3 @@ def _told(out: Path, prepared: Prepared, was_ready: bool) -> str:
         lines.append(prepared.manifest["licence"])
     lines.append(f"next: archsearch run --budget 4.5GFLOPs --data {shlex.quote(str(out))}")
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def prepare_progress(console: Console, out: Path | str) -> Iterator[Watch]:
-    """A bar with images a second and the time left on a terminal, some ten lines elsewhere."""
-    columns = (TextColumn("decoding"), BarColumn(), TextColumn("{task.fields[words]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("decoding", total=1.0, words="")
-        started, updated, said = time.monotonic(), 0.0, 0
-
-        def tick(done: int, total: int, already: int) -> None:
-            nonlocal updated, said
-            now = time.monotonic()
-            if now - updated < _UPDATE_S and done < total:
-                return
-            updated = now
-            words = _prepare_words(done, total, already, now - started)
-            progress.update(bar, completed=done, total=total, words=words)
-            if not console.is_terminal and done * _PREPARE_LINES // total > said:
-                said = done * _PREPARE_LINES // total
-                console.print(words, soft_wrap=True, highlight=False)
-
-        def waiting() -> None:
-            console.print(f"another process prepares {out}; waiting for it", soft_wrap=True, highlight=False)
-
-        yield Watch(progress=tick, waiting=waiting)
-
-
-def _prepare_words(done: int, total: int, already: int, elapsed_s: float) -> str:
-    """`1,024 of 9,000 images, 980 images/s, about 8s left`, by what this session decoded."""
-    rate = (done - already) / max(elapsed_s, 1e-9)
-    left = (total - done) / max(rate, 1e-9)
-    return f"{done:,} of {total:,} images, {rate:,.0f} images/s, about {format_seconds(left)} left"

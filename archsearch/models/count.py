@@ -17,8 +17,6 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from archsearch.device import usable_cores
 from archsearch.errors import RunError
 from archsearch.models.build import build_unfilled
-from archsearch.space.papers import paper, paper_names
+from archsearch.space.papers import paper
 from archsearch.system import without_interrupts
 
 ImageSize = int | tuple[int, int]
@@ -197,15 +195,3 @@ def recount_all(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def recount_with_progress(console: Console) -> dict[str, dict[str, Any]]:
-    """Every shipped model counted anew, with a bar on a terminal."""
-    names = paper_names()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("counting models", total=len(names))
-        found: dict[str, dict[str, Any]] = {}
-        for name, check in recount_all(names):
-            found[name] = check
-            progress.update(bar, advance=1, description=f"counted {name}")
-    return found

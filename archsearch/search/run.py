@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from archsearch.data.prepare import prepare_progress
+from archsearch.cli.live import watching as watching_run
+from archsearch.cli.progress import prepare_progress
 from archsearch.device import pick_device
 from archsearch.errors import UserError
-from archsearch.live import watching as watching_run
 from archsearch.proxy.task import choose_proxy
 from archsearch.results import MANIFEST_FILE, Row, is_due
 from archsearch.samplers import make_sampler

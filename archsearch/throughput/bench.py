@@ -1,9 +1,8 @@
 """Timing single architectures one after the other, in rounds or over batch sizes: the measurements of `archsearch bench`."""
 
-import contextlib
 import random
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -12,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from archsearch.cli.progress import bench_progress
 from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
@@ -240,20 +240,3 @@ def _settled(rounds: Sequence[Document]) -> Document:
     chosen = rounds[ratios.index(middle)]
     spread = (max(ratios) - min(ratios)) / middle if len(rounds) > 1 else None
     return {**chosen, "ratio_spread": spread, "rounds": list(rounds)}
-
-
-@contextlib.contextmanager
-def bench_progress(console: Console) -> Iterator[Say]:
-    """One changing line on a terminal, lines elsewhere."""
-    if not console.is_terminal:
-        said: list[str] = []
-
-        def once(line: str) -> None:
-            if line not in said[-1:]:
-                said.append(line)
-                console.print(line, soft_wrap=True)
-
-        yield once
-        return
-    with console.status("starting") as status:
-        yield lambda line: status.update(line)

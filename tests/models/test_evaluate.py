@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from support.pictures import CLASSES, SORTED, labels_of, make_folder, picture, rigged, save, ten_classes
 
 from archsearch.cli import main
+from archsearch.cli.progress import progress_words
 from archsearch.models.validation.accuracy import Accuracy
-from archsearch.models.validation.checkpoint import EvaluateTask, difference, evaluate_task, progress_words
+from archsearch.models.validation.checkpoint import EvaluateTask, difference, evaluate_task
 from archsearch.report.validation import comparison
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from support.runs import Ear, fixed_archs, is_running, make_config, run, start, 
 from support.stub_evaluators import fraction, measure, noted, written
 
 from archsearch import results
-from archsearch.live import Clock, LiveListener, PlainListener
+from archsearch.cli.live import Clock, LiveListener, PlainListener
 from archsearch.metrics import kendall_tau
 from archsearch.search.engine.listener import Tally
 from archsearch.space.arch import Arch

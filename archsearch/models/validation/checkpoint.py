@@ -1,35 +1,27 @@
 """A paper's checkpoint on a validation folder, beside the published accuracy: what `archsearch evaluate` measures and says."""
 
-import contextlib
 import re
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 
+from archsearch.cli.progress import validation_progress
 from archsearch.device import DType, conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
 from archsearch.models.checkpoints import CheckpointWarning, load_official
 from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_batch_size, default_workers, validate
 from archsearch.models.validation.preprocessing import Preprocessing, sides
 from archsearch.space.papers import paper, paper_space
-from archsearch.units import format_seconds
 
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000
 _WNID = re.compile(r"n\d{8}")
 _NAMES_SHOWN = 5
-_BAR_WIDTH = 30
-_PLAIN_EVERY_S = 30.0
 
 Document = dict[str, Any]
 
@@ -203,45 +195,6 @@ def check_complete(document: Document) -> None:
             f"{document['data']}: {len(unreadable)} of {document['total']} images cannot be read, so the accuracy is partial: "
             f"{'; '.join(unreadable[:_NAMES_SHOWN])}{more}"
         )
-
-
-@contextlib.contextmanager
-def validation_progress(console: Console) -> Iterator[Callable[[Accuracy], None]]:
-    """A callback for the accuracy so far, shown as a bar on a terminal and as a line now and then elsewhere."""
-    if not console.is_terminal:
-        yield _PlainProgress(console)
-        return
-    bar, words = ProgressBar(width=_BAR_WIDTH, total=None), Text("waiting for the device and the first images")
-    line = Table.grid(padding=(0, 1))
-    line.add_row(bar, words)
-    with Live(line, console=console, refresh_per_second=4, transient=True):
-
-        def told(found: Accuracy) -> None:
-            bar.update(found.images + len(found.unreadable), found.total)
-            words.plain = progress_words(found)
-
-        yield told
-
-
-class _PlainProgress:
-    """A line every half a minute."""
-
-    def __init__(self, console: Console) -> None:
-        self._console, self._said = console, time.monotonic()
-
-    def __call__(self, found: Accuracy) -> None:
-        if time.monotonic() - self._said >= _PLAIN_EVERY_S:
-            self._said = time.monotonic()
-            self._console.print(progress_words(found), soft_wrap=True)
-
-
-def progress_words(found: Accuracy) -> str:
-    """`12800 of 50000 images, 431 img/s, top-1 81.23, about 1m26s left`."""
-    done = found.images + len(found.unreadable)
-    left = format_seconds(found.seconds / done * (found.total - done))
-    return (
-        f"{done} of {found.total} images, {found.images_s:.0f} img/s, top-1 {100 * found.top1:.2f}, about {left} left"
-    )
 
 
 def interrupted_sentence(document: Mapping[str, Any]) -> str:

@@ -1,17 +1,15 @@
 """`archsearch calibrate` without its options: from what was asked to a calibration's file, and how it is told."""
 
-import contextlib
 import datetime
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from archsearch.cli.progress import calibration_progress
 from archsearch.device import conditions, use_cpu
 from archsearch.search.config import make_settings
 from archsearch.space.papers import choose_papers, reference_arch
@@ -20,7 +18,6 @@ from archsearch.throughput.calibration import (
     Calibration,
     CalibrationKey,
     CalibrationPlan,
-    Step,
     at_image_size,
     calibration_path,
     carry_out,
@@ -29,10 +26,7 @@ from archsearch.throughput.calibration import (
     save_calibration,
 )
 from archsearch.throughput.calibration.plan import MOST_SLOPES
-from archsearch.units import format_seconds
 from archsearch.version import __version__
-
-_CALIBRATION_LINES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,40 +84,3 @@ def calibrate(plan: CalibrationPlan, results_root: Path, console: Console) -> Ca
     save_calibration(calibration)
     partial_path(path).unlink(missing_ok=True)
     return calibration
-
-
-@contextlib.contextmanager
-def calibration_progress(console: Console) -> Iterator[Callable[[Step], None]]:
-    """A bar with the time left on a terminal, some twenty lines elsewhere."""
-    clock = _CalibrationClock()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("starting", total=1.0, left="")
-        said = 0
-
-        def tick(step: Step) -> None:
-            nonlocal said
-            left = clock.words(step)
-            progress.update(bar, completed=step.done, total=step.total, description=f"timed {step.name}", left=left)
-            if not console.is_terminal and step.is_new and step.done * _CALIBRATION_LINES // step.total > said:
-                said = int(step.done * _CALIBRATION_LINES // step.total)
-                console.print(f"{step.done / step.total:.0%} measured, {left}; last: {step.name}", soft_wrap=True)
-
-        yield tick
-
-
-class _CalibrationClock:
-    """Time left by what this session measured; what an earlier one had measured took no time now."""
-
-    def __init__(self) -> None:
-        self._start, self._measured, self._last = time.monotonic(), 0.0, 0.0
-
-    def words(self, step: Step) -> str:
-        """`5m12s, about 12m03s left`."""
-        self._measured += (step.done - self._last) * step.is_new
-        self._last = step.done
-        elapsed = time.monotonic() - self._start
-        if not self._measured:
-            return format_seconds(elapsed)
-        left = elapsed / self._measured * (step.total - step.done)
-        return f"{format_seconds(elapsed)}, about {format_seconds(left)} left"

@@ -24,8 +24,8 @@ from rich.console import Console
 import archsearch
 from archsearch.blocks.base import layers_of, own_choices
 from archsearch.cli import main
+from archsearch.cli.live import LiveListener, watching
 from archsearch.cli.run import SAMPLER_NAMES
-from archsearch.live import LiveListener, watching
 from archsearch.samplers import SAMPLERS
 from archsearch.search import run as running
 from archsearch.search.engine.listener import Tally
@@ -37,7 +37,7 @@ from archsearch.throughput.protocol import Protocol
 Cli = Callable[..., Result]
 
 DAVIT_TINY = (4_540_244_736, 28_360_168)  # the paper's 4.5 G and 28.3 M, to the unit
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 
 TINY_SPACE = """
 name = "small"
