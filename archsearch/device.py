@@ -2,7 +2,7 @@
 
 import contextlib
 import ctypes
-import datetime
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -14,16 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from archsearch.errors import UserError
-from archsearch.system import _open_lock_file
+from archsearch.system import flocked, utc_now
 
-# Neither module exists on Windows: there, locks do nothing and the memory peak is unknown.
+# Not on Windows: there the memory peak is unknown.
 if sys.platform != "win32":
-    import fcntl
     import resource
 
 DEVICE_NAMES = ("auto", "cpu", "cuda", "mps")
@@ -80,7 +78,7 @@ def conditions(device: torch.device) -> dict[str, Condition]:
         "tf32_matmul": torch.backends.cuda.matmul.fp32_precision == "tf32",
         "tf32_convolution": torch.backends.cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]  # torch sets it at run time
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": utc_now(),
     }
 
 
@@ -195,12 +193,25 @@ def device_lock(device: torch.device, *, exclusive: bool) -> Iterator[None]:
         return
     descriptor = _open_lock_file(_lock_path(device))
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-        yield
+        with flocked(descriptor, exclusive=exclusive):
+            yield
     finally:
-        # Unlocked by hand, since a forked child (a data loader's) still has the open file after we close ours.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+def _open_lock_file(path: Path) -> int:
+    """Descriptor of the lock file, read-only: another user's file serves too, and nothing can be overwritten."""
+    try:
+        try:
+            # Without O_CREAT first: Linux refuses it on another user's file in a world-writable directory.
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise UserError(
+            f"device lock {path}: cannot be opened ({reason}); remove it or set TMPDIR to a directory of your own"
+        ) from error
 
 
 def _lock_path(device: torch.device) -> Path:
@@ -290,7 +301,3 @@ def _mps_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 _CLOCKS = {"cpu": _cpu_seconds, "cuda": _cuda_seconds, "mps": _mps_seconds}
-
-
-# Pure bfloat16 (weights, activations and inputs) and autocast (weights stay float32) are two figures, never one.
-DType = Literal["float32", "bfloat16", "amp_bfloat16"]

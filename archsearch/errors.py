@@ -22,7 +22,12 @@ class RunError(ArchsearchError):
     exit_code = 1
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def did_you_mean(name: object, known: Sequence[str]) -> str:
     """`, did you mean 'hilo'?` when something known is close to `name`, else nothing."""
     close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,16 +1,24 @@
-"""Files that are written whole or not at all."""
+"""Whole files, locks, processes and the command line: what the rooms ask of the operating system. No torch."""
 
 import contextlib
-import errno
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from pathlib import Path
 
 from archsearch.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
+
+# How long work tells its caller what it does: `say(line)` prints one line, `progress(done, total, text)` moves a bar. The first call of `progress`
+# says how much was done before this session, so that the time left is worked out from what this session does.
+Say = Callable[[str], None]
+Progress = Callable[[float, float, str], None]
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, kept: str = "") -> None:
@@ -52,16 +60,28 @@ def command_line(arguments: Sequence[str]) -> str:
     return shlex.join(["archsearch", *arguments])
 
 
-def _open_lock_file(path: Path) -> int:
-    """Descriptor of the lock file, read-only: another user's file serves too, and nothing can be overwritten."""
+def utc_now() -> str:
+    """The time now in UTC as ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def flocked(descriptor: int, *, exclusive: bool = True, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of an open file meanwhile; False, and no lock, where another process has it and `wait` is off.
+
+    The lock ends with the process that holds it, however that ends. Windows has none: there the answer is always True.
+    """
+    if sys.platform == "win32":
+        yield True
+        return
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     try:
-        try:
-            # Without O_CREAT first: Linux refuses it on another user's file in a world-writable directory.
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
-    except OSError as error:
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise UserError(
-            f"device lock {path}: cannot be opened ({reason}); remove it or set TMPDIR to a directory of your own"
-        ) from error
+        fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # Unlocked by hand, since a forked child (a data loader's) still has the open file after we close ours.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

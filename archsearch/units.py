@@ -1,8 +1,13 @@
-"""Numbers with units, as people type and read them."""
+"""Numbers with units, as people type and read them, and the number formats that networks compute in."""
 
 import re
+from collections.abc import Sequence
+from typing import Literal
 
 from archsearch.errors import UserError
+
+# Pure bfloat16 (weights, activations and inputs) and autocast (weights stay float32) are two figures, never one.
+DType = Literal["float32", "bfloat16", "amp_bfloat16"]
 
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*(?:FLOPs?|MACs?)?\s*", re.IGNORECASE)
@@ -79,3 +84,9 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
         count /= 1024
     return f"{count:.2f} TiB"
+
+
+def format_names(names: Sequence[str], shown: int = 5, separator: str = ", ") -> str:
+    """`a, b, c and 7 more`: the first `shown` of some names."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return separator.join(names[:shown]) + more

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 from torch import nn
 
 from archsearch.blocks.cost import Cost
-from archsearch.errors import UserError, nearest
+from archsearch.errors import UserError, did_you_mean
 
 Scalar = str | int | float | bool
 Role = Literal["stem", "downsample", "positions", "block", "extra", "head"]
@@ -150,7 +150,7 @@ def layer_type(role: Role, kind: str, where: str, also: Sequence[str] = ()) -> t
     known = layers_of(role)
     if kind not in known:
         allowed = [*also, *known]
-        raise UserError(f"{where}: unknown {role} {kind!r}{nearest(kind, allowed)}; allowed: {', '.join(allowed)}")
+        raise UserError(f"{where}: unknown {role} {kind!r}{did_you_mean(kind, allowed)}; allowed: {', '.join(allowed)}")
     return known[kind]
 
 

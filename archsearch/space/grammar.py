@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
 from archsearch.blocks.base import Layer, Role, Scalar, Shape, layer_type, layers_of, own_choices
-from archsearch.errors import UserError, nearest
+from archsearch.errors import UserError, did_you_mean
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan, valid_layer, valid_stage
 
 Document = Mapping[str, Any]
@@ -39,7 +39,9 @@ class _Reader:
         known = list(allowed)
         for key in self.table:
             if key not in known:
-                raise UserError(f"{self.at(key)}: unknown key{nearest(key, known)}; allowed here: {', '.join(known)}")
+                raise UserError(
+                    f"{self.at(key)}: unknown key{did_you_mean(key, known)}; allowed here: {', '.join(known)}"
+                )
 
     def choices(self, key: str, kind: type) -> Choices:
         """A scalar or a list as a tuple of distinct choices of the right type."""

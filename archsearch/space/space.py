@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.blocks.base import Scalar
-from archsearch.errors import UserError, nearest
+from archsearch.errors import UserError, did_you_mean
 from archsearch.space.arch import Arch, Pick, assemble
 from archsearch.space.grammar import Document, parse
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
@@ -41,7 +41,7 @@ class Space:
         for name, value in values.items():
             if name not in names:
                 raise UserError(
-                    f"{self.source}: no parameter {name!r}{nearest(name, list(names))}; `archsearch space` lists them"
+                    f"{self.source}: no parameter {name!r}{did_you_mean(name, list(names))}; `archsearch space` lists them"
                 )
             chosen[name] = _matching(f"{self.source}: {name}", value, names[name])
         space = copy.copy(self)
@@ -166,7 +166,7 @@ def _nearest_choice(value: Scalar, choices: Choices) -> str:
         return (
             f", the nearest is {_word(min(numbers, key=lambda choice: abs(choice - float(value))))}"
             if numbers
-            else nearest(str(value), list(map(_word, choices)))
+            else did_you_mean(str(value), list(map(_word, choices)))
         )
     except ValueError:
         return ""

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 
 from archsearch.cli.progress import bench_progress
-from archsearch.device import DType, conditions, device_lock, pick_device
+from archsearch.device import conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
 from archsearch.search.config import make_settings
@@ -22,6 +22,7 @@ from archsearch.throughput.measure import InfeasibleError, measure
 from archsearch.throughput.measure import Progress as Say
 from archsearch.throughput.protocol import Mode, Protocol
 from archsearch.throughput.telemetry import why_silent
+from archsearch.units import DType
 
 SWEEP_ALL = "max"
 # Batch sizes are doubled up to here: where memory does not end a sweep on CUDA this does, and elsewhere it is the default.

@@ -23,11 +23,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from archsearch.device import DType, is_out_of_memory, peak_memory_bytes, reset_peak_memory
+from archsearch.device import is_out_of_memory, peak_memory_bytes, reset_peak_memory
 from archsearch.errors import RunError
 from archsearch.throughput.protocol import Mode, Protocol, Task
 from archsearch.throughput.telemetry import Telemetry, summarize, watching
 from archsearch.throughput.timer import Stopwatch, make_inputs, prepared
+from archsearch.units import DType
 
 __all__ = ["DType", "InfeasibleError", "Mode", "Progress", "Protocol", "Task", "Throughput", "measure"]
 

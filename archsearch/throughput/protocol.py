@@ -3,12 +3,13 @@
 import math
 import statistics
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
-import torch
-
-from archsearch.device import DType
 from archsearch.errors import UserError
+from archsearch.units import DType
+
+if TYPE_CHECKING:  # a report reads the limits below, and starts without torch
+    import torch
 
 Mode = Literal["eager", "compile"]
 # A forward pass of inference, or a training step: forward, cross-entropy, backward, AdamW.
@@ -65,7 +66,7 @@ class Protocol:
     @classmethod
     def for_device(
         cls,
-        device: torch.device,
+        device: "torch.device",
         *,
         batch_size: int,
         image_size: int = 224,

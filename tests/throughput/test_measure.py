@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from archsearch.device import DType, conditions, device_lock, pick_device
+from archsearch.device import conditions, device_lock, pick_device
+from archsearch.units import DType
 from archsearch.errors import RunError, UserError
 from archsearch.throughput.measure import InfeasibleError, measure
 from archsearch.throughput.protocol import Protocol, Task

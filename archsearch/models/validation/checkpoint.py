@@ -12,12 +12,13 @@ from rich.console import Console
 from torch import nn
 
 from archsearch.cli.progress import validation_progress
-from archsearch.device import DType, conditions, device_lock, pick_device
+from archsearch.device import conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
 from archsearch.models.checkpoints import CheckpointWarning, load_official
 from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_batch_size, default_workers, validate
 from archsearch.models.validation.preprocessing import Preprocessing, sides
 from archsearch.space.papers import paper, paper_space
+from archsearch.units import DType
 
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000
 _WNID = re.compile(r"n\d{8}")

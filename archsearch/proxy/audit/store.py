@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,10 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsearch.errors import UserError
-from archsearch.system import replace_file
-
-if sys.platform != "win32":
-    import fcntl
+from archsearch.system import flocked, replace_file
 
 FOLDER = "audits"
 SCORES_FILE, TABLE_FILE, AUDIT_FILE, FREE_FILE = "scores.jsonl", "scores.parquet", "audit.json", "training_free.json"
@@ -140,20 +136,13 @@ class AuditStore:
 
     @contextlib.contextmanager
     def _lock(self, name: str, *, wait: bool) -> Iterator[bool]:
-        if sys.platform == "win32":
-            yield True
-            return
         path = self.folder / CLAIMS / name
         with _written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+            with flocked(descriptor, wait=wait) as is_ours:
+                yield is_ours
         finally:
             os.close(descriptor)
 

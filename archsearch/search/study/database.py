@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import sqlite3
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from archsearch.errors import UserError
 from archsearch.results import Direction
-
-if sys.platform != "win32":
-    import fcntl
+from archsearch.system import flocked
 
 DATABASE_FILE, LOCK_FILE = "study.db", "run.lock"
 _CONFIG = "archsearch:config"
@@ -43,24 +40,18 @@ def locked(folder: Path) -> Iterator[None]:
             f"--output {folder}: cannot be written ({error.strerror}); choose a folder of your own"
         ) from error
     try:
-        if sys.platform != "win32":
-            _flock(descriptor, folder)
-        yield
+        with flocked(descriptor, wait=False) as is_ours:
+            if not is_ours:
+                holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+                raise UserError(
+                    f"{folder}: another archsearch (process {holder}) is at work in this run; wait for it, or use another --output"
+                )
+            with contextlib.suppress(OSError):  # the number is only for the sentence above
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
     finally:
         os.close(descriptor)
-
-
-def _flock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-        raise UserError(
-            f"{folder}: another archsearch (process {holder}) is at work in this run; wait for it, or use another --output"
-        ) from error
-    with contextlib.suppress(OSError):  # the number is only for the sentence above
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
 
 @contextlib.contextmanager

@@ -10,11 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from archsearch.device import DType, seconds_of
+from archsearch.device import seconds_of
 from archsearch.throughput.calibration.key import CalibrationKey
 from archsearch.throughput.calibration.sites import Site
 from archsearch.throughput.protocol import Mode, Protocol
 from archsearch.throughput.timer import Stopwatch, make_inputs
+from archsearch.units import DType
 
 _SHORT, _LONG = 1, 5  # layers in the two chains
 _SAMPLE_S = {"cpu": 0.004, "cuda": 0.01, "mps": 0.02}  # a timed sample lasts at least this long

@@ -1,0 +1,108 @@
+"""Under which conditions a run takes its throughputs: the part of its identity that says how candidates are timed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import torch
+
+from archsearch.device import check_cpu, pick_device, use_cpu
+from archsearch.throughput.protocol import Mode, Protocol, Task
+from archsearch.units import DType
+
+DEFAULT_BATCH_SIZE = {"cpu": 2, "cuda": 128, "mps": 32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Device type, number format, mode, images a batch, their side in pixels, threads and logical cores; None leaves the last two as they are."""
+
+    device: str
+    batch_size: int
+    image_size: int = 224
+    dtype: DType = "float32"
+    mode: Mode = "eager"
+    threads: int | None = None
+    cpus: tuple[int, ...] | None = None
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        mode: str = "eager",
+        batch_size: int | None = None,
+        image_size: int = 224,
+        threads: int | None = None,
+        cpus: Sequence[int] | None = None,
+    ) -> Self:
+        """What was asked for on this machine, with the device's own batch size by default.
+
+        Raises UserError for an absent device, and for threads and cores that are not there: now, not in a worker, trial by trial.
+        """
+        kind = pick_device(device).type
+        check_cpu(threads, cpus)
+        return cls(
+            device=kind,
+            batch_size=batch_size or DEFAULT_BATCH_SIZE[kind],
+            image_size=image_size,
+            dtype=cast(DType, dtype),
+            mode=cast(Mode, mode),
+            threads=threads,
+            cpus=None if cpus is None else tuple(sorted(cpus)),
+        )
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """From a run's settings, as `to_dict` wrote them beside others; runs of earlier versions lack threads and cores."""
+        cpus = settings.get("cpus")
+        return cls(
+            device=settings["device"],
+            batch_size=settings["batch_size"],
+            image_size=settings["image_size"],
+            dtype=settings["dtype"],
+            mode=settings["mode"],
+            threads=settings.get("threads"),
+            cpus=None if cpus is None else tuple(cpus),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, in the order in which runs have always stored them."""
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "mode": self.mode,
+            "batch_size": self.batch_size,
+            "image_size": self.image_size,
+            "threads": self.threads,
+            "cpus": None if self.cpus is None else list(self.cpus),
+            # Runs from when that name meant autocast lack this: they are other runs.
+            "weights_dtype": self.dtype if self.dtype == "bfloat16" else None,
+        }
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as PyTorch takes it."""
+        return torch.device(self.device)
+
+    def protocol(self, *, image_size: int | None = None, task: Task = "forward") -> Protocol:
+        """How a figure is taken under these conditions; `image_size` of one architecture, by default the run's."""
+        return Protocol.for_device(
+            self.torch_device,
+            batch_size=self.batch_size,
+            image_size=image_size or self.image_size,
+            dtype=self.dtype,
+            mode=self.mode,
+            task=task,
+        )
+
+    def use_cpu(self) -> None:
+        """Bind this process to the threads and cores. UserError where they are not there."""
+        use_cpu(self.threads, self.cpus)
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that PyTorch computes with once `use_cpu` was called."""
+        here = torch.get_num_threads()
+        return self.threads or (here if self.cpus is None else min(here, len(self.cpus)))
