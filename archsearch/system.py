@@ -21,6 +21,10 @@ Say = Callable[[str], None]
 Progress = Callable[[float, float, str], None]
 
 
+def ignore(*_: object) -> None:
+    """A `Say` or `Progress` that shows nothing."""
+
+
 def replace_file(path: Path, write: Callable[[Path], object], *, kept: str = "") -> None:
     """Write beside `path`, then rename: a reader, a full disk or a kill never meets half a file.
 

@@ -89,6 +89,7 @@ def audit(
         other = f"--proxy {asked['proxy']}" if asked["proxy"] else f"--data {asked['data']}"
         raise click.UsageError(f"a run was named, {run}, and {other}; a run has its own proxy and images: name one")
     from archsearch.cli.arguments import resolve_run
+    from archsearch.cli.progress import progress_display
     from archsearch.proxy.audit import audit as auditing
     from archsearch.report import audit as audit_tables
     from archsearch.report import tables
@@ -99,7 +100,8 @@ def audit(
         run=None if is_proxy else resolve_run(run, RESULTS), budget_macs=int(budget), **asked
     )
     try:
-        document = auditing.audit(request, RESULTS, output, tables.make_console(stderr=True))
+        with progress_display(tables.make_console(stderr=True), plain_lines=0) as display:
+            document = auditing.audit(request, RESULTS, output, say=display.say, progress=display.progress)
     except KeyboardInterrupt:
         go_on = command_line(sys.argv[1:])
         click.echo(f"interrupted: every finished training is kept; go on with: {go_on}", err=True)

@@ -85,6 +85,7 @@ def bench(
 ) -> None:
     """Measure throughput of architectures, in images/s."""
     from archsearch.cli.arguments import resolve_arch
+    from archsearch.cli.progress import status_display
     from archsearch.device import use_cpu
     from archsearch.report import tables
     from archsearch.report.bench import bench_parts, interrupted_sentence
@@ -93,7 +94,8 @@ def bench(
     use_cpu(threads, cpus)
     found = {text: resolve_arch(text, RESULTS) for text in archs}
     task = bench_task(found, against=resolve_arch(against, RESULTS) if against else None, **how)
-    document = bench_document(task, tables.make_console(stderr=True))
+    with status_display(tables.make_console(stderr=True)) as say:
+        document = bench_document(task, say)
     if as_json:
         click.echo(tables.to_json(document))
     else:

@@ -90,6 +90,7 @@ def calibrate(
     """
     if space and space_option:
         raise click.UsageError(f"two spaces were named: {space} and, by --space, {space_option}; name one")
+    from archsearch.cli.progress import progress_display
     from archsearch.report import tables
     from archsearch.report.calibration import calibration_document, calibration_parts
     from archsearch.system import command_line
@@ -108,7 +109,8 @@ def calibrate(
     )
     try:
         plan = calibrating.calibration_plan(request)
-        calibration = calibrating.calibrate(plan, RESULTS, tables.make_console(stderr=True))
+        with progress_display(tables.make_console(stderr=True)) as display:
+            calibration = calibrating.calibrate(plan, RESULTS, display.progress)
     except KeyboardInterrupt:
         go_on = command_line(sys.argv[1:])
         click.echo(f"interrupted: every finished measurement is kept; go on with: {go_on}", err=True)

@@ -69,6 +69,7 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
     NAME is a paper's model (`archsearch papers` lists them). Images are resized, cut and normalised as in that paper's evaluation, so that ImageNet's
     validation set gives the published figure.
     """
+    from archsearch.cli.progress import progress_display
     from archsearch.models.validation.checkpoint import (
         check_complete,
         evaluate_document,
@@ -79,7 +80,8 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
     from archsearch.report.validation import evaluate_parts
 
     task = evaluate_task(name, checkpoint, data, **how)
-    document = evaluate_document(task, tables.make_console(stderr=True))
+    with progress_display(tables.make_console(stderr=True)) as display:
+        document = evaluate_document(task, say=display.say, progress=display.progress)
     if as_json:
         click.echo(tables.to_json(document))
     else:

@@ -117,6 +117,17 @@ def _asked(budget: float | None, **rest: Any) -> "Asked":
     return Asked(budget_macs=None if budget is None else int(budget), **rest)
 
 
+def _recount() -> dict[str, dict[str, Any]]:
+    """Every shipped model counted by fvcore, with a bar on a terminal."""
+    from archsearch.cli.progress import progress_display
+    from archsearch.models.count import recount_all
+    from archsearch.report import tables
+    from archsearch.space.papers import paper_names
+
+    with progress_display(tables.make_console(stderr=True)) as display:
+        return recount_all(paper_names(), display.progress)
+
+
 @click.command()
 @click.option(
     "--check",
@@ -129,13 +140,12 @@ def papers(is_check: bool, as_json: bool) -> None:
     """List the papers' models, counted and as published."""
     import time
 
-    from archsearch.cli.progress import recount_with_progress
     from archsearch.errors import RunError
     from archsearch.report import tables
     from archsearch.report.papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 
     start = time.monotonic()
-    checks = recount_with_progress(tables.make_console(stderr=True)) if is_check else None
+    checks = _recount() if is_check else None
     documents = paper_list(checks)
     if as_json:
         click.echo(tables.to_json(documents))

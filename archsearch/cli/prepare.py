@@ -90,6 +90,7 @@ def prepare(
         raise click.UsageError("SOURCE and OUT are needed, or --check OUT")
     if check is not None and source is not None:
         raise click.UsageError("--check takes a prepared folder and nothing else")
+    from archsearch.cli.progress import progress_display
     from archsearch.data import prepare as preparing
     from archsearch.report import tables
     from archsearch.system import command_line
@@ -101,7 +102,9 @@ def prepare(
     assert out is not None
     request = preparing.PrepareRequest(source=source, out=out, workers=workers, **asked)
     try:
-        click.echo(preparing.prepare(request, tables.make_console(stderr=True)))
+        with progress_display(tables.make_console(stderr=True)) as display:
+            sentences = preparing.prepare(request, say=display.say, progress=display.progress)
+        click.echo(sentences)
     except KeyboardInterrupt:
         go_on = command_line(sys.argv[1:])
         click.echo(f"interrupted: the images decoded so far are kept; go on with: {go_on}", err=True)

@@ -1,5 +1,6 @@
 """`archsearch run`: the main job, from a space file to a Pareto front."""
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,23 +28,9 @@ DEFAULT_TRIALS = 12
 # Those of archsearch.samplers.SAMPLERS, which a help text cannot wait for: it imports torch and Optuna.
 SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 
-# Options that `evaluate.make_settings` takes under these names.
-_MEASURING = (
-    "device",
-    "dtype",
-    "mode",
-    "batch_size",
-    "threads",
-    "cpus",
-    "proxy",
-    "proxy_steps",
-    "training_free",
-    "free_rung",
-    "data",
-    "train_split",
-    "val_split",
-    "max_unreadable",
-)
+# Options that `Measurement.resolve` and `ProxyTask.resolve` take under these names.
+_MEASURING = ("device", "dtype", "mode", "batch_size", "threads", "cpus")
+_TRAINING = ("training_free", "free_rung", "data", "train_split", "val_split", "max_unreadable")
 
 
 @click.command()
@@ -169,6 +156,8 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 
     The same command goes on with a run that was interrupted: nothing measured is lost, nothing is measured twice.
     """
+    from archsearch.cli.live import watching
+    from archsearch.cli.progress import progress_display
     from archsearch.report import tables
     from archsearch.search import run as running
 
@@ -176,9 +165,10 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     console = tables.make_console(stderr=True)
     folder = None
     try:
-        config = running.configure(request, console)
-        folder = running.folder_of(request, config)
-        state = running.carry_out(request, config, console, sys.argv[1:])
+        with progress_display(console) as display:
+            config, folder = running.configure(request, say=display.say, progress=display.progress)
+        listen = functools.partial(watching, console)
+        state = running.carry_out(request, config, folder, sys.argv[1:], say=display.say, listen=listen)
     except KeyboardInterrupt:
         state = "interrupted"
     if state == "interrupted" or folder is None:
@@ -216,7 +206,9 @@ def _request(options: dict[str, Any]) -> Any:
         rungs=_rungs(options["rungs"], options["no_rungs"]),
         fix=options["fixed"],
         results_root=RESULTS,
+        proxy=options["proxy"],
         measuring={key: options[key] for key in _MEASURING},
+        training={"steps": options["proxy_steps"], **{key: options[key] for key in _TRAINING}},
     )
 
 

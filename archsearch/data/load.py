@@ -7,11 +7,12 @@ from typing import Any
 
 from archsearch.data.constellation import make_constellation
 from archsearch.data.dataset import ProxyData, load_fashion_mnist, proxy_data
-from archsearch.data.preparation import Preparation, Watch, prepare_in_cache
+from archsearch.data.preparation import Preparation, prepare_in_cache
 from archsearch.data.prepared import is_prepared, open_prepared
 from archsearch.data.sources.detect import open_source
 from archsearch.data.subset import DEFAULT_VAL_SHARE, Policy
 from archsearch.errors import UserError
+from archsearch.system import Progress, Say, ignore
 
 EMBEDDED = ("fashion-mnist", "constellation")
 _CONSTELLATION = (10_000, 2_000)
@@ -47,7 +48,7 @@ class DataRequest:
         return cls(**{key: value for key, value in document.items() if key in known})
 
 
-def load_data(request: DataRequest, watch: Watch | None = None) -> ProxyData:
+def load_data(request: DataRequest, *, say: Say = ignore, progress: Progress = ignore) -> ProxyData:
     """Raises UserError for data that is not there, not of a known form, too small, or too damaged."""
     if request.text == "fashion-mnist":
         return load_fashion_mnist()
@@ -62,7 +63,7 @@ def load_data(request: DataRequest, watch: Watch | None = None) -> ProxyData:
                 f" again with --size {request.size}, or take a proxy for smaller images"
             )
         return proxy_data(prepared)
-    return _prepare_in_cache(request, watch)
+    return _prepare_in_cache(request, say, progress)
 
 
 def load_constellation(size: int, seed: int = 0) -> ProxyData:
@@ -78,7 +79,7 @@ def load_constellation(size: int, seed: int = 0) -> ProxyData:
     )
 
 
-def _prepare_in_cache(request: DataRequest, watch: Watch | None) -> ProxyData:
+def _prepare_in_cache(request: DataRequest, say: Say, progress: Progress) -> ProxyData:
     if not request.cache_dir:
         raise UserError(f"{request.text}: needs a folder to keep prepared images in; none is set")
     task = Preparation(
@@ -94,4 +95,4 @@ def _prepare_in_cache(request: DataRequest, watch: Watch | None) -> ProxyData:
         size=request.size,
         max_unreadable=request.max_unreadable,
     )
-    return proxy_data(prepare_in_cache(task, Path(request.cache_dir), watch))
+    return proxy_data(prepare_in_cache(task, Path(request.cache_dir), say=say, progress=progress))

@@ -1,11 +1,10 @@
 """A source decoded once to uint8 squares on disk; after a kill the same call goes on where it stopped."""
 
-import datetime
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,18 +34,10 @@ from archsearch.data.sources.base import Source
 from archsearch.data.subset import Draw, Policy, draw
 from archsearch.data.writer import Unfinished, Unreadable, check_space, sync, write_header, write_images, write_json
 from archsearch.errors import UserError
-from archsearch.system import replace_file
+from archsearch.system import Progress, Say, ignore, replace_file, utc_now
 from archsearch.version import __version__
 
 _LOCK = ".lock"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watch:
-    """What a waiting person is told: `progress(done, total, already)` of images, `waiting()` for another process."""
-
-    progress: Callable[[int, int, int], None] = lambda _done, _total, _already: None
-    waiting: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,20 +63,21 @@ class Preparation:
         }
 
 
-def prepare(task: Preparation, folder: Path, watch: Watch | None = None) -> tuple[Prepared, bool]:
+def prepare(
+    task: Preparation, folder: Path, *, say: Say = ignore, progress: Progress = ignore
+) -> tuple[Prepared, bool]:
     """The prepared folder, and whether it was ready before; what is there of an interrupted preparation is kept.
 
     Raises UserError where the folder holds something else, where too much is unreadable, or for want of space.
     """
-    watch = watch or Watch()
     identity = task.identity()
     ready = True
     try:
         if not is_prepared(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder, watch.waiting):
+            with _locked(folder, say):
                 if not is_prepared(folder):
-                    _prepare(task, folder, identity, watch)
+                    _prepare(task, folder, identity, progress)
                     ready = False
     except OSError as error:
         raise UserError(
@@ -98,13 +90,13 @@ def prepare(task: Preparation, folder: Path, watch: Watch | None = None) -> tupl
     return prepared, ready
 
 
-def prepare_in_cache(task: Preparation, cache_dir: Path, watch: Watch | None = None) -> Prepared:
+def prepare_in_cache(task: Preparation, cache_dir: Path, *, say: Say = ignore, progress: Progress = ignore) -> Prepared:
     """As `prepare`, in a folder of its own for each identity."""
     key = hashlib.sha256(json.dumps([VERSION, task.identity()]).encode()).hexdigest()[:24]
-    return prepare(task, cache_dir / key, watch)[0]
+    return prepare(task, cache_dir / key, say=say, progress=progress)[0]
 
 
-def _prepare(task: Preparation, folder: Path, identity: Mapping[str, Any], watch: Watch) -> None:
+def _prepare(task: Preparation, folder: Path, identity: Mapping[str, Any], progress: Progress) -> None:
     unfinished = Unfinished(folder)
     request = unfinished.request()
     if request is None:
@@ -126,9 +118,7 @@ def _prepare(task: Preparation, folder: Path, identity: Mapping[str, Any], watch
         }
         _check_unreadable(task, named, seen, totals)
 
-    unreadable = write_images(
-        task.source, drawn, unfinished, workers=task.workers, check=check, progress=watch.progress
-    )
+    unreadable = write_images(task.source, drawn, unfinished, workers=task.workers, check=check, progress=progress)
     about = {
         "request": dict(identity),
         "source": {"kind": task.source.kind, "name": task.source.name, "path": task.source.path},
@@ -140,13 +130,13 @@ def _prepare(task: Preparation, folder: Path, identity: Mapping[str, Any], watch
 
 
 @contextmanager
-def _locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def _locked(folder: Path, say: Say) -> Iterator[None]:
     """One process prepares; a second waits, then finds the folder ready."""
     lock = FileLock(str(folder / _LOCK))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        waiting()
+        say(f"another process prepares {folder}; waiting for it")
         lock.acquire()
     try:
         yield
@@ -214,7 +204,7 @@ def finish(folder: Path, about: Mapping[str, Any], drawn: Draw, unreadable: Unre
         "files": files,
         "versions": {"archsearch": __version__, "pillow": PIL.__version__, "numpy": np.__version__},
         "licence": _IMAGENET_NOTE if _looks_like_imagenet(about["source"], drawn.classes) else None,
-        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created_at": utc_now(),
     }
     replace_file(folder / MANIFEST, lambda path: write_json(path, manifest))
 

@@ -1,12 +1,9 @@
-"""`archsearch prepare` without its options: from what was asked to a prepared folder, and how it is told."""
+"""`archsearch prepare` without its options: from a request to a prepared folder."""
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from archsearch.cli.progress import prepare_progress
 from archsearch.data.image_folder import some
 from archsearch.data.load import EMBEDDED
 from archsearch.data.preparation import Preparation
@@ -15,6 +12,7 @@ from archsearch.data.prepared import UNREADABLE, Prepared, check_prepared, is_pr
 from archsearch.data.sources.detect import open_source
 from archsearch.data.subset import DEFAULT_VAL_SHARE, Policy
 from archsearch.errors import UserError
+from archsearch.system import Progress, Say, ignore
 from archsearch.units import format_bytes
 
 
@@ -36,10 +34,10 @@ class PrepareRequest:
     workers: int | None
 
 
-def prepare(request: PrepareRequest, console: Console) -> str:
-    """Prepares, or finds prepared; returns what to say, progress goes to `console`. Raises UserError for what cannot be."""
+def prepare(request: PrepareRequest, *, say: Say = ignore, progress: Progress = ignore) -> str:
+    """Prepare the folder, or find it prepared; the sentences that say so. Raises UserError for a request that cannot be met."""
     _check(request)
-    console.print(f"listing {request.source}", soft_wrap=True, highlight=False)
+    say(f"listing {request.source}")
     task = Preparation(
         source=open_source(request.source, request.train_split, request.val_split),
         policy=Policy(
@@ -55,8 +53,7 @@ def prepare(request: PrepareRequest, console: Console) -> str:
         max_unreadable=request.max_unreadable,
         workers=request.workers,
     )
-    with prepare_progress(console, request.out) as watch:
-        prepared, was_ready = prepare_folder(task, request.out.expanduser().absolute(), watch)
+    prepared, was_ready = prepare_folder(task, request.out.expanduser().absolute(), say=say, progress=progress)
     return _told(request.out, prepared, was_ready)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from archsearch.data.prepared import IMAGES
 from archsearch.data.sources.base import Loader, Source
 from archsearch.data.subset import Draw
 from archsearch.errors import UserError
-from archsearch.system import replace_file
+from archsearch.system import Progress, replace_file
 
 _CHUNK = 256  # images between two journal lines; two chunks are in memory at once
 _REQUEST = "request.json"
@@ -135,7 +136,7 @@ def write_images(
     *,
     workers: int | None,
     check: Callable[[Unreadable, Mapping[str, int]], None],
-    progress: Callable[[int, int, int], None],
+    progress: Progress,
 ) -> Unreadable:
     """Decodes what is not on disk yet; `check` may refuse to go on, seeing what is unreadable among how many.
 
@@ -147,6 +148,8 @@ def write_images(
     done, skip = already, already
     if already == total:  # killed while the files got their final names
         return unreadable
+    progress(already, total, "decoding")
+    started = time.monotonic()
     with unfinished.open() as pages, decoding(unfinished.size, workers) as decoder:
         for each in passes:
             start = min(skip, len(each.rows))
@@ -163,7 +166,8 @@ def write_images(
                         check(unreadable, seen)
                     else:
                         pages.write(name, row, square)
-                    progress(done, total, already)
+                    rate = (done - already) / max(time.monotonic() - started, 1e-9)
+                    progress(done, total, f"{done:,} of {total:,} images, {rate:,.0f} images/s")
                 pages.confirm(start - before, failed)
             assert start == len(each.rows), "a source that reads fewer images than it lists"
     check(unreadable, seen)

@@ -25,7 +25,7 @@ from archsearch.device import usable_cores
 from archsearch.errors import RunError
 from archsearch.models.build import build_unfilled
 from archsearch.space.papers import paper
-from archsearch.system import without_interrupts
+from archsearch.system import Progress, ignore, without_interrupts
 
 ImageSize = int | tuple[int, int]
 
@@ -171,20 +171,23 @@ def recount(name: str) -> dict[str, Any]:
     return {**found, "is_equal": (cost.macs, cost.params) == (found["macs_fvcore"], found["params_built"])}
 
 
-def recount_all(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`recount` for each name in processes of their own, in the order in which they finish; the dearest begin first.
+def recount_all(names: Sequence[str], progress: Progress = ignore) -> dict[str, dict[str, Any]]:
+    """`recount` for each name in processes of their own, the largest first.
 
     Raises RunError when a process is killed, which a machine short of memory does.
     """
-    dearest_first = sorted(names, key=lambda name: -paper(name).cost().macs)
+    largest_first = sorted(names, key=lambda name: -paper(name).cost().macs)
     processes = min(usable_cores() or 1, _MOST_PROCESSES, len(names))
     context = multiprocessing.get_context("spawn")
     with without_interrupts():  # they are started by what is submitted
         pool = ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
-        tasks = {pool.submit(recount, name): name for name in dearest_first}
+        tasks = {pool.submit(recount, name): name for name in largest_first}
     try:
+        found: dict[str, dict[str, Any]] = {}
         for task in as_completed(tasks):
-            yield tasks[task], task.result()
+            found[tasks[task]] = task.result()
+            progress(len(found), len(names), f"counted {tasks[task]}")
+        return found
     except BrokenProcessPool as error:
         raise RunError(
             f"a process that counted models was killed; each takes up to 2.3 GiB, and {processes} run at once"

@@ -19,6 +19,12 @@ SAMPLERS = (KNOWN_COST, *BASES)
 Foresee = Callable[[Arch], float | None]
 
 
+def check_sampler(name: str) -> None:
+    """Raise UserError for a name that is no sampler."""
+    if name not in SAMPLERS:
+        raise UserError(f"--sampler: unknown sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
+
+
 def make_sampler(
     name: str,
     space: Space,
@@ -36,8 +42,7 @@ def make_sampler(
     The known-cost sampler also needs the study's `objectives`, and takes `foresee`, images/s of an architecture at `batch_size`, if that can be trusted, and
     `features` of an architecture, which are worked out for the best few candidates.
     """
-    if name not in SAMPLERS:
-        raise UserError(f"--sampler: unknown sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
+    check_sampler(name)
     if name == KNOWN_COST:
         return KnownCostInBand(
             space,

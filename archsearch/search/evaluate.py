@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -12,20 +12,19 @@ import torch
 from torch import nn
 
 from archsearch.data.dataset import ProxyData
-from archsearch.device import conditions, device_lock, is_out_of_memory, use_cpu
+from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
 from archsearch.models.count import count_fvcore
-from archsearch.proxy.shrink import Profile, shrink
-from archsearch.proxy.task import load_proxy
-from archsearch.proxy.training.recipe import Recipe
-from archsearch.proxy.training.train import Progress, Training, start_training
+from archsearch.proxy.shrink import shrink
+from archsearch.proxy.task import ProxyTask, load_proxy
+from archsearch.proxy.training.train import Progress, ProxyScore, Training, start_training
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.space.arch import Arch
 from archsearch.space.papers import REFERENCE, reference_arch
 from archsearch.throughput.measure import measure
-from archsearch.throughput.protocol import Protocol
+from archsearch.throughput.measurement import Measurement
 from archsearch.version import __version__
 
 Event = dict[str, Any]
@@ -44,24 +43,28 @@ def evaluate(
     whole training with the second of other seeds.
     Raises RunError with the reason when the counts disagree, the candidate does not fit into memory or its training diverges.
     """
-    use_cpu(settings.get("threads"), settings.get("cpus"))
+    measurement = Measurement.from_dict(settings)
+    measurement.use_cpu()
     arch = Arch.from_dict(arch_document)
-    device = torch.device(settings["device"])
-    if _training_of(arch, settings) not in _paused:
-        _paused.clear()  # it was stopped: its memory is not to weigh on what is measured now
+    device = measurement.torch_device
+    task = ProxyTask.from_dict(settings) if settings.get("proxy") else None
+    rungs = rungs_of(settings)
+    _free_stopped_training(arch, task, device)
     full = cache(lambda: build(arch))  # counted, then timed
     phases: dict[str, Callable[[], dict[str, Any]]] = {
         "count": lambda: _count(arch, full()),
-        "throughput": lambda: _throughput(full(), settings, device, emit),
-        "again": lambda: _again(full(), settings, device, emit),
-        FREE_PHASE: lambda: _free(arch, settings, device),
-        **{rung.phase: partial(_proxy, arch, rung, settings, device, emit) for rung in rungs_of(settings)},
+        "throughput": lambda: _throughput(full(), measurement, emit),
+        "again": lambda: _measure_again(full(), measurement, emit),
     }
+    if task is not None:
+        phases[FREE_PHASE] = lambda: _training_free(arch, task, device)
+        phases |= {rung.phase: partial(_train, arch, task, rung, device, emit) for rung in rungs}
     for phase in settings.get("phases", PHASES):
         if phase in done:
             continue
-        if phase.startswith(SEED_PHASE):
-            phases[phase] = partial(_seed, arch, phase, settings, device, emit)
+        if phase.startswith(SEED_PHASE) and task is not None:
+            again = replace(rungs[-1], phase=phase, place=1, total=1)
+            phases[phase] = partial(_train_seed, arch, task, again, device, emit)
         emit({"event": "progress", "phase": phase})
         start = time.perf_counter()
         try:
@@ -86,15 +89,9 @@ def _count(arch: Arch, model: nn.Module) -> dict[str, Any]:
     return {"macs_fvcore": counted, "archsearch_version": __version__, "torch_version": torch.__version__}
 
 
-def _throughput(model: nn.Module, settings: Mapping[str, Any], device: torch.device, emit: Emit) -> dict[str, Any]:
+def _throughput(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[str, Any]:
     """Images/s of the full architecture at its own input size, between two timings of the reference."""
-    protocol = Protocol.for_device(
-        device,
-        batch_size=settings["batch_size"],
-        image_size=settings["image_size"],
-        dtype=settings["dtype"],
-        mode=settings["mode"],
-    )
+    protocol, device = measurement.protocol(), measurement.torch_device
     with device_lock(device, exclusive=True):
         reference = _reference(device.type)
         figures = measure(
@@ -125,9 +122,9 @@ def _throughput(model: nn.Module, settings: Mapping[str, Any], device: torch.dev
     }
 
 
-def _again(model: nn.Module, settings: Mapping[str, Any], device: torch.device, emit: Emit) -> dict[str, Any]:
+def _measure_again(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[str, Any]:
     """The same measurement another time, under names of its own: the first figure stays the ranked one."""
-    values = _throughput(model, settings, device, lambda event: emit({**event, "phase": "again"}))
+    values = _throughput(model, measurement, lambda event: emit({**event, "phase": "again"}))
     return {
         "throughput_again_img_s": values["throughput_img_s"],
         "throughput_again_iqr": values["throughput_iqr"],
@@ -136,10 +133,10 @@ def _again(model: nn.Module, settings: Mapping[str, Any], device: torch.device, 
     }
 
 
-def _free(arch: Arch, settings: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def _training_free(arch: Arch, task: ProxyTask, device: torch.device) -> dict[str, Any]:
     """The training-free scores; one that is not defined is left out."""
     with device_lock(device, exclusive=False):
-        found = free_scores(arch, seed=settings["proxy"]["recipe"]["seed"], device=device)
+        found = free_scores(arch, seed=task.recipe.seed, device=device)
     return {f"{FREE_PHASE}_{name}": found[name] for name in FREE_SCORES if math.isfinite(found[name])}
 
 
@@ -155,22 +152,34 @@ def _proxy_data(source: str) -> ProxyData:
     return load_proxy(json.loads(source))
 
 
-# The training that waits for the decision whether it goes on, under what it is a training of; there is never more than one.
-_paused: dict[str, Training] = {}
+@dataclass(frozen=True, kw_only=True)
+class _Paused:
+    """A training that waits for the decision whether it goes on."""
+
+    arch: Arch
+    task: ProxyTask
+    device: torch.device
+    training: Training
 
 
-def _proxy(arch: Arch, rung: Rung, settings: Mapping[str, Any], device: torch.device, emit: Emit) -> dict[str, Any]:
+# At most one, and during an evaluation only one of its own architecture.
+_paused: list[_Paused] = []
+
+
+def _free_stopped_training(arch: Arch, task: ProxyTask | None, device: torch.device) -> None:
+    """Drop the paused training of another architecture: that was stopped, and its memory must not weigh on what is measured now."""
+    _paused[:] = [each for each in _paused if (each.arch, each.task, each.device) == (arch, task, device)]
+
+
+def _train(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: Emit) -> dict[str, Any]:
     """Train the small version of the architecture up to this rung: on from the last one where this process has it, else from the start.
 
     Every candidate gets the same seed, order and augmentation.
     """
-    what = _training_of(arch, settings)
-    training = _paused.pop(what, None) or _start_training(arch, settings["proxy"], device)
-    training.progress = lambda progress: emit(_told(progress, rung))
-    with device_lock(device, exclusive=False):
-        score = training.advance(rung.steps)
+    training = _paused.pop().training if _paused else _start_training(arch, task, device)
+    score = _advance(training, rung, device, emit)
     if rung.place < rung.total:
-        _paused[what] = training
+        _paused.append(_Paused(arch=arch, task=task, device=device, training=training))
     return {
         "proxy_score": score.score,
         "proxy_score_se": score.standard_error,
@@ -183,43 +192,33 @@ def _proxy(arch: Arch, rung: Rung, settings: Mapping[str, Any], device: torch.de
     }
 
 
-def _seed(arch: Arch, phase: str, settings: Mapping[str, Any], device: torch.device, emit: Emit) -> dict[str, Any]:
-    """The whole training once more, from other weights and in another order."""
-    full = replace(rungs_of(settings)[-1], phase=phase, place=1, total=1)
-    number = int(phase.removeprefix(SEED_PHASE))
-    training = _start_training(arch, settings["proxy"], device, more_seed=number)
-    training.progress = lambda progress: emit(_told(progress, full))
-    with device_lock(device, exclusive=False):
-        score = training.advance(full.steps)
+def _train_seed(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: Emit) -> dict[str, Any]:
+    """The whole training once more, from other weights and in another order: the seed's number stands in the phase."""
+    training = _start_training(arch, task, device, more_seed=int(rung.phase.removeprefix(SEED_PHASE)))
+    score = _advance(training, rung, device, emit)
     return {"proxy_score": score.score, "proxy_score_se": score.standard_error}
 
 
-def _training_of(arch: Arch, settings: Mapping[str, Any]) -> str:
-    return json.dumps([arch.to_dict(), settings.get("proxy"), settings["device"]], sort_keys=True)
+def _start_training(arch: Arch, task: ProxyTask, device: torch.device, more_seed: int = 0) -> Training:
+    recipe = replace(task.recipe, seed=task.recipe.seed + more_seed)
+    return start_training(arch, _proxy_data(json.dumps(task.source)), task.profile, recipe, device)
 
 
-def _start_training(arch: Arch, proxy: Mapping[str, Any], device: torch.device, more_seed: int = 0) -> Training:
-    recipe = Recipe(**proxy["recipe"])
-    recipe = replace(recipe, seed=recipe.seed + more_seed)
-    return start_training(arch, _proxy_data(json.dumps(proxy["source"])), Profile(**proxy["profile"]), recipe, device)
+def _advance(training: Training, rung: Rung, device: torch.device, emit: Emit) -> ProxyScore:
+    """Train up to the rung's steps, emitting progress."""
+
+    def report(progress: Progress) -> None:
+        place = {"phase": rung.phase, "rung": rung.place, "rungs": rung.total}
+        emit({"event": "progress", **place, **asdict(progress)})
+
+    training.progress = report
+    with device_lock(device, exclusive=False):
+        return training.advance(rung.steps)
 
 
-def _told(progress: Progress, rung: Rung) -> Event:
-    return {
-        "event": "progress",
-        "phase": rung.phase,
-        "rung": rung.place,
-        "rungs": rung.total,
-        "step": progress.step,
-        "steps": progress.steps,
-        "images_s": progress.images_s,
-        "loss": progress.loss,
-    }
-
-
-def refuse_unknown_shape(arch: Arch, settings: Mapping[str, Any]) -> None:
+def refuse_unknown_shape(arch: Arch, task: ProxyTask) -> None:
     """Raise UserError when the proxy cannot hold this architecture; called before a run starts."""
     try:
-        shrink(arch, Profile(**settings["proxy"]["profile"]), settings["proxy_classes"])
+        shrink(arch, task.profile, task.num_classes)
     except UserError as error:
         raise UserError(f"{arch.name or arch.arch_id}: {error}") from error

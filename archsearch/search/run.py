@@ -1,45 +1,41 @@
 """`archsearch run` without its options: from what was asked to a finished run folder."""
 
-import contextlib
 import hashlib
 import json
 import random
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from rich.console import Console
-
-from archsearch.cli.live import watching as watching_run
-from archsearch.cli.progress import prepare_progress
-from archsearch.device import pick_device
 from archsearch.errors import UserError
-from archsearch.proxy.task import choose_proxy
+from archsearch.proxy.profiles import Proxy
+from archsearch.proxy.task import ProxyTask, choose_proxy
 from archsearch.results import MANIFEST_FILE, Row, is_due
-from archsearch.samplers import make_sampler
+from archsearch.samplers.make import check_sampler
 from archsearch.search.config import RunConfig, make_settings
 from archsearch.search.engine.driver import Driver
-from archsearch.search.engine.listener import State
+from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
 from archsearch.search.evaluate import refuse_unknown_shape
+from archsearch.search.rungs import check_free_rung
 from archsearch.search.study.store import RunStore
 from archsearch.space.budget import Band, draw
 from archsearch.space.papers import choose_papers, paper
 from archsearch.space.space import Space, load_space
-from archsearch.system import command_line
+from archsearch.system import Progress, Say, command_line, ignore
 from archsearch.throughput.calibration.predictor import find_predictor
-from archsearch.units import format_count
+from archsearch.throughput.measurement import Measurement
+from archsearch.units import format_count, format_names
 
-_NAMES_SHOWN = 5
 _ID_DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """What was asked for on the command line; `measuring` are the keywords of `make_settings`."""
+    """What was asked for on the command line; `measuring` are the keywords of `Measurement.resolve`, `training` those of `ProxyTask.resolve`."""
 
     space: str
     budget_macs: int
@@ -57,19 +53,38 @@ class RunRequest:
     seeds: int
     rungs: tuple[int, ...] | None  # None: the proxy's own
     fix: Mapping[str, Any]
+    proxy: str | None
     measuring: Mapping[str, Any]
+    training: Mapping[str, Any]
 
 
-def configure(request: RunRequest, console: Console) -> RunConfig:
-    """The run's identity; prepares the data. Raises UserError for anything asked for that cannot be."""
-    space = load_space(request.space)
-    whole, space = space, space.fixed(request.fix) if request.fix else space
-    rungs = _rungs(request, console)
+class Listen(Protocol):
+    """Opens the display of a run."""
+
+    def __call__(
+        self, folder: str, what: str, timeout_s: float | None, *, rechecks: bool
+    ) -> AbstractContextManager[Listener]:
+        """For a run in `folder` that searches `what`, with its time limit, and whether the front is timed again at the end."""
+
+
+def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ignore) -> tuple[RunConfig, Path]:
+    """The run's identity and its folder; prepares the data. Raises UserError for a request that cannot be met, before the folder is made."""
+    whole = load_space(request.space)
+    space = whole.fixed(request.fix) if request.fix else whole
     papers = choose_papers(request.papers, request.budget_macs, space.plan.image_size)
-    band = Band.around(request.budget_macs, request.tolerance)
-    make_sampler(request.sampler, space, band, request.seed, frozenset)
+    check_sampler(request.sampler)
     if request.trials:
-        draw(space, band, random.Random(request.seed))  # what cannot be is refused before a folder is made
+        draw(space, Band.around(request.budget_macs, request.tolerance), random.Random(request.seed))
+    if request.training["free_rung"] is not None:
+        check_free_rung(request.training["free_rung"])
+    measurement = Measurement.resolve(**request.measuring, image_size=space.plan.image_size)
+    chosen = choose_proxy(request.proxy, measurement.device, request.training["data"])
+    rungs = _rungs(request, chosen, say)
+    task = ProxyTask.resolve(chosen, **request.training, rungs=rungs, say=say, progress=progress)
+    if task.unreadable:
+        say(f"left out {len(task.unreadable)} unreadable images: {format_names(task.unreadable)}")
+    for name in papers:
+        refuse_unknown_shape(paper(name), task)
     config = RunConfig(
         name="",
         space_name=request.space,
@@ -82,46 +97,25 @@ def configure(request: RunRequest, console: Console) -> RunConfig:
         papers=papers,
         rungs=rungs,
         fix=request.fix,
-        settings=_settings(request, rungs, space, console),
+        settings=make_settings(measurement, task),
     )
-    for name in papers:
-        refuse_unknown_shape(paper(name), config.settings)
     folder = request.output or request.results_root / default_name(config, space)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: a file, not a folder; choose another name")
-    return replace(config, name=folder.name)
+    config = replace(config, name=folder.name)
+    vars(config)["space"] = space  # the cached property's value: parsed already
+    return config, folder
 
 
-def folder_of(request: RunRequest, config: RunConfig) -> Path:
-    """Where the run lies."""
-    return request.output or request.results_root / config.name
-
-
-def _rungs(request: RunRequest, console: Console) -> tuple[int, ...]:
+def _rungs(request: RunRequest, chosen: Proxy, say: Say) -> tuple[int, ...]:
     """The rungs asked for, or the proxy's own; none where no candidate could be stopped by its score."""
-    asked = request.measuring
-    chosen = choose_proxy(asked["proxy"], pick_device(asked["device"]).type, asked["data"])
     rungs = chosen.rungs if request.rungs is None else request.rungs
     if len(rungs) < 2:
         return ()
     if "proxy_score" in request.objectives:
         return rungs
-    console.print("no rungs: proxy_score is not among the objectives, so no score can stop a candidate", soft_wrap=True)
+    say("no rungs: proxy_score is not among the objectives, so no score can stop a candidate")
     return ()
-
-
-def _settings(request: RunRequest, rungs: Sequence[int], space: Space, console: Console) -> dict[str, Any]:
-    data = request.measuring["data"]
-    with prepare_progress(console, f"the images of {data}") if data else contextlib.nullcontext() as watch:
-        settings = make_settings(**request.measuring, image_size=space.plan.image_size, rungs=rungs, watch=watch)
-    unreadable = settings.get("proxy_unreadable", [])
-    if unreadable:
-        more = f" and {len(unreadable) - _NAMES_SHOWN} more" if len(unreadable) > _NAMES_SHOWN else ""
-        console.print(
-            f"left out {len(unreadable)} unreadable images: {', '.join(unreadable[:_NAMES_SHOWN])}{more}",
-            soft_wrap=True,
-        )
-    return settings
 
 
 def default_name(config: RunConfig, space: Space) -> str:
@@ -143,19 +137,20 @@ def _without_none(value: Any) -> Any:
     return {key: _without_none(item) for key, item in value.items() if item is not None}
 
 
-def carry_out(request: RunRequest, config: RunConfig, console: Console, arguments: Sequence[str]) -> State:
+def carry_out(
+    request: RunRequest, config: RunConfig, folder: Path, arguments: Sequence[str], *, say: Say, listen: Listen
+) -> State:
     """Go on with the run until it has its trials; `interrupted` after Ctrl-C."""
-    folder = folder_of(request, config)
     what = (
-        f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.settings['device']}, "
+        f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.measurement.device}, "
         f"{len(config.papers)} fixed and {request.trials} sampled trials"
     )
-    predictor = find_predictor(request.results_root, config.settings, console)
+    predictor = find_predictor(request.results_root, config.measurement, say)
     foresee = predictor.predict if predictor else None
     with RunStore.open(folder, config, request.storage, foresee=foresee) as store:
-        refuse_other_threads(folder, store.rows(), config.settings)
+        refuse_other_threads(folder, store.rows(), config.measurement)
         rechecks = request.recheck and is_due(config.objectives)
-        with watching_run(console, str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
+        with listen(str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
             driver = Driver(
                 config,
                 store,
@@ -169,15 +164,14 @@ def carry_out(request: RunRequest, config: RunConfig, console: Console, argument
             return driver.run(request.trials, request.timeout_s)
 
 
-def refuse_other_threads(folder: Path, rows: Sequence[Row], settings: Mapping[str, Any]) -> None:
+def refuse_other_threads(folder: Path, rows: Sequence[Row], measurement: Measurement) -> None:
     """Raise UserError where PyTorch would now time on the CPU with another number of threads than the run's trials had.
 
     With --threads that is a difference of the runs themselves; without, the number comes from the surroundings.
     """
-    if settings["device"] != "cpu" or settings.get("threads") is not None:
+    if measurement.device != "cpu" or measurement.threads is not None:
         return
-    cpus = settings.get("cpus")
-    now = torch.get_num_threads() if cpus is None else min(torch.get_num_threads(), len(cpus))
+    now = measurement.num_threads
     for row in rows:
         then = json.loads(row["conditions"] or "{}").get("threads")
         if then is not None and then != now:

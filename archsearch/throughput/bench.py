@@ -5,24 +5,21 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
-from archsearch.cli.progress import bench_progress
-from archsearch.device import conditions, device_lock, pick_device
+from archsearch.device import conditions, device_lock
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
-from archsearch.search.config import make_settings
 from archsearch.space.arch import Arch
 from archsearch.space.papers import reference_arch
+from archsearch.system import Say, ignore
 from archsearch.throughput.measure import InfeasibleError, measure
-from archsearch.throughput.measure import Progress as Say
-from archsearch.throughput.protocol import Mode, Protocol
+from archsearch.throughput.measurement import Measurement
+from archsearch.throughput.protocol import Protocol
 from archsearch.throughput.telemetry import why_silent
-from archsearch.units import DType
 
 SWEEP_ALL = "max"
 # Batch sizes are doubled up to here: where memory does not end a sweep on CUDA this does, and elsewhere it is the default.
@@ -66,22 +63,15 @@ def bench_task(
 ) -> BenchTask:
     """Checked before anything is timed; UserError for an absent device or a size that an architecture cannot take."""
     _check_combination(batch_size, rounds, sweep)
-    target = pick_device(device)
-    settings = make_settings(device=target.type, dtype=dtype, mode=mode, batch_size=batch_size)  # a run's own defaults
+    measurement = Measurement.resolve(device=device, dtype=dtype, mode=mode, batch_size=batch_size)
+    target = measurement.torch_device
     reference = against or reference_arch()
     protocols = {}
     for name, arch in archs.items():
         pixels = image_size or arch.image_size
         _check_size(name, arch, pixels)
         _check_size(f"the reference {_name(reference)}", reference, pixels)
-        protocols[name] = Protocol.for_device(
-            target,
-            batch_size=settings["batch_size"],
-            image_size=pixels,
-            dtype=cast(DType, dtype),
-            mode=cast(Mode, mode),
-            task="train" if train else "forward",
-        )
+        protocols[name] = measurement.protocol(image_size=pixels, task="train" if train else "forward")
     return BenchTask(
         archs=archs,
         against=reference,
@@ -112,21 +102,20 @@ def _batch_sizes(sweep: int | str, device: torch.device) -> tuple[int, ...]:
     return (*(2**power for power in range((largest - 1).bit_length())), largest)
 
 
-def bench_document(task: BenchTask, console: Console) -> Document:
-    """Every measurement with the conditions; one that fails has its `error` instead of figures. Progress goes to `console`.
+def bench_document(task: BenchTask, say: Say = ignore) -> Document:
+    """Every measurement with the conditions; one that fails has its `error` instead of figures. `say` hears what is being done.
 
     Ctrl-C ends it early: what was measured until then is there, and `interrupted` is true.
     """
     bench = _Bench(task)
     interrupted = False
-    with bench_progress(console) as say:
-        say("waiting for the device")
-        try:
-            with device_lock(task.device, exclusive=True):
-                bench.measure_all(say)
-        except KeyboardInterrupt:
-            interrupted = True
-        where = conditions(task.device)
+    say("waiting for the device")
+    try:
+        with device_lock(task.device, exclusive=True):
+            bench.measure_all(say)
+    except KeyboardInterrupt:
+        interrupted = True
+    where = conditions(task.device)
     return {
         "conditions": {**where, "reference": _name(task.against)},
         "reference": {"name": _name(task.against), "arch_id": task.against.arch_id},

@@ -23,11 +23,10 @@ import torch
 
 from archsearch import build, load_space
 from archsearch.device import conditions, use_cpu
-from archsearch.proxy.shrink import Profile, shrink
-from archsearch.proxy.task import load_proxy
-from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.profiles import load_profile
+from archsearch.proxy.shrink import shrink
+from archsearch.proxy.task import ProxyTask
 from archsearch.proxy.training.train import Training
-from archsearch.search.config import make_settings
 from archsearch.space.arch import Arch
 from archsearch.throughput.measure import measure
 from archsearch.throughput.protocol import Protocol
@@ -89,9 +88,8 @@ def train(work: Path) -> None:
     hybrids = every()
     second = round(SECOND_SEED_SHARE * len(hybrids))
     tasks = [(index, 0) for index in range(len(hybrids))] + [(index, 1) for index in range(second)]
-    settings = make_settings(device="cpu")
-    proxy = settings["proxy"]
-    data, profile, recipe = load_proxy(proxy["source"]), Profile(**proxy["profile"]), Recipe(**proxy["recipe"])
+    task = ProxyTask.resolve(load_profile("fashion-mnist"))
+    data, profile, recipe = task.load_data(), task.profile, task.recipe
     for place, path in claimed(work, [f"train-{hybrids[index][1].arch_id}-{seed}" for index, seed in tasks]):
         index, seed = tasks[place]
         params, arch = hybrids[index]
@@ -146,12 +144,11 @@ def write(work: Path, out: Path) -> None:
                         "train_s": point["train_s"] + point["eval_s"],
                     }
                 )
-    settings = make_settings(device="cpu", proxy_steps=RUNGS[-1])
     environment = {
         **conditions(torch.device("cpu")),
         "threads": 1,
         "batch_size": BATCH_SIZE,
-        "proxy_id": settings["proxy_id"],
+        "proxy_id": ProxyTask.resolve(load_profile("fashion-mnist"), steps=RUNGS[-1]).proxy_id,
     }
     table = pa.Table.from_pylist(rows).replace_schema_metadata({"environment": json.dumps(environment)})
     pq.write_table(table, out, compression="zstd")

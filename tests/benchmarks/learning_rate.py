@@ -11,11 +11,9 @@ import numpy as np
 import torch
 
 from archsearch import build, paper
-from archsearch.proxy.shrink import Profile, shrink
-from archsearch.proxy.task import load_proxy
-from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.shrink import shrink
+from archsearch.proxy.task import ProxyTask, choose_proxy
 from archsearch.proxy.training.train import train_and_score
-from archsearch.search.config import make_settings
 
 ANCHORS = ("davit_tiny", "van_b2", "litv2_s")
 RATES = (1e-3, 2e-3, 4e-3)
@@ -26,13 +24,13 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--steps", type=int)
     arguments = parser.parse_args()
-    settings = make_settings(device="cpu", data=arguments.data, proxy_steps=arguments.steps)
-    proxy = settings["proxy"]
-    data, profile = load_proxy(proxy["source"]), Profile(**proxy["profile"])
+    chosen = choose_proxy(None, "cpu", arguments.data)
+    task = ProxyTask.resolve(chosen, data=arguments.data, steps=arguments.steps)
+    data, profile = task.load_data(), task.profile
     scores = np.zeros((len(ANCHORS), len(RATES)))
     for row, name in enumerate(ANCHORS):
         for column, rate in enumerate(RATES):
-            recipe = replace(Recipe(**proxy["recipe"]), learning_rate=rate)
+            recipe = replace(task.recipe, learning_rate=rate)
             torch.manual_seed(0)
             result = train_and_score(build(shrink(paper(name), profile, len(data.classes))), data, recipe, device="cpu")
             scores[row, column] = result.score

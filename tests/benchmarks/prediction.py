@@ -27,6 +27,7 @@ from archsearch.space.space import load_space
 from archsearch.throughput.calibration import Calibration, CalibrationKey, CalibrationPlan, conclude, load_calibration
 from archsearch.throughput.calibration.collect import site_json
 from archsearch.throughput.calibration.file import FOLDER, SCHEMA, read_rows
+from archsearch.throughput.measurement import Measurement
 
 BUDGET, TOLERANCE = 4_500_000_000, 0.05
 SETTINGS = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 224}
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--archs", type=int, default=200, metavar="N")
     parser.add_argument("--file", type=Path, metavar="PATH")
     asked = parser.parse_args()
-    key = CalibrationKey.here(SETTINGS)
+    key = CalibrationKey.here(Measurement.from_dict(SETTINGS))
     space = load_space("hybrid")
     plan = CalibrationPlan(
         key=key,

@@ -519,6 +519,16 @@ def test_the_live_panel_shows_where_a_run_stands_and_fits_the_terminal() -> None
     assert stream.getvalue().endswith("\x1b[2K")  # nothing is left behind
 
 
+def test_an_infeasible_budget_is_refused_before_a_folder_is_made(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = cli("run", "--budget", "1MFLOPs")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no architecture has" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 # How commands end
 
 

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from archsearch.data.constellation import NUM_ARRANGEMENTS, make_constellation
 from archsearch.data.dataset import ProxyData, load_fashion_mnist
 from archsearch.data.load import DataRequest, load_data
-from archsearch.data.preparation import Watch
 from archsearch.errors import UserError
+from archsearch.system import Progress, ignore
 
 CLOTHING = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "clothing-mini"
 SIZE = 24
@@ -41,8 +41,8 @@ def make_folder(root: Path, per_class: int = 4, classes: tuple[str, ...] = ("cat
 
 def load(root: Path, cache: Path, progress: Callable[[int, int], None] | None = None, **changes: Any) -> ProxyData:
     settings: dict[str, Any] = {"size": SIZE, "max_train": 1000, "val_split": "val"} | changes
-    watch = Watch(progress=lambda done, total, _already: progress(done, total)) if progress else Watch()
-    return load_data(DataRequest(text=str(root), cache_dir=str(cache), **settings), watch)
+    report: Progress = ignore if progress is None else lambda done, total, text: progress(int(done), int(total))
+    return load_data(DataRequest(text=str(root), cache_dir=str(cache), **settings), progress=report)
 
 
 def centre_square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -178,7 +178,7 @@ def test_second_load_decodes_nothing(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "data")
     seen: list[tuple[int, int]] = []
     first = load(root, tmp_path / "cache", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 16) for done in range(1, 17)]
+    assert seen == [(done, 16) for done in range(17)]
     for path in root.rglob("*.png"):  # same size, same time, no picture any more
         stat = path.stat()
         path.write_bytes(bytes(stat.st_size))

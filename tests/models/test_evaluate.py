@@ -15,7 +15,6 @@ from click.testing import CliRunner, Result
 from support.pictures import CLASSES, SORTED, labels_of, make_folder, picture, rigged, save, ten_classes
 
 from archsearch.cli import main
-from archsearch.cli.progress import progress_words
 from archsearch.models.validation.accuracy import Accuracy
 from archsearch.models.validation.checkpoint import EvaluateTask, difference, evaluate_task
 from archsearch.report.validation import comparison
@@ -269,7 +268,7 @@ def test_progress_in_one_line() -> None:
     found = Accuracy(
         images=12_798, unreadable=("a", "b"), top1_correct=9_000, total=50_000, num_classes=1000, seconds=30.0
     )
-    assert progress_words(found) == "12800 of 50000 images, 427 img/s, top-1 70.32, about 1m27s left"
+    assert found.describe() == "12800 of 50000 images, 427 img/s, top-1 70.32"
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import kendalltau
 from support.audits import NAMES, STEPS, make_plan, make_record
 from support.report_runs import PROXY_ID, SIX, write_run
+from support.settings import settings_for
 
 from archsearch.metrics import estimate, kendall_tau
 from archsearch.proxy.audit.from_run import run_hybrids, run_records
@@ -21,7 +22,6 @@ from archsearch.proxy.audit.store import AuditStore, audit_folder, read_audit
 from archsearch.proxy.audit.verdict import verdict
 from archsearch.report.run import build_report
 from archsearch.report.run_tables import audit_sentence
-from archsearch.search.config import make_settings
 from archsearch.space.papers import paper, paper_names
 
 
@@ -153,7 +153,7 @@ def test_the_report_says_the_last_verdict_or_that_there_is_none(tmp_path: Path) 
 
 
 def test_the_embedded_proxy_comes_with_an_audit_until_there_is_one_of_the_users_own(tmp_path: Path) -> None:
-    proxy_id = make_settings(device="cpu")["proxy_id"]
+    proxy_id = settings_for()["proxy_id"]
     shipped = read_audit(tmp_path, proxy_id)
     assert shipped
     assert shipped["is_shipped"]

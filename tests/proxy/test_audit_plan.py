@@ -119,12 +119,13 @@ def test_the_command_goes_on_and_trains_nothing_twice(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_its_scores_are_those_of_a_search(tmp_path: Path) -> None:
+    from support.settings import settings_for
+
     from archsearch.proxy.audit.training import Trainer
-    from archsearch.search.config import make_settings
     from archsearch.search.evaluate import evaluate
 
     (tmp_path / "tiny.toml").write_text(TINY)
-    settings = {**make_settings(proxy=str(tmp_path / "tiny.toml"), device="cpu"), "phases": ["proxy"]}
+    settings = {**settings_for(str(tmp_path / "tiny.toml")), "phases": ["proxy"]}
     events: list[dict[str, Any]] = []
     evaluate(paper("van_b0").to_dict(), settings, {}, events.append)
     searched = next(event["values"] for event in events if event["event"] == "phase")

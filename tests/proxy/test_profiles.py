@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.settings import settings_for
 
 from archsearch.errors import UserError
 from archsearch.proxy.profiles import load_profile, parse_profile, profile_text, proxy_names
 from archsearch.proxy.shrink import shrink
 from archsearch.proxy.task import choose_proxy
-from archsearch.search.config import make_settings
 from archsearch.space.papers import paper
 
 TEXT = profile_text("fashion-mnist")
@@ -65,7 +65,7 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
 
 def test_whatever_changes_a_training_changes_the_proxy_id(tmp_path: Path) -> None:
     """The house's id is of old; every other value of any field of the recipe or the profile has one of its own."""
-    house = make_settings(device="cpu")["proxy_id"]
+    house = settings_for()["proxy_id"]
     ids = {house}
     changes = {
         "steps = 200": "steps = 100",
@@ -83,14 +83,14 @@ def test_whatever_changes_a_training_changes_the_proxy_id(tmp_path: Path) -> Non
         assert old in TEXT
         path = tmp_path / f"{number}.toml"
         path.write_text(TEXT.replace(old, new, 1))
-        ids.add(make_settings(device="cpu", proxy=str(path))["proxy_id"])
+        ids.add(settings_for(str(path))["proxy_id"])
     assert len(ids) == 1 + len(changes)
     assert house == (
         "fashion-mnist-12k@32px/stem2/grids16-8-4-2/windows4of7/width1of4/200steps/batch32/lr0.002/float32/v1"
     )
     same = tmp_path / "same.toml"
     same.write_text(TEXT + "label_smoothing = 0.1\n")
-    assert make_settings(device="cpu", proxy=str(same))["proxy_id"] == house
+    assert settings_for(str(same))["proxy_id"] == house
 
 
 def test_a_profile_brings_its_rungs_and_a_recipe_of_another_size_is_refused() -> None:

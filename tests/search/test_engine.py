@@ -165,12 +165,6 @@ def test_no_new_trial_after_the_timeout(tmp_path: Path) -> None:
     assert 1 <= len(ear.finished_rows) <= 3
 
 
-def test_an_infeasible_budget_measures_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no architecture has"):
-        run(tmp_path / "run", make_config(tmp_path / "log", budget_macs=10**6), 1)
-    assert noted(tmp_path / "log") == []
-
-
 class _Interrupting(Ear):
     """Presses Ctrl-C at the n-th event of the run."""
 

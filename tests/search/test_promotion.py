@@ -11,12 +11,13 @@ from typing import Any
 import optuna
 import pytest
 from support.runs import FIXED, Ear, make_rung_config, run, start, wait_until
+from support.settings import settings_for
 from support.stub_evaluators import arch_id, fraction, measure, noted
 
 from archsearch import results
 from archsearch.errors import UserError
 from archsearch.proxy.training.recipe import check_rungs, rung_steps
-from archsearch.search.config import RunConfig, make_settings
+from archsearch.search.config import RunConfig
 from archsearch.search.engine.driver import Driver
 from archsearch.search.engine.manifest import training_document
 from archsearch.search.engine.workers.process import ProcessWorker
@@ -215,8 +216,7 @@ def test_lengths_that_are_no_rungs_are_refused(lengths: tuple[int, ...]) -> None
 
 def test_a_rungs_score_has_a_proxy_id_of_its_own_and_the_full_one_that_of_a_run_without() -> None:
     with_rungs, without, short = (
-        make_settings(device="cpu", proxy_steps=steps, rungs=rungs)
-        for steps, rungs in ((16, (1, 4)), (16, ()), (4, ()))
+        settings_for(steps=steps, rungs=rungs) for steps, rungs in ((16, (1, 4)), (16, ()), (4, ()))
     )
     lower, full = rungs_of(with_rungs)
     assert full.proxy_id == without["proxy_id"]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from support.settings import settings_for
 
 from archsearch import Arch
 from archsearch.cli import main
@@ -24,10 +25,10 @@ from archsearch.proxy.shrink import Profile
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.train import start_training
 from archsearch.proxy.training_free import scores
-from archsearch.search.config import make_settings
 from archsearch.search.evaluate import evaluate
 from archsearch.search.run import refuse_other_threads
 from archsearch.space.space import Space
+from archsearch.throughput.measurement import Measurement
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "clothing-mini"
 SPACE = """
@@ -140,12 +141,12 @@ def test_threads_and_cores_that_are_not_there_are_refused_before_there_is_a_run(
 
 
 def test_trials_timed_with_other_threads_are_not_joined() -> None:
-    settings, row = {"device": "cpu", "threads": None}, {"conditions": '{"threads": 7}'}
+    here, row = Measurement(device="cpu", batch_size=2), {"conditions": '{"threads": 7}'}
     with pytest.raises(UserError, match=r"timed with 7 threads, and PyTorch would use 1 now .* use another --output"):
-        refuse_other_threads(Path("run"), [{"conditions": None}, row], settings)
-    refuse_other_threads(Path("run"), [{"conditions": '{"threads": 1}'}], settings)
-    refuse_other_threads(Path("run"), [row], {**settings, "threads": 7})
-    refuse_other_threads(Path("run"), [row], {**settings, "device": "cuda"})
+        refuse_other_threads(Path("run"), [{"conditions": None}, row], here)
+    refuse_other_threads(Path("run"), [{"conditions": '{"threads": 1}'}], here)
+    refuse_other_threads(Path("run"), [row], replace(here, threads=7))
+    refuse_other_threads(Path("run"), [row], replace(here, device="cuda"))
 
 
 def _picture(path: Path) -> None:
@@ -208,20 +209,20 @@ def _proxies(jobs: list[list[str]], **options: Any) -> dict[str, dict[str, Any]]
 
     arch = Space(tomllib.loads(SPACE), "tiny.toml", SPACE).sample(lambda name, choices: choices[0])
     for phases in jobs:
-        settings = {**make_settings(device="cpu", **options), "phases": phases}
+        settings = {**settings_for(**options), "phases": phases}
         evaluate(arch.to_dict(), settings, {}, keep)
     return found
 
 
 @pytest.mark.slow
 def test_rungs_change_nothing_of_the_full_score_and_a_lost_training_is_made_up_for(tmp_path: Path) -> None:
-    rungs: dict[str, Any] = {"proxy_steps": 12, "rungs": (1, 2, 4)}
+    rungs: dict[str, Any] = {"steps": 12, "rungs": (1, 2, 4)}
     in_parts = _proxies([["proxy@3"], ["proxy@6"], ["proxy"]], **rungs)
-    assert in_parts["proxy"] == _proxies([["proxy"]], proxy_steps=12)["proxy"]
+    assert in_parts["proxy"] == _proxies([["proxy"]], steps=12)["proxy"]
     # Another job came between, as after a crash: the training starts again, and comes to the same.
     after_a_crash = _proxies([["proxy@3"], ["count"], ["proxy@6"]], **rungs)
     assert after_a_crash["proxy@6"] == in_parts["proxy@6"]
-    _proxies([["proxy@3"]], proxy_steps=12, rungs=(1, 4))
+    _proxies([["proxy@3"]], steps=12, rungs=(1, 4))
     assert _proxies([["proxy@6"]], **rungs)["proxy@6"] == in_parts["proxy@6"]
 
 
@@ -229,7 +230,7 @@ def test_rungs_change_nothing_of_the_full_score_and_a_lost_training_is_made_up_f
 def test_other_seeds_and_free_scores_are_those_of_the_library() -> None:
     """Phases `seed@1` and `free` of a real evaluation against the training and the scores made by hand."""
     arch = Space(tomllib.loads(SPACE), "tiny.toml", SPACE).sample(lambda name, choices: choices[0])
-    settings = {**make_settings(device="cpu", proxy_steps=3), "phases": ["proxy", "seed@1", "free"]}
+    settings = {**settings_for(steps=3), "phases": ["proxy", "seed@1", "free"]}
     found: dict[str, dict[str, Any]] = {}
 
     def keep(event: dict[str, Any]) -> None:

@@ -248,15 +248,6 @@ def test_unknown_sampler_names_the_known_ones(space: Space) -> None:
         make_sampler("tpee", space, BAND, 0, set)
 
 
-def test_an_infeasible_budget_is_told_before_anything_is_measured(tmp_path: Path) -> None:
-    config = make_config(tmp_path / "log", budget_macs=10**6)
-    with (
-        RunStore.open(tmp_path / "run", config) as store,
-        pytest.raises(UserError, match=r"no architecture has .* MACs"),
-    ):
-        store.check_band()
-
-
 # The store
 
 

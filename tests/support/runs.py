@@ -135,7 +135,7 @@ def run(
 def start(folder: Path, log: Path, trials: int, phase_s: float, *words: str) -> "subprocess.Popen[str]":
     """The same as a program in a process and a process group of its own, as a shell would start it; `words` are drive.py's."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    program = str(ROOT / "tests" / "drive.py")
+    program = str(ROOT / "tests" / "support" / "drive.py")
     arguments = [sys.executable, program, str(folder), str(log), str(trials), str(phase_s), *words]
     return subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True

@@ -15,7 +15,6 @@ from archsearch.cli import main
 from archsearch.errors import UserError
 from archsearch.throughput.calibration import (
     CalibrationKey,
-    Step,
     calibration_path,
     carry_out,
     load_calibration,
@@ -25,6 +24,7 @@ from archsearch.throughput.calibration import (
 from archsearch.throughput.calibration.file import read_rows, write_rows
 from archsearch.throughput.calibration.sites import Site
 from archsearch.throughput.calibration.slopes import time_slope
+from archsearch.throughput.measurement import Measurement
 
 
 def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_keys_of_other_conditions_have_other_files() -> None:
     assert len(names) == len(changes) + 1
     assert KEY.file_name == "cpu-abacus-tm-9000-float32-eager-batch2-32px-1threads-torch2.9.0_cpu.parquet"
     settings = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 32}
-    assert CalibrationKey.here({**settings, "threads": 3}).threads == 3
-    assert CalibrationKey.here({**settings, "cpus": [0]}).threads == 1
-    assert CalibrationKey.here(settings).device_name
+    assert CalibrationKey.here(Measurement.from_dict({**settings, "threads": 3})).threads == 3
+    assert CalibrationKey.here(Measurement.from_dict({**settings, "cpus": [0]})).threads == 1
+    assert CalibrationKey.here(Measurement.from_dict(settings)).device_name
 
 
 def test_measurements_of_another_plan_are_not_gone_on_with(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_measurements_of_another_plan_are_not_gone_on_with(tmp_path: Path) -> No
     path = calibration_path(tmp_path, plan.key)
     write_rows(measurements(plan)[:3], {"identity": small_plan(seed=5).identity}, partial_path(path))
     with pytest.raises(UserError, match=r"another, unfinished calibration, of seed 5; .*delete the file"):
-        carry_out(plan, path, lambda step: None)
+        carry_out(plan, path)
 
 
 def test_finished_measurements_are_not_made_again(tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_finished_measurements_are_not_made_again(tmp_path: Path) -> None:
     path = calibration_path(tmp_path, plan.key)
     rows = measurements(plan)
     write_rows(rows, {"identity": plan.identity}, partial_path(path))
-    steps: list[Step] = []
-    again = carry_out(plan, path, steps.append)
-    assert not any(step.is_new for step in steps)
-    assert steps[-1].done == steps[-1].total
+    reports: list[tuple[float, float]] = []
+    again = carry_out(plan, path, lambda done, total, text: reports.append((done, total)))
+    ((done, total),) = reports
+    assert done == total
     assert [row["value"] for row in again] == [row["value"] for row in rows]
 
 
@@ -115,22 +115,25 @@ def test_finished_measurements_are_not_made_again(tmp_path: Path) -> None:
 def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
     plan = small_plan(hybrids=4, held_out=3)
     path = calibration_path(tmp_path, plan.key)
-    seen: list[Step] = []
+    reports: list[float] = []
 
-    def stop_after(count: int, step: Step) -> None:
-        seen.append(step)
-        if sum(each.is_new for each in seen) == count:
+    def stop_after(measurements: int, done: float) -> None:
+        reports.append(done)
+        if len(reports) > measurements:  # the first says what was done before
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out(plan, path, lambda step: stop_after(3, step))
+        carry_out(plan, path, lambda done, total, text: stop_after(3, done))
     kept, _ = read_rows(partial_path(path))
     assert len(kept) == 3
-    seen.clear()
+    before = reports[-1]
+    reports.clear()
     with pytest.raises(KeyboardInterrupt):
-        carry_out(plan, path, lambda step: stop_after(2, step))
-    assert [step.is_new for step in seen] == [False, False, False, True, True]
-    assert read_rows(partial_path(path))[0][:3] == kept
+        carry_out(plan, path, lambda done, total, text: stop_after(2, done))
+    assert reports[0] == before
+    rows, _ = read_rows(partial_path(path))
+    assert rows[:3] == kept
+    assert len(rows) == 5
 
 
 @pytest.mark.slow

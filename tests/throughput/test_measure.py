@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.device import conditions, device_lock, pick_device
-from archsearch.units import DType
 from archsearch.errors import RunError, UserError
 from archsearch.throughput.measure import InfeasibleError, measure
 from archsearch.throughput.protocol import Protocol, Task
+from archsearch.units import DType
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -1,13 +1,11 @@
 """A run foresees throughput with the calibration of its own conditions: found, trusted or not, damaged, absent."""
 
-import io
 import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from archsearch import Arch, load_space
 from archsearch.space.budget import Band, draw
@@ -15,6 +13,7 @@ from archsearch.throughput.calibration import Calibration, CalibrationKey, calib
 from archsearch.throughput.calibration.file import SCHEMA
 from archsearch.throughput.calibration.predictor import Predictor, find_predictor
 from archsearch.throughput.calibration.sites import unique_sites
+from archsearch.throughput.measurement import Measurement
 
 SETTINGS = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 224, "threads": 1}
 EMPTY: dict[str, Any] = {**dict.fromkeys(SCHEMA.names), "reference_img_s": 10.0, "error": 0.0}
@@ -47,7 +46,7 @@ def make_calibration(root: Path, archs: list[Arch], noise: float) -> Calibration
         row = {"record": "network", "group": group, "name": str(number), "value": value, "unit": "img/s"}
         of = {"arch": json.dumps(arch.to_dict()), "arch_id": arch.arch_id, "macs": arch.cost().macs}
         rows.append({**EMPTY, **row, **of})
-    key = CalibrationKey.here(SETTINGS)
+    key = CalibrationKey.here(Measurement.from_dict(SETTINGS))
     about = {"identity": {"budget_macs": 4_500_000_000, "tolerance": 0.05}}
     calibration = conclude(rows, key, calibration_path(root, key), about)
     save_calibration(calibration)
@@ -56,8 +55,8 @@ def make_calibration(root: Path, archs: list[Arch], noise: float) -> Calibration
 
 def find(root: Path, **changes: Any) -> tuple[Predictor | None, str]:
     """The predictor, and what was said."""
-    said = io.StringIO()
-    return find_predictor(root, {**SETTINGS, **changes}, Console(file=said, width=80)), said.getvalue()
+    said: list[str] = []
+    return find_predictor(root, Measurement.from_dict({**SETTINGS, **changes}), said.append), "\n".join(said)
 
 
 def test_a_trusted_calibration_of_these_conditions_foresees(tmp_path: Path, archs: list[Arch]) -> None:

@@ -116,6 +116,11 @@ class Accuracy:
         """Images per second of the whole pass, start of the workers and decoding included."""
         return self.images / self.seconds if self.seconds else math.nan
 
+    def describe(self) -> str:
+        """`12800 of 50000 images, 431 img/s, top-1 81.23`."""
+        done = self.images + len(self.unreadable)
+        return f"{done} of {self.total} images, {self.images_s:.0f} img/s, top-1 {100 * self.top1:.2f}"
+
 
 def _standard_error(share: float, images: int) -> float:
     return math.sqrt(share * (1 - share) / images) if images else math.nan

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from rich.console import Console
 from torch import nn
 
-from archsearch.cli.progress import validation_progress
 from archsearch.device import conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
 from archsearch.models.checkpoints import CheckpointWarning, load_official
 from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_batch_size, default_workers, validate
 from archsearch.models.validation.preprocessing import Preprocessing, sides
 from archsearch.space.papers import paper, paper_space
+from archsearch.system import Progress, Say, ignore
 from archsearch.units import DType
 
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000
@@ -76,15 +75,15 @@ def evaluate_task(
     )
 
 
-def evaluate_document(task: EvaluateTask, console: Console) -> Document:
-    """The accuracy with everything it depends on; what was judged so far after Ctrl-C. Notes and progress go to `console`."""
+def evaluate_document(task: EvaluateTask, *, say: Say = ignore, progress: Progress = ignore) -> Document:
+    """The accuracy with everything it depends on; after Ctrl-C that of the images seen until then. `say` hears the notes."""
     preprocessing = Preprocessing.of_paper(task.name)
     notes: list[str] = []
     model = _load(task, notes)
     notes += _doubts(task.images.classes)
     for note in notes:
-        console.print(f"note: {note}", soft_wrap=True)
-    found, interrupted = _validate(task, model, preprocessing, console)
+        say(f"note: {note}")
+    found, interrupted = _validate(task, model, preprocessing, progress)
     return {
         "name": task.name,
         "checkpoint": str(task.checkpoint),
@@ -132,15 +131,15 @@ def _doubts(classes: tuple[str, ...]) -> Iterator[str]:
 
 
 def _validate(
-    task: EvaluateTask, model: nn.Module, preprocessing: Preprocessing, console: Console
+    task: EvaluateTask, model: nn.Module, preprocessing: Preprocessing, progress: Progress
 ) -> tuple[Accuracy, bool]:
     """The accuracy, and whether Ctrl-C ended the pass before its end."""
     so_far: list[Accuracy] = []
-    with validation_progress(console) as tell, device_lock(task.device, exclusive=False):
+    with device_lock(task.device, exclusive=False):
 
-        def told(found: Accuracy) -> None:
+        def report(found: Accuracy) -> None:
             so_far[:] = [found]
-            tell(found)
+            progress(found.images + len(found.unreadable), found.total, found.describe())
 
         try:
             found = validate(
@@ -152,7 +151,7 @@ def _validate(
                 dtype=task.dtype,
                 batch_size=task.batch_size,
                 workers=task.workers,
-                progress=told,
+                progress=report,
             )
         except KeyboardInterrupt:
             if not so_far:

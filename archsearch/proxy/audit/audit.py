@@ -1,15 +1,12 @@
 """`archsearch audit` without its options: what is trained for what, by any number of processes at once, and what it comes to."""
 
-import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from archsearch.device import pick_device, use_cpu
+from archsearch.device import check_cpu, pick_device, use_cpu
 from archsearch.errors import UserError
 from archsearch.proxy import training_free
 from archsearch.proxy.audit.from_run import run_hybrids, run_records
@@ -19,12 +16,11 @@ from archsearch.proxy.audit.store import FREE_FILE, AuditStore, Key, Record, aud
 from archsearch.proxy.audit.training import train_all
 from archsearch.proxy.audit.verdict import verdict
 from archsearch.proxy.shrink import Profile
-from archsearch.proxy.task import load_proxy, proxy_id
+from archsearch.proxy.task import ProxyTask, choose_proxy, load_proxy, proxy_id
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.results import read_manifest, read_rows
-from archsearch.search.config import make_settings
 from archsearch.space.papers import choose_papers
-from archsearch.system import replace_file
+from archsearch.system import Progress, Say, ignore, replace_file, utc_now
 from archsearch.version import __version__
 
 _IMAGE_SIZE = 224  # of the papers' models that stand beside a proxy's hybrids
@@ -48,12 +44,19 @@ class AuditRequest:
     threads: int | None
 
 
-def audit(request: AuditRequest, results_root: Path, output: Path | None, console: Console) -> Document:
-    """Train what is missing, conclude, and write the folder; the document. Progress goes to `console`."""
+def audit(
+    request: AuditRequest,
+    results_root: Path,
+    output: Path | None = None,
+    *,
+    say: Say = ignore,
+    progress: Progress = ignore,
+) -> Document:
+    """Train what is missing, conclude, and write the folder; the document."""
     plan = audit_plan(request)
     store = AuditStore(output or audit_folder(results_root, plan.proxy_id))
     use_cpu(plan.threads, plan.cpus)
-    records = train_all(plan, store, console)
+    records = train_all(plan, store, say=say, progress=progress)
     document = audit_document(plan, records, _training_free(plan.subjects, store))
     document["folder"] = str(store.folder)
     store.write(document)
@@ -75,21 +78,21 @@ def audit_plan(request: AuditRequest) -> AuditPlan:
 
 def _plan_of_proxy(request: AuditRequest) -> AuditPlan:
     """The papers' models and hybrids of the default space."""
-    settings = make_settings(
-        proxy=request.proxy, data=request.data, device=request.device, threads=request.threads, image_size=_IMAGE_SIZE
-    )
+    device = pick_device(request.device).type
+    check_cpu(request.threads, None)
+    task = ProxyTask.resolve(choose_proxy(request.proxy, device, request.data), data=request.data)
     return AuditPlan(
-        proxy_id=settings["proxy_id"],
+        proxy_id=task.proxy_id,
         longer_id=None,
-        proxy=settings["proxy"],
-        device=settings["device"],
+        proxy=task.to_dict()["proxy"],
+        device=device,
         subjects=[
             *paper_subjects(choose_papers(request.papers, request.budget_macs, _IMAGE_SIZE)),
             *hybrid_subjects(request.hybrids, request.budget_macs),
         ],
         num_seeds=request.num_seeds,
         longer=request.longer,
-        threads=settings["threads"],
+        threads=request.threads,
     )
 
 
@@ -128,7 +131,7 @@ def audit_document(plan: AuditPlan, records: Mapping[Key, Record], free: Mapping
         "proxy_id": plan.proxy_id,
         "verdict": "",
         "run": plan.run,
-        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created_at": utc_now(),
         "seeds": plan.num_seeds,
         "longer": plan.longer if plan.longer_id else 0,
         "longer_proxy_id": plan.longer_id,

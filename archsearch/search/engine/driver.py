@@ -79,8 +79,6 @@ class Driver:
         self._trials = trials
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         try:
-            if trials:
-                self._store.check_band()
             self._write("running")
             state = self._run(deadline)
             self._write(state)

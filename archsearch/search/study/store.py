@@ -2,7 +2,6 @@
 
 import contextlib
 import platform
-import random
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -24,7 +23,6 @@ from archsearch.search.rungs import FREE_PHASE, FREE_SCORES
 from archsearch.search.study import database as storage
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row, trained
 from archsearch.space.arch import Arch
-from archsearch.space.budget import draw
 from archsearch.system import replace_file
 from archsearch.version import __version__
 
@@ -129,10 +127,6 @@ class RunStore:
     def arch_ids(self) -> set[str]:
         """Every architecture the run has met."""
         return {row["arch_id"] for row in self._rows.values()}
-
-    def check_band(self) -> None:
-        """Raise UserError now, not after an hour of fixed trials, when the space has no architecture in the band."""
-        draw(self.config.space, self.config.band, random.Random(self.config.seed))
 
     def propose(self) -> Proposal | None:
         """The sampler's next candidate, in the band; None when the run has met every architecture there is in it."""

@@ -1,7 +1,7 @@
 """Calibrated prediction: a look-up table of measured layers, fitted to measured networks, that tells an architecture's throughput without building it."""
 
 from archsearch.throughput.calibration.calibration import Calibration, conclude
-from archsearch.throughput.calibration.collect import Step, carry_out, partial_path
+from archsearch.throughput.calibration.collect import carry_out, partial_path
 from archsearch.throughput.calibration.file import calibration_path, load_calibration, save_calibration
 from archsearch.throughput.calibration.key import CalibrationKey
 from archsearch.throughput.calibration.plan import CalibrationPlan, at_image_size
@@ -10,7 +10,6 @@ __all__ = [
     "Calibration",
     "CalibrationKey",
     "CalibrationPlan",
-    "Step",
     "at_image_size",
     "calibration_path",
     "carry_out",

@@ -1,19 +1,16 @@
 """`archsearch calibrate` without its options: from what was asked to a calibration's file, and how it is told."""
 
-import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
-from archsearch.cli.progress import calibration_progress
-from archsearch.device import conditions, use_cpu
-from archsearch.search.config import make_settings
+from archsearch.device import conditions
 from archsearch.space.papers import choose_papers, reference_arch
 from archsearch.space.space import load_space
+from archsearch.system import Progress, ignore, utc_now
 from archsearch.throughput.calibration import (
     Calibration,
     CalibrationKey,
@@ -26,12 +23,13 @@ from archsearch.throughput.calibration import (
     save_calibration,
 )
 from archsearch.throughput.calibration.plan import MOST_SLOPES
+from archsearch.throughput.measurement import Measurement
 from archsearch.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateRequest:
-    """What was asked for on the command line; `measuring` are the keywords of `make_settings` that say how."""
+    """What was asked for on the command line; `measuring` are the keywords of `Measurement.resolve`."""
 
     space: str
     budget_macs: int
@@ -48,32 +46,31 @@ def calibration_plan(request: CalibrateRequest) -> CalibrationPlan:
     """Checked before anything is timed, threads set; UserError for anything asked for that cannot be."""
     space = at_image_size(load_space(request.space), request.image_size)
     image_size = space.plan.image_size
-    settings = make_settings(**request.measuring, image_size=image_size)
-    use_cpu(settings["threads"], settings["cpus"])
+    measurement = Measurement.resolve(**request.measuring, image_size=image_size)
+    measurement.use_cpu()
     return CalibrationPlan(
-        key=CalibrationKey.here(settings),
+        key=CalibrationKey.here(measurement),
         space=space,
         budget_macs=request.budget_macs,
         tolerance=request.tolerance,
         seed=request.seed,
         hybrids=request.hybrids,
         held_out=request.held_out,
-        slopes=request.slopes or MOST_SLOPES[settings["mode"]],
+        slopes=request.slopes or MOST_SLOPES[measurement.mode],
         papers=choose_papers("nearest", request.budget_macs, image_size),
         reference=reference_arch(),
     )
 
 
-def calibrate(plan: CalibrationPlan, results_root: Path, console: Console) -> Calibration:
-    """Measure what the plan has not measured yet, fit, and write the file; progress goes to `console`."""
+def calibrate(plan: CalibrationPlan, results_root: Path, progress: Progress = ignore) -> Calibration:
+    """Measure what the plan has not measured yet, fit, and write the file."""
     path = calibration_path(results_root, plan.key)
-    with calibration_progress(console) as tick:
-        rows = carry_out(plan, path, tick)
+    rows = carry_out(plan, path, progress)
     where = conditions(torch.device(plan.key.device))
     about = {
         "identity": plan.identity,
         "archsearch_version": __version__,
-        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created_at": utc_now(),
         "seconds": sum(row["seconds"] for row in rows),
         "conditions": where,
         "reference": plan.reference.name,

@@ -3,8 +3,7 @@
 import datetime
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from archsearch.device import device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
+from archsearch.system import Progress, ignore
 from archsearch.throughput.calibration.file import SCHEMA, read_rows, write_rows
 from archsearch.throughput.calibration.plan import CalibrationPlan, NetworkTask
 from archsearch.throughput.calibration.sites import Site
@@ -20,19 +20,8 @@ from archsearch.throughput.calibration.slopes import Yardstick, network_protocol
 from archsearch.throughput.measure import measure
 
 Row = dict[str, Any]
-Tick = Callable[["Step"], None]
 _NETWORK_WEIGHT = 5.0  # a network takes about as long as five slopes
 _KEEP_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """Where a calibration is: shares of the work in units of a slope, and what was measured last."""
-
-    done: float
-    total: float
-    name: str
-    is_new: bool
 
 
 class Journal:
@@ -75,7 +64,7 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial.parquet")
 
 
-def carry_out(plan: CalibrationPlan, path: Path, tick: Tick) -> list[Row]:
+def carry_out(plan: CalibrationPlan, path: Path, progress: Progress = ignore) -> list[Row]:
     """All measurements of the plan, as rows of `SCHEMA`; those found in the side file of `path` are not made again.
 
     Whatever ends it (Ctrl-C too), what is finished stays in the side file. The device is locked for each measurement alone.
@@ -83,18 +72,18 @@ def carry_out(plan: CalibrationPlan, path: Path, tick: Tick) -> list[Row]:
     journal = Journal(partial_path(path), plan.identity)
     known = {(row["record"], row["layer"] or row["arch_id"]) for row in journal.rows}
     tasks = _mixed(plan.sites, plan.networks)
-    total = sum(_weight(task) for task in tasks)
-    done = 0.0
+    total = sum(map(_weight, tasks))
+    left = [task for task in tasks if _identity(task) not in known]
+    done = total - sum(map(_weight, left))
+    progress(done, total, "starting")
     bench: _Bench | None = None
     try:
-        for task in tasks:
-            is_new = _identity(task) not in known
-            if is_new:
-                with device_lock(torch.device(plan.key.device), exclusive=True):
-                    bench = bench or _Bench(plan)
-                    journal.add(bench.measure(task))
+        for task in left:
+            with device_lock(torch.device(plan.key.device), exclusive=True):
+                bench = bench or _Bench(plan)
+                journal.add(bench.measure(task))
             done += _weight(task)
-            tick(Step(done=done, total=total, name=_name(task), is_new=is_new))
+            progress(done, total, f"timed {_name(task)}")
     finally:
         journal.keep()
     return journal.rows

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 
 from archsearch.device import conditions, pick_device
+from archsearch.throughput.measurement import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +25,17 @@ class CalibrationKey:
     torch: str
 
     @classmethod
-    def here(cls, settings: Mapping[str, Any]) -> Self:
-        """The key of this machine under a run's settings (`settings.make_settings`); UserError for an absent device."""
-        device = pick_device(settings["device"])
-        is_cpu = device.type == "cpu"
+    def here(cls, measurement: Measurement) -> Self:
+        """The key of this machine under these conditions; UserError for an absent device."""
+        device = pick_device(measurement.device)
         return cls(
             device_name=str(conditions(device)["device_name"]),
             device=device.type,
-            dtype=settings["dtype"],
-            mode=settings["mode"],
-            batch_size=settings["batch_size"],
-            image_size=settings["image_size"],
-            threads=_threads(settings) if is_cpu else None,
+            dtype=measurement.dtype,
+            mode=measurement.mode,
+            batch_size=measurement.batch_size,
+            image_size=measurement.image_size,
+            threads=measurement.num_threads if device.type == "cpu" else None,
             torch=str(torch.__version__),
         )
 
@@ -56,10 +56,3 @@ class CalibrationKey:
         if self.threads is not None:
             parts.append(f"{self.threads}threads")
         return "-".join([*parts, f"torch{re.sub(r'[^A-Za-z0-9.]+', '_', self.torch)}"]) + ".parquet"
-
-
-def _threads(settings: Mapping[str, Any]) -> int:
-    """Threads that `machine.use_cpu` will set in the process that measures."""
-    threads, cpus = settings.get("threads"), settings.get("cpus")
-    here = torch.get_num_threads()
-    return int(threads or (min(here, len(cpus)) if cpus is not None else here))

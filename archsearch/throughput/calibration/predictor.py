@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from archsearch.errors import UserError
 from archsearch.space.arch import Arch
+from archsearch.system import Say, ignore
 from archsearch.throughput.calibration import Calibration, CalibrationKey, load_calibration
 from archsearch.throughput.calibration.file import FOLDER
+from archsearch.throughput.measurement import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +26,15 @@ class Predictor:
         return self.calibration.predict(arch)
 
 
-def find_predictor(root: Path, settings: Mapping[str, Any], console: Console) -> Predictor | None:
-    """The predictor under these settings on this machine; None without a calibration, and with one of no use, which is said."""
+def find_predictor(root: Path, measurement: Measurement, say: Say = ignore) -> Predictor | None:
+    """The predictor under these conditions on this machine; None without a calibration, and with one of no use, which is said."""
     if not (root / FOLDER).is_dir():
         return None  # without asking the device for its name, which wakes a GPU
     try:
-        calibration = load_calibration(root, CalibrationKey.here(settings))
+        calibration = load_calibration(root, CalibrationKey.here(measurement))
     except UserError as error:
         # A search can do without: it only foresees what is measured anyway.
-        console.print(f"throughput is not predicted: {error}", soft_wrap=True)
+        say(f"throughput is not predicted: {error}")
         return None
     if calibration is None:
         return None
@@ -44,7 +44,7 @@ def find_predictor(root: Path, settings: Mapping[str, Any], console: Console) ->
             if math.isnan(calibration.tau)
             else f"its order of held-out hybrids agrees with the measured one to a Kendall tau of only {calibration.tau:.2f}"
         )
-        console.print(f"throughput is not predicted by {calibration.path}: {why}", soft_wrap=True)
+        say(f"throughput is not predicted by {calibration.path}: {why}")
         return None
     source = {"file": str(calibration.path), "kendall_tau": calibration.tau, "mape": calibration.mape}
     return Predictor(calibration=calibration, source=source)

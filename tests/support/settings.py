@@ -1,0 +1,23 @@
+"""Settings of runs for tests, as `archsearch run` makes them from its options."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from archsearch.proxy.task import ProxyTask, choose_proxy
+from archsearch.search.config import make_settings
+from archsearch.throughput.measurement import Measurement
+
+
+def settings_for(
+    proxy: str | None = None,
+    *,
+    data: str | Path | None = None,
+    steps: int | None = None,
+    rungs: Sequence[int] | None = None,
+    **training: Any,
+) -> dict[str, Any]:
+    """The settings of a run on the CPU with this proxy."""
+    measurement = Measurement.resolve(device="cpu")
+    task = ProxyTask.resolve(choose_proxy(proxy, "cpu", data), data=data, steps=steps, rungs=rungs, **training)
+    return make_settings(measurement, task)
