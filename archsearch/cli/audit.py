@@ -100,7 +100,7 @@ def audit(
         run=None if is_proxy else resolve_run(run, RESULTS), budget_macs=int(budget), **asked
     )
     try:
-        with progress_display(tables.make_console(stderr=True), plain_lines=0) as display:
+        with progress_display(tables.make_console(stderr=True)) as display:
             document = auditing.audit(request, RESULTS, output, say=display.say, progress=display.progress)
     except KeyboardInterrupt:
         go_on = command_line(sys.argv[1:])

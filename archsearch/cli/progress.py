@@ -12,6 +12,8 @@ from rich.progress import Progress as Bars
 from archsearch.system import Progress, Say
 from archsearch.units import format_seconds
 
+_PLAIN_EVERY_S = 30.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Display:
@@ -38,19 +40,19 @@ class _TimeLeft:
 
 
 @contextlib.contextmanager
-def progress_display(console: Console, plain_lines: int = 20) -> Iterator[Display]:
-    """Nothing until the first report; then a bar that is gone at the end, or so many lines where there is no terminal."""
-    time_left, shown = _TimeLeft(), 0
+def progress_display(console: Console) -> Iterator[Display]:
+    """Nothing until the first report; then a bar that is gone at the end, or a line every half minute where there is no terminal."""
+    time_left, printed = _TimeLeft(), time.monotonic()
     columns = (BarColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[left]}"))
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("", total=None, left="", visible=False)
 
         def progress(done: float, total: float, text: str) -> None:
-            nonlocal shown
+            nonlocal printed
             left = time_left.words(done, total)
             bars.update(bar, completed=done, total=total, description=text, left=left, visible=True)
-            if not console.is_terminal and (step := int(done * plain_lines // total)) > shown:
-                shown = step
+            if not console.is_terminal and time.monotonic() - printed >= _PLAIN_EVERY_S:
+                printed = time.monotonic()
                 console.print(f"{done / total:.0%}, {text}, {left}", soft_wrap=True)
 
         yield Display(say=lambda line: console.print(line, soft_wrap=True), progress=progress)

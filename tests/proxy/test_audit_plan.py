@@ -59,7 +59,7 @@ def test_a_claim_holds_as_long_as_its_process(tmp_path: Path) -> None:
     key = ("p", "a" * 12, 0)
     store = AuditStore(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from archsearch.audit.records import AuditStore\n"
+        "import sys; from pathlib import Path; from archsearch.proxy.audit.store import AuditStore\n"
         f"with AuditStore(Path({str(tmp_path)!r})).claimed({key!r}) as is_ours: print(is_ours, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
