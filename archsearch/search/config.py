@@ -16,6 +16,8 @@ from archsearch.space.budget import Band
 from archsearch.space.space import Space
 from archsearch.throughput.measurement import Measurement
 
+SPACE_FILE = "space.toml"  # a run's copy of its space
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

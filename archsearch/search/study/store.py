@@ -17,7 +17,7 @@ from archsearch.errors import UserError
 from archsearch.results import MANIFEST_FILE, Row
 from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, Proposal, described, make_sampler
 from archsearch.samplers.make import Foresee
-from archsearch.search.config import RunConfig
+from archsearch.search.config import SPACE_FILE, RunConfig
 from archsearch.search.early_stopping import Score
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES
 from archsearch.search.study import database as storage
@@ -28,7 +28,6 @@ from archsearch.version import __version__
 
 __all__ = ["RunConfig", "RunStore"]
 
-SPACE_FILE = "space.toml"
 # Of the study, as Optuna closes a trial that has ended to further attributes.
 _AGAIN, _SEEDS = "archsearch:again:", "archsearch:seeds:"
 _STATES = {

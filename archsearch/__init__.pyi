@@ -1,0 +1,31 @@
+from .blocks.cost import Cost
+from .errors import ArchsearchError, RunError, UserError
+from .models.build import build
+from .models.checkpoints import CheckpointWarning, load_official, read_checkpoint, save_official
+from .samplers.known_cost import KnownCostSampler
+from .search.load import Run, load_run
+from .space.arch import Arch
+from .space.papers import paper, paper_names
+from .space.space import Space, load_space
+from .version import __version__
+
+__all__ = [
+    "Arch",
+    "ArchsearchError",
+    "CheckpointWarning",
+    "Cost",
+    "KnownCostSampler",
+    "Run",
+    "RunError",
+    "Space",
+    "UserError",
+    "__version__",
+    "build",
+    "load_official",
+    "load_run",
+    "load_space",
+    "paper",
+    "paper_names",
+    "read_checkpoint",
+    "save_official",
+]
