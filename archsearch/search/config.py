@@ -1,4 +1,4 @@
-"""What identifies a run, how two runs differ, and at which points of its training a candidate is judged."""
+"""What identifies a run, and how two runs differ."""
 
 import hashlib
 import json
@@ -23,10 +23,9 @@ SPACE_FILE = "space.toml"  # a run's copy of its space
 class RunConfig:
     """Everything that identifies a run; the number of trials and the timeout do not. Raises UserError for its objectives and rungs.
 
-    `settings` are what the evaluation is told: device, dtype, mode, batch_size, image_size, proxy, proxy_id. `rungs` are the
-    points of a training at which it may be stopped, in parts of the last one, its end; none where every candidate is trained
-    in full (as in all runs before there were rungs); what they come to lies in the settings. `fix` holds parameters of the
-    space to one of their choices.
+    `settings` are what a worker needs beside the architecture, as `make_settings` gives them. `rungs` are the points of a training
+    at which it may be stopped, in parts of the last one, its end; empty where every candidate is trained in full (as in all runs
+    before there were rungs); their steps and proxy_ids lie in the settings. `fix` holds parameters of the space to one of their choices.
     """
 
     name: str

@@ -1,21 +1,14 @@
-"""archsearch/search/rungs.py."""
+"""The rungs of a run: the points of a candidate's training at which it is judged, and the names of the evaluation's phases."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, did_you_mean
 
-# The evaluation's phase of the full training, of one up to a rung (this with its steps behind it), and of one more with
-# another seed (with its number behind it).
-FULL_PHASE, RUNG_PHASE, SEED_PHASE = "proxy", "proxy@", "seed@"
-
-
-# The evaluation's phase of the scores that need no training, and their columns; one of them may be the first rung (settings["free_rung"]).
-FREE_PHASE = "free"
-
-
+# Phases of an evaluation: the full training; one up to a rung (this with its steps behind it); one more with another seed (with its number
+# behind it); and the scores that need no training, one of which may be the first rung (settings["free_rung"]).
+FULL_PHASE, RUNG_PHASE, SEED_PHASE, FREE_PHASE = "proxy", "proxy@", "seed@", "free"
 FREE_SCORES = ("naswot", "zico", "expressivity", "progressivity", "trainability")
 
 
@@ -55,6 +48,5 @@ def rungs_of(settings: Mapping[str, Any]) -> tuple[Rung, ...]:
 def check_free_rung(name: str, where: str = "--free-rung") -> None:
     """Raise UserError for a name that is no training-free score."""
     if name not in FREE_SCORES:
-        close = difflib.get_close_matches(name, FREE_SCORES, n=1, cutoff=0.5)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"{where}: unknown training-free score {name!r}{hint}; there are {', '.join(FREE_SCORES)}")
+        hint = did_you_mean(name, FREE_SCORES)
+        raise UserError(f"{where}: unknown training-free score {name!r}{hint}; allowed are {', '.join(FREE_SCORES)}")

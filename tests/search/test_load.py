@@ -32,10 +32,10 @@ def test_tables_and_configuration_are_the_runs_own(folder: Path, loaded: Run) ->
 
 
 def test_every_trial_is_an_architecture_that_can_be_built(loaded: Run) -> None:
-    for row in loaded.trials.itertuples():
-        arch = loaded.arch(row.trial)
-        assert arch.arch_id == row.arch_id
-        assert arch.cost().macs == row.macs
+    for row in loaded.trials.to_dict("records"):
+        arch = loaded.arch(int(row["trial"]))
+        assert arch.arch_id == row["arch_id"]
+        assert arch.cost().macs == row["macs"]
     assert loaded.arch(1) == fixed_archs()["davit_tiny"]
     model = loaded.build(1, num_classes=10)
     assert sum(parameter.numel() for parameter in model.parameters()) < loaded.trials.params[1]
