@@ -23,10 +23,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def test_wheel_carries_spaces_data_and_licences(wheel: Path) -> None:
+def test_wheel_carries_spaces_data_documentation_and_licences(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "archsearch/spaces/hybrid.toml" in names
     assert {f"archsearch/spaces/papers/{path.name}" for path in (ROOT / "spaces" / "papers").glob("*.toml")} <= names
+    assert {f"archsearch/docs/{path.name}" for path in (ROOT / "archsearch" / "docs").glob("*.md")} <= names
     assert "archsearch/data/assets/fashion_mnist_12k.npz" in names
     assert "archsearch/data/assets/FASHION_MNIST_LICENSE" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -4,6 +4,7 @@ from archsearch.cli.app import main
 from archsearch.cli.audit import audit
 from archsearch.cli.bench import bench
 from archsearch.cli.calibrate import calibrate
+from archsearch.cli.docs import docs
 from archsearch.cli.evaluate import evaluate
 from archsearch.cli.inspect import blocks, cost, papers, proxies, sample, space
 from archsearch.cli.prepare import prepare
@@ -28,5 +29,6 @@ for command in (
     blocks,
     papers,
     proxies,
+    docs,
 ):
     main.add_command(command)

@@ -1,0 +1,256 @@
+"""The documentation is true: its commands exist, its Python runs, its spaces load, its tables are those of the code; and `archsearch docs` shows it."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from support.doc_tables import TABLES, cells_of, table_below
+from support.documents import (
+    DOCUMENTS,
+    PAGES,
+    ROOT,
+    anchors,
+    code_blocks,
+    commands,
+    links,
+    printed_lines,
+    text_of,
+)
+from support.space_errors import CALLS
+
+import archsearch
+from archsearch.cli import main
+from archsearch.cli.docs import PAGES as NAMES
+from archsearch.cli.docs import first_sentence
+from archsearch.errors import UserError
+
+PACKAGE = Path(archsearch.__file__).parent
+
+
+def show(*words: str, **environment: str) -> str:
+    result = CliRunner().invoke(main, ["docs", *words], env=environment)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+# What every document owes its reader
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_and_options_that_a_document_shows_exist(name: str) -> None:
+    for words in commands(name):
+        if words[0] == "archsearch" and not words[1].startswith("-"):
+            shown = CliRunner().invoke(main, [words[1], "--help"], env={"COLUMNS": "200"})
+            assert shown.exit_code == 0, words
+            known = re.findall(r"(?<![\w-])--?[a-z][\w-]*", shown.output)
+            assert [word for word in words[2:] if word.startswith("-") and word not in known] == [], words
+        elif words[0] in ("python", "pytest"):
+            assert all((ROOT / word).is_file() for word in words if word.endswith(".py")), words
+            assert all(find_spec(word) for word in words if word.startswith("tests.")), words
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_to_files_and_headings(name: str) -> None:
+    for target in links(name):
+        file, _, anchor = target.partition("#")
+        path = DOCUMENTS[name].parent / file
+        assert path.is_file(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_lines_fit_and_every_code_block_says_its_language(name: str) -> None:
+    text = text_of(name)
+    assert [line for line in text.splitlines() if len(line) > 140] == []
+    assert [fence for fence in re.findall(r"^```(.*)$", text, re.MULTILINE)[::2] if not fence] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_spaces_that_a_document_shows_load(name: str) -> None:
+    for text in code_blocks(name, "toml"):
+        space = archsearch.Space(tomllib.loads(text), "mine.toml")
+        assert space.sample(lambda name, choices: choices[0]).cost().macs > 0
+
+
+# Tables that follow from the code
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_those_that_the_code_gives(name: str) -> None:
+    """If this fails: `python -m tests.support.doc_tables`, then write the meaning of new columns into the page."""
+    page = text_of(name)
+    for heading, table in TABLES[name](page).items():
+        assert table_below(heading, page) == table
+        assert all(all(cells) for cells in cells_of(table)), "a cell is empty"
+
+
+def test_every_error_of_a_space_has_its_row_and_its_words() -> None:
+    page = text_of("spaces")
+    for heading, calls in CALLS.items():
+        rows = cells_of(table_below(heading, page))
+        assert [row[0].strip("`") for row in rows] == list(calls)
+        for words, call in calls.items():
+            with pytest.raises(UserError) as caught:
+                call()
+            assert words in str(caught.value)
+
+
+def test_architecture_names_every_room_and_module_once() -> None:
+    page = text_of("architecture")
+    tables = [cells_of(table_below(heading, page)) for heading in ("Rooms", "Loose modules", "Beside them")]
+    named = [row[0].strip("`") for table in tables for row in table]
+    there = {path.name for path in PACKAGE.iterdir()} - {"__pycache__", "spaces"}
+    assert sorted(named) == sorted(there)
+    levels = [cell for row in cells_of(table_below("Imports", page)) for cell in re.findall(r"`(\w+)`", row[1])]
+    rooms = [name.removesuffix(".py") for name in named if name.removesuffix(".py") not in ("docs", "py.typed")]
+    assert sorted(levels) == sorted(name for name in rooms if not name.startswith("__"))
+
+
+def test_python_page_names_every_public_name() -> None:
+    page = text_of("python")
+    assert [name for name in archsearch.__all__ if not name.startswith("__") and f"`{name}" not in page] == []
+
+
+# Python
+
+
+def test_the_block_of_ones_own_is_priced_exactly(tmp_path: Path) -> None:
+    """In a process of its own: registering a block is for good."""
+    program = code_blocks("blocks", "python")[0] + (
+        "\nimport tomllib, torch\n"
+        "from archsearch.space.space import Space\n"
+        "from archsearch.models.build import build\n"
+        "from archsearch.models.count import count_flop_counter, count_fvcore\n"
+        "text = \"image_size = 64\\nstem = { kind = 'patch', patch = { kernel = 4 } }\\n\"\n"
+        "text += \"[[stages]]\\nwidth = 32\\ndepth = 2\\nblock = 'pooling'\\nmlp_ratio = 2\"\n"
+        "arch = Space(tomllib.loads(text), 'mine.toml').arch()\n"
+        "cost, model = arch.cost(), build(arch)\n"
+        "assert count_fvcore(model, 64) == cost.macs\n"
+        "assert count_flop_counter(model, 64) == cost.macs - cost.norm_macs\n"
+        "assert sum(p.numel() for p in model.parameters()) == cost.params\n"
+        "print(model(torch.randn(1, 3, 64, 64)).shape[1])\n"
+    )
+    file = tmp_path / "pooling.py"
+    file.write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, str(file)], capture_output=True, text=True, cwd=ROOT, check=False, env=environment
+    )
+    assert done.stdout.strip() == "1000", done.stderr
+
+
+def run_code(code: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """A page's own code; what it prints is what its comments say."""
+    names: dict[str, Any] = {}
+    exec(compile(code, "page", "exec"), names)
+    assert capsys.readouterr().out.splitlines() == printed_lines(code)
+    return names
+
+
+def test_the_checkpoint_example_says_what_it_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    official = archsearch.save_official(archsearch.build(archsearch.paper("van_b0")), "van_b0.pth")
+    (code,) = code_blocks("papers", "python")
+    run_code(code, capsys)
+    again = archsearch.read_checkpoint("van_b0.safetensors")
+    assert set(again) == set(official)
+    assert all(torch.equal(again[key], official[key]) for key in official)
+
+
+def test_the_sampler_example_runs_a_study(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = code_blocks("search", "python")
+    study = run_code(code, capsys)["study"]
+
+    def objective(trial: Any) -> tuple[float, float]:
+        width, depth = trial.suggest_int("width", 1, 9), trial.suggest_int("depth", 1, 9)
+        return width + 2.0 * depth, width * depth
+
+    study.optimize(objective, n_trials=12)
+    assert len({(trial.params["width"], trial.params["depth"]) for trial in study.trials}) == 12
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_python_page_says_what_it_prints(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    run_code(code_blocks("python", "python")[number], capsys)
+
+
+@pytest.mark.skipif(not hasattr(archsearch, "load_run"), reason="load_run is not there yet")
+def test_the_python_page_reads_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from support.runs import FIXED, fixed_archs, make_config, run
+
+    code = code_blocks("python", "python")[2]
+    (folder,) = re.findall(r'load_run\("(.*)"\)', code)
+    config = make_config(tmp_path / "log", name=Path(folder).name)
+    run(tmp_path / folder, config, 2, fixed=fixed_archs())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "python.md", "exec"), names)
+    assert capsys.readouterr().out.split()[0] == names["run"].name == Path(folder).name
+    assert len(names["run"].trials) == 2 + len(FIXED)
+    assert all(isinstance(arch, archsearch.Arch) for arch in names["members"])
+
+
+def test_the_benchmarks_example_reads_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = code_blocks("benchmarks", "python")
+    file = next(Path("results/benchmarks").glob("blocks-*.parquet"))
+    exec(compile(code.replace("results/benchmarks/blocks-....parquet", str(file)), "benchmarks.md", "exec"), {})
+    assert "threads" in capsys.readouterr().out
+
+
+def test_every_python_block_of_a_document_is_run_by_a_test() -> None:
+    counts = {name: len(code_blocks(name, "python")) for name in DOCUMENTS}
+    assert {name: count for name, count in counts.items() if count} == {
+        "README": 1,
+        "benchmarks": 1,
+        "blocks": 1,
+        "papers": 1,
+        "python": 3,
+        "search": 1,
+    }
+
+
+# The command
+
+
+def test_docs_lists_every_page_with_its_first_sentence() -> None:
+    assert sorted(NAMES) == sorted(path.stem for path in PAGES.glob("*.md"))
+    shown = " ".join(show(COLUMNS="160").split())
+    for name in NAMES:
+        assert f"{name} {first_sentence(text_of(name))}" in shown
+        assert 20 < len(first_sentence(text_of(name))) < 140
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_through_a_pipe_is_its_markdown(name: str) -> None:
+    assert show(name) == text_of(name)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_page_on_a_terminal_is_rendered_within_its_width(width: int) -> None:
+    shown = show("spaces", FORCE_COLOR="1", COLUMNS=str(width))
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown).splitlines()
+    assert max(map(len, lines)) <= min(width, 120)
+    assert not any(line.startswith(("#", "```", "|--")) for line in lines)
+    assert "](" not in shown
+
+
+def test_an_unknown_page_is_one_sentence_with_the_nearest_name() -> None:
+    result = CliRunner().invoke(main, ["docs", "spacs"])
+    assert result.exit_code == 2
+    assert "did you mean 'spaces'" in result.output
+    assert "changelog" in result.output
