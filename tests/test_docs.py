@@ -184,6 +184,7 @@ def test_the_python_page_says_what_it_prints(number: int, capsys: pytest.Capture
     run_code(code_blocks("python", "python")[number], capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(archsearch, "load_run"), reason="load_run is not there yet")
 def test_the_python_page_reads_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
