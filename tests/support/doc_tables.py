@@ -35,7 +35,7 @@ def make_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def columns_table(fields: Iterable[pa.Field], meanings: Mapping[str, str]) -> str:
-    """One row a column of a parquet file; a column whose meaning nobody wrote yet has an empty one."""
+    """One row a column of a parquet file; a column that the page does not have yet gets an empty meaning."""
     return make_table(
         ["column", "type", "null", "meaning"],
         [
