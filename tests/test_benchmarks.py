@@ -37,3 +37,10 @@ def test_script_writes_documented_columns(tmp_path: Path, script: str, options: 
     assert [name for name in table.column_names if f"`{name}`" not in PAGE] == []
     shared = {"model", "dtype", "batch_size"} & set(table.column_names)
     assert all(None not in table[name].to_pylist() for name in shared)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CHECKOUT / "results" / "benchmarks").glob("*.parquet")), ids=lambda path: path.stem
+)
+def test_every_kept_column_is_documented(path: Path) -> None:
+    assert [name for name in pq.read_schema(path).names if f"`{name}`" not in PAGE] == []
