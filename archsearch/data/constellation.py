@@ -1,7 +1,7 @@
 """A generated 16-class task: four bags of parts, each in four arrangements on a 3x3 lattice.
 
-Classes of one bag show the same parts and differ only in where they stand, so telling bags apart takes local features
-and telling arrangements apart takes spatial ones. A test and a diagnostic: it favours local mixers, so never a judge.
+Classes of one bag show the same parts in different places, so telling bags apart takes local features, and telling
+arrangements apart takes spatial ones. For tests and diagnosis only: it favours local mixers, so no search is judged by it.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ _PARTS = (
 
 
 def make_constellation(num_train: int, num_val: int, size: int = 32, seed: int = 0) -> ProxyData:
-    """`num_train` + `num_val` images of 16 classes in turn, `size` px (a multiple of 32); same seed, same images."""
+    """`num_train` + `num_val` images of 16 classes in turn, at `size` px (a multiple of 32); equal seeds give equal images."""
     assert size % 32 == 0
     assert min(num_train, num_val) > 0
     rng = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def _render_chunk(labels: NDArray[np.int64], size: int, rng: np.random.Generator
 
 
 def _pink_noise(count: int, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Noise whose amplitude falls as 1/f, as in natural pictures; zero mean, unit deviation, (count, size, size)."""
+    """(count, size, size) noise whose amplitude falls as 1/f, as in natural pictures; zero mean, unit standard deviation."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(rng.standard_normal((count, size, size))) / frequency

@@ -1,4 +1,4 @@
-"""What a candidate is trained and scored on: the embedded Fashion-MNIST subset, or images prepared once."""
+"""The data that candidates are trained and scored on: the embedded Fashion-MNIST subset, or a prepared folder."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _LABEL_NAMES = ("train_labels", "val_labels")
 
 @dataclass(frozen=True, eq=False)
 class ProxyData:
-    """Images uint8 (N, H, W, C), H = W, C = 3 or 1 for grey; labels int64 (N,); mean and std of 0..1 by channel."""
+    """Images uint8 (N, H, W, C), H = W, C = 3 or 1 for grey; labels int64 (N,); mean and std of each channel, in units of 0..1."""
 
     name: str
     train_images: NDArray[np.uint8]
@@ -30,9 +30,9 @@ class ProxyData:
     unreadable: tuple[str, ...] = ()
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    source: str = ""  # one sentence for a report: what it is, how many images, where validation comes from
+    source: str = ""  # one sentence for a report: name, number of images, where validation comes from
     manifest_fingerprint: str = ""
-    folder: str = ""  # where it lies prepared: loading that lists no source again
+    folder: str = ""  # the prepared folder: loading it lists no source again
 
     def __post_init__(self) -> None:
         for images, labels in ((self.train_images, self.train_labels), (self.val_images, self.val_labels)):
@@ -47,8 +47,16 @@ class ProxyData:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits that tell data of one name apart: of the manifest's hashes where there is one."""
-        return self.manifest_fingerprint or _digest(self)
+        """Eight hexadecimal digits that distinguish data of the same name: from the manifest's hashes where there is one.
+
+        Else from the labels and 64 images spread over the training split.
+        """
+        if self.manifest_fingerprint:
+            return self.manifest_fingerprint
+        digest = hashlib.sha256(np.ascontiguousarray(self.train_labels).tobytes())
+        for index in np.linspace(0, len(self.train_labels) - 1, 64).astype(int):
+            digest.update(np.ascontiguousarray(self.train_images[index]).tobytes())
+        return digest.hexdigest()[:8]
 
 
 def load_fashion_mnist() -> ProxyData:
@@ -56,23 +64,21 @@ def load_fashion_mnist() -> ProxyData:
     with np.load(_FASHION_FILE, allow_pickle=False) as arrays:
         images = [np.pad(arrays[name], ((0, 0), (2, 2), (2, 2)))[..., None] for name in _IMAGE_NAMES]
         labels = [arrays[name].astype(np.int64) for name in _LABEL_NAMES]
-    # Mean and deviation of the padded training pixels.
     return ProxyData(
-        "fashion-mnist-12k",
-        images[0],
-        labels[0],
-        images[1],
-        labels[1],
-        FASHION_CLASSES,
-        (),
-        (0.2195,),
-        (0.3327,),
+        name="fashion-mnist-12k",
+        train_images=images[0],
+        train_labels=labels[0],
+        val_images=images[1],
+        val_labels=labels[1],
+        classes=FASHION_CLASSES,
+        mean=(0.2195,),  # of the padded training pixels
+        std=(0.3327,),
         source="fashion-mnist: 10,000 training and 2,000 validation images, embedded, padded to 32 px",
     )
 
 
 def proxy_data(prepared: Prepared) -> ProxyData:
-    """What a prepared folder holds, mapped."""
+    """The data of a prepared folder; its images stay mapped from disk."""
     return ProxyData(
         name=prepared.name,
         train_images=prepared.images["train"],
@@ -85,11 +91,3 @@ def proxy_data(prepared: Prepared) -> ProxyData:
         manifest_fingerprint=prepared.fingerprint,
         folder=str(prepared.folder),
     )
-
-
-def _digest(data: ProxyData) -> str:
-    """Of the labels and of 64 images spread over the training split."""
-    digest = hashlib.sha256(np.ascontiguousarray(data.train_labels).tobytes())
-    for index in np.linspace(0, len(data.train_labels) - 1, 64).astype(int):
-        digest.update(np.ascontiguousarray(data.train_images[index]).tobytes())
-    return digest.hexdigest()[:8]

@@ -1,7 +1,7 @@
-"""Decoding many encoded images to small uint8 squares, on all cores, tolerating a few broken ones."""
+"""Decoding of many encoded images to small uint8 squares, on all cores; broken ones become reasons."""
 
-# One policy for every source, by Pillow. torchcodec decoded 150 photographs to the same bytes, 1.7 times as fast, but
-# that saves a fifth of the whole, and what a candidate is trained on must not depend on what happens to be installed.
+# Every source is decoded by Pillow. torchcodec decoded 150 photographs to the same bytes, 1.7 times as fast, but that
+# saves a fifth of the whole, and the training data must not depend on which packages happen to be installed.
 
 import io
 import os
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# EXIF tag "Orientation": what turns the stored picture upright (EXIF 2.3, 4.6.4 A).
+# EXIF tag "Orientation", and how each of its values turns the stored picture upright (EXIF 2.3, 4.6.4 A).
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,7 +31,7 @@ Loader = Callable[[], bytes | Image.Image]
 
 
 def read_square(opened: Image.Image, size: int) -> Square:
-    """The centre square of an image, upright, antialiased to (size, size, 3) RGB; raises whatever Pillow raises."""
+    """The centre square of an image, upright, resized with antialiasing to uint8 RGB (size, size, 3). Raises Pillow's errors."""
     # JPEGs are decoded at 1/2, 1/4 or 1/8 where that still leaves twice the pixels wanted; other formats ignore it.
     # Leaving no more than wanted is twice as fast, but moved pixels by 4-5 of 255 on average (at 2x: 2).
     opened.draft(None, (2 * size, 2 * size))
@@ -52,15 +52,14 @@ def load_square(load: Loader, size: int) -> Square | str:
         loaded = load()
         with Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded as image:
             return read_square(image, size)
-    # On broken bytes Pillow raises nearly every kind there is; each is named to the user.
-    except Exception as error:
+    except Exception as error:  # on broken bytes Pillow raises nearly every kind of error; the user gets its name
         return f"{type(error).__name__}: {error}"
 
 
 class Decoder:
-    """Threads that decode: Pillow lets go of the interpreter while it decodes and resizes, five sixths of the time.
+    """A pool of decoding threads: Pillow releases the interpreter lock while it decodes and resizes, five sixths of the time.
 
-    So threads keep six cores or so busy; processes would keep more, and pay for sending images to and fro.
+    So threads keep about six cores busy; processes would keep more busy, but images would have to be sent between them.
     """
 
     def __init__(self, size: int, workers: int | None) -> None:
@@ -68,11 +67,11 @@ class Decoder:
         self._pool = ThreadPoolExecutor(workers or num_cores())
 
     def squares(self, loaders: Iterable[Loader]) -> Iterator[Square | str]:
-        """For each loader, in order, the square or the reason why there is none; all are started at once."""
+        """For each loader, in order, the square or the reason why it cannot be read; all are started at once."""
         return self._pool.map(lambda load: load_square(load, self._size), loaders)
 
     def close(self) -> None:
-        """Drops what has not been started."""
+        """End the threads; images that have not been started are dropped."""
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -82,7 +81,7 @@ def decoding(size: int, workers: int | None = None) -> Iterator[Decoder]:
     decoder = Decoder(size, workers)
     try:
         with warnings.catch_warnings():
-            # An oversized image is unreadable, not a warning; odd metadata in readable pictures is nobody's business.
+            # An oversized image is unreadable, not a warning; odd metadata in readable pictures does not matter.
             warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield decoder
@@ -91,14 +90,14 @@ def decoding(size: int, workers: int | None = None) -> Iterator[Decoder]:
 
 
 def num_cores() -> int:
-    """That this process may use; not `machine.usable_cores`, since preparing images does without torch."""
+    """Cores that this process may use; not `device.usable_cores`, since preparing images must not import torch."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # damaged metadata says nothing about the pixels: such a picture counts as upright
+    except Exception:  # damaged metadata does not mean damaged pixels: such a picture counts as upright
         return 1
 
 

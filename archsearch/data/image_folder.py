@@ -1,18 +1,19 @@
-"""Finding the images of an ImageFolder: `<root>/<split>/<class>/**/<image>`."""
+"""The images of an ImageFolder, `<root>/<split>/<class>/**/<image>`, found without opening them."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from archsearch.errors import UserError
+from archsearch.units import format_names
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-_NAMES_IN_ERRORS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFile:
-    """One image of a split; `path` is relative to the root, size and time tell whether it changed since decoding."""
+    """One image of a split; `path` is relative to the root, size and time show whether it changed since decoding."""
 
     path: str
     label: int
@@ -29,14 +30,13 @@ class Split:
     files: tuple[ImageFile, ...]
 
 
-def some(names: list[str]) -> str:
-    """The first few names, quoted, and how many more there are."""
-    more = len(names) - _NAMES_IN_ERRORS
-    return ", ".join(repr(name) for name in names[:_NAMES_IN_ERRORS]) + (f" and {more} more" if more > 0 else "")
+def quote_names(names: Sequence[str]) -> str:
+    """`'cat', 'dog' and 3 more`: the first five names, quoted for an error."""
+    return format_names([repr(name) for name in names])
 
 
 def check_root(root: Path, splits: tuple[str, ...]) -> None:
-    """Raises UserError where a folder does not hold these splits: the training one, and one for validation if asked for."""
+    """Raise UserError where a folder lacks one of these splits: the training one, and that for validation if asked for."""
     needed = " and ".join(repr(split) for split in splits)
     if not root.exists():
         raise UserError(f"{root}: no such folder; give the folder that holds {needed}")
@@ -47,7 +47,7 @@ def check_root(root: Path, splits: tuple[str, ...]) -> None:
     present = folders_in(root)
     for split in splits:
         if not (root / split).is_dir():
-            found = some(present) if present else "no folders at all"
+            found = quote_names(present) if present else "no folders at all"
             raise UserError(f"{root}: split {split!r} is missing; found {found}, needed: {needed}")
 
 
@@ -57,7 +57,7 @@ def folders_in(parent: Path) -> list[str]:
 
 
 def list_classes(root: Path, split: str) -> tuple[str, ...]:
-    """Names of the class folders with images of a split, sorted; UserError where there is none."""
+    """Names of a split's class folders that hold images, sorted. Raises UserError where there is none."""
     names = tuple(name for name in folders_in(root / split) if _image_paths(root / split / name, first_only=True))
     if not names:
         raise UserError(
@@ -68,11 +68,15 @@ def list_classes(root: Path, split: str) -> tuple[str, ...]:
 
 
 def read_split(root: Path, split: str, classes: tuple[str, ...]) -> Split:
-    """The images of these class folders of a split."""
+    """The images below these class folders of a split, class by class, sorted by path."""
     files = []
     for label, name in enumerate(classes):
         for path in _image_paths(root / split / name):
-            num_bytes, modified_ns = _stat(path)
+            try:
+                stat = path.stat()
+                num_bytes, modified_ns = stat.st_size, stat.st_mtime_ns
+            except FileNotFoundError:  # a broken link: decoding will count it as unreadable
+                num_bytes, modified_ns = 0, 0
             relative = path.relative_to(root).as_posix()
             files.append(ImageFile(path=relative, label=label, num_bytes=num_bytes, modified_ns=modified_ns))
     return Split(name=split, classes=classes, files=tuple(files))
@@ -82,14 +86,6 @@ def has_images_directly(folder: Path) -> bool:
     """Whether an image lies in the folder itself."""
     with os.scandir(folder) as entries:
         return any(_is_image(entry.name) for entry in entries)
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:  # a link that leads nowhere: decoding will count it as unreadable
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _raise(error: OSError) -> None:

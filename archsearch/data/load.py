@@ -1,4 +1,4 @@
-"""One door to what candidates are trained and scored on: embedded, generated, prepared, or prepared now."""
+"""Loading of the data that candidates are trained and scored on: embedded, generated, prepared, or prepared now."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -38,18 +38,18 @@ class DataRequest:
     cache_dir: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """The fields, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> "DataRequest":
-        """What `to_dict` gave; keys of other versions are left out."""
+        """The inverse of `to_dict`; keys of other versions are ignored."""
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in document.items() if key in known})
 
 
 def load_data(request: DataRequest, *, say: Say = ignore, progress: Progress = ignore) -> ProxyData:
-    """Raises UserError for data that is not there, not of a known form, too small, or too damaged."""
+    """The requested data. Raises UserError where it is missing, of no known form, too small, or too damaged."""
     if request.text == "fashion-mnist":
         return load_fashion_mnist()
     if request.text == "constellation":
@@ -63,11 +63,11 @@ def load_data(request: DataRequest, *, say: Say = ignore, progress: Progress = i
                 f" again with --size {request.size}, or take a proxy for smaller images"
             )
         return proxy_data(prepared)
-    return _prepare_in_cache(request, say, progress)
+    return _load_through_cache(request, say, progress)
 
 
 def load_constellation(size: int, seed: int = 0) -> ProxyData:
-    """10,000 + 2,000 images at `size` px or the next size it comes in, named after their number and size."""
+    """10,000 + 2,000 generated images at `size` px, rounded up to a multiple of 32; number and size are in the name."""
     pixels = -(-size // _CONSTELLATION_GRID) * _CONSTELLATION_GRID
     data = make_constellation(*_CONSTELLATION, size=pixels, seed=seed)
     mark = "" if pixels == _CONSTELLATION_GRID else f"-{pixels}px"
@@ -79,7 +79,8 @@ def load_constellation(size: int, seed: int = 0) -> ProxyData:
     )
 
 
-def _prepare_in_cache(request: DataRequest, say: Say, progress: Progress) -> ProxyData:
+def _load_through_cache(request: DataRequest, say: Say, progress: Progress) -> ProxyData:
+    """Prepare a source in the cache folder, unless it is there already, and load it."""
     if not request.cache_dir:
         raise UserError(f"{request.text}: needs a folder to keep prepared images in; none is set")
     task = Preparation(

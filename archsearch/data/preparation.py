@@ -1,4 +1,4 @@
-"""A source decoded once to uint8 squares on disk; after a kill the same call goes on where it stopped."""
+"""Preparing: a source is decoded once to uint8 squares on disk; after a kill the same call goes on where it stopped."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ import PIL
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from archsearch.data.image_folder import some
+from archsearch.data.image_folder import quote_names
 from archsearch.data.prepared import (
     CLASSES,
     FORMAT,
@@ -25,24 +25,29 @@ from archsearch.data.prepared import (
     UNREADABLE,
     VERSION,
     Prepared,
+    hash_file,
     is_prepared,
     open_prepared,
     read_manifest,
-    sha256_of,
 )
 from archsearch.data.sources.base import Source
-from archsearch.data.subset import Draw, Policy, draw
+from archsearch.data.subset import Policy, Selection, Subset, select
 from archsearch.data.writer import Unfinished, Unreadable, check_space, sync, write_header, write_images, write_json
 from archsearch.errors import UserError
 from archsearch.system import Progress, Say, ignore, replace_file, utc_now
 from archsearch.version import __version__
 
 _LOCK = ".lock"
+_WNID = re.compile(r"^n\d{8}$")
+_IMAGENET_NOTE = (
+    "These images come, or seem to come, from ImageNet, whose terms of access allow research and education only"
+    " and forbid passing the images on: do not publish or share this folder."
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Preparation:
-    """What is to be decoded, to `size` px squares, on how many threads, and what share of a split may be unreadable."""
+    """What to decode, to `size` px squares, on `workers` threads (one a core by default), and what share of a split may be unreadable."""
 
     source: Source
     policy: Policy
@@ -51,7 +56,7 @@ class Preparation:
     workers: int | None = None
 
     def identity(self) -> dict[str, Any]:
-        """All that changes a pixel or a label of the result; equal identities, equal bytes."""
+        """All that changes a pixel or a label of the result: equal identities give equal bytes."""
         for split in self.policy.splits:
             self.source.check_split(split)
         return {
@@ -66,9 +71,9 @@ class Preparation:
 def prepare(
     task: Preparation, folder: Path, *, say: Say = ignore, progress: Progress = ignore
 ) -> tuple[Prepared, bool]:
-    """The prepared folder, and whether it was ready before; what is there of an interrupted preparation is kept.
+    """The prepared folder, and whether it was ready before; an interrupted preparation goes on where it stopped.
 
-    Raises UserError where the folder holds something else, where too much is unreadable, or for want of space.
+    Raises UserError where the folder holds something else, where too much is unreadable, or for lack of space.
     """
     identity = task.identity()
     ready = True
@@ -96,39 +101,6 @@ def prepare_in_cache(task: Preparation, cache_dir: Path, *, say: Say = ignore, p
     return prepare(task, cache_dir / key, say=say, progress=progress)[0]
 
 
-def _prepare(task: Preparation, folder: Path, identity: Mapping[str, Any], progress: Progress) -> None:
-    unfinished = Unfinished(folder)
-    request = unfinished.request()
-    if request is None:
-        strangers = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-        if strangers:
-            raise UserError(
-                f"{folder}: holds {some(sorted(strangers))} and no prepared images; give a new or an empty folder"
-            )
-    else:
-        _check_same(folder, request, identity)
-    drawn = draw(task.source, task.policy)
-    totals = {name: len(each.labels) for name, each in drawn.outputs().items()}
-    unfinished.begin(identity, totals, task.size)
-
-    def check(unreadable: Unreadable, seen: Mapping[str, int]) -> None:
-        named = {
-            name: [f"{each.names[row]} ({reason})" for row, reason in unreadable[name].items()]
-            for name, each in drawn.outputs().items()
-        }
-        _check_unreadable(task, named, seen, totals)
-
-    unreadable = write_images(task.source, drawn, unfinished, workers=task.workers, check=check, progress=progress)
-    about = {
-        "request": dict(identity),
-        "source": {"kind": task.source.kind, "name": task.source.name, "path": task.source.path},
-        "policy": asdict(task.policy),
-        "size": task.size,
-    }
-    finish(folder, about, drawn, unreadable)
-    unfinished.end()
-
-
 @contextmanager
 def _locked(folder: Path, say: Say) -> Iterator[None]:
     """One process prepares; a second waits, then finds the folder ready."""
@@ -144,7 +116,32 @@ def _locked(folder: Path, say: Say) -> Iterator[None]:
         lock.release()
 
 
+def _prepare(task: Preparation, folder: Path, identity: Mapping[str, Any], progress: Progress) -> None:
+    """Select the images, decode those that are not on disk yet, and finish the folder."""
+    unfinished = Unfinished(folder)
+    request = unfinished.request()
+    if request is not None:
+        _check_same(folder, request, identity)
+    elif strangers := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+        raise UserError(
+            f"{folder}: holds {quote_names(strangers)} and no prepared images; give a new or an empty folder"
+        )
+    selection = select(task.source, task.policy)
+    outputs = selection.outputs()
+    totals = {name: len(subset.labels) for name, subset in outputs.items()}
+    unfinished.begin(identity, totals, task.size)
+
+    def check(unreadable: Unreadable, seen: Mapping[str, int]) -> None:
+        named = {name: _describe_unreadable(subset, unreadable[name]) for name, subset in outputs.items()}
+        _check_unreadable(task, named, seen, totals)
+
+    unreadable = write_images(task.source, selection, unfinished, workers=task.workers, check=check, progress=progress)
+    _finish(task, folder, identity, selection, unreadable)
+    unfinished.end()
+
+
 def _check_same(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise UserError where the folder was prepared, or begun, with another identity."""
     wanted = json.loads(json.dumps(asked))
     differing = [key for key in wanted if there.get(key) != wanted[key]]
     if differing:
@@ -152,10 +149,15 @@ def _check_same(folder: Path, there: Mapping[str, Any], asked: Mapping[str, Any]
         raise UserError(f"{folder}: prepared with other arguments: {'; '.join(parts)}; give another folder")
 
 
+def _describe_unreadable(subset: Subset, reasons: Mapping[int, str]) -> list[str]:
+    """`train/cat/1.jpg (OSError: ...)` for each row that holds no image."""
+    return [f"{subset.names[row]} ({reason})" for row, reason in reasons.items()]
+
+
 def _check_unreadable(
     task: Preparation, named: Mapping[str, Sequence[str]], seen: Mapping[str, int], totals: Mapping[str, int]
 ) -> None:
-    """By split of the source: what is held out of training counts with it."""
+    """Raise UserError where more of a source's split is unreadable than allowed; images held out of training count with it."""
     policy = task.policy
     outputs: dict[str, tuple[str, ...]] = {policy.train_split: ("train", "val")}
     if policy.val_split is not None:
@@ -166,61 +168,59 @@ def _check_unreadable(
         if unreadable and (len(unreadable) > task.max_unreadable * total or len(unreadable) == total):
             raise UserError(
                 f"{task.source.path}/{split}: of the first {sum(seen[name] for name in names)} images {len(unreadable)}"
-                f" cannot be read, {some(unreadable)}; allowed is a share of {task.max_unreadable:g} of all {total}"
+                f" cannot be read, {quote_names(unreadable)}; allowed is a share of {task.max_unreadable:g} of all {total}"
             )
 
 
-_WNID = re.compile(r"^n\d{8}$")
-
-
-_IMAGENET_NOTE = (
-    "These images come, or seem to come, from ImageNet, whose terms of access allow research and education only"
-    " and forbid passing the images on: do not publish or share this folder."
-)
-
-
-def finish(folder: Path, about: Mapping[str, Any], drawn: Draw, unreadable: Unreadable) -> None:
-    """The files under their final names, and last the manifest: it makes the folder a prepared one."""
-    counts, noted = {}, {}
+def _finish(
+    task: Preparation, folder: Path, identity: Mapping[str, Any], selection: Selection, unreadable: Unreadable
+) -> None:
+    """Give the files their final names, and write the manifest last: it makes the folder a prepared one."""
     unfinished = Unfinished(folder)
-    for name, each in drawn.outputs().items():
-        kept = np.array([row for row in range(len(each.labels)) if row not in unreadable[name]], dtype=np.int64)
-        noted[name] = [f"{each.names[row]} ({unreadable[name][row]})" for row in sorted(unreadable[name])]
+    counts, left_out = {}, {}
+    for name, subset in selection.outputs().items():
+        readable = np.setdiff1d(np.arange(len(subset.labels)), list(unreadable[name]))
+        left_out[name] = _describe_unreadable(subset, dict(sorted(unreadable[name].items())))
         if unfinished.partial(name).exists():  # else it was finished before a kill
-            _settle(unfinished.partial(name), folder / IMAGES[name], kept, len(each.labels))
-        np.save(folder / LABELS[name], each.labels[kept])
-        counts[name] = np.bincount(each.labels[kept], minlength=len(drawn.classes)).tolist()
-    write_json(folder / CLASSES, drawn.classes)
-    write_json(folder / UNREADABLE, noted)
+            _finish_images(unfinished.partial(name), folder / IMAGES[name], readable, len(subset.labels))
+        np.save(folder / LABELS[name], subset.labels[readable])
+        counts[name] = np.bincount(subset.labels[readable], minlength=len(selection.classes)).tolist()
+    write_json(folder / CLASSES, selection.classes)
+    write_json(folder / UNREADABLE, left_out)
     names = (*IMAGES.values(), *LABELS.values(), CLASSES, UNREADABLE)
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names}
+    source = {"kind": task.source.kind, "name": task.source.name, "path": task.source.path}
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        **about,
+        "request": dict(identity),
+        "source": source,
+        "policy": asdict(task.policy),
+        "size": task.size,
         "counts": counts,
-        "classes": drawn.classes,
-        "unreadable": {name: len(each) for name, each in noted.items()},
-        "files": files,
+        "classes": selection.classes,
+        "unreadable": {name: len(each) for name, each in left_out.items()},
+        "files": {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)} for name in names
+        },
         "versions": {"archsearch": __version__, "pillow": PIL.__version__, "numpy": np.__version__},
-        "licence": _IMAGENET_NOTE if _looks_like_imagenet(about["source"], drawn.classes) else None,
+        "licence": _IMAGENET_NOTE if _looks_like_imagenet(source, selection.classes) else None,
         "created_at": utc_now(),
     }
     replace_file(folder / MANIFEST, lambda path: write_json(path, manifest))
 
 
-def _settle(partial: Path, final: Path, kept: NDArray[np.int64], num_rows: int) -> None:
-    """Renames, or copies what is not unreadable; the folder keeps the partial file until the copy is whole."""
-    if len(kept) == num_rows:
+def _finish_images(partial: Path, final: Path, readable: NDArray[np.int64], num_rows: int) -> None:
+    """Rename the file, or copy its readable rows where some are not; the partial file stays until the copy is whole."""
+    if len(readable) == num_rows:
         os.replace(partial, final)
         return
     images = np.load(partial, mmap_mode="r", allow_pickle=False)
-    check_space(final.parent, len(kept) * images[0].nbytes)
+    check_space(final.parent, len(readable) * images[0].nbytes)
 
     def copy(path: Path) -> None:
         with open(path, "wb") as file:
-            write_header(file, len(kept), images.shape[1])
-            for row in kept:
+            write_header(file, len(readable), images.shape[1])
+            for row in readable:
                 file.write(images[row].tobytes())
             sync(file)
 

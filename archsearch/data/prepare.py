@@ -1,10 +1,10 @@
-"""`archsearch prepare` without its options: from a request to a prepared folder."""
+"""`archsearch prepare`: from a request to a prepared folder and the sentences that report it."""
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from archsearch.data.image_folder import some
+from archsearch.data.image_folder import quote_names
 from archsearch.data.load import EMBEDDED
 from archsearch.data.preparation import Preparation
 from archsearch.data.preparation import prepare as prepare_folder
@@ -18,7 +18,7 @@ from archsearch.units import format_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareRequest:
-    """What was asked for on the command line."""
+    """The arguments of the command, as given."""
 
     source: str
     out: Path
@@ -35,8 +35,8 @@ class PrepareRequest:
 
 
 def prepare(request: PrepareRequest, *, say: Say = ignore, progress: Progress = ignore) -> str:
-    """Prepare the folder, or find it prepared; the sentences that say so. Raises UserError for a request that cannot be met."""
-    _check(request)
+    """Prepare the folder unless it is prepared already; returns the lines to print. Raises UserError for a request that cannot be met."""
+    _check_request(request)
     say(f"listing {request.source}")
     task = Preparation(
         source=open_source(request.source, request.train_split, request.val_split),
@@ -54,16 +54,16 @@ def prepare(request: PrepareRequest, *, say: Say = ignore, progress: Progress = 
         workers=request.workers,
     )
     prepared, was_ready = prepare_folder(task, request.out.expanduser().absolute(), say=say, progress=progress)
-    return _told(request.out, prepared, was_ready)
+    return _describe_result(request.out, prepared, was_ready)
 
 
 def check(folder: Path) -> str:
-    """One sentence on a whole folder. Raises RunError naming what is damaged."""
+    """One sentence on an undamaged folder. Raises RunError naming what is damaged."""
     prepared = check_prepared(folder.expanduser().absolute())
     return f"{folder}: whole: {prepared.describe()}; every hash, count and label is as the manifest says"
 
 
-def _check(request: PrepareRequest) -> None:
+def _check_request(request: PrepareRequest) -> None:
     if request.source in EMBEDDED:
         raise UserError(f"{request.source}: needs no preparing; give it to a run: --data {request.source}")
     if is_prepared(Path(request.source).expanduser()):
@@ -77,14 +77,15 @@ def _check(request: PrepareRequest) -> None:
             raise UserError(f"{option}: got 0%; allowed is more than that")
 
 
-def _told(out: Path, prepared: Prepared, was_ready: bool) -> str:
+def _describe_result(out: Path, prepared: Prepared, was_ready: bool) -> str:
+    """The lines to print: what the folder holds, what was left out, the licence note, the next command."""
     size = sum(each["bytes"] for each in prepared.manifest["files"].values())
     lines = [
         f"{out}: {'is prepared already' if was_ready else 'prepared'}: {prepared.describe()}, {format_bytes(size)}"
     ]
     left_out = [*prepared.unreadable["train"], *prepared.unreadable["val"]]
     if left_out:
-        lines.append(f"left out as unreadable, all named in {out / UNREADABLE}: {some(left_out)}")
+        lines.append(f"left out as unreadable, all named in {out / UNREADABLE}: {quote_names(left_out)}")
     if prepared.manifest["licence"]:
         lines.append(prepared.manifest["licence"])
     lines.append(f"next: archsearch run --budget 4.5GFLOPs --data {shlex.quote(str(out))}")

@@ -1,4 +1,4 @@
-"""A prepared folder: uint8 squares to map into memory, labels, classes, and a manifest that says where they come from."""
+"""A prepared folder: uint8 squares to map into memory, labels, class names, and a manifest with their origin and hashes."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.data.image_folder import some
+from archsearch.data.image_folder import quote_names
 from archsearch.errors import RunError, UserError
 
 FORMAT = "archsearch-prepared"
@@ -25,7 +25,7 @@ _DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prepared:
-    """Images uint8 (N, size, size, 3), mapped from disk read-only, labels int64 (N,), what was left out, the manifest."""
+    """Images uint8 (N, size, size, 3), mapped from disk read-only, and labels int64 (N,), by split; unreadable images with reasons; the manifest."""
 
     folder: Path
     images: dict[str, NDArray[np.uint8]]
@@ -41,12 +41,12 @@ class Prepared:
 
     @property
     def name(self) -> str:
-        """Of the source."""
+        """The source's name."""
         return str(self.manifest["source"]["name"])
 
     @property
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits of what is trained and scored on, by the manifest's hashes; equal for all forms of the same images."""
+        """Eight hexadecimal digits from the manifest's hashes of images and labels; equal for all forms of the same images."""
         files = self.manifest["files"]
         hashes = [files[name]["sha256"] for name in (*IMAGES.values(), *LABELS.values())]
         return hashlib.sha256("".join(hashes).encode()).hexdigest()[:8]
@@ -63,7 +63,7 @@ class Prepared:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a folder says of itself that it was prepared, and finished."""
+    """Whether a folder holds the manifest of a finished preparation, of any version."""
     try:
         return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["format"] == FORMAT)
     except _DAMAGE:
@@ -71,7 +71,7 @@ def is_prepared(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises UserError for a folder that is not prepared, or by another version."""
+    """A prepared folder's manifest. Raises UserError for a folder that is not prepared, or by another version."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
@@ -87,7 +87,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """Maps the images. Raises UserError for a folder that is damaged, as far as that shows without reading them."""
+    """A prepared folder, its images mapped. Raises UserError where it is damaged, as far as that shows without reading the images."""
     manifest = read_manifest(folder)
     try:
         classes = tuple(str(name) for name in json.loads((folder / CLASSES).read_text(encoding="utf-8")))
@@ -107,11 +107,16 @@ def open_prepared(folder: Path) -> Prepared:
 
 
 def check_prepared(folder: Path) -> Prepared:
-    """Every hash, count and label against the manifest. Raises RunError naming what is damaged, UserError for no such folder."""
+    """A prepared folder whose hashes, counts and labels were checked against its manifest.
+
+    Raises RunError naming what is damaged, UserError where the folder is not a prepared one.
+    """
     manifest = read_manifest(folder)
     damaged = [name for name in _FILES if not _is_whole(folder / name, manifest.get("files", {}).get(name))]
     if damaged:
-        raise RunError(f"{folder}: damaged: {some(damaged)} not as written; delete this folder and prepare it again")
+        raise RunError(
+            f"{folder}: damaged: {quote_names(damaged)} not as written; delete this folder and prepare it again"
+        )
     try:
         prepared = open_prepared(folder)
     except UserError as error:
@@ -123,15 +128,15 @@ def check_prepared(folder: Path) -> Prepared:
     return prepared
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_whole(path: Path, noted: Any) -> bool:
     try:
-        return bool(path.stat().st_size == noted["bytes"] and sha256_of(path) == noted["sha256"])
+        return bool(path.stat().st_size == noted["bytes"] and hash_file(path) == noted["sha256"])
     except _DAMAGE:
         return False
 

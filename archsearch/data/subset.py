@@ -1,4 +1,4 @@
-"""Which images of a source are taken: classes, a stratified subset, and validation held out of training, all by seed."""
+"""The images that are taken of a source: classes, a stratified subset, and validation held out of training, all by seed."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class Policy:
     """What to take. Subsets are drawn class by class; of `per_class`, `share` and `max_train` the smallest counts.
 
     Validation is `val_share` of the training split, at most 10,000 images, where `val_split` names none. It is drawn before
-    the subset, from the same images whatever the subset.
+    the training subset and does not depend on it.
     """
 
     train_split: str = "train"
@@ -32,13 +32,13 @@ class Policy:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those of the source that are read, validation first: it is smaller, so a bad folder is refused sooner."""
+        """Splits of the source that are read, validation first: it is smaller, so a bad folder is refused sooner."""
         return (self.train_split,) if self.val_split is None else (self.val_split, self.train_split)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Drawn:
-    """Images for one output in its order: storage indices in a source's split, and labels int64 (N,) in the drawn classes."""
+class Subset:
+    """Images of one split in their final order: storage indices int64 (N,) and labels int64 (N,) into the selected classes."""
 
     split: str
     indices: NDArray[np.int64]
@@ -47,38 +47,39 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Draw:
-    """Both outputs, and the names of the classes drawn."""
+class Selection:
+    """The training and the validation subset, and the names of the selected classes."""
 
-    train: Drawn
-    val: Drawn
+    train: Subset
+    val: Subset
     classes: tuple[str, ...]
 
-    def outputs(self) -> dict[str, Drawn]:
-        """By the names that prepared files begin with; validation first, as it is decoded."""
+    def outputs(self) -> dict[str, Subset]:
+        """Subsets by the names that prepared files begin with; validation first, as it is decoded."""
         return {"val": self.val, "train": self.train}
 
 
-def draw(source: Source, policy: Policy) -> Draw:
-    """Raises UserError where too little is left to train on or to validate with."""
+def select(source: Source, policy: Policy) -> Selection:
+    """The images that `policy` takes of `source`. Raises UserError where too few are left to train on or to validate with."""
     entries = source.entries(policy.train_split)
-    chosen = _classes(source, entries, policy)
-    by_class = _members(entries, chosen)
+    labels = _select_classes(source, entries, policy)
+    by_class = _group_by_class(entries, labels)
     if policy.val_split is None:
-        held, rest = _hold_out(source, by_class, policy)
-        val = _drawn(source, entries, policy.train_split, held, chosen)
+        val_by_class, by_class = _hold_out(source, by_class, policy)
+        val = _make_subset(source, entries, policy.train_split, val_by_class)
     else:
-        rest = by_class
-        others = source.entries(policy.val_split)
-        val_by_class = _members(others, chosen)
-        counts = _at_most([len(each) for each in val_by_class], policy.max_val)
-        val = _drawn(source, others, policy.val_split, _take(val_by_class, counts, chosen, policy.seed), chosen)
-    kept = _take(rest, _train_counts([len(each) for each in rest], policy), chosen, policy.seed)
-    train = _drawn(source, entries, policy.train_split, kept, chosen)
-    for drawn, what in ((train, "train on"), (val, "validate with")):
-        if not len(drawn.labels):
-            raise UserError(f"{source.path}: no image is left to {what} in split {drawn.split!r}; take more images")
-    return Draw(train=train, val=val, classes=tuple(source.classes[label] for label in chosen))
+        val_entries = source.entries(policy.val_split)
+        val_by_class = _group_by_class(val_entries, labels)
+        counts = _limit([len(members) for members in val_by_class], policy.max_val)
+        val_by_class = _take(val_by_class, counts, labels, policy.seed)
+        val = _make_subset(source, val_entries, policy.val_split, val_by_class)
+    counts = _train_counts([len(members) for members in by_class], policy)
+    by_class = _take(by_class, counts, labels, policy.seed)
+    train = _make_subset(source, entries, policy.train_split, by_class)
+    for subset, purpose in ((train, "train on"), (val, "validate with")):
+        if not len(subset.labels):
+            raise UserError(f"{source.path}: no image is left to {purpose} in split {subset.split!r}; take more images")
+    return Selection(train=train, val=val, classes=tuple(source.classes[label] for label in labels))
 
 
 def allocate(counts: list[int], total: int) -> list[int]:
@@ -93,7 +94,8 @@ def allocate(counts: list[int], total: int) -> list[int]:
     return floors
 
 
-def _classes(source: Source, entries: Entries, policy: Policy) -> list[int]:
+def _select_classes(source: Source, entries: Entries, policy: Policy) -> list[int]:
+    """Labels of the selected classes, ascending."""
     present: list[int] = np.unique(entries.labels).tolist()
     if len(present) < 2:
         raise UserError(f"{source.path}: {len(present)} classes with images; at least two are needed")
@@ -105,19 +107,19 @@ def _classes(source: Source, entries: Entries, policy: Policy) -> list[int]:
     return [present[i] for i in np.sort(picked)]
 
 
-def _members(entries: Entries, chosen: list[int]) -> list[NDArray[np.int64]]:
-    """Storage indices of each chosen class, in the shared order."""
-    order = entries.in_order()
-    labels = entries.labels[order]
-    starts, stops = np.searchsorted(labels, chosen, "left"), np.searchsorted(labels, chosen, "right")
+def _group_by_class(entries: Entries, labels: list[int]) -> list[NDArray[np.int64]]:
+    """Storage indices of the images of each class, in the order that all forms of a data set share."""
+    order = entries.sorted_indices()
+    in_order = entries.labels[order]
+    starts, stops = np.searchsorted(in_order, labels, "left"), np.searchsorted(in_order, labels, "right")
     return [order[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
 def _hold_out(
     source: Source, by_class: list[NDArray[np.int64]], policy: Policy
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Validation and rest; an own stream of random numbers, so that the subset drawn later changes nothing here."""
-    counts = [len(each) for each in by_class]
+    """Validation and the rest; random numbers of its own, so that the training subset drawn later changes nothing here."""
+    counts = [len(members) for members in by_class]
     wanted = min(round(policy.val_share * sum(counts)), policy.max_val or MOST_HELD_OUT, MOST_HELD_OUT)
     taken = allocate(counts, max(wanted, 1))
     if any(count == number for count, number in zip(counts, taken, strict=True)):
@@ -125,40 +127,40 @@ def _hold_out(
             f"{source.path}: holding out {wanted} of {sum(counts)} images for validation leaves a class without any;"
             " give a smaller --val-share, or name a split by --val-split"
         )
-    held, rest = [], []
+    held_out, rest = [], []
     for number, (members, count) in enumerate(zip(by_class, taken, strict=True)):
         mixed = np.random.default_rng([policy.seed, 1, number]).permutation(len(members))
-        held.append(members[np.sort(mixed[:count])])
+        held_out.append(members[np.sort(mixed[:count])])
         rest.append(members[np.sort(mixed[count:])])
-    return held, rest
+    return held_out, rest
 
 
 def _train_counts(counts: list[int], policy: Policy) -> list[int]:
-    total = sum(counts)
+    """Number of training images of each class."""
     if policy.share is not None:
-        counts = allocate(counts, max(1, round(policy.share * total)))
+        counts = allocate(counts, max(1, round(policy.share * sum(counts))))
     if policy.per_class is not None:
         counts = [min(count, policy.per_class) for count in counts]
-    return _at_most(counts, policy.max_train)
+    return _limit(counts, policy.max_train)
 
 
-def _at_most(counts: list[int], most: int | None) -> list[int]:
+def _limit(counts: list[int], most: int | None) -> list[int]:
     return counts if most is None else allocate(counts, most)
 
 
 def _take(
-    by_class: list[NDArray[np.int64]], counts: list[int], chosen: list[int], seed: int
+    by_class: list[NDArray[np.int64]], counts: list[int], labels: list[int], seed: int
 ) -> list[NDArray[np.int64]]:
-    """The first so many of each class in an order by seed: smaller draws lie within larger ones."""
+    """The first `counts` of each class in an order by seed: smaller subsets lie within larger ones."""
     taken = []
-    for members, count, label in zip(by_class, counts, chosen, strict=True):
+    for members, count, label in zip(by_class, counts, labels, strict=True):
         mixed = np.random.default_rng([seed, 2, label]).permutation(len(members))
         taken.append(members[np.sort(mixed[:count])])
     return taken
 
 
-def _drawn(source: Source, entries: Entries, split: str, by_class: list[NDArray[np.int64]], chosen: list[int]) -> Drawn:
+def _make_subset(source: Source, entries: Entries, split: str, by_class: list[NDArray[np.int64]]) -> Subset:
     indices = np.concatenate(by_class)
     names = tuple(f"{split}/{source.classes[entries.labels[i]]}/{entries.keys[i]}" for i in indices)
-    labels = np.repeat(np.arange(len(chosen), dtype=np.int64), [len(each) for each in by_class])
-    return Drawn(split=split, indices=indices, labels=labels, names=names)
+    labels = np.repeat(np.arange(len(by_class), dtype=np.int64), [len(members) for members in by_class])
+    return Subset(split=split, indices=indices, labels=labels, names=names)

@@ -1,4 +1,4 @@
-"""Writing prepared images so that a kill costs no more than the last few hundred."""
+"""Writing of prepared images, chunk by chunk: a kill loses at most the last few hundred."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +17,19 @@ from numpy.typing import NDArray
 from archsearch.data.decode import Square, decoding
 from archsearch.data.prepared import IMAGES
 from archsearch.data.sources.base import Loader, Source
-from archsearch.data.subset import Draw
+from archsearch.data.subset import Selection
 from archsearch.errors import UserError
 from archsearch.system import Progress, replace_file
 
 _CHUNK = 256  # images between two journal lines; two chunks are in memory at once
 _REQUEST = "request.json"
 _JOURNAL = "journal.jsonl"
-# By output, the rows that hold no image, each with the reason.
+# For each output, the rows that hold no image, with the reasons.
 Unreadable = dict[str, dict[int, str]]
 
 
 class Unfinished:
-    """What is on disk of a preparation: its request, images at their final rows, and a journal of those that are safe."""
+    """The files of an unfinished preparation: its request, images at their final rows, and a journal of those that are on disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class Unfinished:
         self.unreadable: Unreadable = {name: {} for name in IMAGES}
 
     def request(self) -> dict[str, Any] | None:
-        """The identity that an interrupted preparation was begun with."""
+        """The identity that an interrupted preparation was begun with, None where there is none."""
         try:
             found = json.loads((self._folder / _REQUEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -49,7 +49,7 @@ class Unfinished:
         return found
 
     def begin(self, identity: Mapping[str, Any], counts: Mapping[str, int], size: int) -> None:
-        """Goes on where the journal ends, or makes room for all images."""
+        """Go on where the journal ends, or create files with room for all images."""
         self.size = size
         self._recover()
         check_space(self._folder, (sum(counts.values()) - self.done) * size**2 * 3)
@@ -62,24 +62,24 @@ class Unfinished:
                     file.truncate(file.tell() + count * size**2 * 3)
 
     def partial(self, name: str) -> Path:
-        """The file of an output before it is finished."""
+        """The image file of an output until it is finished."""
         return self._folder / f"{name}_images.partial"
 
     @contextlib.contextmanager
-    def open(self) -> Iterator["Pages"]:
-        """The files to write to."""
+    def open(self) -> Iterator["OutputFiles"]:
+        """The image files and the journal, open for writing."""
         with contextlib.ExitStack() as stack:
             files = {name: stack.enter_context(open(self.partial(name), "r+b")) for name in IMAGES}
             journal = stack.enter_context(open(self._folder / _JOURNAL, "ab"))
-            yield Pages(files, journal, self.size)
+            yield OutputFiles(files, journal, self.size)
 
     def end(self) -> None:
-        """Removes what only an interrupted preparation needs."""
+        """Remove the files that only an interrupted preparation needs."""
         for path in (self._folder / _REQUEST, self._folder / _JOURNAL, *(self.partial(name) for name in IMAGES)):
             path.unlink(missing_ok=True)
 
     def _recover(self) -> None:
-        """Reads the journal and cuts off a half-written last line."""
+        """Read the journal and cut off a half-written last line."""
         path = self._folder / _JOURNAL
         if not path.exists():
             return
@@ -93,21 +93,21 @@ class Unfinished:
                 self.unreadable[name][row] = reason
 
 
-class Pages:
-    """Open output files: rows are written where they belong, then confirmed."""
+class OutputFiles:
+    """Open image files and their journal: images are written at their rows, then confirmed."""
 
     def __init__(self, files: Mapping[str, BinaryIO], journal: BinaryIO, size: int) -> None:
         self._files, self._journal, self._row_bytes = files, journal, size**2 * 3
         self._start = {name: _header_bytes(file) for name, file in files.items()}
 
     def write(self, name: str, row: int, square: Square) -> None:
-        """One image at its row."""
+        """Write an image at its row of an output."""
         file = self._files[name]
         file.seek(self._start[name] + row * self._row_bytes)
         file.write(square.tobytes())
 
     def confirm(self, images: int, unreadable: Sequence[tuple[str, int, str]]) -> None:
-        """Images first, then the line that counts them: the journal never promises what is not on disk."""
+        """Flush the images to disk, then the journal line that counts them: the journal never counts an image that is not on disk."""
         for file in self._files.values():
             sync(file)
         self._journal.write(json.dumps({"images": images, "unreadable": unreadable}).encode() + b"\n")
@@ -116,46 +116,47 @@ class Pages:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Pass:
-    """One way through a split of the source, in storage order: where each image goes."""
+    """One pass through a split of the source, in storage order: the output and the row of each image."""
 
     split: str
     indices: NDArray[np.int64]
-    outputs: tuple[str, ...]  # by number in `which`
-    which: NDArray[np.int64]
+    outputs: tuple[str, ...]
+    which: NDArray[np.int64]  # indices into `outputs`
     rows: NDArray[np.int64]
 
     def place(self, position: int) -> tuple[str, int]:
-        """Output and row of the image that comes at this position."""
+        """Output and row of the image at this position of the pass."""
         return self.outputs[self.which[position]], int(self.rows[position])
 
 
 def write_images(
     source: Source,
-    drawn: Draw,
+    selection: Selection,
     unfinished: Unfinished,
     *,
     workers: int | None,
     check: Callable[[Unreadable, Mapping[str, int]], None],
     progress: Progress,
 ) -> Unreadable:
-    """Decodes what is not on disk yet; `check` may refuse to go on, seeing what is unreadable among how many.
+    """Decode the images that are not on disk yet; returns the unreadable ones.
 
-    What was confirmed stays: with a larger share allowed, the same call goes on from there.
+    `check(unreadable, seen)` gets them and the number of images seen of each output, and may raise to stop. Confirmed
+    images stay: with a larger share allowed, the same call goes on from there.
     """
-    passes = _passes(drawn)
+    passes = _plan_passes(selection)
     total, already = sum(len(each.rows) for each in passes), unfinished.done
-    unreadable, seen = unfinished.unreadable, _seen(passes, already)
+    unreadable, seen = unfinished.unreadable, _count_seen(passes, already)
     done, skip = already, already
     if already == total:  # killed while the files got their final names
         return unreadable
     progress(already, total, "decoding")
     started = time.monotonic()
-    with unfinished.open() as pages, decoding(unfinished.size, workers) as decoder:
+    with unfinished.open() as files, decoding(unfinished.size, workers) as decoder:
         for each in passes:
             start = min(skip, len(each.rows))
             skip -= start
             loaders = source.read(each.split, each.indices[start:])
-            for squares in _ahead(loaders, decoder.squares):
+            for squares in _decode_ahead(loaders, decoder.squares):
                 before, failed = start, []
                 for square in squares:
                     name, row = each.place(start)
@@ -165,19 +166,19 @@ def write_images(
                         unreadable[name][row] = square
                         check(unreadable, seen)
                     else:
-                        pages.write(name, row, square)
+                        files.write(name, row, square)
                     rate = (done - already) / max(time.monotonic() - started, 1e-9)
                     progress(done, total, f"{done:,} of {total:,} images, {rate:,.0f} images/s")
-                pages.confirm(start - before, failed)
-            assert start == len(each.rows), "a source that reads fewer images than it lists"
+                files.confirm(start - before, failed)
+            assert start == len(each.rows), "the source reads fewer images than it lists"
     check(unreadable, seen)
     return unreadable
 
 
-def _ahead(
+def _decode_ahead(
     loaders: Iterator[Loader], start: Callable[[list[Loader]], Iterator[Square | str]]
 ) -> Iterator[Iterator[Square | str]]:
-    """Chunks of squares; the next is being decoded while one is written and confirmed."""
+    """Chunks of squares; while one is written and confirmed the next is being decoded."""
     pending: Iterator[Square | str] | None = None
     while chunk := list(islice(loaders, _CHUNK)):
         following = start(chunk)
@@ -188,10 +189,10 @@ def _ahead(
         yield pending
 
 
-def _passes(drawn: Draw) -> list[_Pass]:
-    """Outputs from one split are filled in one way through it."""
+def _plan_passes(selection: Selection) -> list[_Pass]:
+    """One pass for each split of the source: outputs from the same split are filled together."""
     by_split: dict[str, list[str]] = {}
-    outputs = drawn.outputs()
+    outputs = selection.outputs()
     for name, each in outputs.items():
         by_split.setdefault(each.split, []).append(name)
     passes = []
@@ -206,8 +207,8 @@ def _passes(drawn: Draw) -> list[_Pass]:
     return passes
 
 
-def _seen(passes: list[_Pass], done: int) -> dict[str, int]:
-    """How many of each output the first `done` images are."""
+def _count_seen(passes: list[_Pass], done: int) -> dict[str, int]:
+    """How many of the first `done` images belong to each output."""
     seen = dict.fromkeys(IMAGES, 0)
     for each in passes:
         part = each.which[:done]
@@ -218,33 +219,33 @@ def _seen(passes: list[_Pass], done: int) -> dict[str, int]:
 
 
 def write_header(file: BinaryIO, num_images: int, size: int) -> None:
-    """The .npy header of (num_images, size, size, 3)."""
+    """The .npy header of a uint8 array (num_images, size, size, 3)."""
     shape = (num_images, size, size, 3)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def _header_bytes(file: BinaryIO) -> int:
+    """Length of a .npy header; the file is read up to its end."""
     np.lib.format.read_magic(file)
     np.lib.format.read_array_header_1_0(file)
     return file.tell()
 
 
-def sync(file: BinaryIO) -> None:
-    """To the disk."""
+def sync(file: IO[Any]) -> None:
+    """Flush a file's contents to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def write_json(path: Path, document: Any) -> None:
-    """On the disk when this returns."""
+    """Write JSON; it is on the disk when this returns."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(document, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises UserError where fewer bytes are free."""
+    """Raise UserError where fewer than `needed` bytes are free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

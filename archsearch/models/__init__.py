@@ -1,1 +1,1 @@
-"""."""
+"""Models: an architecture built as a torch module, its counts, feature maps, official checkpoints, and their validation."""

@@ -1,4 +1,4 @@
-"""Arch -> nn.Module: the second reader of the one walk."""
+"""An architecture built as a torch module: `Arch.layers()`, each layer built and registered under its path."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ from archsearch.errors import UserError
 from archsearch.models.features import FeatureNetwork, features
 from archsearch.space.arch import Arch, ImageSize
 
-# What torch.nn.init is made of; on meta each call takes up to a millisecond: van_b6 without its weights 1.1 s, with these left out 0.4 s.
-_FILLING = frozenset("kaiming_uniform_ uniform_ normal_ erfinv_ mul_ add_ clamp_ fill_ zero_".split())
+# The operations of torch.nn.init. On meta tensors each call takes up to a millisecond: van_b6 without weights takes 1.1 s, and 0.4 s with these skipped.
+_INIT_OPERATIONS = frozenset("kaiming_uniform_ uniform_ normal_ erfinv_ mul_ add_ clamp_ fill_ zero_".split())
 
 
 class Network(nn.Module):
-    """The layers of an architecture in order, under their dotted paths (`stages.2.blocks.1.attn...`); (B, C, H, W) in, logits out."""
+    """The layers of an architecture in order, under their dotted paths (`stages.2.blocks.1.attn...`): (B, C, H, W) -> (B, num_classes) logits."""
 
     def __init__(
         self, arch: Arch, *, image_size: ImageSize | None = None, in_chans: int = 3, drop_path: float = 0.0
@@ -88,11 +88,12 @@ def build(
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
 ) -> Network | FeatureNetwork:
-    """The network of an architecture, initialised as its papers do, in channels_last memory.
+    """The network of an architecture, initialised as in its papers, in channels_last memory.
 
-    image_size: side or (height, width) in pixels, the architecture's own by default. drop_path: rate of the last block, rising linearly from 0.
-    features_only: the stages without the head, which return the maps of `out_indices` (from 0, all by default; see `features.features`).
-    Raises UserError when a layer cannot stand at that size, or for classes without a head and indices with one.
+    image_size: side or (height, width) in pixels, the architecture's own by default. num_classes: the architecture's own by default. drop_path: rate of
+    the last block, rising linearly from 0. features_only: the stages without the head, which return the feature maps of `out_indices` (from 0, all by
+    default; see `features.features`). Raises UserError where a layer does not allow the size, for num_classes with features_only, and for out_indices
+    without it.
     """
     if features_only and num_classes is not None:
         raise UserError(
@@ -110,10 +111,10 @@ def build(
     return features(network, arch, image_size=image_size, out_indices=out_indices) if features_only else network
 
 
-class _Unfilled(TorchFunctionMode):
-    """Modules made in this mode have parameters without memory and values, and their buffers as ever.
+class _WithoutWeights(TorchFunctionMode):
+    """Modules made in this mode have parameters on meta, without memory and values, and ordinary buffers.
 
-    torch's modules and ours allocate parameters with torch.empty; what they compute (index maps, masks) comes from other functions.
+    torch's modules and ours allocate parameters with torch.empty; buffers that they compute (index maps, masks) come from other functions.
     """
 
     def __torch_function__(
@@ -122,14 +123,14 @@ class _Unfilled(TorchFunctionMode):
         named = dict(kwargs or {})
         if func is torch.empty:
             return func(*args, **{**named, "device": "meta"})
-        if getattr(func, "__name__", "") in _FILLING:
+        if getattr(func, "__name__", "") in _INIT_OPERATIONS:
             tensor = args[0] if args else named["tensor"]
             if tensor.is_meta:
                 return tensor
         return func(*args, **named)
 
 
-def build_unfilled(arch: Arch, image_size: ImageSize | None = None) -> Network:
-    """The network with parameters on meta and its buffers as ever, for whoever has values for all of them; initialising can take longer than loading."""
-    with _Unfilled():
+def build_without_weights(arch: Arch, image_size: ImageSize | None = None) -> Network:
+    """The network with parameters on meta and ordinary buffers, to be given values for all of them: initialising can take longer than loading."""
+    with _WithoutWeights():
         return build(arch, image_size=image_size)

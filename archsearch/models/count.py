@@ -1,17 +1,16 @@
-"""Two independent counters for a built model: fvcore on CPU tensors (with handlers for what it misses) and torch's FlopCounterMode on meta tensors.
+"""Counting of built models by two independent counters, and the recount of the papers' models beside their exact costs.
 
-fvcore traces, and a traced convolution on meta tensors fails in torch 2.14 (its meta kernel checks sizes in Python, where a tracer has made
-them tensors); patched to pass it counts 0 for the convolution. On the CPU FlopCounterMode in turn misses fused attention. So each counter gets
-the device on which it is right.
-Nothing counts 0 in silence: an operation without a formula that is not on the list of free ones fails the count by its name.
+The counters are fvcore on CPU tensors, with handlers for operations that it misses, and torch's FlopCounterMode on meta tensors. fvcore traces, and a
+traced convolution on meta tensors fails in torch 2.14 (its meta kernel checks sizes in Python, where a tracer has made them tensors); patched to pass
+it counts 0 for the convolution. On the CPU FlopCounterMode in turn misses fused attention. So each counter gets the device on which it is right.
+No operation counts 0 in silence: one without a formula that is not on the list of free ones fails the count, which names it.
 """
 
-import contextlib
 import copy
 import math
 import multiprocessing
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -23,13 +22,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch.device import usable_cores
 from archsearch.errors import RunError
-from archsearch.models.build import build_unfilled
+from archsearch.models.build import build_without_weights
+from archsearch.space.arch import ImageSize
 from archsearch.space.papers import paper
 from archsearch.system import Progress, ignore, without_interrupts
 
-ImageSize = int | tuple[int, int]
+# Each process that counts takes up to 2.3 GiB, for the largest model (van_b6).
+_MOST_PROCESSES = 4
 
-# Free by the convention of cost.py: elementwise arithmetic, activations, softmax, pooling by averages, and moving data about.
+# Free by the convention of blocks/cost.py: elementwise arithmetic, activations, softmax, average pooling, and moving data.
 _FREE_TRACED = frozenset(
     """abs add add_ arange avg_pool2d bias cat clone constant_pad_nd contiguous copy_ detach div div_ expand expand_as fill_ flatten
     floor_divide full gelu gelu_ index index_put_ index_select mean meshgrid mul mul_ neg new_zeros ones pad permute relu relu_ repeat
@@ -48,7 +49,9 @@ def count_fvcore(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> 
     Raises RunError naming any operation that has no handler and is not free.
     """
     cpu = copy.deepcopy(model).cpu().eval()
-    with _quiet_fvcore():
+    with warnings.catch_warnings():
+        # fvcore's import and torch.jit.trace both warn that TorchScript is deprecated; a user cannot change that.
+        warnings.simplefilter("ignore")
         from fvcore.nn import FlopCountAnalysis  # late: importing it runs torch.jit.script
 
         analysis = FlopCountAnalysis(cpu, _image(image_size, in_chans, "cpu"))
@@ -58,12 +61,12 @@ def count_fvcore(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> 
         with torch.no_grad():
             macs = int(analysis.total())
         unknown = {name.removeprefix("aten::") for name in analysis.unsupported_ops()} - _FREE_TRACED
-    _refuse(unknown, "fvcore")
+    _refuse_unknown(unknown, "fvcore")
     return macs
 
 
 def count_flop_counter(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> int:
-    """MACs of one image in eval mode by FlopCounterMode, which leaves out norms; halves its count of two a multiply-add.
+    """MACs of one image in eval mode by FlopCounterMode, without norms; its count of two FLOPs a multiply-add is halved.
 
     Raises RunError naming any operation that has no formula and is not free.
     """
@@ -78,12 +81,12 @@ def count_flop_counter(model: nn.Module, image_size: ImageSize, in_chans: int = 
     with torch.no_grad(), seen, counter:
         _on_meta(model)(_image(image_size, in_chans, "meta"))
     counted = {op.__name__ for op in counter.flop_registry}
-    _refuse({name for name in seen.names if name not in counted} - _FREE_DISPATCHED, "FlopCounterMode")
+    _refuse_unknown(seen.names - counted - _FREE_DISPATCHED, "FlopCounterMode")
     return int(counter.get_total_flops()) // 2
 
 
 class _SeenOps(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its constructor untyped
-    """Remembers the name of every operation that is dispatched."""
+    """Records the name of every dispatched operation."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
@@ -94,7 +97,8 @@ class _SeenOps(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         return func(*args, **(kwargs or {}))
 
 
-def _refuse(unknown: set[str], counter: str) -> None:
+def _refuse_unknown(unknown: set[str], counter: str) -> None:
+    """Raise RunError naming operations without a formula."""
     if unknown:
         raise RunError(f"{counter} has no formula for {', '.join(sorted(unknown))}; nothing may count 0 in silence")
 
@@ -105,7 +109,7 @@ def _image(image_size: ImageSize, in_chans: int, device: str) -> torch.Tensor:
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """The model in eval mode on the meta device; a copy of the structure, not of the weights, unless it lies there already."""
+    """The model in eval mode on the meta device: itself where it is there already, else a copy of its structure without the weights."""
     if any(parameter.is_meta for parameter in model.parameters()):
         return model.eval()
     with torch.device("meta"):
@@ -116,14 +120,6 @@ def _on_meta(model: nn.Module) -> nn.Module:
 def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
     empty = torch.empty_like(tensor, device="meta")
     return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-
-
-@contextlib.contextmanager
-def _quiet_fvcore() -> Iterator[None]:
-    """fvcore's import and torch.jit.trace both warn that TorchScript is deprecated; nothing a user could do about it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _sizes(value: Any) -> list[int]:
@@ -140,7 +136,7 @@ def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _deform_conv_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """A deformable convolution as the convolution it is after sampling; the bilinear gather is not counted."""
+    """A deformable convolution counts as the convolution after sampling; the bilinear sampling is not counted."""
     weight, out = _sizes(inputs[1]), _sizes(outputs[0])
     return math.prod(out) * math.prod(weight[1:])
 
@@ -154,13 +150,10 @@ def _bilinear_flops(*args: Any, out_shape: Any, **kwargs: Any) -> int:
     return 2 * 4 * int(math.prod(out_shape))
 
 
-_MOST_PROCESSES = 4  # the largest model (van_b6) takes 2.3 GiB while it is counted
-
-
 def recount(name: str) -> dict[str, Any]:
-    """Build one paper's model and count it: `macs_fvcore` and `params_built` beside the exact costs, and whether both agree."""
+    """Build a paper's model and count it: `macs_fvcore`, `params_built`, and as `is_equal` whether both equal the exact costs."""
     arch = paper(name)
-    model = build_unfilled(arch)
+    model = build_without_weights(arch)
     zeros = {key: torch.zeros_like(tensor, device="cpu") for key, tensor in model.state_dict().items()}
     model.load_state_dict(zeros, assign=True)
     cost = arch.cost()
@@ -172,14 +165,14 @@ def recount(name: str) -> dict[str, Any]:
 
 
 def recount_all(names: Sequence[str], progress: Progress = ignore) -> dict[str, dict[str, Any]]:
-    """`recount` for each name in processes of their own, the largest first.
+    """`recount` for each name, the largest models first, in up to four processes at once.
 
-    Raises RunError when a process is killed, which a machine short of memory does.
+    Raises RunError when a process is killed, for example for lack of memory.
     """
     largest_first = sorted(names, key=lambda name: -paper(name).cost().macs)
     processes = min(usable_cores() or 1, _MOST_PROCESSES, len(names))
     context = multiprocessing.get_context("spawn")
-    with without_interrupts():  # they are started by what is submitted
+    with without_interrupts():  # submitting starts the processes
         pool = ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
         tasks = {pool.submit(recount, name): name for name in largest_first}
     try:

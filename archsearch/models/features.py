@@ -1,7 +1,7 @@
-"""Feature pyramids for detection and segmentation: a classification network's stages as modules from map to map, under timm's `features_only` interface.
+"""Feature pyramids for detection and segmentation: a network's stages as modules from feature map to feature map, with timm's `features_only` interface.
 
-The children `stage1`, `stage2`, ... are run in order, each on the output of the one before, so torchvision's `IntermediateLayerGetter` (and with it
-`BackboneWithFPN`), which does the same with the children that it needs, computes the same maps.
+The children `stage1`, `stage2`, ... run in order, each on the output of the one before, so torchvision's `IntermediateLayerGetter` (and with it
+`BackboneWithFPN`), which runs the children that it needs in the same way, computes the same maps.
 """
 
 from collections.abc import Sequence
@@ -18,30 +18,31 @@ from archsearch.blocks.positions import from_windows, window_grid
 from archsearch.errors import UserError
 from archsearch.space.arch import Arch, ImageSize, Placed
 
-# Where tokens travel from stage to stage (MSG-Transformer's messengers) a map carries the stream that it was cut from as an attribute of this name,
-# for what runs the stages hands on the map alone. On the tensor, not in a cell that the stages share: copies, threads and runs cut short leave nothing.
+# Where tokens pass from stage to stage (MSG-Transformer's messengers) a map carries the stream that it was cut from as an attribute of this name, since
+# the code that runs the stages passes on the map alone. The attribute is on the tensor, not in state that the stages share, so that copies, threads and
+# interrupted runs leave nothing behind.
 _STREAM = "archsearch_stream"
 _PROBE_SIDE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureInfo:
-    """What timm's `FeatureInfo` tells, in its words: `info` has a dict for every stage, `out_indices` says which of them are returned.
+    """timm's `FeatureInfo` interface: `info` has a dict for every stage, `out_indices` numbers those that are returned.
 
-    Ours because importing timm's takes about two seconds.
+    A class of our own because importing timm's takes about two seconds.
     """
 
     info: tuple[dict[str, Any], ...]
     out_indices: tuple[int, ...]
 
     def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:
-        """Dicts of the returned stages, or of those numbered `idx` (from 0; one dict for one number), with these keys or all."""
+        """Dicts, with these keys or all, of the returned stages or of the stages `idx` (from 0); for a single number one dict."""
         if isinstance(idx, int):
             return self.info[idx] if keys is None else {key: self.info[idx][key] for key in keys}
         return [self.get_dicts(keys, index) for index in (self.out_indices if idx is None else idx)]
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
-        """One key of each: a list for the returned stages or the listed numbers, a value for one number."""
+        """Values of one key: a list for the returned stages or the stages `idx`; for a single number one value."""
         found = self.get_dicts([key], idx)
         return found[key] if isinstance(idx, int) else [entry[key] for entry in found]
 
@@ -54,7 +55,7 @@ class FeatureInfo:
         return self.get("reduction", idx)
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Names of the children that put the maps out."""
+        """Names of the children whose outputs the maps are."""
         return self.get("module", idx)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
@@ -65,16 +66,16 @@ class FeatureInfo:
 
 
 class StageFeatures(nn.Module):
-    """One stage: the previous stage's map (or the image) in, this stage's map out, without the tokens that may stand beside it.
+    """One stage: from the previous stage's map (or the image) to this stage's map, without the tokens that may belong to it.
 
-    Where the previous stage's tokens go on, they are taken from its map, which carries them unseen: such a stage raises UserError on any other tensor.
+    Where the previous stage's tokens are needed too, they are read from an attribute of its map; such a stage raises UserError on any other tensor.
     """
 
     def __init__(self, network: nn.Module, number: int, placed: Sequence[Placed]) -> None:
         super().__init__()
         self.number, self.out = number, placed[-1].out
         self.takes_tokens = placed[0].shape.tokens > 0
-        self.hands_on_tokens = False
+        self.passes_tokens = False
         modules = [network.get_submodule(item.path) for item in placed]
         makes_tokens = [item.out.tokens > item.shape.tokens == 0 for item in placed]
         self._sequence = list(zip(modules, makes_tokens, strict=True))
@@ -83,15 +84,15 @@ class StageFeatures(nn.Module):
         for name, child in network.get_submodule(f"stages.{number}").named_children():
             self.add_module(name, child)
 
-    def close(self, norm: nn.Module) -> None:
-        """End on this norm, as `stage-norm`."""
+    def add_norm(self, norm: nn.Module) -> None:
+        """Add a norm at the end, as child `stage-norm`."""
         self.add_module("stage-norm", norm)
         self._sequence.append((norm, False))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in any memory format -> (B, C_out, H_out, W_out) in channels_last memory."""
-        stream = self._stream_of(x) if self.takes_tokens else x.contiguous(memory_format=torch.channels_last)
-        height, width = self.out.height, self.out.width  # tokens that came along came for this size alone
+        stream = self._take_stream(x) if self.takes_tokens else x.contiguous(memory_format=torch.channels_last)
+        height, width = self.out.height, self.out.width  # tokens of the previous stage allow this size alone
         for module, makes_tokens in self._sequence:
             if makes_tokens:
                 height, width = stream.shape[-2:]
@@ -100,12 +101,12 @@ class StageFeatures(nn.Module):
             return stream
         patches = to_tokens(stream)[:, :, 1:]
         out = to_map(from_windows(patches, *window_grid(self.out), height, width))
-        if self.hands_on_tokens:
+        if self.passes_tokens:
             setattr(out, _STREAM, stream)
         return out
 
-    def _stream_of(self, x: Tensor) -> Tensor:
-        """What the previous stage cut this map from."""
+    def _take_stream(self, x: Tensor) -> Tensor:
+        """The stream, tokens included, that the previous stage cut this map from."""
         stream = getattr(x, _STREAM, None)
         if stream is None:
             raise UserError(
@@ -117,7 +118,7 @@ class StageFeatures(nn.Module):
 
 
 class FeatureNetwork(nn.Module):
-    """The stages of a network as children `stage1`, `stage2`, ...; (B, C, H, W) in, a list of the maps of `feature_info.out_indices` out."""
+    """The stages of a network as children `stage1`, `stage2`, ...: (B, C, H, W) -> list of the feature maps of `feature_info.out_indices`."""
 
     def __init__(self, stages: Sequence[StageFeatures], feature_info: FeatureInfo) -> None:
         super().__init__()
@@ -137,27 +138,27 @@ class FeatureNetwork(nn.Module):
 def features(
     network: nn.Module, arch: Arch, *, image_size: ImageSize | None = None, out_indices: Sequence[int] | None = None
 ) -> FeatureNetwork:
-    """The stages of a network that was built from `arch`, sharing its modules: weights loaded into the one are the other's, before or after.
+    """The feature pyramid of a network that was built from `arch`. Both share their modules, so weights loaded into one are the other's too.
 
-    image_size: what the network was built for, the architecture's own by default. out_indices: stages to return, from 0 (-1: the last one), all by
-    default; none after the last of them is kept. A stage that ends on a VAN block ends on its LayerNorm; the last stage's is the head's, with the head's
-    weights. Raises UserError when the network is not of this architecture or a stage does not exist.
+    image_size: the size that the network was built for, the architecture's own by default. out_indices: stages to return, from 0 (-1 is the last one), all
+    by default; stages after the last of them are dropped. A stage whose last block is VAN's ends with a LayerNorm; at the last stage it is the head's, with
+    the head's weights. Raises UserError when the network is not of this architecture or a stage does not exist.
     """
     placed = list(arch.layers(image_size))
     _check_same(network, placed, arch)
-    groups = _by_stage(placed, len(arch.stages))
-    indices = _indices(out_indices, len(groups))
+    groups = _group_by_stage(placed, len(arch.stages))
+    indices = _resolve_indices(out_indices, len(groups))
     stages = [StageFeatures(network, number, group) for number, group in enumerate(groups[: max(indices) + 1], start=1)]
     for stage, following in pairwise(stages):
-        stage.hands_on_tokens = following.takes_tokens
+        stage.passes_tokens = following.takes_tokens
     norm = _closing_norm(network, groups[-1], arch.head) if len(stages) == len(groups) else None
     if norm is not None:
-        stages[-1].close(norm)
-    return FeatureNetwork(stages, FeatureInfo(info=_info(groups), out_indices=indices))
+        stages[-1].add_norm(norm)
+    return FeatureNetwork(stages, FeatureInfo(info=_make_info(groups), out_indices=indices))
 
 
-def _by_stage(placed: Sequence[Placed], count: int) -> list[list[Placed]]:
-    """The walk without the head, stage by stage."""
+def _group_by_stage(placed: Sequence[Placed], count: int) -> list[list[Placed]]:
+    """The layers without the head, stage by stage; the stem belongs to the first."""
     groups: list[list[Placed]] = [[] for _ in range(count)]
     for item in placed:
         if item.path != "head":
@@ -166,7 +167,7 @@ def _by_stage(placed: Sequence[Placed], count: int) -> list[list[Placed]]:
 
 
 def _check_same(network: nn.Module, placed: Sequence[Placed], arch: Arch) -> None:
-    """The stages have as many parameters as the architecture's; the stem's are left out, they follow the image's channels."""
+    """Raise UserError unless the stages have as many parameters as the architecture's; the stem's depend on the image's channels and do not count."""
     expected = sum(item.layer.cost(item.shape).params for item in placed if item.path.startswith("stages."))
     got = sum(parameter.numel() for name, parameter in network.named_parameters() if name.startswith("stages."))
     if got != expected:
@@ -176,8 +177,8 @@ def _check_same(network: nn.Module, placed: Sequence[Placed], arch: Arch) -> Non
         )
 
 
-def _indices(out_indices: Sequence[int] | None, count: int) -> tuple[int, ...]:
-    """Indices from 0, in the order asked for."""
+def _resolve_indices(out_indices: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """The indices counted from 0, in the order given; all by default."""
     if out_indices is None:
         return tuple(range(count))
     wrong = [index for index in out_indices if not -count <= index < count]
@@ -188,7 +189,7 @@ def _indices(out_indices: Sequence[int] | None, count: int) -> tuple[int, ...]:
 
 
 def _closing_norm(network: nn.Module, last: Sequence[Placed], head: Layer) -> nn.Module | None:
-    """The norm that a stage with this last block ends on, before the head: the head's own where that normalises positions, a new one where it does not."""
+    """The norm after the last stage's last block, if it needs one: the head's own where that normalises positions, else a new one."""
     block = next(item.layer for item in reversed(last) if isinstance(item.layer, Block))
     end = block.stage_end()
     if end is None:
@@ -202,8 +203,8 @@ def _closing_norm(network: nn.Module, last: Sequence[Placed], head: Layer) -> nn
     return norm
 
 
-def _info(groups: Sequence[Sequence[Placed]]) -> tuple[dict[str, Any], ...]:
-    """timm's entries: channels, stride (by what the entries make of a map that every stride divides) and name of each stage's output."""
+def _make_info(groups: Sequence[Sequence[Placed]]) -> tuple[dict[str, Any], ...]:
+    """timm's entries: channels, stride and name of each stage's output. Strides are measured on a map that every stride divides."""
     info: list[dict[str, Any]] = []
     reduction = 1
     for index, group in enumerate(groups):

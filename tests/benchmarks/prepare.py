@@ -34,7 +34,7 @@ from support.image_forms import FORMS, read_folder
 
 from archsearch.data.decode import load_square
 from archsearch.data.preparation import Preparation, prepare
-from archsearch.data.prepared import IMAGES, Prepared, sha256_of
+from archsearch.data.prepared import IMAGES, Prepared, hash_file
 from archsearch.data.sources.detect import open_source
 from archsearch.data.subset import Policy
 
@@ -145,7 +145,7 @@ def _prepared(text: Path, out: Path, size: int) -> Prepared:
 
 def _hash(folder: Path) -> str:
     """Of both maps."""
-    return hashlib.sha256("".join(sha256_of(folder / name) for name in IMAGES.values()).encode()).hexdigest()
+    return hashlib.sha256("".join(hash_file(folder / name) for name in IMAGES.values()).encode()).hexdigest()
 
 
 def _forms(data: Path, folder: Path, size: int) -> list[Row]:

@@ -179,7 +179,7 @@ def test_second_load_decodes_nothing(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     first = load(root, tmp_path / "cache", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 16) for done in range(17)]
-    for path in root.rglob("*.png"):  # same size, same time, no picture any more
+    for path in root.rglob("*.png"):  # same size, same time, no longer a picture
         stat = path.stat()
         path.write_bytes(bytes(stat.st_size))
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -200,7 +200,7 @@ def test_changed_files_are_decoded_again(tmp_path: Path) -> None:
     assert not np.array_equal(before[0], after[0])
 
 
-def test_interrupted_preparation_is_taken_up_again(tmp_path: Path) -> None:
+def test_an_interrupted_preparation_goes_on(tmp_path: Path) -> None:
     root, cache = make_folder(tmp_path / "data"), tmp_path / "cache"
 
     def stop(done: int, _total: int) -> None:
@@ -222,7 +222,7 @@ def _load_in_process(root: Path, cache: Path) -> int:
     return int(load(root, cache).train_images.sum())
 
 
-def test_two_processes_at_once_get_the_same(tmp_path: Path) -> None:
+def test_two_processes_at_once_get_the_same_data(tmp_path: Path) -> None:
     root, cache = make_folder(tmp_path / "data"), tmp_path / "cache"
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         sums = pool.starmap(_load_in_process, [(root, cache)] * 2)
@@ -234,7 +234,7 @@ def test_two_processes_at_once_get_the_same(tmp_path: Path) -> None:
 
 
 def broken_folder(tmp_path: Path) -> Path:
-    """Ten training pictures, of which one is cut short and one is no picture."""
+    """Ten training pictures, of which one is cut short and one is not a picture."""
     root = make_folder(tmp_path / "data", per_class=5)
     path = root / "train" / "cat" / "1.jpg"
     smooth_picture(200, 150).save(path, quality=95)

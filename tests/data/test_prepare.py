@@ -21,7 +21,7 @@ from archsearch.cli import main
 from archsearch.data.load import DataRequest, load_data
 from archsearch.data.prepared import MANIFEST, open_prepared
 from archsearch.data.sources.detect import open_source
-from archsearch.data.subset import Policy, allocate, draw
+from archsearch.data.subset import Policy, allocate, select
 from archsearch.errors import UserError
 
 Cli = Callable[..., Result]
@@ -53,9 +53,9 @@ def maps(out: Path) -> dict[str, bytes]:
 
 def test_a_folder_is_prepared_once_checked_and_used(cli: Cli, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = ok(cli(folder, out, "--size", 24, "--per-class", 5))
-    assert f"next: archsearch run --budget 4.5GFLOPs --data {out}" in said
-    assert "15 training and 6 validation images held out of training, 3 classes" in said
+    output = ok(cli(folder, out, "--size", 24, "--per-class", 5))
+    assert f"next: archsearch run --budget 4.5GFLOPs --data {out}" in output
+    assert "15 training and 6 validation images held out of training, 3 classes" in output
     before = (out / MANIFEST).read_bytes()
     assert "is prepared already" in ok(cli(folder, out, "--size", 24, "--per-class", 5, "--workers", 3))
     assert (out / MANIFEST).read_bytes() == before
@@ -85,7 +85,7 @@ def test_any_damage_is_found(cli: Cli, folder: Path, tmp_path: Path) -> None:
     assert (result.exit_code, "labels are not those" in result.stderr) == (1, True)
 
 
-def test_what_cannot_be_prepared_is_one_sentence(cli: Cli, folder: Path, tmp_path: Path) -> None:
+def test_bad_requests_are_refused_in_one_sentence(cli: Cli, folder: Path, tmp_path: Path) -> None:
     out, other = tmp_path / "out", tmp_path / "other"
     ok(cli(folder, out, "--size", 16))
     other.mkdir()
@@ -114,37 +114,37 @@ def test_too_many_unreadable_are_refused_and_a_laxer_limit_goes_on(cli: Cli, tmp
     write_flat(root, make_pictures(20))
     result = cli(root, out, "--size", 16)
     assert (result.exit_code, "1 cannot be read, 'train/n02102040/n02102040_5.JPEG" in result.stderr) == (2, True)
-    said = ok(cli(root, out, "--size", 16, "--max-unreadable", "2%"))
-    assert "left out as unreadable" in said
-    assert "n02102040_5.JPEG" in said
+    output = ok(cli(root, out, "--size", 16, "--max-unreadable", "2%"))
+    assert "left out as unreadable" in output
+    assert "n02102040_5.JPEG" in output
     ok(cli("--check", out))
     assert cli(root, out, "--size", 16).exit_code == 2  # prepared under a laxer limit
 
 
-# What is drawn
+# Selections
 
 
-def test_draws_are_by_seed_stratified_disjoint_and_nested(folder: Path) -> None:
+def test_selections_are_seeded_stratified_disjoint_and_nested(folder: Path) -> None:
     source = open_source(str(folder))
     small, large, other = (
-        draw(source, Policy(per_class=count, seed=seed, val_share=0.2)) for count, seed in ((3, 0), (9, 0), (3, 1))
+        select(source, Policy(per_class=count, seed=seed, val_share=0.2)) for count, seed in ((3, 0), (9, 0), (3, 1))
     )
     assert np.bincount(small.train.labels).tolist() == [3] * 3
     assert np.bincount(small.val.labels).tolist() == [4] * 3
-    assert np.array_equal(small.val.indices, large.val.indices)  # the same validation whatever the subset
+    assert np.array_equal(small.val.indices, large.val.indices)  # validation does not depend on the subset
     assert set(small.train.indices) < set(large.train.indices)
     assert not set(large.train.indices) & set(large.val.indices)
     assert set(other.train.indices) != set(small.train.indices)
-    two = draw(source, Policy(classes=2, val_share=0.2))
+    two = select(source, Policy(classes=2, val_share=0.2))
     assert len(two.classes) == 2
     assert set(two.classes) < set(source.classes)
     assert set(two.train.labels) == {0, 1}
     names = {name.split("/")[1] for name in two.train.names}
     assert names == set(two.classes)
-    tenth = draw(source, Policy(share=0.1, val_split="val"))
+    tenth = select(source, Policy(share=0.1, val_split="val"))
     assert np.bincount(tenth.train.labels).tolist() == [2] * 3
     assert {name.split("/")[0] for name in tenth.val.names} == {"val"}
-    assert len(draw(source, Policy(max_train=10, max_val=5, val_split="val")).train.labels) == 10
+    assert len(select(source, Policy(max_train=10, max_val=5, val_split="val")).train.labels) == 10
 
 
 def test_shares_are_exact_and_proportional() -> None:
@@ -158,7 +158,7 @@ def test_shares_are_exact_and_proportional() -> None:
 # Data that is embedded or generated
 
 
-def test_one_door_to_all_data(folder: Path, tmp_path: Path) -> None:
+def test_load_data_takes_folders_and_embedded_sets(folder: Path, tmp_path: Path) -> None:
     request = DataRequest(text=str(folder), size=16, max_train=12, max_val=6, cache_dir=str(tmp_path))
     assert DataRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
     first, again = load_data(request), load_data(request)
@@ -169,7 +169,7 @@ def test_one_door_to_all_data(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_constellation_comes_in_the_size_asked_for() -> None:
+def test_constellation_is_generated_at_the_next_size() -> None:
     data = load_data(DataRequest(text="constellation", size=36))
     assert (data.name, data.size, len(data.train_labels), len(data.val_labels)) == (
         "constellation-12k-64px", 64, 10_000, 2_000,
@@ -178,7 +178,7 @@ def test_constellation_comes_in_the_size_asked_for() -> None:
     assert load_data(DataRequest(text="constellation", size=36, seed=1)).fingerprint != data.fingerprint
 
 
-# Kills and company
+# Kills and concurrent processes
 
 
 def start(*words: object) -> subprocess.Popen[str]:
@@ -227,7 +227,7 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(large_folder: Path, tmp_
     assert maps(out) == maps(tmp_path / "whole")
 
 
-def test_a_kill_before_the_manifest_costs_nothing(folder: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_kill_before_the_manifest_loses_nothing(folder: Path, tmp_path: Path, cli: Cli) -> None:
     out, partial = tmp_path / "out", tmp_path / "partial"
     ok(cli(folder, out, "--size", 16))
     manifest = json.loads((out / MANIFEST).read_text())
@@ -247,12 +247,12 @@ def test_a_second_process_waits_and_finds_it_ready(folder: Path, tmp_path: Path)
     with FileLock(out / ".lock"):
         second = start(folder, out, "--size", 16)
         assert second.stderr is not None
-        said = ""
-        while "another process prepares" not in said:
-            said = second.stderr.readline()
-            assert said
+        line = ""
+        while "another process prepares" not in line:
+            line = second.stderr.readline()
+            assert line
         assert not (out / MANIFEST).exists()
     pair = [second, start(folder, out, "--size", 16)]
-    told = [child.communicate()[0] for child in pair]
+    outputs = [child.communicate()[0] for child in pair]
     assert [child.returncode for child in pair] == [0, 0]
-    assert sum("is prepared already" in text for text in told) == 1
+    assert sum("is prepared already" in text for text in outputs) == 1

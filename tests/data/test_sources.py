@@ -1,4 +1,4 @@
-"""One contract for every form of a data set: the same images give the same bytes, in the same order, with the same labels."""
+"""Tests of every form of a data set: the same images give the same bytes, in the same order, with the same labels."""
 
 import io
 import pickle
@@ -29,7 +29,7 @@ def pictures() -> Pictures:
 
 @pytest.fixture(scope="session")
 def source_text(tmp_path_factory: pytest.TempPathFactory, pictures: Pictures) -> Callable[[str], str]:
-    """Where the pictures lie in a form, written on first use."""
+    """The path or name of the pictures in a form, which is written on first use."""
     root = tmp_path_factory.mktemp("forms")
 
     def write(form: str) -> str:
@@ -66,7 +66,9 @@ def oracle(content: bytes) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("form", [*FORMS, pytest.param("hfds", marks=pytest.mark.slow)])
-def test_every_form_lists_what_it_holds(form: str, source_text: Callable[[str], str], pictures: Pictures) -> None:
+def test_every_form_lists_and_reads_its_images(
+    form: str, source_text: Callable[[str], str], pictures: Pictures
+) -> None:
     if form == "hfds":
         pytest.importorskip("datasets")
     source = open_source(source_text(form))
@@ -74,7 +76,7 @@ def test_every_form_lists_what_it_holds(form: str, source_text: Callable[[str], 
     assert source.classes == (("0", "1", "2") if form == "webdataset" else CLASSES)
     assert "train" in source.splits
     assert np.bincount(entries.labels).tolist() == [12] * 3
-    order = entries.in_order()
+    order = entries.sorted_indices()
     assert np.sort(order).tolist() == list(range(36))
     # Reading some, in storage order, gives the bytes that were written, under the label they were written with.
     some = np.sort(order[::5])
@@ -123,7 +125,7 @@ def test_pickles_beside_tars_are_not_read(source_text: Callable[[str], str], tmp
     assert not (tmp_path / "sprung").exists()
 
 
-def test_labels_that_are_names_and_missing_ones(tmp_path: Path) -> None:
+def test_labels_may_be_names_but_not_missing(tmp_path: Path) -> None:
     import tarfile
 
     def shard(path: Path, members: dict[str, bytes]) -> str:
@@ -149,7 +151,7 @@ def test_labels_that_are_names_and_missing_ones(tmp_path: Path) -> None:
         open_source(bare)
 
 
-def test_what_is_no_source_is_refused_with_what_was_found(tmp_path: Path, pictures: Pictures) -> None:
+def test_an_unknown_form_is_refused_with_what_was_found(tmp_path: Path, pictures: Pictures) -> None:
     (tmp_path / "notes.txt").write_text("no pictures")
     cases = {
         str(tmp_path): r"none of the known forms; found 'notes.txt', allowed are an ImageFolder",

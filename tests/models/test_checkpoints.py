@@ -1,4 +1,4 @@
-"""Official checkpoints: every paper's model takes its own repository's state dict and gives it back, and refuses everything else by name."""
+"""Official checkpoints: every paper's model loads its own repository's state dict and saves it unchanged, and errors name everything else."""
 
 import argparse
 import json
@@ -67,7 +67,7 @@ def shift_mask(side: int) -> Tensor:
 
 
 def cheap_tensor(key: str, entry: Entry) -> Tensor:
-    """What an official state dict holds under the key where the model computes it, else one number of the key's own, without memory."""
+    """The official value of an entry that the model computes; for any other a number that depends on the key, expanded without memory."""
     shape, dtype, _ = entry
     if key.endswith("relative_position_index"):
         return index_map(math.isqrt(shape[0]))
@@ -121,7 +121,7 @@ def test_specified_shapes_sum_to_the_measured_parameters(name: str) -> None:
 # --- keys, both ways ------------------------------------------------------------------------------------------------
 
 
-def test_every_paper_is_here() -> None:
+def test_every_paper_has_official_keys() -> None:
     assert set(paper_names()) == set(OFFICIAL)
 
 
@@ -131,7 +131,7 @@ def test_official_keys_and_shapes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", one_a_pattern(paper_names()))
-def test_loads_its_key_pattern_and_gives_it_back(name: str) -> None:
+def test_a_state_dict_is_loaded_and_saved_unchanged(name: str) -> None:
     state = cheap_state(name)
     assert_same(save_official(load_official(name, state)), state)
 
@@ -160,7 +160,7 @@ def test_buffers_and_parameters_are_the_official_ones() -> None:
 FIXTURES = [case.removesuffix("@224x224") for case in LOGITS.files if case.endswith("@224x224")]
 
 
-# The keys of the others are held by test_exact's logits too, which the same mapping fills.
+# test_exact's logits check the keys of the other models too: the same mapping fills them.
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "van_b0")) for name in FIXTURES]
 )
@@ -179,7 +179,7 @@ def test_loading_is_building_and_filling(van: State) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     loaded = load_official("van_b0", van)
-    assert torch.equal(torch.get_rng_state(), before), "loading draws nothing"
+    assert torch.equal(torch.get_rng_state(), before), "loading uses no random numbers"
     built = build(paper("van_b0"))
     assert loaded.state_dict().keys() == built.state_dict().keys()
     strides = [(a.stride(), a.dtype, a.device) for a in loaded.parameters()]
@@ -222,7 +222,7 @@ def prefixed(state: Mapping[str, Any]) -> dict[str, Any]:
         lambda state: {"model": state, "model_ema": {"other": torch.zeros(1)}},
     ],
 )
-def test_wrappers_come_off(wrap: Callable[[State], dict[str, Any]], van: State) -> None:
+def test_wrappers_are_removed(wrap: Callable[[State], dict[str, Any]], van: State) -> None:
     assert_same(save_official(load_official("van_b0", wrap(van))), van)
 
 
@@ -256,7 +256,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_pickle_that_would_run_code_is_refused_unrun(is_zip: bool, tmp_path: Path) -> None:
+def test_a_pickle_that_would_run_code_is_refused(is_zip: bool, tmp_path: Path) -> None:
     target, file = tmp_path / "ran", tmp_path / "evil.pth"
     torch.save({"model": {"a": torch.zeros(1)}, "args": Bomb(target)}, file, _use_new_zipfile_serialization=is_zip)
     with pytest.raises(UserError, match=r"evil\.pth: refused, .* would run posix\.mkdir; .* only its 'model' entry"):
@@ -304,7 +304,7 @@ def holds_itself() -> dict[str, Any]:
         (holds_itself(), "a dict where a state dict"),
     ],
 )
-def test_what_is_no_state_dict_is_a_user_error(found: Any, sentence: str) -> None:
+def test_anything_but_a_state_dict_is_a_user_error(found: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=f"^state dict for van_b0: {re.escape(sentence)}"):
         load_official("van_b0", found)
 
@@ -365,7 +365,7 @@ def test_masks_are_checked_where_they_belong_to_the_image_size() -> None:
             load_official("swin_tiny", {**state, key: wrong})
 
 
-def test_masks_and_maps_of_another_image_size_are_left() -> None:
+def test_masks_and_maps_of_another_image_size_are_ignored() -> None:
     state = cheap_state("swin_tiny")
     saved = save_official(load_official("swin_tiny", state, image_size=448))
     changed = [key for key in state if saved[key].shape != state[key].shape]
@@ -374,7 +374,7 @@ def test_masks_and_maps_of_another_image_size_are_left() -> None:
     assert torch.equal(saved["layers.3.blocks.1.attn_mask"], shift_mask(14))
 
 
-def test_crossformers_first_releases_carry_tables() -> None:
+def test_tables_of_crossformers_first_releases_are_accepted() -> None:
     state = cheap_state("crossformer_tiny")
     offsets = [(row, column) for row in range(-6, 7) for column in range(-6, 7)]
     for stage, depth in enumerate((1, 1, 8, 6)):
@@ -403,13 +403,13 @@ def test_the_model_takes_the_checkpoints_number_of_classes(van: State) -> None:
     state = with_classes(van, 37)
     with pytest.warns(
         CheckpointWarning, match=r"van_b0: the checkpoint's classifier has 37 classes .* has 1000"
-    ) as told:
+    ) as warned:
         model = load_official("van_b0", state)
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__
     assert_same(save_official(model), state)
 
 
-def test_asked_for_what_the_checkpoint_has_there_is_nothing_to_tell(van: State) -> None:
+def test_the_checkpoints_own_number_of_classes_gives_no_warning(van: State) -> None:
     state = with_classes(van, 37)
     assert_same(save_official(load_official("van_b0", state, num_classes=37)), state)
 

@@ -1,4 +1,4 @@
-"""`archsearch evaluate` through its own door: what it prints, what it compares with the published figure, and how it ends."""
+"""`archsearch evaluate` as a command: what it prints, the comparison with the published figure, and its exit codes."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
     return lambda *arguments: CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
 
 
-def test_the_share_of_the_class_that_always_wins_is_top1(cli: Cli, folder: Path, tmp_path: Path) -> None:
+def test_top1_is_the_share_of_the_class_that_always_wins(cli: Cli, folder: Path, tmp_path: Path) -> None:
     labels = labels_of(folder)
     winners = (SORTED.index("c9"), SORTED.index("B"), 5, 6, 7)
     arguments = ("van_b0", "--checkpoint", save(rigged(*winners), tmp_path), "--data", folder, "--resolution", "64")
@@ -68,13 +68,13 @@ def test_the_share_of_the_class_that_always_wins_is_top1(cli: Cli, folder: Path,
     assert text.exit_code == 0, text.output
     row = next(line for line in text.stdout.splitlines() if line.startswith("top-1"))
     assert row.split()[2:] == [f"{100 * document['top1']:.2f}", f"{100 * document['top1_se']:.2f}", "-", "-"]
-    said = " ".join(text.stdout.split())
-    assert "van_b0 on 23 images" in said
-    assert "Published top-1 75.4 (repo README" in said
-    assert "no difference is given: this is not the validation set of ImageNet-1K" in said
-    assert "resize 71 (short side, bicubic), centre crop 64, mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)" in said
-    assert "float32" in said
-    assert "img/s" in said
+    output = " ".join(text.stdout.split())
+    assert "van_b0 on 23 images" in output
+    assert "Published top-1 75.4 (repo README" in output
+    assert "no difference is given: this is not the validation set of ImageNet-1K" in output
+    assert "resize 71 (short side, bicubic), centre crop 64, mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)" in output
+    assert "float32" in output
+    assert "img/s" in output
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def on_imagenet(top1_correct: int, images: int = 50_000, num_classes: int = 1000
         ),
     ],
 )
-def test_the_difference_is_judged(tmp_path: Path, top1_correct: int, words: str) -> None:
+def test_the_difference_is_explained(tmp_path: Path, top1_correct: int, words: str) -> None:
     found = on_imagenet(top1_correct)
     points = difference(task(tmp_path), found)
     assert points["top1"] == pytest.approx(top1_correct / 500 - 82.8)  # davit_tiny publishes 82.8 and 96.2
@@ -248,7 +248,7 @@ def test_the_difference_is_judged(tmp_path: Path, top1_correct: int, words: str)
     assert comparison(document).startswith(f"Published top-1 82.8, top-5 96.2 (the README), {words}")
 
 
-def test_what_is_not_the_published_experiment_is_not_compared(tmp_path: Path) -> None:
+def test_other_images_are_not_compared_with_the_published_figure(tmp_path: Path) -> None:
     asked = task(tmp_path)
     for found, words in (
         (on_imagenet(40_000, images=49_999), "not all images were judged"),
@@ -274,8 +274,8 @@ def test_progress_in_one_line() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is neither a terminal to open nor SIGINT to send on Windows")
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_ctrl_c_ends_with_what_was_seen(folder: Path, tmp_path: Path, workers: str) -> None:
-    """On a terminal, where the whole process group gets the signal: the workers, too."""
+def test_ctrl_c_reports_the_images_seen_so_far(folder: Path, tmp_path: Path, workers: str) -> None:
+    """On a terminal, where the whole process group gets the signal, workers included."""
     for number in range(400):
         os.link(folder / "B" / "0.png", folder / "B" / f"more{number}.png")
     checkpoint = save(rigged(0), tmp_path)
@@ -291,30 +291,30 @@ def test_ctrl_c_ends_with_what_was_seen(folder: Path, tmp_path: Path, workers: s
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         os.close(theirs)
-        said = read_until(ours, b"of 423 images")
+        shown = read_until(ours, b"of 423 images")
         os.killpg(process.pid, signal.SIGINT)
-        said += read_until(ours, None)  # first: a terminal that nobody reads holds the program up once it is full
+        shown += read_until(ours, None)  # first: the program would wait for a full terminal that is not read
         assert process.stdout
         document = json.loads(process.stdout.read())
     os.close(ours)
-    assert process.returncode == 130, said
+    assert process.returncode == 130, shown
     assert document["interrupted"]
     assert not document["complete"]
     assert 0 < document["images"] < document["total"] == 423
-    assert f"interrupted: {document['images']} of 423 images were judged" in said.decode()
-    assert "Traceback" not in said.decode()
+    assert f"interrupted: {document['images']} of 423 images were judged" in shown.decode()
+    assert "Traceback" not in shown.decode()
 
 
 def read_until(descriptor: int, words: bytes | None) -> bytes:
-    """What a terminal shows up to these words, or to its end."""
-    said = b""
-    while words is None or words not in said:
+    """The output of a terminal up to these words, or to its end."""
+    shown = b""
+    while words is None or words not in shown:
         try:
             part = os.read(descriptor, 4096)
-        except OSError:  # how Linux says that nobody is at the other end any more
+        except OSError:  # on Linux the other end is closed
             part = b""
         if not part:
-            assert words is None, said
-            return said
-        said += part
-    return said
+            assert words is None, shown
+            return shown
+        shown += part
+    return shown

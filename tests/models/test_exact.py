@@ -71,14 +71,14 @@ def _assert_logits(case: str) -> None:
     assert np.abs(logits - LOGITS[case]).max() <= 1e-9 * np.abs(LOGITS[case]).max()
 
 
-def test_a_model_is_built_and_counted_anew() -> None:
+def test_recount_builds_and_counts_a_model() -> None:
     found = recount("van_b0")
     expected = COUNTS["van_b0"]
     assert found == {"macs_fvcore": expected["macs"], "params_built": expected["params"], "is_equal": True}
 
 
 @pytest.mark.slow
-def test_every_model_is_counted_anew_by_the_command() -> None:
+def test_papers_check_recounts_every_model() -> None:
     result = CliRunner().invoke(main, ["papers", "--check", "--json"])
     assert result.exit_code == 0, result.stderr
     rows = {row["name"]: row for row in json.loads(result.stdout)}

@@ -52,7 +52,7 @@ def _stage_ends(arch: Arch) -> list[Placed]:
 
 
 def _outputs(network: nn.Module, paths: list[str], x: Tensor) -> list[Tensor]:
-    """What these modules put out while the network runs."""
+    """Outputs of these modules while the network runs."""
     seen: list[Tensor] = []
     hooks = [
         network.get_submodule(path).register_forward_hook(lambda module, inputs, out: seen.append(out))
@@ -65,8 +65,8 @@ def _outputs(network: nn.Module, paths: list[str], x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", _cases((*paper_names(), *HYBRIDS), (*FAMILIES, *HYBRIDS[:4])))
-def test_four_maps_of_the_widths_and_strides_told(name: str) -> None:
-    """On the meta device, for every paper and random hybrids; of the head nothing is left but the norm that closes VAN's last stage."""
+def test_four_maps_have_the_widths_and_strides_of_feature_info(name: str) -> None:
+    """On the meta device, for every paper and random hybrids; of the head only the norm after VAN's last stage is left."""
     arch = _arch(name)
     with torch.device("meta"):
         model = build(arch, features_only=True, in_chans=4).eval()
@@ -99,8 +99,8 @@ def _without_tokens(stream: Tensor, height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("name", _cases((*FAMILIES, *HYBRIDS)))
-def test_maps_are_what_passes_through_the_classification_network(name: str) -> None:
-    """To the bit; tokens beside a map are cut off, and the head's norm closes VAN's last stage."""
+def test_maps_equal_those_inside_the_classification_network(name: str) -> None:
+    """Bit by bit; tokens beside a map are cut off, and the head's norm follows VAN's last stage."""
     arch, x = _arch(name), torch.randn(1, 3, 224, 224)
     network = build(arch).eval()
     model = features(network, arch)
@@ -116,7 +116,7 @@ def test_maps_are_what_passes_through_the_classification_network(name: str) -> N
 
 
 @pytest.mark.parametrize("case", _cases(tuple(case for case in STAGES if case.split("@")[0] in FAMILIES)))
-def test_stages_are_the_official_codes(case: str) -> None:
+def test_stages_equal_those_of_the_official_code(case: str) -> None:
     """Mean, standard deviation and first values, in float32.
 
     The official numbers of a stage with tokens include them, so the stream with tokens is compared; the test above shows that the map is that stream without.
@@ -164,8 +164,8 @@ def test_weights_are_the_classification_networks_own() -> None:
         assert parameter is own[path.replace("stages.-norm", "stage-norm") if path.startswith("head") else path]
 
 
-def test_a_head_that_norms_the_mean_leaves_the_last_stage_its_own_norm() -> None:
-    """DaViT's head behind VAN's blocks: the map still ends normed, as every stage of VAN does."""
+def test_the_last_stage_has_a_norm_of_its_own_where_the_head_norms_the_mean() -> None:
+    """DaViT's head behind VAN's blocks: the map is still normalised, as after every stage of VAN."""
     van = paper("van_b0")
     arch = replace(van, head=replace(van.head, norm="after"))  # type: ignore[call-arg]  # a pool head
     network = build(arch).double().eval()
@@ -177,7 +177,7 @@ def test_a_head_that_norms_the_mean_leaves_the_last_stage_its_own_norm() -> None
     torch.testing.assert_close(out.var(1, correction=0), torch.ones_like(out[:, 0]), rtol=1e-3, atol=0)
 
 
-def test_feature_info_answers_as_timms() -> None:
+def test_feature_info_equals_timms() -> None:
     from timm.models._features import FeatureInfo  # late: slow to import
 
     model = build(paper("van_b0"), features_only=True, out_indices=(1, 3))
@@ -208,7 +208,7 @@ def test_chosen_stages_come_in_the_order_asked_for_and_later_ones_are_not_built(
             assert [out.shape[1] for out in chosen] == model.feature_info.channels()
 
 
-def test_wrong_use_is_one_sentence() -> None:
+def test_wrong_use_is_refused_in_one_sentence() -> None:
     arch = paper("van_b0")
     with torch.device("meta"):
         network = build(arch)
@@ -228,7 +228,7 @@ def test_wrong_use_is_one_sentence() -> None:
 
 
 def _getter(model: FeatureNetwork) -> nn.Module:
-    """As BackboneWithFPN takes a backbone apart."""
+    """The wrapper in which BackboneWithFPN runs a backbone."""
     names = model.feature_info.module_name()
     getter: nn.Module = IntermediateLayerGetter(model, {name: str(index) for index, name in enumerate(names)})
     return getter
@@ -236,7 +236,7 @@ def _getter(model: FeatureNetwork) -> nn.Module:
 
 @pytest.mark.parametrize("name", _cases(FAMILIES))
 def test_intermediate_layer_getter_and_copies_give_the_same_maps(name: str) -> None:
-    """Where tokens travel from stage to stage too; a copy made after a run has nothing in common with the original."""
+    """Also where tokens pass from stage to stage; a copy made after a run shares nothing with the original."""
     model = build(paper(name), features_only=True).eval()
     x, y = torch.randn(1, 3, 224, 224), torch.randn(1, 3, 224, 224)
     assert all(out.requires_grad for out in model(x))
@@ -250,15 +250,15 @@ def test_intermediate_layer_getter_and_copies_give_the_same_maps(name: str) -> N
             assert all(torch.equal(out, want) for out, want in zip(getter(x).values(), maps, strict=True))
 
 
-def test_a_stage_whose_tokens_travel_refuses_a_map_without_them() -> None:
+def test_a_stage_that_needs_tokens_refuses_a_map_without_them() -> None:
     model = build(paper("msg_transformer_tiny"), features_only=True)
     with pytest.raises(UserError, match="stage2 takes the tokens that stage1 left with its map"):
         model.get_submodule("stage2")(torch.randn(1, 64, 56, 56))
 
 
 @pytest.mark.parametrize("name", _cases(FAMILIES))
-def test_an_image_of_another_size_gives_maps_or_a_sentence(name: str) -> None:
-    """What the network built for the size gives, in one built for 224, unless a layer of the model is tied to the size that it was built for."""
+def test_an_image_of_another_size_gives_maps_or_an_error(name: str) -> None:
+    """A network built for 224 gives the maps of one built for the size, unless one of its layers allows only the size that it was built for."""
     arch, x = paper(name), torch.randn(1, 3, 192, 256)
     built = build(arch).eval()
     if name in TIED:
@@ -271,8 +271,8 @@ def test_an_image_of_another_size_gives_maps_or_a_sentence(name: str) -> None:
     assert all(torch.equal(out, want) for out, want in zip(features(built, arch)(x), expected, strict=True))
 
 
-def test_tokens_of_hybrids_travel_or_end() -> None:
-    """Messengers that the next stage takes along or not, class tokens: maps of every stage, the same inside torchvision's getter."""
+def test_tokens_of_hybrids_pass_on_or_end() -> None:
+    """Messengers that the next stage uses or drops, class tokens: every stage has a map, the same inside torchvision's getter."""
     space, rng = load_space(TESTS / "data" / "everything.toml"), random.Random(3)
     x = torch.randn(2, 3, 128, 128)
     for _ in range(5):

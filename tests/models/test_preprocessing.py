@@ -78,7 +78,7 @@ def test_inputs_are_exactly_those_of_pillow_and_numpy(
     model, size = Recorder(1), paper(name).image_size
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = validate(model, tmp_path, Preprocessing.of_paper(name), image_size=size, batch_size=5, workers=0)
+        found = validate(model, tmp_path, Preprocessing.from_paper(name), image_size=size, batch_size=5, workers=0)
     assert (found.images, found.unreadable) == (len(paths), ())
     assert model.inputs.is_contiguous(memory_format=torch.channels_last)
     with warnings.catch_warnings():
@@ -89,7 +89,7 @@ def test_inputs_are_exactly_those_of_pillow_and_numpy(
 
 def test_every_paper_says_how_it_was_evaluated() -> None:
     for name in paper_names():
-        preprocessing, size = Preprocessing.of_paper(name), paper(name).image_size
+        preprocessing, size = Preprocessing.from_paper(name), paper(name).image_size
         family = name.split("_")[0]
         resize = 248 if family in ("van", "davit") else 256 if size == 224 else size
         assert preprocessing.resized(size) == (resize, resize), name
@@ -98,12 +98,12 @@ def test_every_paper_says_how_it_was_evaluated() -> None:
 
 
 def test_another_resolution_is_resized_in_proportion() -> None:
-    van, squash = Preprocessing.of_paper("van_b0"), Preprocessing.of_paper("litv2_b_384")
+    van, squash = Preprocessing.from_paper("van_b0"), Preprocessing.from_paper("litv2_b_384")
     statistics = "mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)"
-    assert van.words(224) == f"resize 248 (short side, bicubic), centre crop 224, {statistics}"
-    assert van.words(288) == f"resize 320 (short side, bicubic), centre crop 288, {statistics}"
-    assert van.words((180, 90)) == f"resize to cover 200x100 (bicubic), centre crop 180x90, {statistics}"
-    assert squash.words(384).startswith(
+    assert van.describe(224) == f"resize 248 (short side, bicubic), centre crop 224, {statistics}"
+    assert van.describe(288) == f"resize 320 (short side, bicubic), centre crop 288, {statistics}"
+    assert van.describe((180, 90)) == f"resize to cover 200x100 (bicubic), centre crop 180x90, {statistics}"
+    assert squash.describe(384).startswith(
         "resize 384x384 (aspect not kept, bicubic), no crop, mean (0.485, 0.456, 0.406)"
     )
     made = van.transform((180, 90))(picture(400, 300))

@@ -81,7 +81,7 @@ def test_an_undone_quirk_changes_the_logits_by_its_figure(quirk: Quirk, name: st
         assert 0.75 < effect / specified < 1.25
 
 
-def test_every_quirk_shows_in_some_fixture_but_the_two_that_nothing_can_show() -> None:
+def test_every_quirk_but_two_invisible_ones_shows_in_some_fixture() -> None:
     hidden = [
         quirk.what
         for family in FAMILIES
@@ -137,7 +137,7 @@ def test_an_undone_quirk_of_shape_misses_the_counts(case: str) -> None:
     assert (other.macs, other.params) != (own.macs, own.params)
 
 
-def test_alpha_has_no_say_where_the_window_is_1() -> None:
+def test_alpha_has_no_effect_where_the_window_is_1() -> None:
     """litv2 8.2: stage 4 is plain attention under Lo-Fi's names."""
     with torch.device("meta"):
         attention = build(paper("litv2_s")).get_submodule("stages.4.blocks.1.attn")
@@ -167,7 +167,7 @@ def test_parameters_that_quirks_demand_or_forbid(name: str, key: str, is_there: 
 
 
 def test_offsets_have_eight_channels() -> None:
-    """lit 9.7, litv2 8.9: no modulation, whatever the repositories' own count says."""
+    """lit 9.7, litv2 8.9: no modulation, although the repositories' own count includes it."""
     with torch.device("meta"):
         state = build(paper("lit_s")).state_dict()
     assert state["stages.2.downsample.dconv.conv_offset.weight"].shape == (8, 96, 2, 2)
@@ -214,14 +214,14 @@ def _logits(name: str, image: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["twins_pcpvt_small", "pvt_tiny"])
-def test_what_fills_no_patch_is_dropped(name: str) -> None:
+def test_pixels_that_fill_no_patch_are_dropped(name: str) -> None:
     """twins 9.6, pvt 8.6: sizes are floored."""
     image = torch.randn(1, 3, 67, 99, dtype=torch.float64)
     torch.testing.assert_close(_logits(name, image), _logits(name, image[:, :, :64, :96]))
 
 
 @pytest.mark.slow
-def test_davit_pads_what_fills_no_patch() -> None:
+def test_davit_pads_the_last_patches() -> None:
     """davit 3: zeros at the right and the bottom."""
     image = torch.randn(1, 3, 61, 94, dtype=torch.float64)
     padded = functional.pad(image, (0, 2, 0, 3))

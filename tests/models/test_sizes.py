@@ -1,4 +1,4 @@
-"""Any input size a user brings: what the papers' code takes is computed the same, everything else is refused when the model is built."""
+"""Input sizes: those that the papers' code accepts are computed the same, all others are refused when the model is built."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from archsearch import UserError, build, paper
 from archsearch.models.count import count_flop_counter
 
 SIZES = [(224, 224), (192, 256), (200, 260), (224, 448), (448, 448), (112, 448), (97, 131), (32, 32), (3, 500)]
-HALVES_BADLY = {(200, 260), (112, 448), (3, 500)}  # a map with an odd side comes to a merging
+HALVES_BADLY = {(200, 260), (112, 448), (3, 500)}  # a map with an odd side reaches a merging
 # What each model's code (or, for maps that its windows do not divide, its dense-prediction code or our rule) can do with these sizes, from the specs.
 REFUSED = {
     "davit_tiny": set(),  # pads everywhere (davit.md 2)
@@ -80,13 +80,13 @@ def test_a_built_model_takes_other_sizes_as_if_it_were_built_for_them(
 
 
 @pytest.mark.parametrize("name", ["lit_ti", "lit_s", "msg_transformer_tiny", "swin_tiny"])
-def test_a_model_tied_to_its_size_says_so_when_it_meets_another(name: str) -> None:
+def test_a_model_tied_to_its_size_refuses_another(name: str) -> None:
     model = build(paper(name)).eval()
     with torch.inference_mode(), pytest.raises(UserError, match="build the model for this image size"):
         model(torch.zeros(1, 3, 256, 256))
 
 
-def test_pvt_takes_its_table_as_it_is_where_its_code_does() -> None:
+def test_pvt_uses_its_table_unresized_where_its_code_does() -> None:
     """112 x 448 has stage 1's 3136 positions, so the 56 x 56 table is added in the wrong geometry; 224 x 448 resizes every table."""
     table = torch.randn(1, 3136, 64)
     for size, grid in (((112, 448), (28, 112)), ((224, 448), (56, 112))):

@@ -1,4 +1,4 @@
-"""Counting on a folder of images: against brute force, by known answers, and what is refused."""
+"""Accuracy on a folder of images: against brute force, with known answers, and errors."""
 
 import multiprocessing
 import os
@@ -28,15 +28,15 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_top1_and_top5_are_those_of_brute_force(folder: Path, batch_size: int) -> None:
     model = Recorder(10)
-    told: list[Accuracy] = []
+    reported: list[Accuracy] = []
     found = validate(
         model,
         folder,
-        Preprocessing.of_paper("van_b0"),
+        Preprocessing.from_paper("van_b0"),
         image_size=32,
         batch_size=batch_size,
         workers=0,
-        progress=told.append,
+        progress=reported.append,
     )
     labels = labels_of(folder)
     ranks = [int((row > row[label]).sum()) for row, label in zip(model.logits, labels, strict=True)]
@@ -46,13 +46,13 @@ def test_top1_and_top5_are_those_of_brute_force(folder: Path, batch_size: int) -
     assert found.top1 == pytest.approx(np.mean(np.array(ranks) == 0))
     share = found.top5_correct / found.images
     assert found.top5_se == pytest.approx(np.sqrt(share * (1 - share) / found.images))
-    assert told[-1] == found
-    assert [item.images for item in told] == [*range(batch_size, len(labels), batch_size), len(labels)]
+    assert reported[-1] == found
+    assert [item.images for item in reported] == [*range(batch_size, len(labels), batch_size), len(labels)]
 
 
-def test_with_fewer_classes_than_five_everything_is_among_the_first_five(tmp_path: Path) -> None:
+def test_with_fewer_than_five_classes_top5_is_everything(tmp_path: Path) -> None:
     make_folder(tmp_path / "images", {"a": 2, "b": 3, "c": 1})
-    found = validate(Recorder(3), tmp_path / "images", Preprocessing.of_paper("van_b0"), image_size=32, workers=0)
+    found = validate(Recorder(3), tmp_path / "images", Preprocessing.from_paper("van_b0"), image_size=32, workers=0)
     assert (found.top5_correct, found.images) == (6, 6)
 
 
@@ -60,7 +60,7 @@ def test_an_empty_class_keeps_its_place_and_hidden_files_are_no_images(folder: P
     for file in (folder / "a").iterdir():
         file.unlink()
     (folder / ".cache").mkdir()
-    (folder / "B" / "._0.png").write_bytes(b"what a Mac leaves on foreign disks")
+    (folder / "B" / "._0.png").write_bytes(b"macOS metadata")
     (folder / "readme.txt").write_text("not an image")
     found = ValidationSet.find(folder)
     assert found.classes == SORTED
@@ -71,7 +71,7 @@ def test_an_empty_class_keeps_its_place_and_hidden_files_are_no_images(folder: P
 
 
 @pytest.mark.parametrize("name", ["val", "validation"])
-def test_a_root_with_a_validation_folder_will_do(folder: Path, tmp_path: Path, name: str) -> None:
+def test_the_validation_folder_inside_a_root_is_found(folder: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "root" / "train").mkdir(parents=True)
     folder.rename(tmp_path / "root" / name)
     found = ValidationSet.find(tmp_path / "root")
@@ -88,7 +88,7 @@ def test_worker_processes_change_nothing(folder: Path) -> None:
     (folder / "B" / "broken.png").write_bytes(b"no picture")
     models = [Recorder(10), Recorder(10)]
     found = [
-        validate(model, folder, Preprocessing.of_paper("van_b0"), image_size=32, batch_size=4, workers=workers)
+        validate(model, folder, Preprocessing.from_paper("van_b0"), image_size=32, batch_size=4, workers=workers)
         for model, workers in zip(models, (0, 2), strict=True)
     ]
     assert torch.equal(models[0].inputs, models[1].inputs)
@@ -97,11 +97,11 @@ def test_worker_processes_change_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "seen"), [("bfloat16", torch.bfloat16), ("amp_bfloat16", torch.float32)])
-def test_bfloat16_is_of_a_copy_throughout_or_by_autocast(folder: Path, dtype: Any, seen: torch.dtype) -> None:
+def test_bfloat16_evaluates_a_copy_or_uses_autocast(folder: Path, dtype: Any, seen: torch.dtype) -> None:
     model = rigged(3)
     inputs: list[torch.dtype] = []
     model.register_forward_hook(lambda module, images, logits: inputs.append(images[0].dtype))
-    found = validate(model, folder, Preprocessing.of_paper("van_b0"), image_size=64, dtype=dtype, workers=0)
+    found = validate(model, folder, Preprocessing.from_paper("van_b0"), image_size=64, dtype=dtype, workers=0)
     assert found.top1_correct == labels_of(folder).count(3)
     assert set(inputs) == {seen}
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
@@ -113,28 +113,28 @@ def test_bfloat16_is_of_a_copy_throughout_or_by_autocast(folder: Path, dtype: An
 def test_cuda_counts_as_the_cpu_does(folder: Path, dtype: Any) -> None:
     model = rigged(3)
     found = validate(
-        model, folder, Preprocessing.of_paper("van_b0"), image_size=64, device="cuda", dtype=dtype, workers=0
+        model, folder, Preprocessing.from_paper("van_b0"), image_size=64, device="cuda", dtype=dtype, workers=0
     )
     assert found.top1_correct == labels_of(folder).count(3)
 
 
-def test_logits_that_are_not_finite_are_no_answer(folder: Path) -> None:
+def test_logits_that_are_not_finite_are_an_error(folder: Path) -> None:
     model = Recorder(10)
     model.weight[3, 0] = float("nan")
     with pytest.raises(RunError, match=r"23 of 23 images have logits that are not finite in float32"):
-        validate(model, folder, Preprocessing.of_paper("van_b0"), image_size=32, batch_size=50, workers=0)
+        validate(model, folder, Preprocessing.from_paper("van_b0"), image_size=32, batch_size=50, workers=0)
 
 
 class Hungry(nn.Module):
-    """Wants more memory than there is."""
+    """Needs more memory than there is."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.new_empty(2**60)
 
 
-def test_want_of_memory_is_one_sentence(folder: Path) -> None:
+def test_lack_of_memory_is_one_sentence(folder: Path) -> None:
     with pytest.raises(RunError, match=r"^out of memory on cpu; take a smaller batch$"):
-        validate(Hungry(), folder, Preprocessing.of_paper("van_b0"), image_size=32)
+        validate(Hungry(), folder, Preprocessing.from_paper("van_b0"), image_size=32)
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_a_worker_that_dies_is_one_sentence(folder: Path) -> None:
         validate(
             Recorder(10),
             folder,
-            Preprocessing.of_paper("van_b0"),
+            Preprocessing.from_paper("van_b0"),
             image_size=32,
             batch_size=1,
             workers=1,
@@ -162,5 +162,5 @@ def test_a_worker_that_dies_is_one_sentence(folder: Path) -> None:
 def test_another_number_of_classes_is_refused_with_both_numbers(folder: Path) -> None:
     model = Recorder(11)
     with pytest.raises(UserError, match=r"images: 10 class folders, but the model has 11 classes"):
-        validate(model, folder, Preprocessing.of_paper("van_b0"), image_size=32)
+        validate(model, folder, Preprocessing.from_paper("van_b0"), image_size=32)
     assert len(model.seen) == 1  # the blank image: no picture was decoded

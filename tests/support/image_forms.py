@@ -1,4 +1,4 @@
-"""One small set of pictures, some of them odd, written in every form that a data set comes in."""
+"""A small set of pictures, some of them unusual, written in every form of a data set."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def write_flat(root: Path, pictures: Pictures) -> None:
 
 
 def write_tars(root: Path, pictures: Pictures) -> None:
-    """As ILSVRC2012 was published: a tar of tars, validation images by number, a devkit that says what they show."""
+    """As ILSVRC2012 was published: a tar of tars, validation images by number, a devkit with their classes."""
     root.mkdir(parents=True)
     with tarfile.open(root / "ILSVRC2012_img_train.tar", "w") as train:
         for name in reversed(list(pictures["train"])):

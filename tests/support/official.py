@@ -15,7 +15,7 @@ from archsearch.models.checkpoints.keys import official_key
 
 
 def official_tensor(key: str, shape: tuple[int, ...]) -> Tensor:
-    """The convention's values for an official key."""
+    """The values of an official key under the convention."""
     values = _normal(key, shape)
     last = key.rsplit(".", 1)[-1]
     if last == "running_var":
@@ -38,7 +38,7 @@ def _normal(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def fill_official(model: nn.Module, name: str) -> None:
-    """Give a model the convention's weights; 1x1 convolutions that are Linear here have the same values in another shape."""
+    """Fill a model with the convention's weights; official 1x1 convolutions that are Linear layers here have the same values in another shape."""
     pattern, state = key_pattern(name), model.state_dict()
     for key, tensor in state.items():
         if tensor.is_floating_point():

@@ -1,6 +1,6 @@
-"""The official state dicts of all 38 variants by the specifications' tables: key -> (shape, dtype, parameter or buffer).
+"""The official state dicts of all 38 variants, from the specifications' tables: key -> (shape, dtype, parameter or buffer).
 
-Written from the papers' side and without the product's mapping, which it is the oracle of; itself held against eleven official models (data/keys.json).
+Written independently of archsearch's mapping, as its oracle; itself compared with eleven official models (data/keys.json).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Folders of made-up pictures, networks whose answers are known, and the checkpoints of such: what tests of the evaluation are made of."""
+"""Folders of generated pictures, networks with known answers and their checkpoints, for tests of the validation."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from archsearch.models.build import build
 from archsearch.models.checkpoints import save_official
 from archsearch.space.papers import paper
 
-# Names in neither the order of making nor of numbers: capitals sort first, and "c10" before "c9".
+# Sorted names have neither the order of creation nor of numbers: capitals come first, and "c10" before "c9".
 CLASSES = ("c9", "c10", "B", "a", "d", "e", "f", "g", "h", "i")
 SORTED = ("B", "a", "c10", "c9", "d", "e", "f", "g", "h", "i")
 
@@ -26,7 +26,7 @@ def picture(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.
 
 
 def make_folder(root: Path, counts: dict[str, int]) -> Path:
-    """CLASS/IMAGE with so many small pictures each, JPEG and PNG by turns."""
+    """CLASS/IMAGE with `counts` small pictures in each class, JPEG and PNG by turns."""
     for number, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True)
         for i in range(count):
@@ -41,38 +41,38 @@ def ten_classes(root: Path) -> Path:
 
 
 def labels_of(folder: Path) -> list[int]:
-    """Labels in the order of the pass, by the names of the folders alone."""
+    """Labels in the order of a validation pass, from the names of the folders alone."""
     return [label for label, name in enumerate(SORTED) for _ in (folder / name).iterdir()]
 
 
 class Recorder(nn.Module):
-    """Keeps what it is shown; answers with a linear map of the picture's coarse pixels, so that every picture has other logits."""
+    """Records its inputs and outputs; logits are a linear map of the picture's coarse pixels, so that every picture has other ones."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(7)
         self.weight = nn.Parameter(torch.randn(num_classes, 48, generator=generator), requires_grad=False)
         self.seen: list[Tensor] = []
-        self.told: list[Tensor] = []
+        self.answers: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         logits = F.adaptive_avg_pool2d(x, 4).flatten(1) @ self.weight.T
         self.seen.append(x.clone())
-        self.told.append(logits)
+        self.answers.append(logits)
         return logits
 
     @property
     def inputs(self) -> Tensor:
-        """What it was shown after the first, blank image."""
+        """All inputs after the first, blank image."""
         return torch.cat(self.seen[1:])
 
     @property
     def logits(self) -> NDArray[np.float64]:
-        return torch.cat(self.told[1:]).double().numpy()
+        return torch.cat(self.answers[1:]).double().numpy()
 
 
 def rigged(*winners: int, num_classes: int = 10) -> nn.Module:
-    """A van_b0 whose classifier ranks `winners` first, in this order, whatever the picture."""
+    """A van_b0 whose classifier ranks `winners` first, in this order, for every picture."""
     model = build(paper("van_b0"), num_classes=num_classes)
     bias = model.get_parameter("head.fc.bias")
     with torch.no_grad():

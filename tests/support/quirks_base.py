@@ -1,4 +1,4 @@
-"""What a quirk is, the ways to undo one in our network, and the float64 logits with and without it."""
+"""Quirks of the official code: their definition, ways to undo one in our network, and the float64 logits with and without it."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -52,9 +52,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Quirk:
-    """Something the official code does, `what it is -> what stands for undone`, and what undoing it in our network does to the logits.
+    """A peculiarity of the official code, `what it does -> what undoing it means`, and the effect of undoing it on our logits.
 
-    effects: by fixture, max|a - b| / max|b| measured to two digits, 0 where the fixture cannot see it; or (measured, the specification's own figure).
+    effects: for each fixture, max|a - b| / max|b| measured to two digits, 0 where the fixture does not show it; or (measured, the specification's own figure).
     """
 
     source: str  # specification and section
@@ -104,7 +104,7 @@ def undone_effect(quirk: Quirk, case: Case) -> float:
 
 
 def named(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
-    """Modules whose whole path matches; there must be some. `B` stands for any block."""
+    """Modules whose whole path matches, at least one. `B` stands for any block."""
     full = re.compile(pattern.replace("B", r"stages\.\d\.blocks\.\d+"))
     found = {name: module for name, module in model.named_modules() if full.fullmatch(name)}
     assert found, pattern
@@ -112,7 +112,7 @@ def named(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
 
 
 def both(*undos: Undo) -> Undo:
-    """Several at once, none of which makes another model."""
+    """Several at once; none of them may build another model."""
 
     def undo(patch: pytest.MonkeyPatch, model: nn.Module, case: Case) -> None:
         for each in undos:

@@ -29,7 +29,7 @@ def _mask(change: Any) -> Any:
 
 
 def _shift(change: Any) -> Any:
-    """Another rule for the shift; masks are made anew for it."""
+    """Another rule for the shift; masks are recomputed for it."""
 
     def undo(patch: pytest.MonkeyPatch, model: nn.Module, case: Case) -> None:
         own = swin.window_and_shift

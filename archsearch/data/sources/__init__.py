@@ -1,1 +1,1 @@
-"""Where images come from: each form of a data set behind the contract of `base.Source`; `detect.open_source` tells them apart."""
+"""Sources of labelled images: one class for each form of a data set, all with the interface `base.Source`; `detect.open_source` picks it."""

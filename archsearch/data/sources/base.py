@@ -1,4 +1,4 @@
-"""The contract of a source of labelled images, and the one order in which all forms of the same images are taken."""
+"""The interface of a source of labelled images, and the order that all forms of the same images share."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from archsearch.data.image_folder import IMAGE_SUFFIXES, some
+from archsearch.data.image_folder import IMAGE_SUFFIXES, quote_names
 from archsearch.errors import UserError
 
-# Called on a decoding thread; raises whatever reading raises.
+# Called on a decoding thread; may raise any error of reading.
 Loader = Callable[[], bytes | Image.Image]
 
 # Hugging Face's ImageNet names n01440764_10026.JPEG n01440764_10026_n01440764.JPEG.
@@ -25,12 +25,12 @@ _CLASS_TAIL = re.compile(r"_n\d{8}$")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entries:
-    """The images of a split as they lie in storage: labels int64 (N,), and what names each within its class."""
+    """The images of a split in storage order: labels int64 (N,), and a key for each that names it within its class."""
 
     labels: NDArray[np.int64]
     keys: tuple[str, ...]
 
-    def in_order(self) -> NDArray[np.int64]:
+    def sorted_indices(self) -> NDArray[np.int64]:
         """Storage indices by class, then by name without its suffix: the order that all forms of a data set share."""
         labels = self.labels.tolist()
         order = sorted(range(len(labels)), key=lambda i: (labels[i], _stem(self.keys[i]), self.keys[i], i))
@@ -38,9 +38,9 @@ class Entries:
 
 
 class Source(ABC):
-    """One data set: `kind` and `name` for people, `path` as given, `splits` it holds, `classes` in the order of labels.
+    """One data set: `kind` and `name` for people, `path` as given, its `splits`, and `classes` in the order of labels.
 
-    Classes known by name only are sorted by it; where the source numbers them, its numbers stay.
+    Where the source numbers its classes, these are the labels; else the classes are sorted by name.
     """
 
     kind: str
@@ -51,33 +51,33 @@ class Source(ABC):
 
     @abstractmethod
     def entries(self, split: str) -> Entries:
-        """All images of a split, found without decoding any. Raises UserError for a split that is not there."""
+        """All images of a split, listed without decoding any. Raises UserError for a missing split."""
 
     @abstractmethod
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
-        """One loader for each of these storage indices, which ascend; meant to be taken a few hundred at a time."""
+        """A loader for each of these storage indices, which ascend; callers take a few hundred at a time."""
 
     @abstractmethod
     def stamp(self, splits: Iterable[str]) -> str:
-        """Hexadecimal digits that change when the files of these splits do."""
+        """Sixteen hexadecimal digits that change when the files of these splits change."""
 
     def check_split(self, split: str) -> None:
-        """Raises UserError for a split that is not there."""
+        """Raise UserError for a missing split."""
         if split not in self.splits:
-            raise UserError(f"{self.path}: split {split!r} is missing; found {some(list(self.splits))}")
+            raise UserError(f"{self.path}: split {split!r} is missing; found {quote_names(self.splits)}")
 
 
-def stamp_of(parts: Iterable[tuple[str, int, int]]) -> str:
-    """Of names, sizes in bytes and times of change."""
+def make_stamp(parts: Iterable[tuple[str, int, int]]) -> str:
+    """A stamp of names, sizes in bytes and times of change in ns."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(os.fsencode(json.dumps(part) + "\n"))
     return digest.hexdigest()[:16]
 
 
-def stamp_of_files(root: Path, paths: Iterable[Path]) -> str:
-    """Of files below `root`, by what the file system says."""
-    return stamp_of(
+def stamp_files(root: Path, paths: Iterable[Path]) -> str:
+    """A stamp of files below `root` by their paths, sizes and times of change."""
+    return make_stamp(
         (path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)
     )
 
@@ -90,7 +90,7 @@ def shard_splits(root: Path, paths: list[Path], train_split: str) -> dict[str, l
         in_folder = path.parent != root and path.parent.name != "data"
         split = path.parent.name if in_folder else re.split(r"[-_]", base)[-1]
         found.setdefault(split, []).append(path)
-    if len(found) == 1 and train_split == "train":  # shards of one set, whatever it is called
+    if len(found) == 1 and train_split == "train":  # all shards are of one split, under any name
         return {"train": next(iter(found.values()))}
     return found
 
@@ -102,5 +102,6 @@ def numbered_classes(count: int) -> tuple[str, ...]:
 
 
 def _stem(key: str) -> str:
+    """A key without its image suffix and without the class name that Hugging Face's ImageNet puts at the end."""
     base, suffix = os.path.splitext(key)
     return _CLASS_TAIL.sub("", base if suffix.lower() in IMAGE_SUFFIXES else key)

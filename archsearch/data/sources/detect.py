@@ -1,8 +1,8 @@
-"""Telling the forms of a data set apart."""
+"""Detection of the form of a data set."""
 
 from pathlib import Path
 
-from archsearch.data.image_folder import folders_in, some
+from archsearch.data.image_folder import folders_in, quote_names
 from archsearch.data.sources.base import Source
 from archsearch.data.sources.folder import FolderSource, is_flat
 from archsearch.data.sources.ilsvrc import TRAIN, IlsvrcSource
@@ -18,7 +18,7 @@ FORMS = (
 
 
 def open_source(text: str, train_split: str = "train", val_split: str | None = None) -> Source:
-    """The source that a path or a name means. Raises UserError, with what was found, where it is none of the forms."""
+    """The source at a path, or of a name such as hfds/NAME. Raises UserError with what was found where it has no known form."""
     prefix = text.partition("/")[0].lower()
     if prefix in PACKAGES and not Path(text).exists():
         return TimmSource(text, train_split)
@@ -47,4 +47,4 @@ def _open_folder(root: Path, train_split: str, val_split: str | None) -> Source:
     if (root / train_split).is_dir() or is_flat(root, train_split) or folders_in(root):
         return FolderSource(root, train_split, val_split)
     names = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
-    raise UserError(f"{root}: none of the known forms; found {some(names) or 'nothing'}, allowed are {FORMS}")
+    raise UserError(f"{root}: none of the known forms; found {quote_names(names) or 'nothing'}, allowed are {FORMS}")

@@ -1,7 +1,7 @@
 """An ImageFolder, `<root>/<split>/<class>/**/<image>`, or a folder of class folders, which is one split."""
 
-# Not timm's ReaderImageFolder: it takes a class's name from the innermost folder, and sorts digits by their value, which
-# no other form of the same images can follow.
+# Not timm's ReaderImageFolder: it names a class after the innermost folder and sorts digits by their value, and no other
+# form of the same images can give that order.
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -17,10 +17,10 @@ from archsearch.data.image_folder import (
     folders_in,
     has_images_directly,
     list_classes,
+    quote_names,
     read_split,
-    some,
 )
-from archsearch.data.sources.base import Entries, Loader, Source, stamp_of
+from archsearch.data.sources.base import Entries, Loader, Source, make_stamp
 from archsearch.errors import UserError
 
 Found = TypeVar("Found")
@@ -34,36 +34,36 @@ class FolderSource(Source):
     def __init__(self, root: Path, train_split: str, val_split: str | None = None) -> None:
         self._root, self._train = root, train_split
         self.name, self.path = root.name, str(root)
-        # A folder of classes: its training split is the folder itself.
+        # In a folder of class folders the training split is the folder itself.
         self._is_flat = train_split == "train" and val_split is None and is_flat(root, train_split)
         if not self._is_flat:
             check_root(root, (train_split,) if val_split is None else (train_split, val_split))
         self.splits = (train_split,) if self._is_flat else tuple(folders_in(root))
         self._listed: dict[str, Split] = {}
-        self.classes = self._guarded(self._train_classes)
+        self.classes = self._explain_denied(self._train_classes)
 
     def entries(self, split: str) -> Entries:
-        """Each file below the split's class folders."""
+        """All files below the split's class folders."""
         files = self._files(split).files
         labels = np.array([file.label for file in files], dtype=np.int64)
         skipped = 1 if self._is_flat else 2  # the split and the class in front
         return Entries(labels=labels, keys=tuple(file.path.split("/", skipped)[-1] for file in files))
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
-        """Files are opened by the loaders."""
+        """Loaders that open and read one file each."""
         files = self._files(split).files
         for index in indices:
             yield partial(Path.read_bytes, self._root / files[index].path)
 
     def stamp(self, splits: Iterable[str]) -> str:
-        """Of every file's path, size and time."""
+        """From every file's path, size and time of change."""
         files = [file for split in splits for file in self._files(split).files]
-        return stamp_of((file.path, file.num_bytes, file.modified_ns) for file in files)
+        return make_stamp((file.path, file.num_bytes, file.modified_ns) for file in files)
 
     def _files(self, split: str) -> Split:
         if split not in self._listed:
             self.check_split(split)
-            self._listed[split] = self._guarded(lambda: self._list(split))
+            self._listed[split] = self._explain_denied(lambda: self._list(split))
         return self._listed[split]
 
     def _list(self, split: str) -> Split:
@@ -71,7 +71,7 @@ class FolderSource(Source):
         strangers = [name for name in list_classes(self._root, where) if name not in self.classes]
         if strangers:
             raise UserError(
-                f"{self._root / where}: {some(strangers)} not among the {len(self.classes)} classes of"
+                f"{self._root / where}: {quote_names(strangers)} not among the {len(self.classes)} classes of"
                 f" {self._root / self._train}; every validation class must be a training class"
             )
         return read_split(self._root, where, self.classes)
@@ -85,9 +85,10 @@ class FolderSource(Source):
             )
         return names
 
-    def _guarded(self, look: Callable[[], Found]) -> Found:
+    def _explain_denied(self, read: Callable[[], Found]) -> Found:
+        """The result of `read`; a file that may not be read becomes a UserError."""
         try:
-            return look()
+            return read()
         except PermissionError as error:
             raise UserError(
                 f"{self._root}: {error.filename} may not be read; every folder and image must be readable"

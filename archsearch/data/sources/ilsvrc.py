@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from archsearch.data.sources.base import Entries, Loader, Source, stamp_of_files
+from archsearch.data.sources.base import Entries, Loader, Source, stamp_files
 from archsearch.data.sources.tars import Member, members
 from archsearch.errors import UserError
 
@@ -19,7 +19,7 @@ _VAL = "ILSVRC2012_img_val.tar"
 _DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-_DEVKIT_BYTES = 64 << 20  # far above what both files take: a devkit is no place for gigabytes
+_DEVKIT_BYTES = 64 << 20  # far more than both files take; a limit against gigabytes in a damaged devkit
 _FILES = {"train": (TRAIN,), "val": (_VAL, _DEVKIT)}
 
 
@@ -37,7 +37,7 @@ class IlsvrcSource(Source):
         self.classes = tuple(sorted({member.folder for member in self._train}))
 
     def entries(self, split: str) -> Entries:
-        """By the headers of the tars; validation labels by the devkit."""
+        """From the headers of the tars; validation labels from the devkit."""
         self.check_split(split)
         number = {name: label for label, name in enumerate(self.classes)}
         if split == "train":
@@ -51,16 +51,16 @@ class IlsvrcSource(Source):
         return Entries(labels=labels, keys=tuple(Path(member.name).name for member in self._members[split]))
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
-        """Each member where it lies."""
+        """Loaders that read one member each, at its place in the tar."""
         for index in indices:
             yield self._members[split][index].read
 
     def stamp(self, splits: Iterable[str]) -> str:
-        """Of the tars and the devkit."""
-        return stamp_of_files(self._root, [self._root / name for split in splits for name in _FILES[split]])
+        """From the tars and the devkit."""
+        return stamp_files(self._root, [self._root / name for split in splits for name in _FILES[split]])
 
     def check_split(self, split: str) -> None:
-        """Raises UserError for another split, and for `val` without its files."""
+        """Raise UserError for another split, and for `val` without its files."""
         missing = [name for name in _FILES.get(split, ()) if not (self._root / name).is_file()]
         if missing:
             raise UserError(f"{self.path}: split {split!r} needs {' and '.join(missing)}, not found there")
@@ -68,7 +68,7 @@ class IlsvrcSource(Source):
 
     def _val_names(self) -> list[str]:
         """The class of each validation image, in the order of the tar."""
-        meta, ground_truth = _devkit(self._root / _DEVKIT)
+        meta, ground_truth = _read_devkit(self._root / _DEVKIT)
         images: list[Member] = list(members(self._root / _VAL))
         self._members["val"] = images
         # The n-th line is the class of the n-th image by name.
@@ -85,12 +85,12 @@ class IlsvrcSource(Source):
         return names
 
 
-def _devkit(path: Path) -> tuple[dict[int, str], list[int]]:
+def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     """The wnid of each ILSVRC number, and the number of each validation image."""
     try:
         with tarfile.open(path, "r:gz") as tar:
-            found = {name: _extracted(tar, name) for name in (_META, _GROUND_TRUTH)}
-        # (ILSVRC2012_ID, WNID, words, gloss, num_children, ...) of leaves and of what stands above them.
+            found = {name: _extract(tar, name) for name in (_META, _GROUND_TRUTH)}
+        # (ILSVRC2012_ID, WNID, words, gloss, num_children, ...) of leaf classes and of the synsets above them.
         synsets: Any = loadmat(io.BytesIO(found[_META]), squeeze_me=True)["synsets"]
         meta = {int(row[0]): str(row[1]) for row in np.atleast_1d(synsets) if int(row[4]) == 0}
         return meta, [int(line) for line in found[_GROUND_TRUTH].split()]
@@ -100,7 +100,7 @@ def _devkit(path: Path) -> tuple[dict[int, str], list[int]]:
         ) from error
 
 
-def _extracted(tar: tarfile.TarFile, name: str) -> bytes:
+def _extract(tar: tarfile.TarFile, name: str) -> bytes:
     for info in tar:
         if info.isreg() and info.name.endswith(name):
             file = tar.extractfile(info)

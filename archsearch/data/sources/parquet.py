@@ -12,21 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from archsearch.data.image_folder import some
-from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_of_files
-from archsearch.errors import UserError
+from archsearch.data.image_folder import quote_names
+from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_files
+from archsearch.errors import UserError, first_line
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 
 
 def parquet_shards(root: Path) -> list[Path]:
-    """Shards in a folder, or one folder below."""
+    """Parquet files in a folder, or one folder below."""
     return [path for pattern in ("*.parquet", "*/*.parquet") for path in root.glob(pattern)]
 
 
 class ParquetSource(Source):
-    """Read by row groups, so that never more than one of them is in memory."""
+    """Read by row groups, so that at most one of them is in memory."""
 
     kind = "parquet"
 
@@ -36,13 +36,13 @@ class ParquetSource(Source):
         self._shards = shard_splits(root, parquet_shards(root), train_split)
         self.splits = tuple(self._shards)
         self.check_split(train_split)
-        schema = _opened(self._shards[train_split][0]).schema_arrow
+        schema = _open_shard(self._shards[train_split][0]).schema_arrow
         self._image = self._column(schema, _IMAGE_COLUMNS)
         self._label = self._column(schema, _LABEL_COLUMNS)
         self.classes = _declared_classes(schema, self._label) or self._counted_classes(train_split)
 
     def entries(self, split: str) -> Entries:
-        """By the columns of labels and of file names alone."""
+        """From the columns of labels and of file names alone."""
         self.check_split(split)
         values = self._labels(split)
         if values and isinstance(values[0], str):
@@ -60,10 +60,10 @@ class ParquetSource(Source):
         return Entries(labels=labels, keys=self._keys(split, len(labels)))
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
-        """Row groups one after another, each once."""
+        """Loaders of encoded images; row groups are read one after another, each once."""
         start = 0
         for shard in self._shards[split]:
-            file = _opened(shard)
+            file = _open_shard(shard)
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows
                 wanted = indices[(indices >= start) & (indices < stop)] - start
@@ -73,13 +73,13 @@ class ParquetSource(Source):
                 start = stop
 
     def stamp(self, splits: Iterable[str]) -> str:
-        """Of the shards."""
-        return stamp_of_files(self._root, [path for split in splits for path in self._shards[split]])
+        """From the shards."""
+        return stamp_files(self._root, [path for split in splits for path in self._shards[split]])
 
     def _column(self, schema: pa.Schema, names: tuple[str, ...]) -> str:
         found = next((name for name in names if name in schema.names), None)
         if found is None:
-            raise UserError(f"{self.path}: no column named {' or '.join(names)}; found {some(list(schema.names))}")
+            raise UserError(f"{self.path}: no column named {' or '.join(names)}; found {quote_names(schema.names)}")
         return found
 
     def _counted_classes(self, split: str) -> tuple[str, ...]:
@@ -89,32 +89,34 @@ class ParquetSource(Source):
         return numbered_classes(max((int(value) for value in values), default=-1) + 1)
 
     def _labels(self, split: str) -> list[Any]:
-        return [value for shard in self._shards[split] for value in _read(shard, self._label).column(0).to_pylist()]
+        return [
+            value for shard in self._shards[split] for value in _read_column(shard, self._label).column(0).to_pylist()
+        ]
 
     def _keys(self, split: str, count: int) -> tuple[str, ...]:
-        """File names where the shards keep them, else numbers of rows."""
-        first = _opened(self._shards[split][0]).schema_arrow.field(self._image).type
+        """File names where the shards keep them, else row numbers."""
+        first = _open_shard(self._shards[split][0]).schema_arrow.field(self._image).type
         if not (pa.types.is_struct(first) and first.get_field_index("path") >= 0):
             return tuple(f"{row:09}" for row in range(count))
         names: list[str | None] = []
         for shard in self._shards[split]:
-            structs = _read(shard, f"{self._image}.path").column(0).combine_chunks()
+            structs = _read_column(shard, f"{self._image}.path").column(0).combine_chunks()
             names.extend(structs.field("path").to_pylist())
         return tuple(f"{row:09}" if name is None else Path(name).name for row, name in enumerate(names))
 
 
-def _opened(shard: Path) -> Any:
+def _open_shard(shard: Path) -> Any:
     try:
         return pq.ParquetFile(shard)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{shard}: not a whole parquet file ({_first_line(error)})") from error
+        raise UserError(f"{shard}: not a whole parquet file ({first_line(error)})") from error
 
 
-def _read(shard: Path, column: str) -> pa.Table:
+def _read_column(shard: Path, column: str) -> pa.Table:
     try:
-        return _opened(shard).read(columns=[column])
+        return _open_shard(shard).read(columns=[column])
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{shard}: column {column!r} cannot be read ({_first_line(error)})") from error
+        raise UserError(f"{shard}: column {column!r} cannot be read ({first_line(error)})") from error
 
 
 def _loader(value: Any) -> Loader:
@@ -129,15 +131,11 @@ def _loader(value: Any) -> Loader:
 
 
 def _declared_classes(schema: pa.Schema, column: str) -> tuple[str, ...]:
-    """Class names as the datasets package writes them into the metadata, or none."""
+    """Class names that the datasets package wrote into the metadata, empty without any."""
     try:
         document = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = document.get("info", {}).get("features", {}).get(column, {}).get("names", ())
         named = names.values() if isinstance(names, dict) else names
         return tuple(str(name) for name in named)
-    except (ValueError, AttributeError, TypeError):  # somebody else's metadata: the labels say how many there are
+    except (ValueError, AttributeError, TypeError):  # metadata of another writer: the labels give the number of classes
         return ()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

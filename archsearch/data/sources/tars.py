@@ -1,6 +1,6 @@
-"""Where the members of uncompressed tar files lie, so that any of them can be read without going through the rest."""
+"""The places of members in uncompressed tar files, so that any of them can be read without reading the rest."""
 
-# Not timm's tar readers: for large tars they keep an index beside the data as a pickle, and what lies in a user's folder
+# Not timm's tar readers: for large tars they keep an index beside the data as a pickle, and files from a user's folder
 # must not be unpickled.
 
 import tarfile
@@ -14,7 +14,7 @@ from archsearch.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """`size` bytes from `offset` on in the file at `tar`; `folder` names the tar within the tar it stands in, if any."""
+    """`size` bytes from `offset` on in the file at `tar`; `folder` is the stem of the inner tar that holds it, if any."""
 
     tar: Path
     folder: str
@@ -23,7 +23,7 @@ class Member:
     size: int
 
     def read(self) -> bytes:
-        """Its bytes; OSError where the file no longer holds them all."""
+        """The member's bytes. Raises OSError where the file no longer holds them all."""
         with open(self.tar, "rb") as file:
             file.seek(self.offset)
             content = file.read(self.size)
@@ -33,7 +33,10 @@ class Member:
 
 
 def members(tar: Path, *, nested: bool = False) -> Iterator[Member]:
-    """Regular files of a tar in its order, reading headers only; with `nested`, those of the tars inside it instead."""
+    """Regular files of a tar in its order, found by their headers; with `nested`, those of the tars inside it instead.
+
+    Raises UserError where it is no whole, uncompressed tar file.
+    """
     try:
         with open(tar, "rb") as file:
             for member in _scan(tar, file, 0, tar.stat().st_size, ""):
@@ -51,7 +54,7 @@ def members(tar: Path, *, nested: bool = False) -> Iterator[Member]:
 
 
 def _scan(tar: Path, file: IO[bytes], start: int, size: int, folder: str) -> Iterator[Member]:
-    """Members of the tar at `start`; `next` seeks to where it was, so the file may be read elsewhere in between."""
+    """Members of the tar at `start`; `next` seeks to its own position, so other code may move the file's position in between."""
     with tarfile.open(fileobj=file, mode="r:") as opened:
         while (info := opened.next()) is not None and info.offset_data < start + size:
             opened.members.clear()  # type: ignore[attr-defined]  # a public list without a type; it would keep a million

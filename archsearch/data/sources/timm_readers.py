@@ -1,4 +1,4 @@
-"""What timm's own readers take: Hugging Face's, TensorFlow's and torchvision's data sets, by `hfds/`, `hfids/`, `tfds/`, `torch/`."""
+"""Data sets through timm's readers: Hugging Face's by `hfds/` and `hfids/`, TensorFlow's by `tfds/`, torchvision's by `torch/`."""
 
 import importlib.util
 from collections.abc import Iterable, Iterator
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import compute
 
-from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, stamp_of
-from archsearch.errors import UserError
+from archsearch.data.sources.base import Entries, Loader, Source, make_stamp, numbered_classes
+from archsearch.errors import UserError, first_line
 
 PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "torch": "torchvision"}
 _PIP_NAMES = {"tensorflow_datasets": "tensorflow-datasets"}
@@ -20,9 +20,9 @@ _VAL_NAMES = ("val", "validation", "test")
 
 
 class TimmSource(Source):
-    """`hfds/` at random and from its bytes; the others in a stream of decoded images, gone through once for the labels.
+    """`hfds/` is read at random, as encoded bytes; the others are streams of decoded images, read once more for the labels.
 
-    Decoded images were never reduced while decoding, so their pixels differ a little from those of other forms.
+    Streamed images were decoded at full size, so their pixels differ a little from those of other forms.
     """
 
     def __init__(self, text: str, train_split: str) -> None:
@@ -38,7 +38,7 @@ class TimmSource(Source):
             raise UserError(f"{text}: no data set is named; allowed is {self.kind}/NAME")
         self._text, self._rest = text, rest
         self.name, self.path = Path(rest).name, text
-        self.splits = (train_split, *_VAL_NAMES)  # which there are shows when one is opened
+        self.splits = (train_split, *_VAL_NAMES)  # the ones that exist are known when one is opened
         self._opened: dict[str, Any] = {}
         self._entries: dict[str, Entries] = {}
         self.classes = self._named_classes(train_split) or numbered_classes(
@@ -46,7 +46,7 @@ class TimmSource(Source):
         )
 
     def entries(self, split: str) -> Entries:
-        """By the reader's columns, or by going through the stream."""
+        """From the reader's columns, or from one pass through the stream."""
         if split not in self._entries:
             opened = self._open(split)
             if self.kind == "hfds":
@@ -60,56 +60,54 @@ class TimmSource(Source):
         return self._entries[split]
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
-        """In the stream's order."""
+        """Loaders in storage order; of a stream, of images decoded already."""
         opened = self._open(split)
         if self.kind == "hfds":
             for index in indices:
-                yield partial(_encoded, opened.reader, int(index))
+                yield partial(_read_encoded, opened.reader, int(index))
             return
         wanted = set(indices.tolist())
         for index, (image, _) in enumerate(self._stream(opened)):
             if index in wanted:
-                yield partial(_same, image)
+                yield partial(_return_image, image)
 
     def stamp(self, splits: Iterable[str]) -> str:
-        """Of the labels and how many they are."""
-        # Such sets are named and versioned, not lying about as files: what they hold now is what tells them apart.
+        """From the labels and their number."""
+        # Such sets are named and versioned instead of being files: only their contents show a change.
         parts = []
         for split in splits:
             labels = self.entries(split).labels
-            parts.append((f"{split} {stamp_of([(str(labels.tolist()), 0, 0)])}", len(labels), 0))
-        return stamp_of(parts)
+            parts.append((f"{split} {make_stamp([(str(labels.tolist()), 0, 0)])}", len(labels), 0))
+        return make_stamp(parts)
 
     def _open(self, split: str) -> Any:
         if split not in self._opened:
             from timm.data import create_dataset  # type: ignore[attr-defined]  # public, but without __all__; late: timm is slow to import
 
             name, root = _name_and_root(self.kind, self._text, self._rest)
-            # A stream is gone through once whatever its length; hfids refuses to be without one.
+            # The length of a stream is not used here, but hfids refuses to work without one.
             length = 1 if self.kind == "hfids" else None
             try:
                 self._opened[split] = create_dataset(
                     name, root=root, split=split, input_img_mode="", num_samples=length
                 )
-            # Each library fails in its own ways on a name it does not know; the user gets its words.
+            # Each library has its own errors for a name that it does not know; the user gets its message.
             except Exception as error:
-                said = next(iter(str(error).splitlines()), type(error).__name__)
-                raise UserError(f"{self._text}: split {split!r} cannot be opened ({said})") from error
+                raise UserError(f"{self._text}: split {split!r} cannot be opened ({first_line(error)})") from error
         return self._opened[split]
 
     def _stream(self, opened: Any) -> Iterator[tuple[Image.Image, int]]:
-        """Pictures and labels in the order they are kept; torchvision's sets count, timm's iterate."""
+        """Images and labels in storage order; torchvision's sets are indexed, timm's iterated over."""
         try:
             yield from (opened[index] for index in range(len(opened))) if self.kind == "torch" else opened
-        # A stream cannot go on behind what its library cannot decode.
+        # A stream cannot go on after an image that its library cannot decode.
         except Exception as error:
-            said = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"{self.path}: the stream broke off ({said}); hfds/ or local files leave such images out"
+                f"{self.path}: the stream broke off ({first_line(error)}); hfds/ or local files leave such images out"
             ) from error
 
     def check_split(self, split: str) -> None:
-        """By opening it."""
+        """Raise UserError for a split that cannot be opened."""
         self._open(split)
 
     def _named_classes(self, split: str) -> tuple[str, ...]:
@@ -119,7 +117,7 @@ class TimmSource(Source):
 
 
 def _name_and_root(kind: str, text: str, rest: str) -> tuple[str, str | None]:
-    """torchvision's sets need a folder: torch/NAME/FOLDER."""
+    """timm's name of the data set and its folder, which only torchvision's sets need: torch/NAME/FOLDER."""
     if kind != "torch":
         return f"{kind}/{rest}", None
     name, _, folder = rest.partition("/")
@@ -131,7 +129,7 @@ def _name_and_root(kind: str, text: str, rest: str) -> tuple[str, str | None]:
 
 
 def _columns(reader: Any) -> tuple[list[int], list[str]]:
-    """Labels and file names, without reading an image."""
+    """Labels and file names, read without the images."""
     table = reader.dataset
     labels = [int(label) for label in table.remove_columns(reader.image_key)[reader.label_key]]
     names = compute.struct_field(table.data.column(reader.image_key), "path").to_pylist()
@@ -139,11 +137,11 @@ def _columns(reader: Any) -> tuple[list[int], list[str]]:
     return labels, keys
 
 
-def _encoded(reader: Any, index: int) -> bytes:
+def _read_encoded(reader: Any, index: int) -> bytes:
     with reader[index][0] as file:
         content: bytes = file.read()
     return content
 
 
-def _same(image: Image.Image) -> Image.Image:
+def _return_image(image: Image.Image) -> Image.Image:
     return image

@@ -1,4 +1,4 @@
-"""Webdataset shards: tar files in which files of one name make a sample, its image and `.cls` or `.json` with the label."""
+"""Webdataset shards: tar files in which files of the same stem form a sample, its image and a `.cls` or `.json` with the label."""
 
 # Not timm's wds reader: it streams decoded images only, without random access, so a subset would be drawn after decoding.
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.data.image_folder import IMAGE_SUFFIXES, some
-from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_of_files
+from archsearch.data.image_folder import IMAGE_SUFFIXES, quote_names
+from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_files
 from archsearch.data.sources.tars import Member, members
 from archsearch.errors import UserError
 
@@ -35,7 +35,7 @@ def webdataset_shards(root: Path) -> list[Path]:
 
 
 class WebdatasetSource(Source):
-    """Read at random by where the members lie; labels are numbers or names."""
+    """Read at random, by the places of the members; labels are numbers or names."""
 
     kind = "webdataset"
 
@@ -46,10 +46,10 @@ class WebdatasetSource(Source):
         self.splits = tuple(self._shards)
         self.check_split(train_split)
         self._found: dict[str, list[_Sample]] = {}
-        self.classes = _classes([sample.label for sample in self._samples(train_split)])
+        self.classes = _make_classes([sample.label for sample in self._samples(train_split)])
 
     def entries(self, split: str) -> Entries:
-        """By the headers of the shards and the small files with the labels."""
+        """From the headers of the shards and the small files with the labels."""
         self.check_split(split)
         samples = self._samples(split)
         number = {name: label for label, name in enumerate(self.classes)}
@@ -62,17 +62,17 @@ class WebdatasetSource(Source):
                     f" {len(self.classes)} classes of the training split"
                 )
             labels.append(label)
-        return Entries(labels=np.array(labels, dtype=np.int64), keys=tuple(_name(sample) for sample in samples))
+        return Entries(labels=np.array(labels, dtype=np.int64), keys=tuple(_key_in_class(sample) for sample in samples))
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
-        """Each image where it lies."""
+        """Loaders that read one member each, at its place in the tar."""
         samples = self._samples(split)
         for index in indices:
             yield samples[index].image.read
 
     def stamp(self, splits: Iterable[str]) -> str:
-        """Of the shards."""
-        return stamp_of_files(self._root, [path for split in splits for path in self._shards[split]])
+        """From the shards."""
+        return stamp_files(self._root, [path for split in splits for path in self._shards[split]])
 
     def _samples(self, split: str) -> list[_Sample]:
         if split not in self._found:
@@ -88,29 +88,29 @@ def _read_shard(shard: Path) -> Iterator[_Sample]:
         if match is None:
             continue
         if match[1] != key:
-            yield from _sample(shard, key, parts)
+            yield from _make_sample(shard, key, parts)
             key, parts = match[1], {}
         parts[match[2].lower()] = member
-    yield from _sample(shard, key, parts)
+    yield from _make_sample(shard, key, parts)
 
 
-def _sample(shard: Path, key: str, parts: dict[str, Member]) -> Iterator[_Sample]:
+def _make_sample(shard: Path, key: str, parts: dict[str, Member]) -> Iterator[_Sample]:
     images = [member for suffix, member in parts.items() if f".{suffix}" in IMAGE_SUFFIXES]
-    if not images:  # texts and boxes of something that has no picture here
+    if not images:  # texts or boxes of an image that is not in this shard
         return
     try:
-        label = _label(parts)
+        label = _read_label(parts)
     except (ValueError, OSError) as error:
         raise UserError(f"{shard}: the label of sample {key!r} cannot be read ({error})") from error
     if label is None:
         raise UserError(
-            f"{shard}: sample {key!r} has no label; found {some(sorted(parts))}, needed is cls, or json with"
+            f"{shard}: sample {key!r} has no label; found {quote_names(sorted(parts))}, needed is cls, or json with"
             f" {' or '.join(_LABEL_FIELDS)}"
         )
     yield _Sample(key=key, image=images[0], label=label)
 
 
-def _label(parts: dict[str, Member]) -> int | str | None:
+def _read_label(parts: dict[str, Member]) -> int | str | None:
     if "cls" in parts:
         text = parts["cls"].read().decode().strip()
         return int(text) if re.fullmatch(r"\d+", text) else text
@@ -121,13 +121,13 @@ def _label(parts: dict[str, Member]) -> int | str | None:
     return None
 
 
-def _classes(labels: list[int | str]) -> tuple[str, ...]:
+def _make_classes(labels: list[int | str]) -> tuple[str, ...]:
     if any(isinstance(label, str) for label in labels):
         return tuple(sorted({str(label) for label in labels}))
     return numbered_classes(max((int(label) for label in labels), default=-1) + 1)
 
 
-def _name(sample: _Sample) -> str:
-    """Within its class: without a folder in front that is only the class's name."""
+def _key_in_class(sample: _Sample) -> str:
+    """The key without a leading folder that only repeats the class's name."""
     folder, _, rest = sample.key.partition("/")
     return rest if rest and folder == sample.label else sample.key

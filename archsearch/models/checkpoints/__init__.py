@@ -1,4 +1,4 @@
-"""Official checkpoints of the papers' models: keys, files, tables tied to a size, loading and saving."""
+"""Official checkpoints of the papers' models: their keys, files, size-dependent tables, loading and saving."""
 
 from archsearch.models.checkpoints.files import read_checkpoint
 from archsearch.models.checkpoints.official import (

@@ -1,7 +1,6 @@
-"""Checkpoint files: read without trusting them, unwrapped to a plain state dict, written in one step."""
+"""Checkpoint files: read safely, unwrapped to a plain state dict, and replaced as a whole."""
 
 import argparse
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +12,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from archsearch.errors import UserError
+from archsearch.system import replace_file
 
 _WRAPPERS = ("model", "state_dict", "state_dict_ema", "model_ema")  # in order of preference
 _PREFIX = "module."
-_DEEPEST = 8  # wrappers in wrappers; a dict that holds itself must end
+_MAX_WRAPPERS = 8  # a limit, since a dict may contain itself
 
 
 def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
     """The state dict in a `.safetensors` or torch file, on the CPU, without wrappers and `module.` prefixes.
 
-    Torch files are read with `weights_only`: nothing in them is run. Raises UserError that names what was refused.
+    Torch files are read with `weights_only`: no code in them is run. Raises UserError that names the refused content.
     """
     path = Path(file)
     if not path.is_file():
@@ -38,7 +38,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    """Whatever a torch file holds, of tensors, numbers, texts, collections and the arguments of a training script."""
+    """The content of a torch file; tensors, numbers, texts, collections and a training script's arguments are allowed."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -55,8 +55,11 @@ def _read_torch(path: Path) -> Any:
 
 
 def unwrap(found: Any, where: str) -> dict[str, Tensor]:
-    """The state dict inside wrappers (`model`, `state_dict`, else an EMA's) and behind `module.` prefixes, nested in any order."""
-    for _ in range(_DEEPEST):
+    """The state dict inside wrappers (`model`, `state_dict`, else an EMA's) and behind `module.` prefixes, nested in any order.
+
+    Raises UserError where there is none, or where it holds anything but dense tensors.
+    """
+    for _ in range(_MAX_WRAPPERS):
         if not isinstance(found, Mapping) or not found:
             break
         if all(isinstance(key, str) and key.startswith(_PREFIX) for key in found):
@@ -64,14 +67,14 @@ def unwrap(found: Any, where: str) -> dict[str, Tensor]:
             continue
         inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
         if inner is None:
-            return _checked(found, where)
+            return _check_tensors(found, where)
         found = inner
     got = "an empty dict" if isinstance(found, Mapping) and not found else f"a {type(found).__name__}"
     raise UserError(f"{where}: {got} where a state dict (parameter names to tensors) is expected")
 
 
-def _checked(found: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
-    """Names to dense tensors with values, or a UserError on the first that is none."""
+def _check_tensors(found: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
+    """The state dict, if it holds dense tensors by name; UserError names the first other entry."""
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(
@@ -85,19 +88,20 @@ def _checked(found: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
 
 
 def write_checkpoint(state: Mapping[str, Tensor], file: str | Path) -> None:
-    """Write a state dict as `.safetensors`, or as `.pth` under `model`; a reader never meets half a file. Raises UserError."""
+    """Write a state dict as `.safetensors`, or as `.pth` under `model`; the file is replaced as a whole. Raises UserError where it cannot be written."""
     path = Path(file)
     if path.suffix not in (".safetensors", ".pth"):
         raise UserError(
             f"{path}: a checkpoint is written as .safetensors or .pth, not {path.suffix or 'without a suffix'!r}"
         )
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        if path.suffix == ".pth":
-            torch.save({"model": dict(state)}, temporary)
-        else:
-            save_file(dict(state), temporary, metadata={"format": "pt"})
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save reports a missing folder as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error}") from error
+
+    def write(temporary: Path) -> None:
+        try:
+            if path.suffix == ".pth":
+                torch.save({"model": dict(state)}, temporary)
+            else:
+                save_file(dict(state), temporary, metadata={"format": "pt"})
+        except (RuntimeError, SafetensorError) as error:  # torch.save reports a missing folder as RuntimeError
+            raise OSError(str(error)) from error
+
+    replace_file(path, write)

@@ -1,15 +1,15 @@
-"""The papers' own state-dict keys for our modules, as data: one table a key pattern, the longest place wins.
+"""The papers' own state-dict keys for our modules, as data: one table for each key pattern, in which the longest matching place counts.
 
-Only here does the code know what a paper called its parts. `[paper].keys` in a paper's file names its pattern.
-Sources: the state-dict sections of the papers' repositories, as `tests/official_keys.py` writes them down a second time.
+No other module knows a paper's names of its modules. `[paper].keys` in a paper's file names its pattern.
+Sources: the state dicts of the papers' repositories; `tests/support/official_keys.py` writes them down independently.
 """
 
 import re
 from collections.abc import Iterator
 
-# Left: a place in our networks, `*` for the numbers of stage and block, which count from 1. Right: the same place there;
-# {stage} counts from 1, {index} from 0, {before} is the stage that a merging closes, from 0;
-# {block} counts from 0, {pair} and {member} are block // 2 and block % 2. What follows the place is the same on both sides.
+# Left: a place in our networks, `*` for the numbers of stage and block, which count from 1. Right: the same place in the paper's code;
+# {stage} counts from 1, {index} from 0, {before} is the stage before a merging, from 0;
+# {block} counts from 0, {pair} and {member} are block // 2 and block % 2. The rest of a key is the same on both sides.
 _HEAD = {"head.norm": "norm", "head.fc": "head"}
 _LAYERS = {
     **_HEAD,
@@ -55,13 +55,13 @@ _PATTERNS: dict[str, dict[str, str]] = {
         "stages.*.blocks.*.mlp.dwconv": "block{stage}.{block}.mlp.dwconv.dwconv",
     },
 }
-_POINTWISE_CONVS = {"van"}  # patterns whose Linear layers inside blocks are 1x1 convolutions there
+_POINTWISE_CONVS = {"van"}  # patterns in which the Linear layers inside blocks are 1x1 convolutions in the paper's code
 _NUMBERS = re.compile(r"^stages\.(\d+)(?:\.blocks\.(\d+))?")
 
 
 def official_key(pattern: str, key: str) -> str:
     """The official key of one of ours (`stages.2.blocks.1.attn.qkv.weight`) under a key pattern (`swin`)."""
-    places, (stage, block) = _PATTERNS[pattern], _numbers(key)
+    places, (stage, block) = _PATTERNS[pattern], _stage_and_block(key)
     starred = key if not stage else _NUMBERS.sub("stages.*.blocks.*" if block else "stages.*", key)
     place = next(place for place in _prefixes(starred) if place in places)
     named = places[place].format(
@@ -76,12 +76,12 @@ def official_key(pattern: str, key: str) -> str:
 
 
 def official_shape(pattern: str, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The official shape of one of our tensors: 1x1 convolutions that are Linear layers here have two sides more."""
+    """The official shape of one of our tensors: our Linear layers that are 1x1 convolutions there have two more dimensions."""
     pointwise = pattern in _POINTWISE_CONVS and ".blocks." in key and len(shape) == 2
     return (*shape, 1, 1) if pointwise else shape
 
 
-def _numbers(key: str) -> tuple[int, int]:
+def _stage_and_block(key: str) -> tuple[int, int]:
     """Stage and block of a key, from 1; 0 where it has none."""
     match = _NUMBERS.match(key)
     return (int(match[1]), int(match[2] or 0)) if match else (0, 0)

@@ -1,4 +1,4 @@
-"""Official checkpoints of the papers' models: load them strictly into ours, and give the same state dict back."""
+"""Official checkpoints of the papers' models: loaded strictly into ours, and saved as the same state dict."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
-from archsearch.models.build import Network, build_unfilled
+from archsearch.models.build import Network, build_without_weights
 from archsearch.models.checkpoints.files import read_checkpoint, unwrap, write_checkpoint
 from archsearch.models.checkpoints.keys import official_key, official_shape
 from archsearch.models.checkpoints.tables import check_computed, computed_buffers, computed_entries, fit_tables
 from archsearch.models.features import FeatureNetwork, features
 from archsearch.space.arch import Arch, ImageSize
 from archsearch.space.papers import paper, paper_names, paper_space
+from archsearch.units import format_names
 
 _CLASSIFIER = "head.fc"
-_NAMED = 8  # keys that an error names of each kind
+_KEYS_SHOWN = 8  # of each kind in an error
 
 
 class CheckpointWarning(UserWarning):
-    """The loaded model's classifier is not the paper's."""
+    """The loaded model's classifier has another number of classes than the paper's or the checkpoint's."""
 
 
 @overload
@@ -58,9 +59,9 @@ def load_official(
 ) -> Network | FeatureNetwork:
     """A paper's model with its official checkpoint: a state dict, a training checkpoint around one, or the file of either.
 
-    image_size: side or (height, width) in pixels, the paper's own by default. num_classes: what the checkpoint has by default; with another number the
-    classifier is new; either way a CheckpointWarning tells. features_only: the stages alone, as `build` gives them.
-    Raises UserError that names missing, unexpected and misshaped keys.
+    image_size: side or (height, width) in pixels, the paper's own by default. num_classes: the checkpoint's by default; with another number the classifier
+    is new and untrained. features_only: the stages alone, as `build` returns them. Warns with CheckpointWarning when the classifier is new, or has another
+    number of classes than the paper's. Raises UserError that names missing, unexpected and misshaped keys.
     """
     if features_only and num_classes is not None:
         raise UserError(
@@ -73,30 +74,30 @@ def load_official(
         given = unwrap(state_dict, where)
     trained = _trained_classes(given, pattern)
     arch = _with_classes(paper(name), num_classes if num_classes is not None else trained or paper(name).num_classes)
-    network = build_unfilled(arch, image_size)
+    network = build_without_weights(arch, image_size)
     given = fit_tables(given, arch, image_size, pattern, where)
     if trained is not None and trained != arch.num_classes:
-        given |= _fresh_classifier(arch, image_size, pattern)
+        given |= _new_classifier(arch, image_size, pattern)
     computed = computed_entries(network, pattern)
     _check_keys(given, network, computed, pattern, f"{where}: no checkpoint of {name}")
     check_computed(given, computed, where)
-    _fill(network, given, pattern)
+    _load_weights(network, given, pattern)
     if features_only:
         return features(network, arch, image_size=image_size)
     if trained != (num_classes or paper(name).num_classes):
-        _tell(name, trained, num_classes)
+        _warn_of_classes(name, trained, num_classes)
     return network
 
 
 def key_pattern(name: str) -> str:
-    """How a paper's checkpoints name their tensors: a pattern of `checkpoint_keys`."""
+    """The name of the key pattern (see `keys`) of a paper's checkpoints. Raises UserError for an unknown paper."""
     pattern: str = paper_space(name).paper["keys"]
     return pattern
 
 
 def official_keys(name: str) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of a paper's official state dict, its buffers included."""
-    pattern, network = key_pattern(name), build_unfilled(paper(name), None)
+    """Keys and shapes of a paper's official state dict, with its buffers. Raises UserError for an unknown paper."""
+    pattern, network = key_pattern(name), build_without_weights(paper(name))
     state = network.state_dict() | computed_buffers(network)
     return {official_key(pattern, key): official_shape(pattern, key, state[key].shape) for key in state}
 
@@ -109,12 +110,12 @@ def _with_classes(arch: Arch, num_classes: int) -> Arch:
 
 
 def _trained_classes(given: Mapping[str, Tensor], pattern: str) -> int | None:
-    """Rows of the checkpoint's classifier; None where there is none, which the comparison of keys reports."""
+    """Number of classes of the checkpoint's classifier; None without one, which `_check_keys` reports."""
     weight = given.get(official_key(pattern, f"{_CLASSIFIER}.weight"))
     return None if weight is None or weight.ndim != 2 else len(weight)
 
 
-def _fresh_classifier(arch: Arch, image_size: ImageSize | None, pattern: str) -> dict[str, Tensor]:
+def _new_classifier(arch: Arch, image_size: ImageSize | None, pattern: str) -> dict[str, Tensor]:
     """Official entries of a classifier as the paper initialises it."""
     *_, last = arch.layers(image_size)
     entries = {f"head.{key}": tensor for key, tensor in last.layer.build(last.shape).state_dict().items()}
@@ -137,7 +138,7 @@ def _check_keys(
         "unexpected": [key for key in given if key not in wanted and key not in optional],
         "misshaped": misshaped,
     }
-    found = [f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in problems.items() if keys]
+    found = [f"{len(keys)} {kind}: {format_names(keys, _KEYS_SHOWN)}" for kind, keys in problems.items() if keys]
     if found:
         raise UserError(f"{where}; {'; '.join(found)}")
 
@@ -148,14 +149,8 @@ def _describe(tensor: Tensor, shape: Sequence[int]) -> str:
     return f"{kind}{tuple(shape)}"
 
 
-def _some(keys: Sequence[str]) -> str:
-    """The first keys, and how many more there are."""
-    rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return ", ".join(keys[:_NAMED]) + rest
-
-
-def _fill(network: Network, given: Mapping[str, Tensor], pattern: str) -> None:
-    """Give the unfilled network copies of the checkpoint's tensors, in its own types and memory formats."""
+def _load_weights(network: Network, given: Mapping[str, Tensor], pattern: str) -> None:
+    """Give the network copies of the checkpoint's tensors, in its own types and memory formats."""
     device = torch.get_default_device()
     filled = {}
     for ours, target in network.state_dict().items():
@@ -165,8 +160,8 @@ def _fill(network: Network, given: Mapping[str, Tensor], pattern: str) -> None:
     assert not any(tensor.is_meta for tensor in chain(network.parameters(), network.buffers()))
 
 
-def _tell(name: str, trained: int | None, num_classes: int | None) -> None:
-    """Warn that the checkpoint's classifier is not the paper's, or not what was asked for and so replaced."""
+def _warn_of_classes(name: str, trained: int | None, num_classes: int | None) -> None:
+    """Warn that the checkpoint's number of classes is not the paper's, or that the classifier was replaced for `num_classes`."""
     sentence = f"{name}: the checkpoint's classifier has {trained} classes"
     if num_classes is None:
         sentence += f" where the paper's has {paper(name).num_classes}; the model's has {trained} too"
@@ -176,29 +171,24 @@ def _tell(name: str, trained: int | None, num_classes: int | None) -> None:
 
 
 def save_official(model: nn.Module, file: str | Path | None = None) -> dict[str, Tensor]:
-    """The state dict that the paper's own code would give for this model: its keys, shapes and buffers, copied to the CPU.
+    """The state dict of this model in the paper's own code: its keys, shapes and buffers, copied to the CPU.
 
-    With a file it is written too, as `.safetensors` or as `.pth` (under `model`). Raises UserError when the model is no paper's.
+    With a file it is also written, as `.safetensors` or as `.pth` (under `model`). Raises UserError when the model is not a paper's.
     """
     pattern = key_pattern(_paper_name(model))
     assert isinstance(model, Network)
     state = model.state_dict() | computed_buffers(model)
-    official = {
-        official_key(pattern, key): _copy(tensor, official_shape(pattern, key, tensor.shape))
-        for key, tensor in state.items()
-    }
+    official = {}
+    for key, tensor in state.items():
+        copied = tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        official[official_key(pattern, key)] = copied.reshape(official_shape(pattern, key, tensor.shape))
     if file is not None:
         write_checkpoint(official, file)
     return official
 
 
-def _copy(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """A contiguous copy on the CPU that shares nothing."""
-    return tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True).reshape(tuple(shape))
-
-
 def _paper_name(model: nn.Module) -> str:
-    """The paper's name of a model that is one, whatever its number of classes."""
+    """The name of the paper's model that this is, with any number of classes. Raises UserError where it is none."""
     if not isinstance(model, Network):
         raise UserError(
             f"a {type(model).__name__} has no official keys; give the network that load_official or build made, out of its wrapper"

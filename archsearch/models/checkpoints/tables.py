@@ -1,4 +1,4 @@
-"""What official checkpoints hold beside weights: index maps and masks that the model computes, and tables tied to the image size."""
+"""Entries of official checkpoints besides plain weights: index maps and masks that the model computes, and tables that depend on the image size."""
 
 import math
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from archsearch.space.arch import Arch, ImageSize, Placed
 
 
 def computed_buffers(network: Network) -> dict[str, Tensor]:
-    """Our buffers that are no state, by our key: the index maps and masks that official state dicts hold."""
+    """Our buffers that are not in our state dict, by our key: the index maps and masks that official state dicts hold."""
     state = network.state_dict()
     return {key: buffer for key, buffer in network.named_buffers() if key not in state}
 
 
 def computed_entries(network: Network, pattern: str) -> dict[str, Tensor]:
-    """By official key, what a checkpoint may hold and the model computes: its buffers, and the tables of CrossFormer's first releases."""
+    """Optional entries of a checkpoint, by official key, as the model computes them: its buffers, and the tables of CrossFormer's first releases."""
     computed = computed_buffers(network)
     for path, module in network.named_modules():
         if isinstance(module, GroupAttention):
@@ -35,7 +35,7 @@ def computed_entries(network: Network, pattern: str) -> dict[str, Tensor]:
 
 
 def check_computed(given: Mapping[str, Tensor], computed: Mapping[str, Tensor], where: str) -> None:
-    """Raise UserError when the checkpoint was made with other index maps or masks than the model computes; absent ones are fine."""
+    """Raise UserError when the checkpoint has other index maps or masks than the model computes; missing ones are fine."""
     for key, ours in computed.items():
         if key in given and not _agrees(key.rpartition(".")[2], given[key], ours):
             raise UserError(
@@ -45,7 +45,7 @@ def check_computed(given: Mapping[str, Tensor], computed: Mapping[str, Tensor], 
 
 
 def _agrees(kind: str, got: Tensor, ours: Tensor) -> bool:
-    """Equal to ours, or to what a square map of its own size has; a mask for another number of windows says nothing here."""
+    """Whether an entry equals ours, or that of a square map of its own size; a mask for another number of windows cannot be compared and passes."""
     if _equal(got, ours):
         return True
     if got.ndim != ours.ndim:
@@ -61,7 +61,7 @@ def _agrees(kind: str, got: Tensor, ours: Tensor) -> bool:
 
 
 def _equal(got: Tensor, ours: Tensor) -> bool:
-    """The same values, whatever the types: all of them are small integers."""
+    """Equal shapes and values; the types may differ, since all values are small integers."""
     return got.shape == ours.shape and torch.equal(got.cpu().double(), ours.cpu().double())
 
 
@@ -74,13 +74,13 @@ def _square_offsets(side: int) -> Tensor:
 def fit_tables(
     given: Mapping[str, Tensor], arch: Arch, image_size: ImageSize | None, pattern: str, where: str
 ) -> dict[str, Tensor]:
-    """The state dict with tables of the paper's own image size made to fit `image_size` by the paper's rule; UserError where it has none."""
+    """The state dict with its tables resized for `image_size` by the paper's rule. Raises UserError where the paper has no rule."""
     fitted = dict(given)
     for own, built in zip(arch.layers(), arch.layers(image_size), strict=True):
         if isinstance(own.layer, GlobalAttentionBlock) and own.layer.bias:
             key = official_key(pattern, f"{own.path}.attn.relative_position_bias_table")
-            is_own = key in given and given[key].ndim == 2 and len(given[key]) == _rows(own.shape)
-            if is_own and _rows(own.shape) != _rows(built.shape):
+            is_own = key in given and given[key].ndim == 2 and len(given[key]) == _num_rows(own.shape)
+            if is_own and _num_rows(own.shape) != _num_rows(built.shape):
                 fitted[key] = resize_table(given[key], own.shape, built.shape)
         elif isinstance(own.layer, LearnedPositions) and not own.layer.side:
             key = official_key(pattern, f"{own.path}.table")
@@ -89,8 +89,8 @@ def fit_tables(
     return fitted
 
 
-def _rows(shape: Shape) -> int:
-    """Rows of the bias table of a map."""
+def _num_rows(shape: Shape) -> int:
+    """Number of rows of the bias table of a map."""
     return (2 * shape.height - 1) * (2 * shape.width - 1)
 
 
@@ -103,7 +103,7 @@ def resize_table(table: Tensor, trained: Shape, wanted: Shape) -> Tensor:
 
 
 def _refuse_table(table: Tensor, key: str, own: Placed, built: Placed, where: str) -> None:
-    """Raise UserError for a learned table of positions made for the paper's own map; one of another size is found out as misshaped."""
+    """Raise UserError for a learned table of positions of the paper's own map; `_check_keys` reports one of another size as misshaped."""
     assert isinstance(own.layer, LearnedPositions)
     if table.ndim == 3 and table.shape[1] == own.shape.positions + own.layer.class_token:
         sizes = [f"{placed.shape.height}x{placed.shape.width}" for placed in (own, built)]

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 of a network on a folder of validation images, with the preprocessing of a paper's own evaluation."""
+"""Top-1 and top-5 accuracy of a network on a folder of validation images, with the preprocessing of a paper's own evaluation."""
 
 import contextlib
 import copy
@@ -26,19 +26,19 @@ from archsearch.units import DType
 
 _VAL_FOLDERS = ("val", "validation")
 _MAX_WORKERS = 16
-# A worker takes some 5 s to import what it needs, in which this process decodes about as many pictures.
+# A worker takes about 5 s to start; in that time this process decodes about as many pictures.
 _IMAGES_A_WORKER = 1000
 _TOP = 5
 
-# Bytes (B, 3, H, W), labels (B,), and the pictures of the batch that cannot be read, with the reason.
+# uint8 images (B, 3, H, W), labels (B,), and the unreadable pictures of the batch, each with the reason.
 Batch = tuple[Tensor, Tensor, list[str]]
 
-_WORKER_DIED = "a decoding process died, probably for want of (shared) memory; take fewer workers, or 0 to decode in the main process"
+_WORKER_DIED = "a decoding process died, probably for lack of (shared) memory; take fewer workers, or 0 to decode in the main process"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSet:
-    """Images below `root` in order of class and path; labels index `classes`, which are sorted by name as torchvision's ImageFolder has them."""
+    """Images below `root` in order of class and path; labels index `classes`, which are sorted by name as in torchvision's ImageFolder."""
 
     root: Path
     classes: tuple[str, ...]
@@ -47,9 +47,9 @@ class ValidationSet:
 
     @classmethod
     def find(cls, folder: Path) -> Self:
-        """That of the class folders in `folder`, or in `val` or `validation` in it; a class folder without images keeps its place among the labels.
+        """The images in the class folders of `folder`, or of `val` or `validation` in it; a class folder without images keeps its label.
 
-        Raises UserError when there is no folder or no image in a class.
+        Raises UserError when there is no folder or no image in any class.
         """
         if not folder.is_dir():
             what = "not a folder" if folder.exists() else "no such folder"
@@ -73,9 +73,9 @@ class ValidationSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """What a pass over a validation folder has found; shares and standard errors are fractions of the images judged, NaN before the first.
+    """The result of a pass over a validation folder, so far; shares and standard errors are fractions of the images judged, NaN before the first.
 
-    `images` were judged of `total` in the folder; `unreadable` names those that could not be, with the reason. `seconds` since the start of the pass.
+    `images`: number of images judged, of `total` in the folder. `unreadable`: the other ones seen, with the reason. `seconds`: time since the start.
     """
 
     images: int = 0
@@ -98,7 +98,7 @@ class Accuracy:
 
     @property
     def top1_se(self) -> float:
-        """Binomial standard error of `top1`: how far it may lie from that on all images such as these."""
+        """Binomial standard error of `top1`, for these images as a random sample."""
         return _standard_error(self.top1, self.images)
 
     @property
@@ -140,22 +140,21 @@ def validate(
 ) -> Accuracy:
     """Accuracy of a network (B, 3, H, W) -> (B, classes) on images in class folders; its logits are in the order of the sorted folder names.
 
-    The model is moved to `device` and put into eval mode; with dtype bfloat16 a copy of it answers, bfloat16 throughout; amp_bfloat16 is autocast.
-    image_size: side or (height, width) in pixels. workers: decoding processes, 0 decodes in this one. Defaults: `default_batch_size`,
-    `default_workers`. progress is told after every batch. Raises UserError when there are
-    no such images, or of another number of classes than the model's; RunError when memory does not suffice or logits are not finite. Unreadable images stand
-    in the result.
+    The model is moved to `device` and put into eval mode; with dtype bfloat16 a copy of it is evaluated, all in bfloat16; amp_bfloat16 is autocast.
+    image_size: side or (height, width) in pixels. workers: decoding processes, 0 decodes in this one. Defaults: `default_batch_size`, `default_workers`.
+    progress: called with the accuracy so far after every batch. Unreadable images are named in the result. Raises UserError when there are no images, or
+    another number of classes than the model's; RunError when memory does not suffice or logits are not finite.
     """
     device, size = torch.device(device), sides(image_size)
     found = images if isinstance(images, ValidationSet) else ValidationSet.find(Path(images))
-    with _explained(device):
+    with _explain_failures(device):
         judge = _Judge(model, preprocessing, device, dtype)
         num_classes = judge.num_classes(size)
         if num_classes != len(found.classes):
             raise UserError(
                 f"{found.root}: {len(found.classes)} class folders, but the model has {num_classes} classes; the two must be equal"
             )
-        batches = _batches(
+        batches = _load_batches(
             _Pictures(found, preprocessing.transform(size)),
             batch_size=batch_size or default_batch_size(device),
             workers=default_workers(len(found.paths)) if workers is None else workers,
@@ -171,18 +170,18 @@ def validate(
 
 
 def default_batch_size(device: torch.device) -> int:
-    """Images of a forward pass: 16 on cpu, 128 on cuda, 32 on mps."""
+    """Images in a forward pass: 16 on cpu, 128 on cuda, 32 on mps."""
     return {"cpu": 16, "cuda": 128, "mps": 32}[device.type]
 
 
 def default_workers(num_images: int) -> int:
-    """Decoding processes: the cores there are, 16 at most, and no more than pay for their start."""
+    """Number of decoding processes: one a core, 16 at most, and one for each 1000 images at most, since starting them takes time."""
     return min(usable_cores() or 1, _MAX_WORKERS, num_images // _IMAGES_A_WORKER)
 
 
 @contextlib.contextmanager
-def _explained(device: torch.device) -> Iterator[None]:
-    """What ends a pass on any machine, in one sentence."""
+def _explain_failures(device: torch.device) -> Iterator[None]:
+    """Lack of memory and a dead worker become a RunError of one sentence."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -191,25 +190,25 @@ def _explained(device: torch.device) -> Iterator[None]:
         if str(error).startswith("DataLoader worker"):
             raise RunError(_WORKER_DIED) from error
         raise
-    except (ConnectionError, EOFError) as error:  # it died while it handed a batch over
+    except (ConnectionError, EOFError) as error:  # it died while it sent a batch
         raise RunError(_WORKER_DIED) from error
 
 
 class _Judge:
-    """A network on its device, and how many of its answers are right."""
+    """A network on its device, which counts its correct answers."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing, device: torch.device, dtype: DType) -> None:
         if dtype == "bfloat16":
-            model = copy.deepcopy(model).to(torch.bfloat16)  # what a cast loses could not be given back
+            model = copy.deepcopy(model).to(torch.bfloat16)  # the cast loses digits of the caller's weights
         self._model = model.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks this form
         self._preprocessing, self._device, self._dtype = preprocessing, device, dtype
 
     def num_classes(self, size: tuple[int, int]) -> int:
-        """Logits of one blank image: known before a picture is decoded."""
+        """Number of logits, found on a blank image before any picture is decoded."""
         return self._logits(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape[1]
 
     def judge(self, batch: Batch, found: Accuracy) -> Accuracy:
-        """`found` with a batch more."""
+        """`found` with the results of another batch added."""
         images, labels, unreadable = batch
         found = replace(found, unreadable=(*found.unreadable, *unreadable))
         if not len(images):
@@ -217,7 +216,7 @@ class _Judge:
         logits = self._logits(images)
         hits = logits.topk(min(_TOP, logits.shape[1])).indices == labels.to(logits.device)[:, None]
         wild = ~logits.isfinite().all(1)
-        counts = torch.stack((hits[:, 0].sum(), hits.sum(), wild.sum())).tolist()  # one wait for the device
+        counts = torch.stack((hits[:, 0].sum(), hits.sum(), wild.sum())).tolist()  # one synchronisation with the device
         if counts[2]:
             raise RunError(f"{counts[2]} of {len(images)} images have logits that are not finite in {self._dtype}")
         return replace(
@@ -238,7 +237,7 @@ class _Judge:
 
 
 class _Pictures(Dataset[tuple[Tensor | None, int, str]]):
-    """Transformed pictures with their labels; None with the reason for one that cannot be read."""
+    """Transformed pictures with their labels; for one that cannot be read None and the reason."""
 
     def __init__(self, images: ValidationSet, transform: Callable[[Image.Image], Tensor]) -> None:
         self._images, self._transform = images, transform
@@ -249,15 +248,15 @@ class _Pictures(Dataset[tuple[Tensor | None, int, str]]):
     def __getitem__(self, index: int) -> tuple[Tensor | None, int, str]:
         path = self._images.paths[index]
         try:
-            return self._transform(_read(self._images.root / path)), self._images.labels[index], ""
-        except Exception as error:  # on broken bytes Pillow raises nearly every kind there is; each is named
+            return self._transform(_read_picture(self._images.root / path)), self._images.labels[index], ""
+        except Exception as error:  # on broken bytes Pillow raises nearly every kind of error; the user gets its name
             return None, 0, f"{path} ({type(error).__name__}: {error})"
 
 
-def _read(path: Path) -> Image.Image:
-    """A picture as torchvision's ImageFolder reads it: EXIF is not looked at, greys are repeated, transparency is dropped."""
+def _read_picture(path: Path) -> Image.Image:
+    """A picture as torchvision's ImageFolder reads it: EXIF is ignored, greys are repeated, transparency is dropped."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata in readable pictures is nobody's business
+        warnings.simplefilter("ignore")  # odd metadata in readable pictures does not matter
         with Image.open(path) as image:
             return image.convert("RGB")
 
@@ -268,9 +267,9 @@ def _collate(items: list[tuple[Tensor | None, int, str]]) -> Batch:
     return images, torch.tensor([label for _, label in good]), [reason for *_, reason in items if reason]
 
 
-def _batches(pictures: _Pictures, *, batch_size: int, workers: int, device: torch.device) -> Iterator[Batch]:
-    """The pictures in order."""
-    # Spawned: a fork of a process that uses CUDA or has threads may hang.
+def _load_batches(pictures: _Pictures, *, batch_size: int, workers: int, device: torch.device) -> Iterator[Batch]:
+    """The pictures in order, batch by batch."""
+    # Workers are spawned: a fork of a process that uses CUDA or has threads may hang.
     loader: DataLoader[Any] = DataLoader(
         pictures,
         batch_size=batch_size,

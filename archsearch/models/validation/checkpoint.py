@@ -1,4 +1,4 @@
-"""A paper's checkpoint on a validation folder, beside the published accuracy: what `archsearch evaluate` measures and says."""
+"""`archsearch evaluate`: the accuracy of a paper's checkpoint on a validation folder, beside the published one."""
 
 import re
 import warnings
@@ -17,18 +17,17 @@ from archsearch.models.validation.accuracy import Accuracy, ValidationSet, defau
 from archsearch.models.validation.preprocessing import Preprocessing, sides
 from archsearch.space.papers import paper, paper_space
 from archsearch.system import Progress, Say, ignore
-from archsearch.units import DType
+from archsearch.units import DType, format_names
 
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000
 _WNID = re.compile(r"n\d{8}")
-_NAMES_SHOWN = 5
 
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateTask:
-    """What to evaluate, on what and how."""
+    """A checkpoint to evaluate, the images, and the settings."""
 
     name: str
     checkpoint: Path
@@ -51,7 +50,10 @@ def evaluate_task(
     batch_size: int | None,
     workers: int | None,
 ) -> EvaluateTask:
-    """Checked before anything is loaded; UserError for an unknown paper, a size it cannot take, an absent device, no file, and a folder that is none."""
+    """The task, checked before anything is loaded; None stands for defaults.
+
+    Raises UserError for an unknown paper, a size that it cannot take, a missing device, a missing file, and a folder without class folders of images.
+    """
     arch = paper(name)
     image_size = resolution or sides(arch.image_size)
     try:
@@ -76,11 +78,11 @@ def evaluate_task(
 
 
 def evaluate_document(task: EvaluateTask, *, say: Say = ignore, progress: Progress = ignore) -> Document:
-    """The accuracy with everything it depends on; after Ctrl-C that of the images seen until then. `say` hears the notes."""
-    preprocessing = Preprocessing.of_paper(task.name)
+    """The accuracy with everything it depends on; after Ctrl-C that of the images seen until then. Notes also go to `say`."""
+    preprocessing = Preprocessing.from_paper(task.name)
     notes: list[str] = []
     model = _load(task, notes)
-    notes += _doubts(task.images.classes)
+    notes += _label_order_warnings(task.images.classes)
     for note in notes:
         say(f"note: {note}")
     found, interrupted = _validate(task, model, preprocessing, progress)
@@ -97,7 +99,7 @@ def evaluate_document(task: EvaluateTask, *, say: Say = ignore, progress: Progre
         "preprocessing": {
             **asdict(preprocessing),
             "resized": list(preprocessing.resized(task.image_size)),
-            "words": preprocessing.words(task.image_size),
+            "words": preprocessing.describe(task.image_size),
         },
         "dtype": task.dtype,
         "batch_size": task.batch_size,
@@ -108,7 +110,7 @@ def evaluate_document(task: EvaluateTask, *, say: Say = ignore, progress: Progre
 
 
 def _load(task: EvaluateTask, notes: list[str]) -> nn.Module:
-    """The paper's model with the checkpoint's weights; what it warns of goes to the notes."""
+    """The paper's model with the checkpoint's weights; its CheckpointWarnings are added to the notes."""
     own = task.image_size == sides(paper(task.name).image_size)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CheckpointWarning)
@@ -121,8 +123,8 @@ def _load(task: EvaluateTask, notes: list[str]) -> nn.Module:
     return model
 
 
-def _doubts(classes: tuple[str, ...]) -> Iterator[str]:
-    """Whether the order of the folders may be another one than the labels'."""
+def _label_order_warnings(classes: tuple[str, ...]) -> Iterator[str]:
+    """A sentence where the order of the class folders may not be that of the labels."""
     if len(classes) == IMAGENET_CLASSES and not all(map(_WNID.fullmatch, classes)):
         strange = next(name for name in classes if not _WNID.fullmatch(name))
         yield (
@@ -161,13 +163,13 @@ def _validate(
 
 
 def _published(name: str) -> Document:
-    """The paper's own figures in percent, None where it gives none, and where they stand."""
+    """The paper's own figures in percent, None where it gives none, and their source."""
     table = paper_space(name).paper
     return {key: table.get(key) for key in ("top1", "top5", "resolution", "source")}
 
 
 def difference(task: EvaluateTask, found: Accuracy) -> Document:
-    """Measured less published, in points; `reason` says why there is none."""
+    """Measured minus published accuracy, in points, None without a comparison; `reason` says why there is none."""
     published = _published(task.name)
     reason = None
     if not found.complete:
@@ -190,13 +192,12 @@ def check_complete(document: Document) -> None:
     """Raise RunError when images could not be read: the figure is not that of the whole folder."""
     unreadable = document["unreadable"]
     if unreadable:
-        more = f" and {len(unreadable) - _NAMES_SHOWN} more" if len(unreadable) > _NAMES_SHOWN else ""
         raise RunError(
             f"{document['data']}: {len(unreadable)} of {document['total']} images cannot be read, so the accuracy is partial: "
-            f"{'; '.join(unreadable[:_NAMES_SHOWN])}{more}"
+            f"{format_names(unreadable, separator='; ')}"
         )
 
 
 def interrupted_sentence(document: Mapping[str, Any]) -> str:
-    """How far the pass came."""
+    """The sentence after Ctrl-C: how many images were judged."""
     return f"interrupted: {document['images']} of {document['total']} images were judged, so the accuracy is partial"

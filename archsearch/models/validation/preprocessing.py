@@ -1,7 +1,7 @@
-"""From a picture to a network's input, as the papers' own evaluations do it.
+"""Preprocessing of pictures for a network, as in the papers' own evaluations.
 
-The transform is timm's: torchvision's resize and cut of Pillow pictures, with their roundings. It ends in bytes, a quarter of what a worker process would
-have to hand over in float32; the normalisation is done on the device, by torchvision's arithmetic.
+The transform is timm's: torchvision's resize and crop of Pillow pictures, with their roundings. It returns bytes, a quarter of the float32 data that a
+worker process would have to send; the normalisation is done on the device, by torchvision's arithmetic.
 """
 
 import math
@@ -21,8 +21,8 @@ from archsearch.space.papers import paper_space
 class Preprocessing:
     """How a picture becomes a network's input: the `[paper.eval]` table of a paper's file.
 
-    `centre`: the shorter side is resized to floor(input side / crop_share), and the centre is cut out. `squash`: both sides are, whatever the aspect was.
-    mean, std: of the channels R, G, B, in units of the range 0 to 1.
+    `centre`: the shorter side is resized to floor(input side / crop_share), and the centre is cropped. `squash`: both sides are resized to that, without
+    keeping the aspect ratio. mean, std: of the channels R, G, B, in units of the range 0 to 1.
     """
 
     crop_share: float
@@ -32,8 +32,8 @@ class Preprocessing:
     std: tuple[float, ...]
 
     @classmethod
-    def of_paper(cls, name: str) -> Self:
-        """That of a paper's model. Raises UserError with the nearest name."""
+    def from_paper(cls, name: str) -> Self:
+        """The preprocessing of a paper's model. Raises UserError with the nearest name."""
         table = paper_space(name).paper.get("eval")
         assert table, f"{name} has no [paper.eval]"
         values = {key: value for key, value in table.items() if key != "source"}
@@ -45,12 +45,12 @@ class Preprocessing:
         assert len(self.mean) == len(self.std) == 3
 
     def resized(self, image_size: ImageSize) -> tuple[int, int]:
-        """Height and width in pixels that the picture is resized to (`centre`: to cover) before the cut."""
+        """Height and width in pixels that the picture is resized to before the crop (`centre`: the least that it covers)."""
         height, width = sides(image_size)
         return math.floor(height / self.crop_share), math.floor(width / self.crop_share)
 
     def transform(self, image_size: ImageSize) -> Callable[[Image.Image], Tensor]:
-        """Function from an RGB picture to its bytes (3, H, W), 0 to 255; can be pickled."""
+        """A function from an RGB picture to a uint8 tensor (3, H, W); it can be pickled."""
         from timm.data.transforms_factory import create_transform  # here: timm takes seconds to import
 
         made: Callable[[Image.Image], Tensor] = create_transform(
@@ -63,12 +63,12 @@ class Preprocessing:
         return made
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Bytes (B, 3, H, W) -> float32 input of a network, in channels_last memory."""
+        """uint8 (B, 3, H, W) -> normalised float32 (B, 3, H, W), in channels_last memory."""
         mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (self.mean, self.std))
         scaled = images.to(torch.float32, memory_format=torch.channels_last).div_(255)
         return scaled.sub_(mean).div_(std)
 
-    def words(self, image_size: ImageSize) -> str:
+    def describe(self, image_size: ImageSize) -> str:
         """`resize 256 (short side, bicubic), centre crop 224, mean (...), std (...)`."""
         size, resized = sides(image_size), self.resized(image_size)
         if self.crop == "squash":
