@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from support.pictures import CLASSES, SORTED, labels_of, make_folder, picture, rigged, save, ten_classes
+from support.pictures import CLASSES, SORTED, expected_labels, make_folder, picture, rigged, save, ten_classes
 
 from archsearch.cli import main
 from archsearch.models.validation.accuracy import Accuracy
@@ -40,7 +40,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
 
 
 def test_top1_is_the_share_of_the_class_that_always_wins(cli: Cli, folder: Path, tmp_path: Path) -> None:
-    labels = labels_of(folder)
+    labels = expected_labels(folder)
     winners = (SORTED.index("c9"), SORTED.index("B"), 5, 6, 7)
     arguments = ("van_b0", "--checkpoint", save(rigged(*winners), tmp_path), "--data", folder, "--resolution", "64")
     result = cli(*arguments, "--json", "--batch-size", "10")

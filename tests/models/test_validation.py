@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.pictures import SORTED, Recorder, labels_of, make_folder, rigged, ten_classes
+from support.pictures import SORTED, Recorder, expected_labels, make_folder, rigged, ten_classes
 from torch import Tensor, nn
 
 from archsearch.errors import RunError, UserError
@@ -38,7 +38,7 @@ def test_top1_and_top5_are_those_of_brute_force(folder: Path, batch_size: int) -
         workers=0,
         progress=reported.append,
     )
-    labels = labels_of(folder)
+    labels = expected_labels(folder)
     ranks = [int((row > row[label]).sum()) for row, label in zip(model.logits, labels, strict=True)]
     assert (found.images, found.total, found.num_classes) == (len(labels), len(labels), 10)
     assert (found.top1_correct, found.top5_correct) == (ranks.count(0), sum(rank < 5 for rank in ranks))
@@ -102,7 +102,7 @@ def test_bfloat16_evaluates_a_copy_or_uses_autocast(folder: Path, dtype: Any, se
     inputs: list[torch.dtype] = []
     model.register_forward_hook(lambda module, images, logits: inputs.append(images[0].dtype))
     found = validate(model, folder, Preprocessing.from_paper("van_b0"), image_size=64, dtype=dtype, workers=0)
-    assert found.top1_correct == labels_of(folder).count(3)
+    assert found.top1_correct == expected_labels(folder).count(3)
     assert set(inputs) == {seen}
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
@@ -115,7 +115,7 @@ def test_cuda_counts_as_the_cpu_does(folder: Path, dtype: Any) -> None:
     found = validate(
         model, folder, Preprocessing.from_paper("van_b0"), image_size=64, device="cuda", dtype=dtype, workers=0
     )
-    assert found.top1_correct == labels_of(folder).count(3)
+    assert found.top1_correct == expected_labels(folder).count(3)
 
 
 def test_logits_that_are_not_finite_are_an_error(folder: Path) -> None:

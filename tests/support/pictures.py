@@ -40,7 +40,7 @@ def ten_classes(root: Path) -> Path:
     return make_folder(root, {name: 1 + number % 4 for number, name in enumerate(CLASSES)})
 
 
-def labels_of(folder: Path) -> list[int]:
+def expected_labels(folder: Path) -> list[int]:
     """Labels in the order of a validation pass, from the names of the folders alone."""
     return [label for label, name in enumerate(SORTED) for _ in (folder / name).iterdir()]
 
