@@ -1,19 +1,22 @@
-"""The machine a figure is measured on: its devices, what to note down about them, and who may use them when."""
+"""Devices of this machine: choosing one, locking it, its clock and memory peak, threads and cores, and the conditions to record with a figure."""
 
 import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
+import importlib
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -26,15 +29,18 @@ if sys.platform != "win32":
 
 DEVICE_NAMES = ("auto", "cpu", "cuda", "mps")
 
-# PyTorch has a class for CUDA's case only; the CPU's and Metal's are known by their words.
+# PyTorch has an exception class for CUDA only; on a CPU and on Metal the message has to be searched.
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 Condition = str | int | float | bool | list[int] | None
 
 
 def pick_device(name: str) -> torch.device:
-    """Device for a name in DEVICE_NAMES; `auto` is cuda, else mps, else cpu. UserError when it is absent."""
-    present = _present_devices()
+    """Device for a name in DEVICE_NAMES; `auto` is cuda, else mps, else cpu. UserError for another name and an absent device."""
+    present = ["cuda"] if torch.cuda.is_available() else []  # the fastest first
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    present.append("cpu")
     if name not in DEVICE_NAMES:
         raise UserError(f"device: got {name!r}, allowed are {', '.join(DEVICE_NAMES)}")
     if name == "auto":
@@ -47,23 +53,17 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _present_devices() -> list[str]:
-    """Device types that work here, the fastest first."""
-    present = ["cuda"] if torch.cuda.is_available() else []
-    if torch.backends.mps.is_available():
-        present.append("mps")
-    return [*present, "cpu"]
-
-
 def conditions(device: torch.device) -> dict[str, Condition]:
-    """What a timing on `device` depends on besides the model, as plain values; None where nobody can say."""
+    """What a timing on `device` depends on besides the model, as plain values; None where a value is unknown.
+
+    `driver`, `sm_clock_mhz` and `throttle_bits` of an NVIDIA GPU come from NVML: None without the optional extra `archsearch[nvml]`.
+    """
     is_cuda = device.type == "cuda"
     return {
         "device": device.type,
-        "device_name": _device_name(device),
-        "driver": _nvidia_smi("driver_version", device) if is_cuda else None,
-        "sm_clock_mhz": _nvidia_smi("clocks.sm", device) if is_cuda else None,
-        "throttle_bits": _nvidia_smi("clocks_throttle_reasons.active", device) if is_cuda else None,
+        # On Apple silicon CPU and GPU are one chip.
+        "device_name": torch.cuda.get_device_name(device) if is_cuda else _cpu_name(),
+        **_nvidia_conditions(device),
         "cuda": torch.version.cuda if is_cuda else None,
         "cudnn": torch.backends.cudnn.version() if is_cuda else None,  # type: ignore[no-untyped-call]  # torch leaves it untyped
         "torch": str(torch.__version__),
@@ -74,7 +74,7 @@ def conditions(device: torch.device) -> dict[str, Condition]:
         "host_cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "affinity": affinity(),
-        # The per-operator settings: the older allow_tf32 flags raise once somebody has used the newer ones.
+        # The per-operator settings: the older allow_tf32 flags raise an error once the newer ones were used.
         "tf32_matmul": torch.backends.cuda.matmul.fp32_precision == "tf32",
         "tf32_convolution": torch.backends.cudnn.conv.fp32_precision == "tf32",  # type: ignore[attr-defined]  # torch sets it at run time
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
@@ -82,20 +82,87 @@ def conditions(device: torch.device) -> dict[str, Condition]:
     }
 
 
-def _device_name(device: torch.device) -> str:
-    """Marketing name of the chip behind `device`; on Apple silicon CPU and GPU are one chip."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+def _nvidia_conditions(device: torch.device) -> dict[str, Condition]:
+    """Driver version, SM clock in MHz and throttle bits as strings in the format of nvidia-smi, which older results used."""
+    gpu = find_nvidia_gpu(device)
+    clock = gpu.read("nvmlDeviceGetClockInfo", gpu.nvml.NVML_CLOCK_SM) if gpu else None
+    bits = gpu.throttle_bits() if gpu else None
+    return {
+        "driver": str(gpu.nvml.nvmlSystemGetDriverVersion()) if gpu else None,
+        "sm_clock_mhz": None if clock is None else str(clock),
+        "throttle_bits": None if bits is None else f"0x{bits:016x}",
+    }
+
+
+class NvidiaGpu:
+    """An NVIDIA GPU as seen by NVML, the management library of its driver; `nvml` is NVML's Python module."""
+
+    def __init__(self, nvml: ModuleType, handle: Any) -> None:
+        self.nvml, self._handle = nvml, handle
+
+    def read(self, function: str, *arguments: int) -> Any:
+        """Result of an NVML function for this GPU; None where the GPU or its driver does not support it."""
+        try:
+            return getattr(self.nvml, function)(self._handle, *arguments)
+        except self.nvml.NVMLError:
+            return None
+
+    def throttle_bits(self) -> int | None:
+        """Current reasons for lowered clocks, as NVML's bit mask; None where unknown."""
+        # The old name of the function: old and new drivers have it.
+        bits: int | None = self.read("nvmlDeviceGetCurrentClocksThrottleReasons")
+        return bits
+
+
+def find_nvidia_gpu(device: torch.device) -> NvidiaGpu | None:
+    """The GPU behind `device`; None for other devices, without NVML, and where NVML does not know the GPU."""
+    if device.type != "cuda":
+        return None
+    return _find_nvidia_gpu(str(torch.cuda.get_device_properties(device).uuid))
+
+
+@functools.cache
+def _find_nvidia_gpu(uuid: str) -> NvidiaGpu | None:
+    """By torch's uuid, as NVML's numbers ignore CUDA_VISIBLE_DEVICES; a MIG slice has no clocks of its own, so the whole GPU is given for it."""
+    try:
+        nvml = load_nvml()
+    except ImportError:
+        return None
+    for prefix in ("GPU-", "MIG-") if nvml else ():
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(prefix + uuid)
+        except nvml.NVMLError:
+            continue
+        with contextlib.suppress(nvml.NVMLError):  # not a MIG slice
+            handle = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+        return NvidiaGpu(nvml, handle)
+    return None
+
+
+@functools.cache
+def load_nvml() -> Any:
+    """NVML's Python module, initialised once a process; None when the driver has no working NVML. ImportError when the module is not installed."""
+    nvml = importlib.import_module("pynvml")
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    return nvml
 
 
 def _cpu_name() -> str:
-    """Model name of the host's processor, or its instruction set where the system does not tell the model."""
+    """Model name of the host's processor, or its instruction set where the model name is unknown."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     if sys.platform == "darwin":
-        return _first_line(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+            return done.stdout.strip() or platform.machine()
+        return platform.machine()
     return platform.processor() or platform.machine()
 
 
@@ -105,44 +172,47 @@ def usable_cores() -> int | None:
 
 
 def affinity() -> list[int] | None:
-    """Numbers of the logical cores this process may run on; None where the system keeps no such list."""
+    """Numbers of the logical cores this process may run on; None on systems other than Linux."""
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else None
 
 
 def use_cpu(threads: int | None = None, cpus: Sequence[int] | None = None) -> None:
-    """Compute with that many threads, on these logical cores alone; None leaves either as it is.
+    """Compute with so many threads, only on these logical cores; None leaves either as it is.
 
-    Fewer cores than threads lower the threads, unless they are asked for: threads that take turns on a core wait for
-    each other. Raises UserError as `check_cpu` does.
+    Without `threads`, their number is lowered to that of the cores: threads that share a core wait for each other.
+    Raises UserError as `check_cpu` does.
     """
     check_cpu(threads, cpus)
     if cpus is not None:
-        _bind(cpus)
+        # Every thread of the process: the call binds a single one, and torch's pool may have started by now.
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.sched_setaffinity(int(thread.name), cpus)
         threads = threads or min(torch.get_num_threads(), len(cpus))
     if threads is not None:
         torch.set_num_threads(threads)
 
 
 def check_cpu(threads: int | None, cpus: Sequence[int] | None) -> None:
-    """Raise UserError for a core that is not there, for more threads than cores, and for cores where the system cannot bind a process (macOS, Windows)."""
-    here = affinity()
-    if cpus is not None and here is None:
+    """Raise UserError for an absent core, for more threads than cores, and for any cores on a system that cannot bind a process (macOS, Windows)."""
+    available = affinity()
+    if cpus is not None and available is None:
         raise UserError(
             f"--cpus: got {list(cpus)}, but {platform.system()} cannot bind a process to cores; leave it out"
         )
     if cpus is not None and not _can_bind(cpus):
-        raise UserError(f"--cpus: got {sorted(cpus)}, but this process can run on {here}")
+        raise UserError(f"--cpus: got {sorted(cpus)}, but this process can run on {available}")
     most = len(set(cpus)) if cpus is not None else usable_cores() or 1
     if threads is not None and not 1 <= threads <= most:
         raise UserError(f"--threads: got {threads}, allowed are 1 to {most}, the cores this process may run on")
 
 
 def _can_bind(cpus: Sequence[int]) -> bool:
-    """Whether the system would: it alone knows, since what it grants may be more than what it grants now."""
+    """Whether the system lets this process run on `cpus`; only trying tells, since it may grant more cores than it does now."""
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, cpus)
-        # It takes the cores it has and says nothing of the others.
+        # It ignores absent cores without an error.
         return os.sched_getaffinity(0) == set(cpus)
     except (OSError, ValueError, OverflowError):
         return False
@@ -150,43 +220,13 @@ def _can_bind(cpus: Sequence[int]) -> bool:
         os.sched_setaffinity(0, before)
 
 
-def _bind(cpus: Sequence[int]) -> None:
-    """Bind every thread of the process: the call reaches one thread, and torch's pool may have started by now."""
-    for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-            os.sched_setaffinity(int(thread.name), cpus)
-
-
-def _nvidia_smi(field: str, device: torch.device) -> str | None:
-    """One field of one GPU: asked singly, as nvidia-smi refuses a whole query for one name it does not know."""
-    query = [f"--id={_cuda_uuid(device)}", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
-    return _first_line(["nvidia-smi", *query])
-
-
-def _cuda_uuid(device: torch.device) -> str:
-    """Identity of a GPU that, unlike its index, does not change with CUDA_VISIBLE_DEVICES."""
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-
-
-def _first_line(command: list[str]) -> str | None:
-    """First line a command prints; None when it is not installed, fails, or takes over five seconds."""
-    program = shutil.which(command[0])
-    if program is None:
-        return None
-    try:
-        done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next(iter(done.stdout.strip().splitlines()), None)
-
-
 @contextlib.contextmanager
 def device_lock(device: torch.device, *, exclusive: bool) -> Iterator[None]:
     """Wait for `device` and hold it: exclusively to time on it, shared with others to train on it.
 
-    One advisory lock file per physical device in the temporary directory. The system drops the lock when the holder
-    dies, however it dies (once its forked children, if it has any, are gone too). Not re-entrant: a process that holds
-    the lock must not ask for it again.
+    One advisory lock file per physical device in the temporary directory. The system releases the lock when the holder and
+    its forked children have ended, in whatever way. Not re-entrant: a process that holds the lock must not ask for it again.
+    Does nothing on Windows. UserError when the lock file cannot be opened.
     """
     if sys.platform == "win32":
         yield
@@ -200,7 +240,7 @@ def device_lock(device: torch.device, *, exclusive: bool) -> Iterator[None]:
 
 
 def _open_lock_file(path: Path) -> int:
-    """Descriptor of the lock file, read-only: another user's file serves too, and nothing can be overwritten."""
+    """Descriptor of the lock file, read-only: another user's file can be locked too, and nothing can be overwritten."""
     try:
         try:
             # Without O_CREAT first: Linux refuses it on another user's file in a world-writable directory.
@@ -215,30 +255,29 @@ def _open_lock_file(path: Path) -> int:
 
 
 def _lock_path(device: torch.device) -> Path:
-    """Lock file of the physical device, the same for every process of this machine whatever it calls the device."""
-    identity = hashlib.sha256(_cuda_uuid(device).encode()).hexdigest()[:12] if device.type == "cuda" else "0"
+    """Lock file of the physical device: by a GPU's uuid, as its index depends on CUDA_VISIBLE_DEVICES."""
+    identity = "0"
+    if device.type == "cuda":
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        identity = hashlib.sha256(uuid.encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"archsearch-{device.type}-{identity}.lock"
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_bytes` start afresh, as far as the system can forget an older peak."""
+    """Forget earlier memory peaks for `peak_memory_bytes`, where the system allows it (CUDA; CPU on Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "cpu" and sys.platform == "linux":
-        _return_freed_memory()
+        # Give back what glibc keeps for later, 20 ms: it made van_b0's peak at batch 1 after davit_tiny at 16 822 MiB, not 691.
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
         # Some containers mount /proc read-only: then the peak stays that of the process's whole life, an upper bound.
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
 
-def _return_freed_memory() -> None:
-    """Give back what glibc keeps for later, 20 ms: it made van_b0's peak at batch 1 after davit_tiny at 16 822 MiB, not 691."""
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory held since `reset_peak_memory`; None where nobody can say.
+    """Most memory held since `reset_peak_memory`, in bytes; None where unknown (Windows' CPU).
 
     CUDA: what PyTorch allocated. CPU: resident memory of the whole process, interpreter and libraries included. MPS:
     what the driver has allocated to the process now, since Metal keeps no peak.
@@ -247,10 +286,6 @@ def peak_memory_bytes(device: torch.device) -> int | None:
         return int(torch.cuda.max_memory_allocated(device))
     if device.type == "mps":
         return int(torch.mps.driver_allocated_memory())
-    return _peak_resident_bytes()
-
-
-def _peak_resident_bytes() -> int | None:
     if sys.platform == "linux":
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -268,8 +303,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds `work` keeps `device` busy, with one synchronize at its end; the device must be idle before."""
+def device_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that `work` keeps `device` busy, up to a synchronize at its end; the device must be idle before."""
     return _CLOCKS[device.type](work, device)
 
 
@@ -280,7 +315,7 @@ def _cpu_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _cuda_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time on the device between two events, so that the host's own time to notice the end is left out."""
+    """Time on the device between two events, which leaves out how long the host takes to notice the end."""
     with torch.cuda.device(device):
         start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -292,7 +327,7 @@ def _cuda_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _mps_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Host time of a synchronized block: events on MPS are not to be relied on."""
+    """Host time between two synchronizations: events on MPS are unreliable."""
     torch.mps.synchronize()
     start = time.perf_counter()
     work()

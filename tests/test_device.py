@@ -1,6 +1,7 @@
-"""Threads and cores of a process, and what a GPU says of itself while it is timed."""
+"""Threads and cores of a process, and the telemetry of a GPU while it is timed."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,14 @@ import torch
 from archsearch.cli.options import CpuList
 from archsearch.device import affinity, conditions, pick_device, usable_cores, use_cpu
 from archsearch.errors import UserError
-from archsearch.throughput.telemetry import Sample, Spread, reason_names, summarize, watching, why_silent
+from archsearch.throughput.telemetry import (
+    GpuReading,
+    Spread,
+    missing_telemetry,
+    reason_names,
+    sampled_telemetry,
+    summarize,
+)
 
 CPU = torch.device("cpu")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds a process to cores")
@@ -21,7 +29,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux bind
 
 @pytest.fixture
 def _unbound() -> Iterator[None]:
-    """Threads and cores as they were."""
+    """Restores threads and cores."""
     threads, cores = torch.get_num_threads(), affinity()
     yield
     if cores is not None:
@@ -31,7 +39,7 @@ def _unbound() -> Iterator[None]:
 
 @linux_only
 @pytest.mark.usefixtures("_unbound")
-def test_a_process_is_bound_with_the_threads_it_has_and_those_to_come() -> None:
+def test_all_threads_of_a_process_are_bound_to_the_cores() -> None:
     cores = affinity()
     assert cores is not None
     torch.set_num_threads(2)
@@ -47,7 +55,7 @@ def test_a_process_is_bound_with_the_threads_it_has_and_those_to_come() -> None:
 
 
 @pytest.mark.usefixtures("_unbound")
-def test_threads_are_those_asked_for_and_stay_otherwise() -> None:
+def test_the_number_of_threads_is_set_or_left_unchanged() -> None:
     many = usable_cores()
     assert many is not None
     use_cpu(many)
@@ -74,7 +82,7 @@ def test_absent_cores_are_refused_and_nothing_changes(absent: list[int]) -> None
 
 
 @pytest.mark.skipif(sys.platform == "linux", reason="Linux binds")
-def test_systems_that_cannot_bind_say_so() -> None:
+def test_cores_are_refused_where_a_process_cannot_be_bound() -> None:
     with pytest.raises(UserError, match="cannot bind a process to cores"):
         use_cpu(cpus=[0])
 
@@ -85,13 +93,13 @@ def test_lists_of_cores(text: str, cores: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "2-1", "0,,1", "-1", "0-", "1.5", "0-99999999999"])
-def test_other_lists_are_refused_in_a_sentence(text: str) -> None:
+def test_malformed_lists_of_cores_are_refused(text: str) -> None:
     option = click.Option(["--cpus"], type=CpuList())
     with pytest.raises(UserError, match=r"--cpus: got .* such as 0,2-3"):
         option.type.convert(text, option, None)
 
 
-def test_throttle_bits_have_nvmls_names() -> None:
+def test_throttle_bits_have_the_names_of_nvml() -> None:
     assert reason_names(0) == ()
     assert reason_names(0x1 | 0x4 | 0x40) == ("gpu_idle", "sw_power_cap", "hw_thermal_slowdown")
     assert reason_names(0x80 | 0x4000) == ("hw_power_brake_slowdown", "0x4000")
@@ -102,59 +110,64 @@ def test_throttle_bits_have_nvmls_names() -> None:
             assert reason_names(bit)[0].replace("_", "") == words.lower()
 
 
-def make_sample(clock: int | None, bits: int | None, temperature: int = 50) -> Sample:
-    return Sample(
+def make_reading(clock: int | None, bits: int | None, temperature: int = 50) -> GpuReading:
+    return GpuReading(
         sm_clock_mhz=clock, memory_clock_mhz=2619, power_w=None, temperature_c=temperature, throttle_bits=bits
     )
 
 
-def test_samples_become_spreads_and_the_union_of_reasons() -> None:
-    told = summarize(
-        [make_sample(1980, 0x4, 61), make_sample(1200, 0x0, 64), make_sample(None, None), make_sample(1755, 0x1)]
+def test_readings_are_summarized_as_spreads_and_the_union_of_reasons() -> None:
+    telemetry = summarize(
+        [make_reading(1980, 0x4, 61), make_reading(1200, 0x0, 64), make_reading(None, None), make_reading(1755, 0x1)]
     )
-    assert told is not None
-    assert told.sm_clock_mhz == Spread(min=1200, median=1755, max=1980)
-    assert told.memory_clock_mhz == Spread(min=2619, median=2619, max=2619)
-    assert (told.num_samples, told.power_w, told.max_temperature_c) == (4, None, 64)
-    assert told.throttle_reasons == ("gpu_idle", "sw_power_cap")
-    assert not told.is_throttled
+    assert telemetry is not None
+    assert telemetry.sm_clock_mhz == Spread(min=1200, median=1755, max=1980)
+    assert telemetry.memory_clock_mhz == Spread(min=2619, median=2619, max=2619)
+    assert (telemetry.num_samples, telemetry.power_w, telemetry.max_temperature_c) == (4, None, 64)
+    assert telemetry.throttle_reasons == ("gpu_idle", "sw_power_cap")
+    assert not telemetry.is_throttled
     assert summarize([]) is None
 
 
 @pytest.mark.parametrize(
     ("bits", "throttled"), [(0x4, False), (0x8, True), (0x20, True), (0x40, True), (0x80, True), (None, False)]
 )
-def test_heat_and_power_brake_throttle_a_figure_and_the_ordinary_limit_does_not(
+def test_heat_and_power_brake_count_as_throttling_and_the_power_limit_does_not(
     bits: int | None, throttled: bool
 ) -> None:
-    told = summarize([make_sample(1980, 0), make_sample(1500, bits)])
-    assert told is not None
-    assert told.is_throttled == throttled
+    telemetry = summarize([make_reading(1980, 0), make_reading(1500, bits)])
+    assert telemetry is not None
+    assert telemetry.is_throttled == throttled
 
 
-def test_a_cpu_has_nothing_to_watch_and_nothing_missing() -> None:
-    with watching(CPU) as samples:
+def test_a_cpu_has_no_telemetry_and_none_is_missing() -> None:
+    with sampled_telemetry(CPU) as readings:
         time.sleep(0.01)
-    assert samples == []
-    assert why_silent(CPU) is None
+    assert readings == []
+    assert missing_telemetry(CPU) is None
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: NVML knows no other device")
-def test_a_gpu_is_watched_while_it_works() -> None:
+def test_a_gpu_is_read_while_it_works() -> None:
     device = pick_device("cuda")
     matrix = torch.randn(4096, 4096, device=device)
-    with watching(device) as samples:
+    with sampled_telemetry(device) as readings:
         end = time.monotonic() + 1
         while time.monotonic() < end:
             matrix @ matrix
             torch.cuda.synchronize()
-    if why_silent(device):
-        assert samples == []
+    if missing_telemetry(device):
+        assert readings == []
+        assert conditions(device)["driver"] is None
         return
-    told = summarize(samples)
-    assert told is not None
-    assert 5 <= told.num_samples <= 11
-    assert told.sm_clock_mhz is not None
-    assert 100 < told.sm_clock_mhz.median < 5000
-    assert told.max_temperature_c is None or 10 < told.max_temperature_c < 120
+    noted = conditions(device)
+    assert re.fullmatch(r"\d+(\.\d+)+", str(noted["driver"]))
+    assert str(noted["sm_clock_mhz"]).isdigit()
+    assert re.fullmatch(r"0x[0-9a-f]{16}", str(noted["throttle_bits"]))
+    telemetry = summarize(readings)
+    assert telemetry is not None
+    assert 5 <= telemetry.num_samples <= 11
+    assert telemetry.sm_clock_mhz is not None
+    assert 100 < telemetry.sm_clock_mhz.median < 5000
+    assert telemetry.max_temperature_c is None or 10 < telemetry.max_temperature_c < 120

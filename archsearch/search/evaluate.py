@@ -99,7 +99,7 @@ def _throughput(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[
             protocol,
             device,
             reference=reference,
-            progress=lambda text: emit({"event": "progress", "phase": "throughput", "text": text}),
+            say=lambda text: emit({"event": "progress", "phase": "throughput", "text": text}),
         )
     where = conditions(device)
     return {

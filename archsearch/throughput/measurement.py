@@ -1,4 +1,4 @@
-"""Under which conditions a run takes its throughputs: the part of its identity that says how candidates are timed."""
+"""The conditions under which a run measures throughput: the part of its settings that says how candidates are timed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,9 +37,9 @@ class Measurement:
         threads: int | None = None,
         cpus: Sequence[int] | None = None,
     ) -> Self:
-        """What was asked for on this machine, with the device's own batch size by default.
+        """Options resolved on this machine; the batch size depends on the device by default.
 
-        Raises UserError for an absent device, and for threads and cores that are not there: now, not in a worker, trial by trial.
+        Raises UserError for an absent device and for absent threads and cores: now, instead of in a worker, in every trial.
         """
         kind = pick_device(device).type
         check_cpu(threads, cpus)
@@ -77,7 +77,7 @@ class Measurement:
             "image_size": self.image_size,
             "threads": self.threads,
             "cpus": None if self.cpus is None else list(self.cpus),
-            # Runs from when that name meant autocast lack this: they are other runs.
+            # Runs of versions in which "bfloat16" meant autocast lack this key, which gives them another identity.
             "weights_dtype": self.dtype if self.dtype == "bfloat16" else None,
         }
 
@@ -87,7 +87,7 @@ class Measurement:
         return torch.device(self.device)
 
     def protocol(self, *, image_size: int | None = None, task: Task = "forward") -> Protocol:
-        """How a figure is taken under these conditions; `image_size` of one architecture, by default the run's."""
+        """The protocol for these conditions; `image_size` in pixels is the run's by default."""
         return Protocol.for_device(
             self.torch_device,
             batch_size=self.batch_size,
@@ -98,11 +98,11 @@ class Measurement:
         )
 
     def use_cpu(self) -> None:
-        """Bind this process to the threads and cores. UserError where they are not there."""
+        """Limit this process to the threads and cores. UserError where they are absent."""
         use_cpu(self.threads, self.cpus)
 
     @property
     def num_threads(self) -> int:
         """Threads that PyTorch computes with once `use_cpu` was called."""
-        here = torch.get_num_threads()
-        return self.threads or (here if self.cpus is None else min(here, len(self.cpus)))
+        current = torch.get_num_threads()
+        return self.threads or (current if self.cpus is None else min(current, len(self.cpus)))

@@ -1,4 +1,4 @@
-"""How a throughput is taken: number format, mode, task, sizes, and when a network is warm and a figure settled."""
+"""How a throughput is measured: number format, mode, task, sizes, and when a network is warmed up and a figure final. No torch."""
 
 import math
 import statistics
@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING, Literal, Self, get_args
 from archsearch.errors import UserError
 from archsearch.units import DType
 
-if TYPE_CHECKING:  # a report reads the limits below, and starts without torch
+if TYPE_CHECKING:  # a report reads the limits below, and must start without torch
     import torch
 
 Mode = Literal["eager", "compile"]
-# A forward pass of inference, or a training step: forward, cross-entropy, backward, AdamW.
+# A forward pass in inference mode, or a training step: forward, cross-entropy, backward, AdamW.
 Task = Literal["forward", "train"]
 
-# Above this an iteration is its own block, and ten of them would be most of a measurement.
+# An iteration this long fills a block by itself, and ten of them would take most of a measurement.
 _SLOW_ITERATION_S = 0.1
-# A model whose warm-up never agrees with itself is timed after this many times `warmup_s`, and its spread then tells.
-_WARMUP_PATIENCE = 2
+# A model whose warm-up times never agree is timed after this many times `warmup_s`; its spread then shows it.
+_MAX_WARMUP_FACTOR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a figure is taken. Times in seconds, limits as fractions; UserError on a value that cannot be.
+    """How a throughput is measured. Times in seconds, limits as fractions; UserError for a value out of range.
 
-    Warm-up lasts `warmup_s`, `min_warmup_iterations`, and until the last medians lie within `agree` of each other (or
-    twice `warmup_s` is over: then the spread tells). Then rounds of `min_blocks` blocks, each of at least
-    `block_s`: the first round whose relative IQR is within `iqr_limit` is the figure. When no further round fits into
-    `max_s` of timing, all rounds together are the figure, marked noisy.
+    Warm-up lasts `warmup_s`, `min_warmup_iterations`, and until the last medians lie within `agree` of each other or twice
+    `warmup_s` is over. Then rounds of `min_blocks` blocks are timed, each block at least `block_s` long: the first round
+    whose relative interquartile range (IQR) is within `iqr_limit` gives the figure. When no further round fits into `max_s`
+    of timing, all rounds together give it, marked noisy.
 
-    Deviation from the house protocol: where an iteration lasts over 0.1 s, `min_slow_warmup_iterations` are enough once
-    the medians agree. `for_device` sets 3 on a CPU: caches and clocks have had the protocol's 1 s by then, and ten
-    passes of a 0.4 s model would add 2.4 s a candidate. A model that does not agree with itself still gets its ten.
+    Where an iteration takes over 0.1 s, `min_slow_warmup_iterations` are enough once the medians agree. `for_device` sets
+    3 on a CPU: caches and clocks have had 1 s to settle by then, and ten passes of a 0.4 s model would add 2.4 s a
+    candidate. A model whose medians do not agree still gets its ten.
     """
 
     batch_size: int
@@ -74,7 +74,7 @@ class Protocol:
         mode: Mode = "eager",
         task: Task = "forward",
     ) -> Self:
-        """House defaults; on a quiet CPU 2 s for a model that takes 30 ms a batch, 5 s for one that takes 0.4 s."""
+        """The defaults for a device; on a quiet CPU 2 s for a model that takes 30 ms a batch, 5 s for one that takes 0.4 s."""
         is_cpu = device.type == "cpu"
         return cls(
             batch_size=batch_size,
@@ -89,21 +89,18 @@ class Protocol:
         )
 
     def iterations_per_block(self, seconds_each: float) -> int:
-        """Iterations of that length which fill a block."""
+        """Iterations of `seconds_each` that fill a block."""
         return max(1, math.ceil(self.block_s / seconds_each))
 
     def is_warm(self, done: int, spent_s: float, seconds_each: list[float]) -> bool:
-        """Whether the warm-up may end after `done` iterations; `seconds_each` is one's time, block by block."""
+        """Whether the warm-up may end after `done` iterations and `spent_s` seconds; `seconds_each` is the time of an iteration in each block."""
         if spent_s < self.warmup_s or len(seconds_each) < 2:
             return False
-        agreed = self._agree(seconds_each)
-        is_slow = seconds_each[-1] > _SLOW_ITERATION_S
-        needed = self.min_slow_warmup_iterations if is_slow and agreed else self.min_warmup_iterations
-        return done >= needed and (agreed or spent_s >= _WARMUP_PATIENCE * self.warmup_s)
-
-    def _agree(self, seconds_each: list[float]) -> bool:
-        """Whether the median of the last blocks, up to five, is that of as many blocks before them."""
+        # Does the median of the last blocks, up to five, agree with that of as many blocks before them?
         window = min(5, max(1, len(seconds_each) // 3))
         last = statistics.median(seconds_each[-window:])
         previous = statistics.median(seconds_each[-2 * window : -window])
-        return abs(last - previous) <= self.agree * previous
+        agreed = abs(last - previous) <= self.agree * previous
+        is_slow = seconds_each[-1] > _SLOW_ITERATION_S
+        needed = self.min_slow_warmup_iterations if is_slow and agreed else self.min_warmup_iterations
+        return done >= needed and (agreed or spent_s >= _MAX_WARMUP_FACTOR * self.warmup_s)

@@ -1,25 +1,24 @@
 """Clocks, power, temperature and throttle reasons of an NVIDIA GPU while it is being timed, read through NVML.
 
-NVML comes with the driver, its Python module with the optional extra `archsearch[nvml]`; without either there is nothing
-to tell, and `why_silent` says so in one line. A thread reads ten times a second: what a block's end would show is a card
-that has just gone idle, with the clocks and reasons of an idle card, and every read there would make it wait longer and
-cool. The calls leave Python's lock alone, so that the thread that launches kernels loses microseconds ten times a second.
+NVML comes with the driver, its Python module with the optional extra `archsearch[nvml]`; without either there is no
+telemetry, and `missing_telemetry` says why in one line. A thread reads ten times a second: readings at a block's end would
+be of a GPU that has just become idle, and would make it wait longer and cool. The calls release Python's global lock,
+so that the thread that launches kernels loses microseconds ten times a second.
 """
 
-import importlib
 import statistics
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
-from typing import Any, Self
+from typing import Self
 
 import torch
 
+from archsearch.device import NvidiaGpu, find_nvidia_gpu, load_nvml
+
 _PERIOD_S = 0.1
-# Of nvml.h, nvmlClocksEventReason*; older headers say ThrottleReason.
+# From nvml.h, nvmlClocksEventReason*; older headers say ThrottleReason.
 THROTTLE_REASONS = {
     0x1: "gpu_idle",
     0x2: "applications_clocks_setting",
@@ -31,14 +30,14 @@ THROTTLE_REASONS = {
     0x80: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }
-# hw_slowdown is NVML's sum of heat, power brake and a power draw so high that the clock is halved at once. A card at its
-# ordinary power limit (sw_power_cap) runs as it always does under load.
-_BRAKES = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
+# hw_slowdown is NVML's sum of heat, power brake and a power draw so high that the clock is halved at once. A GPU at its
+# ordinary power limit (sw_power_cap) is not throttled: it runs so under any full load.
+_THROTTLED = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One reading of a GPU: MHz, watts, degrees Celsius, bits of THROTTLE_REASONS; None where the card does not tell."""
+class GpuReading:
+    """One reading of a GPU: MHz, watts, degrees Celsius, bits of THROTTLE_REASONS; None where the GPU does not report a value."""
 
     sm_clock_mhz: int | None
     memory_clock_mhz: int | None
@@ -49,22 +48,22 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Least, middle and largest of some readings."""
+    """Minimum, median and maximum of some readings."""
 
     min: float
     median: float
     max: float
 
     @classmethod
-    def of(cls, readings: Sequence[float | None]) -> Self | None:
-        """None when nothing was read."""
+    def from_readings(cls, readings: Sequence[float | None]) -> Self | None:
+        """Of the readings that are not None; None when all are."""
         known = [reading for reading in readings if reading is not None]
         return cls(min=min(known), median=statistics.median(known), max=max(known)) if known else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Telemetry:
-    """What a GPU did during one timing: MHz, watts, degrees Celsius; None where the card does not tell."""
+    """State of a GPU during one timing: MHz, watts, degrees Celsius; None where the GPU does not report a value."""
 
     num_samples: int
     sm_clock_mhz: Spread | None
@@ -76,11 +75,11 @@ class Telemetry:
     @property
     def is_throttled(self) -> bool:
         """Whether heat or a power brake held the clocks down at any time."""
-        return not _BRAKES.isdisjoint(self.throttle_reasons or ())
+        return not _THROTTLED.isdisjoint(self.throttle_reasons or ())
 
 
 def reason_names(bits: int) -> tuple[str, ...]:
-    """Names of the reasons set in NVML's bits; a bit that has no name here is given in hexadecimal."""
+    """Names of the throttle reasons in NVML's bit mask; a bit without a name in THROTTLE_REASONS is given in hexadecimal."""
     names = []
     while bits:
         lowest = bits & -bits
@@ -89,111 +88,67 @@ def reason_names(bits: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def summarize(samples: Sequence[Sample]) -> Telemetry | None:
-    """The samples of one timing as one; None when there is none."""
-    if not samples:
+def summarize(readings: Sequence[GpuReading]) -> Telemetry | None:
+    """The readings of one timing, summarized; None when there are none."""
+    if not readings:
         return None
-    temperature = Spread.of([sample.temperature_c for sample in samples])
-    bits = [sample.throttle_bits for sample in samples if sample.throttle_bits is not None]
+    temperature = Spread.from_readings([reading.temperature_c for reading in readings])
+    bits = [reading.throttle_bits for reading in readings if reading.throttle_bits is not None]
     union = 0
     for some in bits:
         union |= some
     return Telemetry(
-        num_samples=len(samples),
-        sm_clock_mhz=Spread.of([sample.sm_clock_mhz for sample in samples]),
-        memory_clock_mhz=Spread.of([sample.memory_clock_mhz for sample in samples]),
-        power_w=Spread.of([sample.power_w for sample in samples]),
+        num_samples=len(readings),
+        sm_clock_mhz=Spread.from_readings([reading.sm_clock_mhz for reading in readings]),
+        memory_clock_mhz=Spread.from_readings([reading.memory_clock_mhz for reading in readings]),
+        power_w=Spread.from_readings([reading.power_w for reading in readings]),
         max_temperature_c=temperature.max if temperature else None,
         throttle_reasons=reason_names(union) if bits else None,
     )
 
 
 @contextmanager
-def watching(device: torch.device) -> Iterator[list[Sample]]:
-    """Fill the list with samples of `device` until the end of the block; it stays empty where NVML has nothing to tell."""
-    samples: list[Sample] = []
-    read = _reader(str(torch.cuda.get_device_properties(device).uuid)) if device.type == "cuda" else None
-    if read is None:
-        yield samples
+def sampled_telemetry(device: torch.device) -> Iterator[list[GpuReading]]:
+    """A list that fills with readings of `device` until the end of the block; it stays empty without NVML and on other devices."""
+    readings: list[GpuReading] = []
+    gpu = find_nvidia_gpu(device)
+    if gpu is None:
+        yield readings
         return
     ended = threading.Event()
 
     def sample() -> None:
-        # First a wait: the card is idle until the block has launched something.
+        # First a wait: the GPU is idle until the block has launched something.
         while not ended.wait(_PERIOD_S):
-            samples.append(read())
+            readings.append(read_gpu(gpu))
 
     thread = threading.Thread(target=sample, name="archsearch-nvml", daemon=True)
     thread.start()
     try:
-        yield samples
+        yield readings
     finally:
         ended.set()
         thread.join()
 
 
-def why_silent(device: torch.device) -> str | None:
-    """Why nothing is told of an NVIDIA GPU, in one line; None where something is, and on other devices."""
+def read_gpu(gpu: NvidiaGpu) -> GpuReading:
+    """One reading, now."""
+    milliwatts = gpu.read("nvmlDeviceGetPowerUsage")
+    return GpuReading(
+        sm_clock_mhz=gpu.read("nvmlDeviceGetClockInfo", gpu.nvml.NVML_CLOCK_SM),
+        memory_clock_mhz=gpu.read("nvmlDeviceGetClockInfo", gpu.nvml.NVML_CLOCK_MEM),
+        power_w=None if milliwatts is None else milliwatts / 1000,
+        temperature_c=gpu.read("nvmlDeviceGetTemperature", gpu.nvml.NVML_TEMPERATURE_GPU),
+        throttle_bits=gpu.throttle_bits(),
+    )
+
+
+def missing_telemetry(device: torch.device) -> str | None:
+    """Why there is no telemetry of an NVIDIA GPU, in one line; None where there is, and for other devices."""
     if device.type != "cuda":
         return None
     try:
-        nvml = _nvml()
+        nvml = load_nvml()
     except ImportError:
         return "no clocks, power or temperature of the GPU were read: pip install 'archsearch[nvml]'"
     return None if nvml else "no clocks, power or temperature of the GPU were read: the driver's NVML does not answer"
-
-
-@cache
-def _nvml() -> ModuleType | None:
-    """NVML, started once a process; None when the driver has none. ImportError without its Python module."""
-    nvml = importlib.import_module("pynvml")
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return None
-    return nvml
-
-
-@cache
-def _reader(uuid: str) -> Callable[[], Sample] | None:
-    """Reads the GPU of torch's uuid: by identity, as NVML's numbers do not follow CUDA_VISIBLE_DEVICES."""
-    try:
-        nvml = _nvml()
-    except ImportError:
-        return None
-    handle = _handle(nvml, uuid) if nvml else None
-    if nvml is None or handle is None:
-        return None
-
-    def ask(name: str, *arguments: int) -> Any:
-        try:
-            return getattr(nvml, name)(handle, *arguments)
-        except nvml.NVMLError:
-            return None
-
-    def read() -> Sample:
-        milliwatts = ask("nvmlDeviceGetPowerUsage")
-        return Sample(
-            sm_clock_mhz=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-            memory_clock_mhz=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
-            power_w=None if milliwatts is None else milliwatts / 1000,
-            temperature_c=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-            # The old name of the call: old and new drivers have it.
-            throttle_bits=ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
-        )
-
-    return read
-
-
-def _handle(nvml: ModuleType, uuid: str) -> Any:
-    """NVML's handle of the card; of the whole card for a MIG slice, which has no clocks of its own. None when unknown."""
-    for prefix in ("GPU-", "MIG-"):
-        try:
-            handle = nvml.nvmlDeviceGetHandleByUUID(prefix + uuid)
-        except nvml.NVMLError:
-            continue
-        try:
-            return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
-        except nvml.NVMLError:  # no slice
-            return handle
-    return None

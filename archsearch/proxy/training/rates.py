@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from archsearch.data.dataset import ProxyData
-from archsearch.device import seconds_of
+from archsearch.device import device_seconds
 from archsearch.proxy.training.batches import Loader
 from archsearch.proxy.training.recipe import Recipe
 
@@ -75,7 +75,7 @@ class StepClock:
             work()
             return
         synchronize(self.device)
-        self.seconds.append(seconds_of(work, self.device))
+        self.seconds.append(device_seconds(work, self.device))
 
     @property
     def images_s(self) -> float:
