@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from archsearch.report.tables import conditions_line, make_table, titled
-from archsearch.throughput.calibration import Calibration
-from archsearch.throughput.calibration.calibration import TRUSTED_TAU
+from archsearch.throughput.calibration.calibration import TRUSTED_TAU, Calibration
 from archsearch.throughput.calibration.interpolation import left_out_errors
 from archsearch.units import format_count, format_seconds
 

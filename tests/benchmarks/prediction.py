@@ -24,9 +24,11 @@ from archsearch.space.arch import Arch
 from archsearch.space.budget import draw
 from archsearch.space.papers import paper
 from archsearch.space.space import load_space
-from archsearch.throughput.calibration import Calibration, CalibrationKey, CalibrationPlan, conclude, load_calibration
+from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
 from archsearch.throughput.calibration.collect import site_json
-from archsearch.throughput.calibration.file import FOLDER, SCHEMA, read_rows
+from archsearch.throughput.calibration.file import FOLDER, SCHEMA, load_calibration, read_rows
+from archsearch.throughput.calibration.key import CalibrationKey
+from archsearch.throughput.calibration.plan import CalibrationPlan
 from archsearch.throughput.measurement import Measurement
 
 BUDGET, TOLERANCE = 4_500_000_000, 0.05
@@ -67,7 +69,7 @@ def made_up(plan: CalibrationPlan) -> Calibration:
     """A calibration from such measurements; prints how long the fit took."""
     rows = made_up_rows(plan)
     start = time.perf_counter()
-    calibration = conclude(rows, plan.key, Path("none"), {"identity": plan.identity})
+    calibration = fit_calibration(rows, plan.key, Path("none"), {"identity": plan.identity})
     print(f"fit of {len(plan.sites)} slopes and {plan.hybrids} hybrids: {time.perf_counter() - start:.2f} s")
     return calibration
 

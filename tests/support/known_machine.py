@@ -1,4 +1,4 @@
-"""A machine whose every millisecond is known, a space of tiny networks, and what a calibration would measure there."""
+"""A simulated machine with known layer times, a space of tiny networks, and the measurements of a calibration on it."""
 
 import functools
 import json
@@ -11,10 +11,12 @@ from typing import Any
 from archsearch.space.arch import Arch
 from archsearch.space.papers import paper
 from archsearch.space.space import Space
-from archsearch.throughput.calibration import Calibration, CalibrationKey, CalibrationPlan, calibration_path, conclude
-from archsearch.throughput.calibration import file as store
+from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
 from archsearch.throughput.calibration.collect import site_json
-from archsearch.throughput.calibration.sites import Site, sites_of
+from archsearch.throughput.calibration.file import SCHEMA, calibration_path
+from archsearch.throughput.calibration.key import CalibrationKey
+from archsearch.throughput.calibration.plan import CalibrationPlan
+from archsearch.throughput.calibration.sites import Site, arch_sites
 
 SMALL = """
 name = "small"
@@ -58,7 +60,7 @@ KEY = CalibrationKey(
 @functools.cache  # drawing thousands of architectures takes half a second
 def small_plan(**changes: Any) -> CalibrationPlan:
     """A plan in a space of tiny networks."""
-    asked: dict[str, Any] = {
+    values: dict[str, Any] = {
         "key": KEY,
         "space": Space(tomllib.loads(SMALL), "small.toml", SMALL),
         "budget_macs": 3_000_000,
@@ -70,27 +72,27 @@ def small_plan(**changes: Any) -> CalibrationPlan:
         "papers": (),
         "reference": paper("van_b0"),
     }
-    return CalibrationPlan(**{**asked, **changes})
+    return CalibrationPlan(**{**values, **changes})
 
 
 RATES = {"mlp": 3.0, "hilo": 5.0, "lsa": 7.0, "gsa": 6.0, "lka": 20.0}
 
 
 def true_ms(site: Site) -> float:
-    """What the machine takes for a layer: by its kind's rate, norms and a constant."""
+    """Milliseconds of a layer on this machine: a constant, MACs at its kind's rate, and a share of the positions."""
     cost = site.layer.cost(site.shape)
     return 0.02 + RATES.get(site.layer.kind, 10.0) * cost.macs / 1e6 + 0.5 * site.shape.positions / 1e3
 
 
 def true_latency_ms(arch: Arch) -> float:
-    """Layers are dearer in a network than in a chain, blocks most, and there is something beside them."""
+    """Milliseconds of a network: its layers take longer than in a chain, blocks most, and there is a constant part."""
     factors = {"block": 1.2}
-    return 0.7 + sum(factors.get(site.layer.role, 1.05) * true_ms(site) for site in sites_of(arch))
+    return 0.7 + sum(factors.get(site.layer.role, 1.05) * true_ms(site) for site in arch_sites(arch))
 
 
 def measurements(plan: CalibrationPlan, speeds: random.Random | None = None) -> list[dict[str, Any]]:
-    """Rows as `carry_out` gives them, from the known machine; with `speeds`, it gets faster and slower with time, and in jumps for networks."""
-    empty = dict.fromkeys(store.SCHEMA.names)
+    """Rows like those of `measure_plan`; with `speeds`, the machine's speed changes, steadily for slopes and at random for networks."""
+    empty = dict.fromkeys(SCHEMA.names)
     rows: list[dict[str, Any]] = []
     for number, site in enumerate(plan.sites):
         speed = 1 + 0.2 * math.sin(number / 10) if speeds else 1.0
@@ -128,7 +130,7 @@ def measurements(plan: CalibrationPlan, speeds: random.Random | None = None) -> 
 
 
 def known_calibration(root: Path, **changes: Any) -> tuple[CalibrationPlan, Calibration]:
-    """The calibration of the known machine."""
+    """The plan and the calibration of the known machine."""
     plan = small_plan(**changes)
     path = calibration_path(root, plan.key)
-    return plan, conclude(measurements(plan, random.Random(0)), plan.key, path, {"identity": plan.identity})
+    return plan, fit_calibration(measurements(plan, random.Random(0)), plan.key, path, {"identity": plan.identity})

@@ -1,4 +1,4 @@
-"""Calibrations as files and from the command line: what cannot be trusted is refused, what was measured is never lost."""
+"""Calibrations as files and from the command line: damaged and foreign files are refused, measurements are never lost."""
 
 import json
 from dataclasses import asdict, replace
@@ -13,15 +13,15 @@ from support.known_machine import KEY, SMALL, known_calibration, measurements, s
 
 from archsearch.cli import main
 from archsearch.errors import UserError
-from archsearch.throughput.calibration import (
-    CalibrationKey,
+from archsearch.throughput.calibration.collect import measure_plan, partial_path
+from archsearch.throughput.calibration.file import (
     calibration_path,
-    carry_out,
     load_calibration,
-    partial_path,
+    read_rows,
     save_calibration,
+    write_rows,
 )
-from archsearch.throughput.calibration.file import read_rows, write_rows
+from archsearch.throughput.calibration.key import CalibrationKey
 from archsearch.throughput.calibration.sites import Site
 from archsearch.throughput.calibration.slopes import time_slope
 from archsearch.throughput.measurement import Measurement
@@ -91,12 +91,12 @@ def test_keys_of_other_conditions_have_other_files() -> None:
     assert CalibrationKey.here(Measurement.from_dict(settings)).device_name
 
 
-def test_measurements_of_another_plan_are_not_gone_on_with(tmp_path: Path) -> None:
+def test_measurements_of_another_plan_are_refused(tmp_path: Path) -> None:
     plan = small_plan()
     path = calibration_path(tmp_path, plan.key)
     write_rows(measurements(plan)[:3], {"identity": small_plan(seed=5).identity}, partial_path(path))
     with pytest.raises(UserError, match=r"another, unfinished calibration, of seed 5; .*delete the file"):
-        carry_out(plan, path)
+        measure_plan(plan, path)
 
 
 def test_finished_measurements_are_not_made_again(tmp_path: Path) -> None:
@@ -105,14 +105,14 @@ def test_finished_measurements_are_not_made_again(tmp_path: Path) -> None:
     rows = measurements(plan)
     write_rows(rows, {"identity": plan.identity}, partial_path(path))
     reports: list[tuple[float, float]] = []
-    again = carry_out(plan, path, lambda done, total, text: reports.append((done, total)))
+    again = measure_plan(plan, path, lambda done, total, text: reports.append((done, total)))
     ((done, total),) = reports
     assert done == total
     assert [row["value"] for row in again] == [row["value"] for row in rows]
 
 
 @pytest.mark.slow
-def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_calibration_is_continued(tmp_path: Path) -> None:
     plan = small_plan(hybrids=4, held_out=3)
     path = calibration_path(tmp_path, plan.key)
     reports: list[float] = []
@@ -123,13 +123,13 @@ def test_an_interrupted_calibration_goes_on(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out(plan, path, lambda done, total, text: stop_after(3, done))
+        measure_plan(plan, path, lambda done, total, text: stop_after(3, done))
     kept, _ = read_rows(partial_path(path))
     assert len(kept) == 3
     before = reports[-1]
     reports.clear()
     with pytest.raises(KeyboardInterrupt):
-        carry_out(plan, path, lambda done, total, text: stop_after(2, done))
+        measure_plan(plan, path, lambda done, total, text: stop_after(2, done))
     assert reports[0] == before
     rows, _ = read_rows(partial_path(path))
     assert rows[:3] == kept

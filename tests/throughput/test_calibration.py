@@ -1,4 +1,4 @@
-"""Calibrated prediction: its arithmetic against slower ways, known slopes found again, and what is chosen to be timed."""
+"""Calibrated prediction: its arithmetic against slower ways, recovery of known slopes, and the choice of sites."""
 
 import itertools
 import tomllib
@@ -15,7 +15,13 @@ from archsearch.errors import UserError
 from archsearch.metrics import kendall_tau
 from archsearch.space.space import Space
 from archsearch.throughput.calibration.interpolation import left_out_errors
-from archsearch.throughput.calibration.regression import left_out_residuals, mape, non_negative, ridge, score
+from archsearch.throughput.calibration.regression import (
+    left_out_residuals,
+    mape,
+    non_negative,
+    ridge,
+    score_predictions,
+)
 from archsearch.throughput.calibration.sites import Site
 
 
@@ -74,7 +80,7 @@ def test_a_score_has_its_figures_inside_their_intervals() -> None:
     rng = np.random.default_rng(3)
     measured = rng.uniform(1, 2, 30)
     predicted = measured * rng.normal(1, 0.05, 30)
-    found = score(predicted, measured)
+    found = score_predictions(predicted, measured)
     assert found is not None
     assert found.count == 30
     assert found.mape.value == pytest.approx(np.abs(predicted / measured - 1).mean())
@@ -84,10 +90,10 @@ def test_a_score_has_its_figures_inside_their_intervals() -> None:
     # The interval of a mean is about its value +- 1.96 standard errors.
     error = np.abs(predicted / measured - 1).std() / 30**0.5
     assert (found.mape.high - found.mape.low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.15)
-    assert score(measured[:2], measured[:2]) is None
+    assert score_predictions(measured[:2], measured[:2]) is None
 
 
-def test_known_slopes_are_found_again(tmp_path: Path) -> None:
+def test_known_slopes_are_recovered(tmp_path: Path) -> None:
     plan, calibration = known_calibration(tmp_path)
     for task in plan.networks:
         truth = 1000 * KEY.batch_size / true_latency_ms(task.arch)
@@ -109,7 +115,7 @@ def test_settings_that_were_not_timed_are_interpolated() -> None:
     assert np.median(np.abs(list(errors.values()))) < 0.05
 
 
-def test_what_was_never_timed_is_not_predicted(tmp_path: Path) -> None:
+def test_kinds_and_sizes_that_were_not_timed_are_not_predicted(tmp_path: Path) -> None:
     plan, calibration = known_calibration(tmp_path)
     arch = plan.networks[0].arch
     assert calibration.predict(arch) is not None
@@ -119,7 +125,7 @@ def test_what_was_never_timed_is_not_predicted(tmp_path: Path) -> None:
     assert calibration.predict(other.sample(lambda name, choices: choices[0])) is None
 
 
-def test_a_covering_has_every_kind_at_every_shape_and_every_value() -> None:
+def test_the_chosen_sites_have_every_kind_at_every_shape_and_every_value() -> None:
     plan = small_plan()
     chosen = plan.sites
     groups = [(site.kind, site.shape, site.out) for site in chosen]
@@ -132,7 +138,7 @@ def test_a_covering_has_every_kind_at_every_shape_and_every_value() -> None:
         return {(site.kind, site.shape[1:], item) for site in sites for item in site.values().items()}
 
     assert values(chosen) == values(plan.space_sites)
-    assert small_plan(papers=()).sites == chosen  # drawn anew
+    assert small_plan(papers=()).sites == chosen  # drawn again
     assert small_plan(seed=1).sites != chosen
 
 

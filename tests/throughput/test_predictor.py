@@ -1,4 +1,4 @@
-"""A run foresees throughput with the calibration of its own conditions: found, trusted or not, damaged, absent."""
+"""A run predicts throughput with the calibration of its own conditions: found, trusted or not, damaged, absent."""
 
 import json
 import random
@@ -9,9 +9,10 @@ import pytest
 
 from archsearch import Arch, load_space
 from archsearch.space.budget import Band, draw
-from archsearch.throughput.calibration import Calibration, CalibrationKey, calibration_path, conclude, save_calibration
-from archsearch.throughput.calibration.file import SCHEMA
-from archsearch.throughput.calibration.predictor import Predictor, find_predictor
+from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
+from archsearch.throughput.calibration.file import SCHEMA, calibration_path, save_calibration
+from archsearch.throughput.calibration.key import CalibrationKey
+from archsearch.throughput.calibration.predictor import find_predictor
 from archsearch.throughput.calibration.sites import unique_sites
 from archsearch.throughput.measurement import Measurement
 
@@ -27,12 +28,12 @@ def archs() -> list[Arch]:
 
 
 def img_s(arch: Arch) -> float:
-    """A machine whose time is exactly proportional to MACs."""
+    """On a machine whose time is exactly proportional to MACs."""
     return 1e11 / arch.cost().macs
 
 
 def make_calibration(root: Path, archs: list[Arch], noise: float) -> Calibration:
-    """Slopes of that machine, and whole networks measured on it with so much noise."""
+    """Slopes of that machine, and whole networks measured on it with relative noise of at most `noise`."""
     rng, batch = random.Random(0), SETTINGS["batch_size"]
     assert isinstance(batch, int)
     rows: list[dict[str, Any]] = []
@@ -44,22 +45,22 @@ def make_calibration(root: Path, archs: list[Arch], noise: float) -> Calibration
         group = "held_out" if number % 2 else "train"
         value = img_s(arch) * (1 + noise * rng.uniform(-1, 1))
         row = {"record": "network", "group": group, "name": str(number), "value": value, "unit": "img/s"}
-        of = {"arch": json.dumps(arch.to_dict()), "arch_id": arch.arch_id, "macs": arch.cost().macs}
-        rows.append({**EMPTY, **row, **of})
+        network = {"arch": json.dumps(arch.to_dict()), "arch_id": arch.arch_id, "macs": arch.cost().macs}
+        rows.append({**EMPTY, **row, **network})
     key = CalibrationKey.here(Measurement.from_dict(SETTINGS))
     about = {"identity": {"budget_macs": 4_500_000_000, "tolerance": 0.05}}
-    calibration = conclude(rows, key, calibration_path(root, key), about)
+    calibration = fit_calibration(rows, key, calibration_path(root, key), about)
     save_calibration(calibration)
     return calibration
 
 
-def find(root: Path, **changes: Any) -> tuple[Predictor | None, str]:
-    """The predictor, and what was said."""
-    said: list[str] = []
-    return find_predictor(root, Measurement.from_dict({**SETTINGS, **changes}), said.append), "\n".join(said)
+def find(root: Path, **changes: Any) -> tuple[Calibration | None, str]:
+    """The predictor, and the lines of progress."""
+    lines: list[str] = []
+    return find_predictor(root, Measurement.from_dict({**SETTINGS, **changes}), lines.append), "\n".join(lines)
 
 
-def test_a_trusted_calibration_of_these_conditions_foresees(tmp_path: Path, archs: list[Arch]) -> None:
+def test_a_trusted_calibration_of_these_conditions_predicts(tmp_path: Path, archs: list[Arch]) -> None:
     calibration = make_calibration(tmp_path, archs, noise=0.0)
     predictor, said = find(tmp_path)
     assert predictor is not None
@@ -70,7 +71,9 @@ def test_a_trusted_calibration_of_these_conditions_foresees(tmp_path: Path, arch
     assert find(tmp_path, batch_size=4) == find(tmp_path, threads=2) == (None, "")
 
 
-def test_what_cannot_be_trusted_is_said_in_one_sentence_and_not_used(tmp_path: Path, archs: list[Arch]) -> None:
+def test_a_calibration_that_cannot_be_trusted_is_not_used_and_one_sentence_says_why(
+    tmp_path: Path, archs: list[Arch]
+) -> None:
     assert find(tmp_path) == (None, "")
     calibration = make_calibration(tmp_path, archs, noise=0.9)
     predictor, said = find(tmp_path)

@@ -1,20 +1,20 @@
-"""Calibrated prediction: a look-up table of measured layers, fitted to measured networks, that tells an architecture's throughput without building it."""
+"""Predicting an architecture's throughput without building it, from a table of timed layers and a fit to timed networks."""
 
-from archsearch.throughput.calibration.calibration import Calibration, conclude
-from archsearch.throughput.calibration.collect import carry_out, partial_path
+from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
+from archsearch.throughput.calibration.collect import measure_plan, partial_path
 from archsearch.throughput.calibration.file import calibration_path, load_calibration, save_calibration
 from archsearch.throughput.calibration.key import CalibrationKey
-from archsearch.throughput.calibration.plan import CalibrationPlan, at_image_size
+from archsearch.throughput.calibration.plan import CalibrationPlan, resize_space
 
 __all__ = [
     "Calibration",
     "CalibrationKey",
     "CalibrationPlan",
-    "at_image_size",
     "calibration_path",
-    "carry_out",
-    "conclude",
+    "fit_calibration",
     "load_calibration",
+    "measure_plan",
     "partial_path",
+    "resize_space",
     "save_calibration",
 ]

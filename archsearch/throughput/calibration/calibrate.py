@@ -1,4 +1,4 @@
-"""`archsearch calibrate` without its options: from what was asked to a calibration's file, and how it is told."""
+"""The work of `archsearch calibrate`: from a request to a plan, and from a plan to a calibration and its file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,25 +11,18 @@ from archsearch.device import conditions
 from archsearch.space.papers import choose_papers, reference_arch
 from archsearch.space.space import load_space
 from archsearch.system import Progress, ignore, utc_now
-from archsearch.throughput.calibration import (
-    Calibration,
-    CalibrationKey,
-    CalibrationPlan,
-    at_image_size,
-    calibration_path,
-    carry_out,
-    conclude,
-    partial_path,
-    save_calibration,
-)
-from archsearch.throughput.calibration.plan import MOST_SLOPES
+from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
+from archsearch.throughput.calibration.collect import measure_plan, partial_path
+from archsearch.throughput.calibration.file import calibration_path, save_calibration
+from archsearch.throughput.calibration.key import CalibrationKey
+from archsearch.throughput.calibration.plan import MOST_SLOPES, CalibrationPlan, resize_space
 from archsearch.throughput.measurement import Measurement
 from archsearch.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateRequest:
-    """What was asked for on the command line; `measuring` are the keywords of `Measurement.resolve`."""
+    """Options of the command line; `measuring` are keyword arguments of `Measurement.resolve`."""
 
     space: str
     budget_macs: int
@@ -43,8 +36,8 @@ class CalibrateRequest:
 
 
 def calibration_plan(request: CalibrateRequest) -> CalibrationPlan:
-    """Checked before anything is timed, threads set; UserError for anything asked for that cannot be."""
-    space = at_image_size(load_space(request.space), request.image_size)
+    """The plan for a request, checked before anything is timed, with threads and cores set; UserError for a request that cannot be met."""
+    space = resize_space(load_space(request.space), request.image_size)
     image_size = space.plan.image_size
     measurement = Measurement.resolve(**request.measuring, image_size=image_size)
     measurement.use_cpu()
@@ -63,21 +56,20 @@ def calibration_plan(request: CalibrateRequest) -> CalibrationPlan:
 
 
 def calibrate(plan: CalibrationPlan, results_root: Path, progress: Progress = ignore) -> Calibration:
-    """Measure what the plan has not measured yet, fit, and write the file."""
+    """Measure what is left of the plan, fit, and write the file. RunError when too few networks could be measured, UserError for a bad file."""
     path = calibration_path(results_root, plan.key)
-    rows = carry_out(plan, path, progress)
-    where = conditions(torch.device(plan.key.device))
+    rows = measure_plan(plan, path, progress)
     about = {
         "identity": plan.identity,
         "archsearch_version": __version__,
         "created_at": utc_now(),
         "seconds": sum(row["seconds"] for row in rows),
-        "conditions": where,
+        "conditions": conditions(torch.device(plan.key.device)),
         "reference": plan.reference.name,
         "space_settings": len(plan.space_sites),
         "space_settings_timed": len(set(plan.space_sites) & set(plan.sites)),
     }
-    calibration = conclude(rows, plan.key, path, about)
+    calibration = fit_calibration(rows, plan.key, path, about)
     save_calibration(calibration)
     partial_path(path).unlink(missing_ok=True)
     return calibration

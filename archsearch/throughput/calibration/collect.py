@@ -1,4 +1,4 @@
-"""Carrying out a plan: every finished measurement goes to a side file, from which the same plan goes on after an interruption."""
+"""Measuring what a plan lists; finished measurements are kept in a partial file, from which an interrupted plan is continued."""
 
 import datetime
 import json
@@ -13,126 +13,122 @@ from archsearch.device import device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
 from archsearch.system import Progress, ignore
+from archsearch.throughput.calibration.calibration import CalibrationRow
 from archsearch.throughput.calibration.file import SCHEMA, read_rows, write_rows
 from archsearch.throughput.calibration.plan import CalibrationPlan, NetworkTask
 from archsearch.throughput.calibration.sites import Site
-from archsearch.throughput.calibration.slopes import Yardstick, network_protocol, time_slope
+from archsearch.throughput.calibration.slopes import ReferenceSpeed, network_protocol, time_slope
 from archsearch.throughput.measure import measure
 
-Row = dict[str, Any]
 _NETWORK_WEIGHT = 5.0  # a network takes about as long as five slopes
-_KEEP_EVERY_S = 5.0
+_WRITE_EVERY_S = 5.0
 
 
 class Journal:
-    """Measurements of one plan, kept in `<device-key>.partial.parquet` while it is not finished."""
+    """Measurements of an unfinished plan, kept in `<device-key>.partial.parquet`; UserError when that file has those of another plan."""
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path, self.identity = path, identity
-        self.rows: list[Row] = []
-        self._kept_at = time.monotonic()
-        if path.exists():
-            self.rows, found = read_rows(path)
-            self._check(found.get("identity"))
-
-    def _check(self, found: object) -> None:
-        """Refuse another plan's measurements, and say in what it differs."""
-        if found == self.identity:
+        self.rows: list[CalibrationRow] = []
+        self._written_at = time.monotonic()
+        if not path.exists():
             return
-        other = found if isinstance(found, dict) else {}
-        words = [f"{name} {other.get(name)}" for name, value in self.identity.items() if other.get(name) != value]
-        raise UserError(
-            f"{self.path}: measurements of another, unfinished calibration, of {', '.join(words)}; finish it with its own command, or delete the file"
-        )
+        self.rows, about = read_rows(path)
+        found = about.get("identity")
+        if found != identity:
+            other = found if isinstance(found, dict) else {}
+            differing = [f"{name} {other.get(name)}" for name, value in identity.items() if other.get(name) != value]
+            raise UserError(
+                f"{path}: measurements of another, unfinished calibration, of {', '.join(differing)}; finish it with its own command, or delete the file"
+            )
 
-    def add(self, row: Row) -> None:
-        """Remember a measurement; on disk some seconds later at most, or with `keep`."""
+    def add(self, row: CalibrationRow) -> None:
+        """Add a measurement; the file has it some seconds later at most, or after `write`."""
         now = datetime.datetime.now(datetime.UTC)
         self.rows.append({**dict.fromkeys(SCHEMA.names), **row, "measured_at": now})
-        if time.monotonic() - self._kept_at > _KEEP_EVERY_S:
-            self.keep()
+        if time.monotonic() - self._written_at > _WRITE_EVERY_S:
+            self.write()
 
-    def keep(self) -> None:
-        """Write all of it."""
+    def write(self) -> None:
+        """Write the file."""
         if self.rows:
             write_rows(self.rows, {"identity": self.identity}, self.path)
-        self._kept_at = time.monotonic()
+        self._written_at = time.monotonic()
 
 
 def partial_path(path: Path) -> Path:
-    """The side file of a calibration's file."""
+    """The file for the measurements of an unfinished calibration, beside its own."""
     return path.with_name(f"{path.stem}.partial.parquet")
 
 
-def carry_out(plan: CalibrationPlan, path: Path, progress: Progress = ignore) -> list[Row]:
-    """All measurements of the plan, as rows of `SCHEMA`; those found in the side file of `path` are not made again.
+def measure_plan(plan: CalibrationPlan, path: Path, progress: Progress = ignore) -> list[CalibrationRow]:
+    """All measurements of the plan, as rows of `SCHEMA`; those in the partial file of `path` are not made again.
 
-    Whatever ends it (Ctrl-C too), what is finished stays in the side file. The device is locked for each measurement alone.
+    However it ends (by Ctrl-C too), finished measurements stay in the partial file. The device is locked for one measurement at a time.
+    UserError for a partial file of another plan, RunError when a chain of layers does not fit into memory.
     """
     journal = Journal(partial_path(path), plan.identity)
     known = {(row["record"], row["layer"] or row["arch_id"]) for row in journal.rows}
-    tasks = _mixed(plan.sites, plan.networks)
+    tasks = _interleaved(plan.sites, plan.networks)
     total = sum(map(_weight, tasks))
     left = [task for task in tasks if _identity(task) not in known]
     done = total - sum(map(_weight, left))
     progress(done, total, "starting")
-    bench: _Bench | None = None
+    timer: _TaskTimer | None = None
     try:
         for task in left:
             with device_lock(torch.device(plan.key.device), exclusive=True):
-                bench = bench or _Bench(plan)
-                journal.add(bench.measure(task))
+                timer = timer or _TaskTimer(plan)
+                journal.add(timer.measure(task))
             done += _weight(task)
             progress(done, total, f"timed {_name(task)}")
     finally:
-        journal.keep()
+        journal.write()
     return journal.rows
 
 
-def _mixed(sites: list[Site], networks: list[NetworkTask]) -> list[Site | NetworkTask]:
-    """Networks spread evenly among the slopes: an hour that is slow is slow for both."""
+def _interleaved(sites: list[Site], networks: list[NetworkTask]) -> list[Site | NetworkTask]:
+    """Networks spread evenly among the slopes, so that a slow hour of the machine affects both."""
     tasks: list[Site | NetworkTask] = [*sites, *networks]
     places = [(number + 0.5) / len(group) for group in (sites, networks) for number in range(len(group))]
     return [task for _, task in sorted(zip(places, tasks, strict=True), key=lambda item: item[0])]
 
 
 def _weight(task: Site | NetworkTask) -> float:
+    """Share of the progress."""
     return 1.0 if isinstance(task, Site) else _NETWORK_WEIGHT
 
 
 def _identity(task: Site | NetworkTask) -> tuple[str, str]:
-    if isinstance(task, Site):
-        return "slope", site_json(task)
-    return "network", task.arch.arch_id
+    """The row's record and layer, or arch_id."""
+    return ("slope", site_json(task)) if isinstance(task, Site) else ("network", task.arch.arch_id)
 
 
 def _name(task: Site | NetworkTask) -> str:
-    if isinstance(task, Site):
-        return f"{task.layer.kind} at {'x'.join(map(str, task.shape[:3]))}"
-    return task.name
+    return f"{task.layer.kind} at {'x'.join(map(str, task.shape[:3]))}" if isinstance(task, Site) else task.name
 
 
 def site_json(site: Site) -> str:
-    """The site as it stands in a file."""
+    """The site as JSON, as in the column `layer`."""
     return json.dumps(site.to_dict(), sort_keys=True)
 
 
-class _Bench:
-    """Measures tasks of a plan, each beside the reference."""
+class _TaskTimer:
+    """Measures sites and networks of a plan, each together with the reference."""
 
     def __init__(self, plan: CalibrationPlan) -> None:
         self._key, self._device = plan.key, torch.device(plan.key.device)
         self._reference = build(plan.reference, image_size=plan.key.image_size)
-        # A compiler forgets every network between two tasks: the yardstick stays as it is.
-        self._yardstick = Yardstick(self._reference, replace(plan.key, mode="eager"))
+        # Eager, since the compiler is reset before every task.
+        self._reference_speed = ReferenceSpeed(self._reference, replace(plan.key, mode="eager"))
 
-    def measure(self, task: Site | NetworkTask) -> Row:
-        """One row."""
+    def measure(self, task: Site | NetworkTask) -> CalibrationRow:
+        """One row, with the seconds it took."""
         began = time.perf_counter()
         row = self._slope(task) if isinstance(task, Site) else self._network(task)
         return {**row, "seconds": time.perf_counter() - began}
 
-    def _slope(self, site: Site) -> Row:
+    def _slope(self, site: Site) -> CalibrationRow:
         try:
             slope = time_slope(site, self._key)
         except (RuntimeError, MemoryError) as error:
@@ -149,13 +145,13 @@ class _Bench:
             "unit": "ms",
             "error": slope.error,
             "rounds": slope.rounds,
-            "reference_img_s": self._yardstick.img_s(),
+            "reference_img_s": self._reference_speed.img_s(),
             "macs": site.layer.cost(site.shape).macs,
             "layer": site_json(site),
         }
 
-    def _network(self, task: NetworkTask) -> Row:
-        """A network that does not fit into memory is kept with the reason and without a figure."""
+    def _network(self, task: NetworkTask) -> CalibrationRow:
+        """A network that cannot be measured, for lack of memory say, gets a row with the reason instead of a figure."""
         image_size = self._key.image_size
         row = {
             "record": "network",
@@ -172,7 +168,7 @@ class _Bench:
         except RunError as error:
             return {**row, "reason": str(error)}
         ratio = figures.ratio_to_reference
-        assert ratio is not None, "it was timed beside the reference"
+        assert ratio is not None, "it was timed with a reference"
         return {
             **row,
             "value": figures.throughput_img_s,

@@ -1,4 +1,4 @@
-"""From slopes to whole networks: a ridge fit of corrections, whose form and strength leave-one-out chooses on the training hybrids."""
+"""From slopes to the latency of whole networks: a ridge fit of correction factors, its form and penalty chosen by leave-one-out error."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +10,13 @@ from archsearch.metrics import Array
 from archsearch.space.arch import Arch
 from archsearch.throughput.calibration.interpolation import KindModel
 from archsearch.throughput.calibration.regression import left_out_residuals, ridge
-from archsearch.throughput.calibration.sites import Site, sites_of
+from archsearch.throughput.calibration.sites import Site, arch_sites
 
-_NETWORKS_A_FACTOR = 2  # fewer networks than that for a factor would tell more of their noise than of the machine
+_NETWORKS_A_FACTOR = 2  # with fewer networks for each factor, the fit would follow their noise
 INTERCEPT, REST = "intercept", "layers of no hybrid"
 _PENALTIES = tuple(float(value) for value in np.geomspace(1e-4, 10, 16))
 
-# Ways to group layers; the slopes of a group share one correction factor.
+# Ways to group layers: those of a group share one correction factor.
 FORMS: dict[str, Callable[[Site], str]] = {
     "all": lambda site: "layers",
     "role": lambda site: site.layer.role,
@@ -26,10 +26,11 @@ FORMS: dict[str, Callable[[Site], str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class LatencyFit:
     """latency in ms a batch = intercept (ms) + sum over groups of factor (ms/ms) * summed slopes; `form` names the grouping.
 
-    `penalty` is the ridge's strength towards factors of 1 and an intercept of 0, `left_out_mape` its error by leave-one-out on the training hybrids.
+    `penalty` is the strength of the ridge towards factors of 1 and an intercept of 0, `left_out_mape` the mean absolute
+    error (a fraction) by leave-one-out on the training hybrids.
     """
 
     form: str
@@ -39,40 +40,40 @@ class Fit:
     left_out_mape: float
 
     def factor(self, site: Site) -> float:
-        """The correction of a layer's slope; of all layers together where its group was in no hybrid."""
+        """The correction factor of a layer's slope; the average one where no hybrid had a layer of its group."""
         return self.factors.get(FORMS[self.form](site), self.factors[REST])
 
 
 class Slopes:
-    """Milliseconds of any site: its own slope where it was timed, else its kind's model; None for a kind that was never timed."""
+    """Slope of any site: as timed, or else interpolated by the model of its kind."""
 
     def __init__(self, timed: Mapping[Site, float], models: Mapping[tuple[str, str], KindModel]) -> None:
         self.timed, self.models = timed, models
 
     def __call__(self, site: Site) -> float | None:
-        """ms a batch."""
-        own = self.timed.get(site)
-        if own is not None:
-            return own
+        """Milliseconds a batch; None for a kind that was never timed."""
+        measured = self.timed.get(site)
+        if measured is not None:
+            return measured
         model = self.models.get(site.kind)
         return None if model is None else model.predict(site)
 
 
-def fit(archs: Sequence[Arch], latencies_ms: Sequence[float], slopes: Slopes) -> Fit:
-    """The form and penalty with the smallest leave-one-out error; at least two networks, all of whose kinds were timed."""
+def fit_latency(archs: Sequence[Arch], latencies_ms: Sequence[float], slopes: Slopes) -> LatencyFit:
+    """The fit with the smallest leave-one-out error; for at least two networks, all of whose kinds were timed."""
     measured = np.array(latencies_ms)
     found = [_fit_form(form, archs, measured, slopes) for form in FORMS]
     allowed = [each for each in found if len(each.factors) * _NETWORKS_A_FACTOR <= len(archs)]
     return min(allowed or found[:1], key=lambda each: each.left_out_mape)
 
 
-def _fit_form(form: str, archs: Sequence[Arch], measured: Array, slopes: Slopes) -> Fit:
-    """The best penalty of one form. Rows are divided by what was measured: errors are relative, and every network counts the same."""
+def _fit_form(form: str, archs: Sequence[Arch], measured: Array, slopes: Slopes) -> LatencyFit:
+    """The fit of one form with its best penalty. Rows are divided by the measured latency: errors are relative, and every network counts the same."""
     sums = [_sums(arch, FORMS[form], slopes) for arch in archs]
     groups = sorted({group for row in sums for group in row})
     design = np.array([[row.get(group, 0.0) for group in groups] + [1.0] for row in sums]) / measured[:, None]
     target, prior = np.ones(len(archs)), np.array([1.0] * len(groups) + [0.0])
-    # The intercept in milliseconds and the factors in shares of the latency: a penalty weighs on what they move.
+    # The intercept is scaled by the mean latency, so that the penalty weighs on a share of the latency as it does for the factors.
     scale = np.array([1.0] * len(groups) + [float(np.mean(measured))])
     design = design * scale
 
@@ -82,7 +83,7 @@ def _fit_form(form: str, archs: Sequence[Arch], measured: Array, slopes: Slopes)
     penalty = min(_PENALTIES, key=left_out)
     found = ridge(design, target, np.full(len(scale), penalty), prior) * scale
     shares = np.mean(design[:, :-1], axis=0)
-    return Fit(
+    return LatencyFit(
         form=form,
         penalty=penalty,
         factors={
@@ -94,11 +95,11 @@ def _fit_form(form: str, archs: Sequence[Arch], measured: Array, slopes: Slopes)
     )
 
 
-def _sums(arch: Arch, group_of: Callable[[Site], str], slopes: Slopes) -> dict[str, float]:
-    """Summed slopes by group, ms."""
+def _sums(arch: Arch, name_group: Callable[[Site], str], slopes: Slopes) -> dict[str, float]:
+    """Slopes of an architecture's layers in ms, summed by group."""
     sums: dict[str, float] = defaultdict(float)
-    for site in sites_of(arch):
+    for site in arch_sites(arch):
         ms = slopes(site)
         assert ms is not None, f"{site} was never timed"
-        sums[group_of(site)] += ms
+        sums[name_group(site)] += ms
     return sums

@@ -1,4 +1,4 @@
-"""What a calibration belongs to: throughputs of other conditions are never predicted from it."""
+"""The conditions that a calibration holds for; throughput under others is never predicted from it."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from archsearch.throughput.measurement import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationKey:
-    """Device, number format, mode, sizes and versions of a calibration; `threads` is None where the host's threads do not compute."""
+    """Device, number format, mode, sizes and versions of a calibration; `threads` is None where the model does not run on the CPU."""
 
     device_name: str
     device: str
@@ -41,7 +41,7 @@ class CalibrationKey:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave; TypeError for anything else."""
+        """The key that `to_dict` wrote; TypeError for missing or unknown fields."""
         return cls(**document)
 
     def to_dict(self) -> dict[str, Any]:

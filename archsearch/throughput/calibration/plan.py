@@ -1,4 +1,4 @@
-"""What a calibration measures: settings of layers, hybrids inside the band, and the papers' models; the same for the same request."""
+"""The plan of a calibration: which sites, hybrids of the band and papers' models to measure; the same for the same request."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ from archsearch.space.budget import Band, draw
 from archsearch.space.papers import paper
 from archsearch.space.space import Space
 from archsearch.throughput.calibration.key import CalibrationKey
-from archsearch.throughput.calibration.sites import Site, covering, space_sites, unique_sites
+from archsearch.throughput.calibration.sites import Site, choose_sites, space_sites, unique_sites
 from archsearch.version import __version__
 
 Group = Literal["train", "held_out", "paper"]
 MIN_HYBRIDS, MIN_HELD_OUT = 4, 3
-MOST_SLOPES = {"eager": 800, "compile": 150}  # compiling a chain takes some ten seconds
-_MOST_REPEATS = 200  # a small space gives the same architectures again and again
+MOST_SLOPES = {"eager": 800, "compile": 150}  # compiling a chain of layers takes about ten seconds
+_MOST_REPEATS = 200  # successive draws of known architectures, after which a small space counts as exhausted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class NetworkTask:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationPlan:
-    """A request, checked: two plans of the same `identity` measure the same things."""
+    """A checked request; two plans with the same `identity` measure the same. UserError for too few hybrids and another image size than the key's."""
 
     key: CalibrationKey
     space: Space
@@ -58,12 +58,12 @@ class CalibrationPlan:
 
     @property
     def band(self) -> Band:
-        """The MACs of the hybrids."""
+        """The band of MACs from which hybrids are drawn."""
         return Band.around(self.budget_macs, self.tolerance)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for measurements to be gone on with, as JSON."""
+        """Values for JSON that must be equal for an interrupted calibration to be continued."""
         document = json.dumps(tomllib.loads(self.space.text), sort_keys=True, default=str)
         return {
             "key": self.key.to_dict(),
@@ -82,7 +82,7 @@ class CalibrationPlan:
 
     @cached_property
     def networks(self) -> list[NetworkTask]:
-        """Hybrids to fit on, hybrids held out, and the papers' models; shuffled, so that neither group has the machine's better minutes."""
+        """Hybrids to fit on, held-out hybrids, and the papers' models; shuffled, so that a change of the machine's speed affects all groups."""
         archs = self._hybrids()
         num_train = len(archs) - self.held_out
         drawn = [
@@ -96,7 +96,7 @@ class CalibrationPlan:
         return tasks
 
     def _hybrids(self) -> list[Arch]:
-        """Distinct draws from the band; a space that has too few of them is refused."""
+        """Distinct architectures drawn from the band; UserError when the space has too few."""
         rng, wanted, repeats = random.Random(self.seed), self.hybrids + self.held_out, 0
         found: dict[str, Arch] = {}
         while len(found) < wanted and repeats < _MOST_REPEATS:
@@ -112,17 +112,17 @@ class CalibrationPlan:
 
     @cached_property
     def space_sites(self) -> list[Site]:
-        """Settings of layers that random architectures of the space use, the more frequent first."""
+        """Sites of random architectures of the space, the more frequent first."""
         counts = space_sites(self.space, random.Random(self.seed))
         return sorted(counts, key=lambda site: (-counts[site], repr(site)))
 
     @cached_property
     def sites(self) -> list[Site]:
-        """Settings of layers to time: about `slopes` of the space, one of every kind at every shape at least, and those of the papers' models.
+        """Sites to time: about `slopes` of the space, at least one of every kind at every shape, and those of the papers' models.
 
-        Shuffled, so that no kind has one bad minute. Every kind of a network to be measured is among them.
+        They include every kind of layer in the networks. Shuffled, so that a slow minute of the machine affects all kinds.
         """
-        chosen = covering(self.space_sites, self.slopes)
+        chosen = choose_sites(self.space_sites, self.slopes)
         sites = list(dict.fromkeys([*chosen, *unique_sites(paper(name) for name in self.papers)]))
         kinds = {site.kind for site in sites}
         for site in unique_sites(task.arch for task in self.networks):
@@ -133,8 +133,8 @@ class CalibrationPlan:
         return sites
 
 
-def at_image_size(space: Space, image_size: int | None) -> Space:
-    """The space for inputs of another size; UserError where its choices do not fit there."""
+def resize_space(space: Space, image_size: int | None) -> Space:
+    """The space for inputs of `image_size` pixels, or as it is for None; UserError where its choices do not fit that size."""
     if image_size is None or image_size == space.plan.image_size:
         return space
     document = {**tomllib.loads(space.text), "image_size": image_size}

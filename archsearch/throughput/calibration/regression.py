@@ -1,4 +1,4 @@
-"""Closed-form ridge regression, and how well figures are predicted: relative error, rank agreement, and their intervals."""
+"""Ridge regression, and the accuracy of predictions: relative error, rank agreement, and their intervals."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ def ridge(design: Array, target: Array, penalty: Array, prior: Array) -> Array:
 
 
 def left_out_residuals(design: Array, target: Array, penalty: Array, prior: Array) -> Array:
-    """target - prediction (N,) of every row by a ridge fit on all the other rows, without refitting: residual / (1 - leverage)."""
+    """target - prediction (N,) of every row by a ridge fit to the other rows, without refitting: residual / (1 - leverage)."""
     gram = design.T @ design + np.diag(penalty)
     leverage = np.einsum("np,pn->n", design, np.linalg.solve(gram, design.T))
     residuals = target - design @ ridge(design, target, penalty, prior)
@@ -36,24 +36,24 @@ def non_negative(design: Array, target: Array, penalty: float, rounds: int = 300
 
 
 def mape(predicted: Array, measured: Array) -> float:
-    """Mean absolute error as a share of the measured figures (0.05 is 5 %)."""
+    """Mean absolute percentage error as a fraction of the measured figures (0.05 is 5 %)."""
     return float(np.mean(np.abs(predicted / measured - 1)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """How well `count` networks are predicted."""
+class PredictionScore:
+    """Accuracy of the predictions of `count` networks."""
 
     count: int
     mape: Estimate
     tau: Estimate
 
 
-def score(predicted: Array, measured: Array, seed: int = 0) -> Score | None:
+def score_predictions(predicted: Array, measured: Array, seed: int = 0) -> PredictionScore | None:
     """MAPE and Kendall's tau of predictions in images/s (N,); None for fewer than three networks."""
     if len(measured) < 3:
         return None
     pair = predicted, measured
-    return Score(
+    return PredictionScore(
         count=len(measured), mape=estimate(mape, *pair, seed=seed), tau=estimate(kendall_tau, *pair, seed=seed)
     )

@@ -1,4 +1,4 @@
-"""Layers at the shapes at which a space puts them, and the few of them that stand for all: what a calibration times."""
+"""Sites: layers at the shapes that a space gives them, and the choice of those that a calibration times."""
 
 import random
 from collections import Counter, defaultdict
@@ -12,18 +12,20 @@ from archsearch.space.arch import Arch
 from archsearch.space.budget import propose
 from archsearch.space.space import Space
 
-_DRAWS = 4000  # of the default space's 700 settings 95 % come up, in a second; the rest is interpolated like those not chosen
+_DRAWS = (
+    4000  # finds 95 % of the default space's 700 sites in a second; the others are interpolated like those not chosen
+)
 
 
 class Site(NamedTuple):
-    """A layer and the shape that enters it."""
+    """A layer and the shape of its input."""
 
     layer: Layer
     shape: Shape
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Role and kind: patch is the name of a stem and of a downsample."""
+        """Role and kind: the kind alone is ambiguous, as a stem and a downsample are called patch."""
         return self.layer.role, self.layer.kind
 
     @property
@@ -32,16 +34,16 @@ class Site(NamedTuple):
         return self.layer.out(self.shape)
 
     def values(self) -> dict[str, Scalar]:
-        """The layer's fields."""
+        """The layer's fields by name."""
         return {item.name: getattr(self.layer, item.name) for item in fields(self.layer)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` takes them back."""
+        """Plain values for JSON; `from_dict` reads them."""
         return {"role": self.layer.role, "kind": self.layer.kind, "fields": asdict(self.layer), "shape": [*self.shape]}
 
     @staticmethod
     def from_dict(document: dict[str, Any]) -> "Site":
-        """Read a site; raises UserError for a layer that this version does not know."""
+        """The site that `to_dict` wrote; UserError for a layer that this version does not know."""
         try:
             layer = layers_of(document["role"])[document["kind"]](**document["fields"])
             return Site(layer, Shape(*map(int, document["shape"])))
@@ -49,8 +51,8 @@ class Site(NamedTuple):
             raise UserError(f"no layer of this version: {document!r:.120}") from error
 
 
-def sites_of(arch: Arch) -> Iterator[Site]:
-    """Every layer of the architecture where it stands, repeats included."""
+def arch_sites(arch: Arch) -> Iterator[Site]:
+    """The site of every layer of the architecture in order, repeats included."""
     shape = Shape(3, arch.image_size, arch.image_size)
     for placed in arch.layers():
         yield Site(placed.layer, shape)
@@ -58,14 +60,14 @@ def sites_of(arch: Arch) -> Iterator[Site]:
 
 
 def space_sites(space: Space, rng: random.Random, draws: int = _DRAWS) -> Counter[Site]:
-    """The sites that random architectures of the space use, and by how many architectures."""
-    return Counter(site for _ in range(draws) for site in set(sites_of(propose(space, {}, rng)[1])))
+    """The sites of `draws` random architectures of the space, each with the number of architectures that have it."""
+    return Counter(site for _ in range(draws) for site in set(arch_sites(propose(space, {}, rng)[1])))
 
 
-def covering(sites: Sequence[Site], count: int) -> list[Site]:
-    """As many settings of every layer kind at every shape as `count` in all allow, one at least; all where they are no more than that.
+def choose_sites(sites: Sequence[Site], count: int) -> list[Site]:
+    """About `count` sites: the same number of every layer kind at every shape, at least one; all sites where they are no more than `count`.
 
-    In each, those with field values least chosen on this map come first, in the order of `sites` among equals.
+    Chosen greedily: next comes the site whose field values were chosen least so far on its map, the earlier one in `sites` among equals.
     """
     groups: dict[Any, list[Site]] = defaultdict(list)
     for site in sites:
@@ -73,35 +75,25 @@ def covering(sites: Sequence[Site], count: int) -> list[Site]:
     sizes = [len(group) for group in groups.values()]
     each = max([1, *(limit for limit in range(1, max(sizes) + 1) if sum(min(size, limit) for size in sizes) <= count)])
     chosen: list[Site] = []
-    seen: Counter[Any] = Counter()
+    times_chosen: Counter[Any] = Counter()
     for group in sorted(groups, key=repr):
-        chosen += _pick(groups[group], each, seen)
+        candidates = groups[group]
+        for _ in range(min(each, len(candidates))):
+            best = min(candidates, key=lambda site: sum(times_chosen[value] for value in _values(site)))
+            candidates.remove(best)
+            chosen.append(best)
+            times_chosen.update(_values(best))
     return chosen
 
 
-def _pick(candidates: list[Site], count: int, seen: Counter[Any]) -> list[Site]:
-    """Greedily the settings whose field values have been chosen least on maps of this size, in other widths too."""
-    left, picked = list(candidates), list[Site]()
-    while left and len(picked) < count:
-        best = min(left, key=lambda site: _familiarity(site, seen))
-        left.remove(best)
-        picked.append(best)
-        seen.update(_values(best))
-    return picked
-
-
 def _values(site: Site) -> list[Any]:
-    """Field values and pairs of them on this map, and single values at this width."""
+    """The site's field values and pairs of them on this map, and its field values at this width."""
     place = (site.kind, site.shape[1:])
     single = list(site.values().items())
     pairs = [(place, one, other) for number, one in enumerate(single) for other in single[number + 1 :]]
     return [*pairs, *((place, value) for value in single), *((place, site.shape.channels, value) for value in single)]
 
 
-def _familiarity(site: Site, seen: Counter[Any]) -> float:
-    return sum(seen[value] for value in _values(site))
-
-
 def unique_sites(archs: Iterable[Arch]) -> list[Site]:
     """The sites of several architectures, each once, in order of appearance."""
-    return list(dict.fromkeys(site for arch in archs for site in sites_of(arch)))
+    return list(dict.fromkeys(site for arch in archs for site in arch_sites(arch)))

@@ -1,4 +1,4 @@
-"""Milliseconds that one layer adds to a network, and images per second of whole networks."""
+"""Timing slopes, the milliseconds that one more layer adds to a batch, and the protocol for whole networks."""
 
 import copy
 import math
@@ -10,25 +10,25 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from archsearch.device import seconds_of
+from archsearch.device import device_seconds
 from archsearch.throughput.calibration.key import CalibrationKey
 from archsearch.throughput.calibration.sites import Site
 from archsearch.throughput.protocol import Mode, Protocol
-from archsearch.throughput.timer import Stopwatch, make_inputs
+from archsearch.throughput.timer import Timer, make_inputs
 from archsearch.units import DType
 
-_SHORT, _LONG = 1, 5  # layers in the two chains
+_SHORT, _LONG = 1, 5  # number of layers in the two chains
 _SAMPLE_S = {"cpu": 0.004, "cuda": 0.01, "mps": 0.02}  # a timed sample lasts at least this long
 _MIN_ROUNDS, _MAX_ROUNDS = 5, 25
-_PATIENCE_S, _LEAST_ROUNDS = 0.8, 3  # after this time fewer rounds will do
-_ENOUGH = 0.015  # standard error of a slope, as a share of it ...
-_ENOUGH_MS = 0.01  # ... or in milliseconds, where that is more: nothing beside the 30 ms and more of a network
-_LEAST_MS = 1e-3  # of a layer so cheap that noise made it negative
+_LATE_S, _LATE_ROUNDS = 0.8, 3  # after this time fewer rounds are enough
+_MAX_ERROR = 0.015  # standard error of a slope, as a share of it ...
+_MAX_ERROR_MS = 0.01  # ... or in milliseconds, where that is more: negligible beside the 30 ms and more of a network
+_LEAST_MS = 1e-3  # for a layer so cheap that noise made its slope negative
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slope:
-    """What one layer more costs, in milliseconds a batch; `error` is its standard error, `rounds` the differences it is the median of."""
+    """Time that one more layer adds, in ms a batch: the median of `rounds` differences, with its standard error."""
 
     ms: float
     error: float
@@ -36,14 +36,14 @@ class Slope:
 
 
 class Chain(nn.Module):
-    """Layers one after the other where each takes what the one before gives, else all on the same input."""
+    """Layers in sequence if `is_chained`, else all on the same input, as their output has another shape than their input."""
 
     def __init__(self, layers: list[nn.Module], *, is_chained: bool) -> None:
         super().__init__()
         self.layers, self.is_chained = nn.ModuleList(layers), is_chained
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The last output, or all of them: what nobody reads a compiler would leave out."""
+        """The last output, or all of them: a compiler would remove layers whose output is unused."""
         if not self.is_chained:
             return [layer(x) for layer in self.layers]
         for layer in self.layers:
@@ -52,19 +52,23 @@ class Chain(nn.Module):
 
 
 def time_slope(site: Site, key: CalibrationKey) -> Slope:
-    """Chains of 1 and 5 equal layers with weights of their own, timed in turn; the slope between them, without what the chains share.
+    """The slope of a layer: the difference between chains of 1 and 5 such layers, each with its own weights, per layer.
 
-    Short - long - short: a machine that slowly gets slower or faster meanwhile adds nothing to the difference.
+    The chains are timed in the order short, long, short, so that a steady change of the machine's speed cancels out.
     """
     device, sample_s = torch.device(key.device), _SAMPLE_S[key.device]
     if key.mode == "compile":
         torch.compiler.reset()
     first = site.layer.build(site.shape).to(memory_format=torch.channels_last)
-    layers = [first, *(copy.deepcopy(first) for _ in range(_LONG - 1))]  # initialising can take longer than timing
+    layers = [
+        first,
+        *(copy.deepcopy(first) for _ in range(_LONG - 1)),
+    ]  # copied, as initialising can take longer than timing
     is_chained = site.layer.role == "block"
-    x = _input(site, key)
-    short, long = (_timer(Chain(layers[:count], is_chained=is_chained), x, key, device) for count in (_SHORT, _LONG))
-    short(1)  # both compile, choose algorithms and allocate here
+    x = _make_input(site, key)
+    chains = (Chain(layers[:count], is_chained=is_chained) for count in (_SHORT, _LONG))
+    short, long = (_pass_timer(chain, x, key, device) for chain in chains)
+    short(1)  # the first pass of both compiles, chooses algorithms and allocates
     seconds = long(1)
     if seconds < sample_s:
         seconds = long(max(1, int(sample_s / max(seconds, 1e-6))))
@@ -79,8 +83,8 @@ def time_slope(site: Site, key: CalibrationKey) -> Slope:
     return Slope(ms=max(statistics.median(slopes), _LEAST_MS), error=_error(slopes), rounds=len(slopes))
 
 
-class Yardstick:
-    """The reference network, timed for a moment beside every slope: what it says of the machine's speed then is taken out of the slope."""
+class ReferenceSpeed:
+    """The reference network, timed briefly after every slope, to correct the slope for the machine's speed at that time."""
 
     def __init__(self, reference: nn.Module, key: CalibrationKey) -> None:
         self._device, self._batch_size = torch.device(key.device), key.batch_size
@@ -88,50 +92,51 @@ class Yardstick:
         network = copy.deepcopy(reference).eval()
         if key.dtype == "bfloat16":
             network.to(torch.bfloat16)
-        self._run = Stopwatch.of(network, make_inputs(protocol, self._device), protocol, self._device).run
+        self._run = Timer(network, make_inputs(protocol, self._device), protocol, self._device).run
         self._iterations = 1
         self._seconds(), self._seconds()
         self._iterations = max(1, math.ceil(_SAMPLE_S[self._device.type] / max(self._seconds(), 1e-6)))
 
     def img_s(self) -> float:
-        """The faster of two: one that was interrupted, or found its caches cold, says nothing."""
+        """Images per second, the faster of two timings: the other may have been interrupted or started with cold caches."""
         return self._batch_size / min(self._seconds(), self._seconds())
 
     def _seconds(self) -> float:
-        return seconds_of(lambda: self._run(self._iterations), self._device) / self._iterations
+        return device_seconds(lambda: self._run(self._iterations), self._device) / self._iterations
 
 
 def _is_enough(slopes: list[float], spent_s: float) -> bool:
-    if spent_s >= _PATIENCE_S or len(slopes) >= _MAX_ROUNDS:
-        return len(slopes) >= _LEAST_ROUNDS
-    return len(slopes) >= _MIN_ROUNDS and _error(slopes) <= max(_ENOUGH * statistics.median(slopes), _ENOUGH_MS)
+    """Whether the standard error is small enough, or no more rounds are allowed."""
+    if spent_s >= _LATE_S or len(slopes) >= _MAX_ROUNDS:
+        return len(slopes) >= _LATE_ROUNDS
+    return len(slopes) >= _MIN_ROUNDS and _error(slopes) <= max(_MAX_ERROR * statistics.median(slopes), _MAX_ERROR_MS)
 
 
 def _error(slopes: list[float]) -> float:
-    """Standard error of a median, from the interquartile range: one disturbed round says nothing."""
+    """Standard error of the median, from the interquartile range, which one disturbed round hardly changes."""
     quartiles = statistics.quantiles(slopes, n=4, method="inclusive")
     return 1.25 * (quartiles[2] - quartiles[0]) / 1.35 / math.sqrt(len(slopes))
 
 
-def _input(site: Site, key: CalibrationKey) -> Tensor:
-    """Random-normal activations in channels_last memory, in the number format in which a network's would arrive."""
+def _make_input(site: Site, key: CalibrationKey) -> Tensor:
+    """Random-normal activations in channels_last memory, in the number format of activations in a network."""
     generator = torch.Generator(key.device).manual_seed(0)
     x = torch.randn((key.batch_size, *site.shape.tensor), generator=generator, device=key.device)
     x = x.to(torch.bfloat16 if key.dtype == "bfloat16" else torch.float32)
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _timer(chain: Chain, x: Tensor, key: CalibrationKey, device: torch.device) -> Callable[[int], float]:
-    """Seconds of one pass, as the mean over so many."""
+def _pass_timer(chain: Chain, x: Tensor, key: CalibrationKey, device: torch.device) -> Callable[[int], float]:
+    """A function that times so many passes and returns the mean seconds of one."""
     chain.eval()
     if key.dtype == "bfloat16":
         chain.to(torch.bfloat16)
-    run = Stopwatch.of(chain, [x], network_protocol(key), device).run
-    return lambda iterations: seconds_of(lambda: run(iterations), device) / iterations
+    run = Timer(chain, [x], network_protocol(key), device).run
+    return lambda iterations: device_seconds(lambda: run(iterations), device) / iterations
 
 
 def network_protocol(key: CalibrationKey) -> Protocol:
-    """How whole networks are timed: leaner than a figure of record, since sixty of them average in the fit."""
+    """The protocol for whole networks: shorter than the default, since the fit averages over sixty networks."""
     protocol = Protocol.for_device(
         torch.device(key.device),
         batch_size=key.batch_size,
