@@ -21,18 +21,16 @@ def left_out_residuals(design: Array, target: Array, penalty: Array, prior: Arra
     return np.asarray(residuals / (1 - leverage), dtype=np.float64)
 
 
-def non_negative(design: Array, target: Array, penalty: float, rounds: int = 300) -> Array:
-    """Ridge coefficients (P,) that are 0 or more, by coordinate descent; the penalty is a share of each column's own square sum."""
-    coefficients = np.zeros(design.shape[1])
-    squares = np.sum(design * design, axis=0) * (1 + penalty)
-    residual = target.astype(np.float64)
-    for _ in range(rounds):
-        for column in np.flatnonzero(squares > 0):
-            old = coefficients[column]
-            gain = design[:, column] @ residual + old * (design[:, column] @ design[:, column])
-            coefficients[column] = max(0.0, gain / squares[column])
-            residual = residual + design[:, column] * (old - coefficients[column])
-    return coefficients
+def non_negative(design: Array, target: Array, penalty: float) -> Array:
+    """Ridge coefficients (P,) that are 0 or more; the penalty is a share of each column's own square sum."""
+    from scipy.optimize import nnls  # 0.4 s, and only a fit needs it
+
+    lengths = np.sqrt(np.sum(design * design, axis=0))
+    lengths[lengths == 0] = 1.0
+    # A ridge is least squares with one more row for each coefficient; columns of length 1 suit the solver's tolerance.
+    rows = np.vstack([design / lengths, np.sqrt(penalty) * np.eye(len(lengths))])
+    coefficients, _ = nnls(rows, np.concatenate([target, np.zeros(len(lengths))]))
+    return np.asarray(coefficients / lengths, dtype=np.float64)
 
 
 def mape(predicted: Array, measured: Array) -> float:
