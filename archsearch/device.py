@@ -208,7 +208,7 @@ def check_cpu(threads: int | None, cpus: Sequence[int] | None) -> None:
 
 
 def _can_bind(cpus: Sequence[int]) -> bool:
-    """Whether the system lets this process run on `cpus`; only trying tells, since it may grant more cores than it does now."""
+    """Whether the system lets this process run on `cpus`; found out by trying, since a process may be allowed more cores than it has now."""
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, cpus)

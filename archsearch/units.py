@@ -18,7 +18,7 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def parse_macs(text: str, where: str = "--budget") -> int:
-    """`4.5GFLOPs`, `4.5G`, `800 MMACs` or `4500000000` as multiply-adds; vision papers' FLOPs are multiply-adds."""
+    """`4.5GFLOPs`, `4.5G`, `800 MMACs` or `4500000000` as multiply-adds; vision papers' FLOPs are multiply-adds. UserError for other text."""
     match = _BUDGET.fullmatch(text)
     macs = round(float(match[1]) * _SCALES[match[2].upper()]) if match else 0
     if macs < 1:
@@ -29,7 +29,7 @@ def parse_macs(text: str, where: str = "--budget") -> int:
 
 
 def parse_share(text: str, where: str = "--tolerance") -> float:
-    """`5%` or `0.05` as a fraction in [0, 1)."""
+    """`5%` or `0.05` as a fraction in [0, 1); UserError for other text."""
     match = _SHARE.fullmatch(text)
     try:
         share = float(match[1]) / 100 if match else float(text)
@@ -41,7 +41,7 @@ def parse_share(text: str, where: str = "--tolerance") -> float:
 
 
 def parse_count_range(text: str, where: str = "--params") -> tuple[int, int]:
-    """`20M-30M` or `25000000-28000000` as the two whole numbers, the lower one first."""
+    """`20M-30M` or `25000000-28000000` as two whole numbers, the lower one first; UserError for other text."""
     matches = [_COUNT.fullmatch(part) for part in text.split("-")]
     ends = [round(float(match[1]) * _SCALES[match[2].upper()]) for match in matches if match]
     if len(matches) != 2 or len(ends) != 2 or not ends[0] <= ends[1] or ends[1] < 1:
@@ -50,7 +50,7 @@ def parse_count_range(text: str, where: str = "--params") -> tuple[int, int]:
 
 
 def parse_seconds(text: str, where: str = "--timeout") -> float:
-    """`90s`, `30m`, `2h` or `1d` in seconds."""
+    """`90s`, `30m`, `2h` or `1d` in seconds; UserError for other text."""
     match = _DURATION.fullmatch(text)
     seconds = float(match[1]) * _SECONDS[match[2].lower()] if match else 0.0
     if seconds <= 0:

@@ -105,9 +105,9 @@ def test_throttle_bits_have_the_names_of_nvml() -> None:
     assert reason_names(0x80 | 0x4000) == ("hw_power_brake_slowdown", "0x4000")
     nvml = pytest.importorskip("pynvml", reason="NVML's own table is in the extra nvml")
     for name, bit in vars(nvml).items():
-        words = name.removeprefix("nvmlClocksEventReason")
-        if words != name and words not in ("None", "All", "UserDefinedClocks"):
-            assert reason_names(bit)[0].replace("_", "") == words.lower()
+        reason = name.removeprefix("nvmlClocksEventReason")
+        if reason != name and reason not in ("None", "All", "UserDefinedClocks"):
+            assert reason_names(bit)[0].replace("_", "") == reason.lower()
 
 
 def make_reading(clock: int | None, bits: int | None, temperature: int = 50) -> GpuReading:
@@ -148,7 +148,7 @@ def test_a_cpu_has_no_telemetry_and_none_is_missing() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: NVML knows no other device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: NVML has no other devices")
 def test_a_gpu_is_read_while_it_works() -> None:
     device = pick_device("cuda")
     matrix = torch.randn(4096, 4096, device=device)

@@ -138,7 +138,7 @@ class _Rounds:
         if not self.references:
             return None
         around = [statistics.fmean(pair) for each in self.references for pair in itertools.pairwise(each)]
-        return statistics.median(rate / beside for rate, beside in zip(self.rates, around, strict=True))
+        return statistics.median(rate / nearby for rate, nearby in zip(self.rates, around, strict=True))
 
     @property
     def reference(self) -> float | None:
@@ -243,12 +243,12 @@ def _time_rounds(timer: Timer, per_block: int, reference_timer: Timer | None, sa
     spent_s = 0.0
     while True:
         say(f"timing {protocol.min_blocks} blocks of {per_block * protocol.batch_size} images")
-        latest, beside = _time_round(timer, per_block, reference_timer)
+        latest, latest_reference = _time_round(timer, per_block, reference_timer)
         # A round stands alone: pooled with a disturbed one before it, it could stay above the limit for ever.
         if _relative_iqr(latest) <= protocol.iqr_limit:
-            return _Rounds(rates=latest, references=[beside] if beside else [], noisy=False)
+            return _Rounds(rates=latest, references=[latest_reference] if latest_reference else [], noisy=False)
         rates += latest
-        references += [beside] if beside else []
+        references += [latest_reference] if latest_reference else []
         round_s = sum(per_block * protocol.batch_size / rate for rate in latest)
         spent_s += round_s
         if spent_s + round_s > protocol.max_s:

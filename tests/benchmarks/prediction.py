@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--archs", type=int, default=200, metavar="N")
     parser.add_argument("--file", type=Path, metavar="PATH")
     asked = parser.parse_args()
-    key = CalibrationKey.here(Measurement.from_dict(SETTINGS))
+    key = CalibrationKey.for_this_machine(Measurement.from_dict(SETTINGS))
     space = load_space("hybrid")
     plan = CalibrationPlan(
         key=key,

@@ -79,7 +79,7 @@ RATES = {"mlp": 3.0, "hilo": 5.0, "lsa": 7.0, "gsa": 6.0, "lka": 20.0}
 
 
 def true_ms(site: Site) -> float:
-    """Milliseconds of a layer on this machine: a constant, MACs at its kind's rate, and a share of the positions."""
+    """Milliseconds of a layer on this machine: a constant, MACs at its kind's rate, and a term for the positions."""
     cost = site.layer.cost(site.shape)
     return 0.02 + RATES.get(site.layer.kind, 10.0) * cost.macs / 1e6 + 0.5 * site.shape.positions / 1e3
 

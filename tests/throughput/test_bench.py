@@ -1,4 +1,4 @@
-"""`archsearch bench` on small pictures and a short protocol: what is measured in which order, kept, and shown."""
+"""`archsearch bench` on small images with a short protocol: the order of measurements, what is kept, and what is shown."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ def rounds() -> tuple[Document, list[str]]:
     return run_task(make_task("van_b0", "twin", rounds=3, against=paper("pvt_tiny")))
 
 
-def test_every_round_measures_all_and_the_row_is_the_one_with_the_median_ratio(
+def test_every_round_measures_all_and_the_result_is_the_round_with_the_median_ratio(
     rounds: tuple[Document, list[str]],
 ) -> None:
     document, lines = rounds
@@ -63,7 +63,7 @@ def test_every_round_measures_all_and_the_row_is_the_one_with_the_median_ratio(
         assert len(ratios) == 3
         assert result["ratio_to_reference"] == statistics.median(ratios)
         assert result["ratio_spread"] == pytest.approx((max(ratios) - min(ratios)) / statistics.median(ratios))
-        # Of medians, where the ratio is the median of the blocks' ratios.
+        # Only roughly: this is a ratio of medians, the other a median of the blocks' ratios.
         assert result["throughput_img_s"] / result["reference_img_s"] == pytest.approx(
             result["ratio_to_reference"], rel=0.5
         )
@@ -87,7 +87,7 @@ def test_a_sweep_doubles_the_batch_until_memory_ends_it() -> None:
     assert make_task("van_b0", batch_size=None, sweep=5).batch_sizes == (1, 2, 4, 5)
     assert make_task("van_b0", batch_size=None, sweep=1).batch_sizes == (1,)
     assert make_task("van_b0", batch_size=None, sweep="max").batch_sizes == (1, 2, 4, 8, 16, 32, 64)
-    # No machine has the memory of the last one, and every allocator knows at once.
+    # No machine has memory for the last one, and every allocator refuses it at once.
     document, _ = run_task(dataclasses.replace(make_task("van_b0"), batch_sizes=(1, 2, 2**40)))
     assert [(result["batch_size"], result["error"]) for result in document["results"]] == [(1, None), (2, None)]
     assert f"infeasible at batch size {2**40}" in document["sweep_ends"]["van_b0"]
@@ -109,7 +109,7 @@ def test_ctrl_c_keeps_what_was_measured() -> None:
     assert interrupted_sentence(document) == "interrupted: 1 of 2 measurements were made"
 
 
-def test_sizes_that_differ_have_a_column_and_a_reference_each() -> None:
+def test_different_image_sizes_have_a_column_and_a_reference_each() -> None:
     task = make_task("van_b0", "twin")
     larger = dataclasses.replace(task.protocols["twin"], image_size=64)
     document, _ = run_task(dataclasses.replace(task, protocols={**task.protocols, "twin": larger}))
@@ -120,7 +120,7 @@ def test_sizes_that_differ_have_a_column_and_a_reference_each() -> None:
     assert " px" not in stream.getvalue().split("measured on")[1]
 
 
-def test_a_training_step_is_a_task_of_its_own() -> None:
+def test_the_train_option_selects_the_training_task() -> None:
     assert make_task("van_b0", train=True).protocols["van_b0"].task == "train"
 
 
@@ -132,12 +132,12 @@ def test_a_training_step_is_a_task_of_its_own() -> None:
         ({"against": paper("lit_ti"), "image_size": 100}, "^the reference lit_ti at 100 px: "),
     ],
 )
-def test_what_cannot_be_together_is_refused(how: dict[str, object], complaint: str) -> None:
+def test_options_that_exclude_each_other_are_refused(how: dict[str, object], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         make_task("van_b0", **how)  # type: ignore[arg-type]  # a mapping of values of several types
 
 
-def test_a_cpu_has_no_telemetry_to_miss(rounds: tuple[Document, list[str]]) -> None:
+def test_a_cpu_has_no_telemetry_and_none_is_missing(rounds: tuple[Document, list[str]]) -> None:
     document, _ = rounds
     assert document["telemetry_missing"] is None
     assert all(result["telemetry"] is None and not result["throttled"] for result in document["results"])
@@ -147,7 +147,7 @@ def test_a_cpu_has_no_telemetry_to_miss(rounds: tuple[Document, list[str]]) -> N
 @pytest.mark.parametrize(
     "arguments", [["--cpus", "a"], ["--threads", "99999"], ["--sweep", "van_b0"], ["--rounds", "0"]]
 )
-def test_a_bad_option_is_one_sentence(arguments: list[str]) -> None:
+def test_a_bad_option_is_reported_in_one_sentence(arguments: list[str]) -> None:
     done = CliRunner().invoke(main, ["bench", "van_b0", *arguments])
     assert done.exit_code == 2
     assert arguments[0].strip("-") in done.stderr
@@ -155,7 +155,7 @@ def test_a_bad_option_is_one_sentence(arguments: list[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds a process to cores")
-def test_threads_and_cores_asked_for_are_those_noted_down() -> None:
+def test_requested_threads_and_cores_are_recorded() -> None:
     cores = affinity()
     assert cores is not None
     arguments = ["bench", "van_b0", "--batch-size", "1", "--image-size", "32", "--device", "cpu", "--json"]

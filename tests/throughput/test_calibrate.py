@@ -27,7 +27,7 @@ from archsearch.throughput.calibration.slopes import time_slope
 from archsearch.throughput.measurement import Measurement
 
 
-def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_a_calibration_is_restored_from_its_file(tmp_path: Path) -> None:
     plan, calibration = known_calibration(tmp_path)
     assert load_calibration(tmp_path, KEY) is None
     save_calibration(calibration)
@@ -43,7 +43,7 @@ def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:
     assert load_calibration(tmp_path, replace(KEY, batch_size=4)) is None
 
 
-def test_a_file_that_is_no_calibration_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_that_is_no_calibration_is_reported_in_one_sentence(tmp_path: Path) -> None:
     _, calibration = known_calibration(tmp_path)
     save_calibration(calibration)
     path = calibration.path
@@ -86,9 +86,9 @@ def test_keys_of_other_conditions_have_other_files() -> None:
     assert len(names) == len(changes) + 1
     assert KEY.file_name == "cpu-abacus-tm-9000-float32-eager-batch2-32px-1threads-torch2.9.0_cpu.parquet"
     settings = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 32}
-    assert CalibrationKey.here(Measurement.from_dict({**settings, "threads": 3})).threads == 3
-    assert CalibrationKey.here(Measurement.from_dict({**settings, "cpus": [0]})).threads == 1
-    assert CalibrationKey.here(Measurement.from_dict(settings)).device_name
+    assert CalibrationKey.for_this_machine(Measurement.from_dict({**settings, "threads": 3})).threads == 3
+    assert CalibrationKey.for_this_machine(Measurement.from_dict({**settings, "cpus": [0]})).threads == 1
+    assert CalibrationKey.for_this_machine(Measurement.from_dict(settings)).device_name
 
 
 def test_measurements_of_another_plan_are_refused(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_an_interrupted_calibration_is_continued(tmp_path: Path) -> None:
 
     def stop_after(measurements: int, done: float) -> None:
         reports.append(done)
-        if len(reports) > measurements:  # the first says what was done before
+        if len(reports) > measurements:  # the first reports what was done earlier
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -138,7 +138,7 @@ def test_an_interrupted_calibration_is_continued(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "amp_bfloat16"])
-def test_a_deeper_map_costs_more(dtype: str) -> None:
+def test_wider_layers_take_longer(dtype: str) -> None:
     """Sixteen times the multiply-adds: far more than a busy machine can hide."""
     sites = {site.shape.channels: site for site in plan_sites("mlp")}
     narrow, wide = (time_slope(sites[width], replace(KEY, dtype=dtype)) for width in (32, 512))
@@ -156,8 +156,8 @@ def plan_sites(kind: str) -> list[Site]:
 def test_calibrate_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(SMALL)
-    asked = "calibrate small.toml --budget 3M --tolerance 60% --device cpu --hybrids 4 --held-out 3 --slopes 30 --json".split()
-    result = CliRunner().invoke(main, asked, catch_exceptions=False)
+    arguments = "calibrate small.toml --budget 3M --tolerance 60% --device cpu --hybrids 4 --held-out 3 --slopes 30 --json".split()
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert len(document["networks"]) == 7
@@ -173,7 +173,7 @@ def test_calibrate_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert "100% measured" in result.stderr
 
 
-def test_calibrate_refuses_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibrate_refuses_impossible_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(SMALL)
     for arguments, sentence in (

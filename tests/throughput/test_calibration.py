@@ -37,7 +37,7 @@ def brute_force_tau(one: Sequence[float], other: Sequence[float]) -> float:
     return float((concordant - discordant) / ((pairs - tied_one) * (pairs - tied_other)) ** 0.5)
 
 
-def test_tau_is_that_of_counted_pairs() -> None:
+def test_tau_matches_counted_pairs() -> None:
     rng = np.random.default_rng(0)
     for size in (3, 8, 20):
         one, other = rng.integers(0, 6, (2, size)).astype(float)
@@ -45,7 +45,7 @@ def test_tau_is_that_of_counted_pairs() -> None:
     assert np.isnan(kendall_tau(np.ones(4), np.arange(4.0)))
 
 
-def test_ridge_is_least_squares_with_a_row_a_penalty() -> None:
+def test_ridge_is_least_squares_with_one_more_row_for_each_penalty() -> None:
     rng = np.random.default_rng(1)
     design, target = rng.normal(size=(20, 4)), rng.normal(size=20)
     penalty, prior = np.array([0.1, 2.0, 0.0, 5.0]), np.array([1.0, 0.0, -1.0, 2.0])
@@ -60,7 +60,7 @@ def test_ridge_is_least_squares_with_a_row_a_penalty() -> None:
     assert left_out_residuals(design, target, penalty, prior) == pytest.approx(np.array(refitted))
 
 
-def test_non_negative_fit_is_the_best_of_all_sets_of_columns() -> None:
+def test_the_non_negative_fit_is_the_best_over_all_sets_of_columns() -> None:
     rng = np.random.default_rng(2)
     for _ in range(5):
         design, target = rng.normal(size=(12, 4)), rng.normal(size=12)
@@ -76,7 +76,7 @@ def test_non_negative_fit_is_the_best_of_all_sets_of_columns() -> None:
         assert np.sum((target - design @ coefficients) ** 2) == pytest.approx(best, rel=1e-6)
 
 
-def test_a_score_has_its_figures_inside_their_intervals() -> None:
+def test_scores_lie_inside_their_intervals() -> None:
     rng = np.random.default_rng(3)
     measured = rng.uniform(1, 2, 30)
     predicted = measured * rng.normal(1, 0.05, 30)
@@ -108,7 +108,7 @@ def test_known_slopes_are_recovered(tmp_path: Path) -> None:
     )
 
 
-def test_settings_that_were_not_timed_are_interpolated() -> None:
+def test_sites_that_were_not_timed_are_interpolated() -> None:
     plan = small_plan()
     slopes = {site: true_ms(site) for site in plan.space_sites}
     errors = left_out_errors(slopes)

@@ -1,4 +1,4 @@
-"""Timing checked on networks that sleep: how long a pass takes is then known beforehand, whatever the machine."""
+"""Timing checked on networks that sleep: the time of a pass is then known on every machine."""
 
 import contextlib
 import copy
@@ -55,7 +55,7 @@ class Sleeper(nn.Module):
 
 
 class Log:
-    """What a network saw, shared by its copies: measurements that change weights work in one."""
+    """Inputs and settings of a network's passes, shared by its copies: measurements that change weights work in a copy."""
 
     def __init__(self) -> None:
         self.images: list[Tensor] = []
@@ -67,7 +67,7 @@ class Log:
 
 
 class Recorder(nn.Module):
-    """A network that keeps what it was called with and under which settings."""
+    """A network that records its inputs and settings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,17 +87,17 @@ class Recorder(nn.Module):
 
 
 class Full(nn.Module):
-    """A network that fails with the given words."""
+    """A network that fails with the given message."""
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__()
-        self.words = words
+        self.message = message
 
     def forward(self, images: Tensor) -> Tensor:
-        raise RuntimeError(self.words)
+        raise RuntimeError(self.message)
 
 
-def test_throughput_is_that_of_a_network_of_known_speed() -> None:
+def test_a_network_of_known_speed_has_that_throughput() -> None:
     figure = measure(Sleeper(0.02), QUICK, CPU)
     known = QUICK.batch_size / 0.02
     assert 0.7 * known <= figure.throughput_img_s <= 1.05 * known
@@ -117,7 +117,7 @@ def test_throughput_is_that_of_a_network_of_known_speed() -> None:
     )
 
 
-def test_counts_are_those_of_the_passes_made() -> None:
+def test_reported_counts_match_the_passes_made() -> None:
     model = Sleeper(0.004)
     figure = measure(model, QUICK, CPU)
     assert figure.warmup_iterations >= 10
@@ -126,7 +126,7 @@ def test_counts_are_those_of_the_passes_made() -> None:
     assert figure.measure_s >= 0.004 * model.passes
 
 
-def test_the_slower_of_two_networks_is_the_slower_figure() -> None:
+def test_slower_networks_have_lower_throughput() -> None:
     rates = [measure(Sleeper(seconds), QUICK, CPU).throughput_img_s for seconds in (0.002, 0.006, 0.018)]
     assert rates == sorted(rates, reverse=True)
 
@@ -139,7 +139,7 @@ def test_slow_networks_on_a_cpu_warm_up_in_fewer_passes() -> None:
     assert measure(Sleeper(0.11), strict, CPU).warmup_iterations == 10
 
 
-def test_a_warm_up_that_never_agrees_ends_and_has_its_ten_passes() -> None:
+def test_a_warm_up_whose_times_never_agree_ends_after_at_least_ten_passes() -> None:
     protocol = dataclasses.replace(QUICK, agree=0.0, min_slow_warmup_iterations=3)
     assert 10 <= measure(Sleeper(0.002, 0.012), protocol, CPU).warmup_iterations < 100
 
@@ -165,7 +165,7 @@ FORMATS: dict[DType, tuple[torch.dtype, torch.dtype, torch.dtype]] = {  # inputs
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-def test_passes_run_in_eval_and_inference_mode_and_in_the_dtype_asked_for(dtype: DType) -> None:
+def test_passes_run_in_eval_and_inference_mode_and_in_the_dtype_of_the_protocol(dtype: DType) -> None:
     model = Recorder()
     measure(model, dataclasses.replace(QUICK, dtype=dtype), CPU)
     inputs, weights, products = FORMATS[dtype]
@@ -189,7 +189,7 @@ def test_training_steps_move_the_weights_of_a_copy_in_train_mode(dtype: DType) -
 
 @pytest.mark.parametrize("task", get_args(Task))
 @pytest.mark.parametrize("dtype", FORMATS)
-def test_a_network_keeps_its_values_and_so_does_its_reference(dtype: DType, task: Task) -> None:
+def test_network_and_reference_keep_their_values(dtype: DType, task: Task) -> None:
     networks = [Recorder(), Recorder()]
     before = [copy.deepcopy(network.state_dict()) for network in networks]
     state = torch.get_rng_state()
@@ -206,7 +206,7 @@ def test_a_network_keeps_its_values_and_so_does_its_reference(dtype: DType, task
         assert len(network.log.settings) > 10
 
 
-def test_what_a_block_cached_for_eval_in_float32_is_not_in_the_bfloat16_copy() -> None:
+def test_the_bfloat16_copy_has_no_float32_values_cached_for_eval() -> None:
     class Cached(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -235,7 +235,7 @@ def test_what_a_block_cached_for_eval_in_float32_is_not_in_the_bfloat16_copy() -
         (nn.Conv2d(3, 8, 3), r"output is \(4, 8, 6, 6\), not \(B, classes\)"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(network: nn.Module, complaint: str) -> None:
+def test_networks_that_cannot_be_trained_are_refused(network: nn.Module, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         measure(network, dataclasses.replace(QUICK, task="train"), CPU)
 
@@ -247,7 +247,7 @@ def test_a_map_of_one_pixel_in_a_batch_of_one_cannot_be_trained() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_network_comes_back_as_it_was_and_trainable(training: bool) -> None:
+def test_training_flags_are_restored_and_the_network_stays_trainable(training: bool) -> None:
     model = Recorder().train(training)
     model.frozen.eval()
     measure(model, QUICK, CPU)
@@ -257,15 +257,15 @@ def test_a_network_comes_back_as_it_was_and_trainable(training: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "message",
     [
         "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.",
         "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
         "MPS backend out of memory (MPS allocated: 9 GB)",
     ],
 )
-def test_running_out_of_memory_makes_the_candidate_infeasible(words: str) -> None:
-    model = Full(words)
+def test_running_out_of_memory_makes_the_candidate_infeasible(message: str) -> None:
+    model = Full(message)
     with pytest.raises(InfeasibleError, match="the candidate is infeasible at batch size 4, 8 px, float32") as caught:
         measure(model, QUICK, CPU)
     assert caught.value.__context__ is None
@@ -279,7 +279,7 @@ def test_a_batch_that_the_allocator_refuses_is_infeasible() -> None:
         measure(Sleeper(0.001), dataclasses.replace(QUICK, batch_size=10**6, image_size=10**4), CPU)
 
 
-def test_other_failures_of_a_network_stay_what_they_are() -> None:
+def test_other_errors_of_a_network_are_raised_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         measure(Full("shapes do not fit"), QUICK, CPU)
 
@@ -324,7 +324,7 @@ def test_the_reference_is_timed_on_both_sides_of_every_block_and_gives_the_ratio
     assert not figure.drifted
 
 
-def test_the_ratio_is_to_the_reference_beside_each_block() -> None:
+def test_the_ratio_is_to_the_reference_around_each_block() -> None:
     """Both slow down fourfold in the middle of a round: rates scatter, the ratio stays."""
 
     class Shared(Sleeper):
@@ -360,7 +360,7 @@ def test_a_reference_that_slows_down_meanwhile_marks_the_figure_drifted() -> Non
     assert figure.drift == pytest.approx(600 / 500, rel=0.2)
 
 
-def test_peak_memory_is_of_this_measurement_alone() -> None:
+def test_peak_memory_is_that_of_this_measurement_only() -> None:
     class Hog(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return torch.ones(2**24).sum()
@@ -385,13 +385,13 @@ def test_peak_memory_is_of_this_measurement_alone() -> None:
         ({"min_blocks": 1}, "min_blocks: got 1"),
     ],
 )
-def test_a_protocol_that_cannot_be_is_refused(change: dict[str, object], complaint: str) -> None:
+def test_protocols_with_values_out_of_range_are_refused(change: dict[str, object], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         dataclasses.replace(QUICK, **change)  # type: ignore[arg-type]  # bad values are the point
 
 
 @pytest.mark.slow
-def test_compiled_networks_are_all_compiled() -> None:
+def test_more_networks_than_the_compilers_limit_are_all_compiled() -> None:
     eager: list[int] = []
 
     class Telltale(nn.Module):
@@ -404,7 +404,7 @@ def test_compiled_networks_are_all_compiled() -> None:
                 eager.append(self.scale)
             return images * self.scale
 
-    # One network more than the compiler takes per function before it gives up on it.
+    # One network more than the compiler's limit of graphs for a function.
     with torch._dynamo.config.patch(recompile_limit=2):
         for scale in range(3):
             figure = measure(Telltale(scale), dataclasses.replace(QUICK, mode="compile"), CPU)
@@ -414,7 +414,7 @@ def test_compiled_networks_are_all_compiled() -> None:
 
 
 @pytest.mark.slow
-def test_without_a_compiler_compiling_is_one_sentence() -> None:
+def test_a_missing_compiler_is_reported_in_one_sentence() -> None:
     protocol = dataclasses.replace(QUICK, mode="compile")
     with (
         torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}),
@@ -423,14 +423,14 @@ def test_without_a_compiler_compiling_is_one_sentence() -> None:
         measure(nn.Sequential(nn.Sigmoid(), nn.Tanh()), protocol, CPU)
 
 
-def test_auto_is_the_fastest_device_that_is_there() -> None:
+def test_auto_is_the_fastest_device_present() -> None:
     best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert pick_device("auto") == torch.device(best)
     assert pick_device("cpu") == CPU
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
-def test_an_absent_device_is_one_sentence_with_a_way_out(name: str) -> None:
+def test_an_absent_device_is_reported_with_an_alternative(name: str) -> None:
     if torch.cuda.is_available() if name == "cuda" else torch.backends.mps.is_available():
         pytest.skip(f"this machine has {name}")
     with pytest.raises(
@@ -444,7 +444,7 @@ def test_an_unknown_device_is_refused() -> None:
         pick_device("gpu")
 
 
-def test_conditions_are_plain_values_that_say_where() -> None:
+def test_conditions_are_plain_values_that_describe_the_machine() -> None:
     noted = conditions(CPU)
     assert noted["device"] == "cpu"
     assert noted["torch"] == torch.__version__
@@ -463,13 +463,13 @@ print("asking", flush=True)
 with device_lock(torch.device("cpu"), exclusive=sys.argv[1] == "timing"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
-os._exit(0)  # At once: libraries take their time to leave, and the tests tell by it who was let in.
+os._exit(0)  # At once: libraries take time to exit, and the tests depend on when a lock is released.
 """
 
 
 @pytest.fixture
 def lock_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary directory of the test's own, for this process and those it starts: real runs do not meet it."""
+    """A temporary directory for this process and those it starts: locks of real runs are elsewhere."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     return tmp_path
@@ -532,7 +532,7 @@ def test_a_gpu_is_timed_by_its_own_clock(dtype: DType) -> None:
     fast, slow = (measure(model, protocol, device, reference=nn.Conv2d(3, 8, 3)) for model in (small, large))
     assert fast.throughput_img_s > 2 * slow.throughput_img_s
     assert fast.peak_memory_bytes is not None
-    # At least its inputs and its output, far from the whole card.
+    # At least its inputs and its output, far less than the whole GPU.
     assert 64 * 67 * 126 * 126 * 2 < fast.peak_memory_bytes < 2**32
     noted = conditions(device)
     assert noted["device_name"] == torch.cuda.get_device_name()

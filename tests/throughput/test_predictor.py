@@ -47,7 +47,7 @@ def make_calibration(root: Path, archs: list[Arch], noise: float) -> Calibration
         row = {"record": "network", "group": group, "name": str(number), "value": value, "unit": "img/s"}
         network = {"arch": json.dumps(arch.to_dict()), "arch_id": arch.arch_id, "macs": arch.cost().macs}
         rows.append({**EMPTY, **row, **network})
-    key = CalibrationKey.here(Measurement.from_dict(SETTINGS))
+    key = CalibrationKey.for_this_machine(Measurement.from_dict(SETTINGS))
     about = {"identity": {"budget_macs": 4_500_000_000, "tolerance": 0.05}}
     calibration = fit_calibration(rows, key, calibration_path(root, key), about)
     save_calibration(calibration)
@@ -62,9 +62,9 @@ def find(root: Path, **changes: Any) -> tuple[Calibration | None, str]:
 
 def test_a_trusted_calibration_of_these_conditions_predicts(tmp_path: Path, archs: list[Arch]) -> None:
     calibration = make_calibration(tmp_path, archs, noise=0.0)
-    predictor, said = find(tmp_path)
+    predictor, output = find(tmp_path)
     assert predictor is not None
-    assert said == ""
+    assert output == ""
     assert predictor.source["file"] == str(calibration.path)
     assert predictor.source["kendall_tau"] == pytest.approx(1.0)
     assert predictor.predict(archs[1]) == pytest.approx(img_s(archs[1]), rel=0.02)
@@ -76,12 +76,12 @@ def test_a_calibration_that_cannot_be_trusted_is_not_used_and_one_sentence_says_
 ) -> None:
     assert find(tmp_path) == (None, "")
     calibration = make_calibration(tmp_path, archs, noise=0.9)
-    predictor, said = find(tmp_path)
+    predictor, output = find(tmp_path)
     assert predictor is None
-    assert said.startswith(f"throughput is not predicted by {calibration.path}: ")
-    assert f"Kendall tau of only {calibration.tau:.2f}" in said
+    assert output.startswith(f"throughput is not predicted by {calibration.path}: ")
+    assert f"Kendall tau of only {calibration.tau:.2f}" in output
     calibration.path.write_bytes(b"PAR1 and nothing else")
-    predictor, said = find(tmp_path)
+    predictor, output = find(tmp_path)
     assert predictor is None
-    assert said.startswith("throughput is not predicted: ")
-    assert said.count("\n") == 0
+    assert output.startswith("throughput is not predicted: ")
+    assert output.count("\n") == 0

@@ -15,7 +15,7 @@ from archsearch.throughput.calibration.calibration import Calibration, fit_calib
 from archsearch.throughput.calibration.collect import measure_plan, partial_path
 from archsearch.throughput.calibration.file import calibration_path, save_calibration
 from archsearch.throughput.calibration.key import CalibrationKey
-from archsearch.throughput.calibration.plan import MOST_SLOPES, CalibrationPlan, resize_space
+from archsearch.throughput.calibration.plan import DEFAULT_SLOPES, CalibrationPlan, resize_space
 from archsearch.throughput.measurement import Measurement
 from archsearch.version import __version__
 
@@ -42,14 +42,14 @@ def calibration_plan(request: CalibrateRequest) -> CalibrationPlan:
     measurement = Measurement.resolve(**request.measuring, image_size=image_size)
     measurement.use_cpu()
     return CalibrationPlan(
-        key=CalibrationKey.here(measurement),
+        key=CalibrationKey.for_this_machine(measurement),
         space=space,
         budget_macs=request.budget_macs,
         tolerance=request.tolerance,
         seed=request.seed,
         hybrids=request.hybrids,
         held_out=request.held_out,
-        slopes=request.slopes or MOST_SLOPES[measurement.mode],
+        slopes=request.slopes or DEFAULT_SLOPES[measurement.mode],
         papers=choose_papers("nearest", request.budget_macs, image_size),
         reference=reference_arch(),
     )

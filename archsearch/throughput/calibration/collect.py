@@ -57,7 +57,7 @@ class Journal:
 
 
 def partial_path(path: Path) -> Path:
-    """The file for the measurements of an unfinished calibration, beside its own."""
+    """The file for the measurements of an unfinished calibration, in the same folder as its final file."""
     return path.with_name(f"{path.stem}.partial.parquet")
 
 
@@ -151,7 +151,7 @@ class _TaskTimer:
         }
 
     def _network(self, task: NetworkTask) -> CalibrationRow:
-        """A network that cannot be measured, for lack of memory say, gets a row with the reason instead of a figure."""
+        """A network that cannot be measured, for example for lack of memory, gets a row with the reason instead of a figure."""
         image_size = self._key.image_size
         row = {
             "record": "network",
@@ -176,5 +176,5 @@ class _TaskTimer:
             "rounds": figures.num_blocks,
             "noisy": figures.noisy,
             "drifted": figures.drifted,
-            "reference_img_s": figures.throughput_img_s / ratio,  # beside the network's own blocks
+            "reference_img_s": figures.throughput_img_s / ratio,  # timed between the network's own blocks
         }

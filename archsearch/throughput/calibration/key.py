@@ -25,8 +25,8 @@ class CalibrationKey:
     torch: str
 
     @classmethod
-    def here(cls, measurement: Measurement) -> Self:
-        """The key of this machine under these conditions; UserError for an absent device."""
+    def for_this_machine(cls, measurement: Measurement) -> Self:
+        """The key of measurements on this machine under these conditions; UserError for an absent device."""
         device = pick_device(measurement.device)
         return cls(
             device_name=str(conditions(device)["device_name"]),

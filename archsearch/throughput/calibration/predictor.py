@@ -16,7 +16,7 @@ def find_predictor(root: Path, measurement: Measurement, say: Say = ignore) -> C
     if not (root / FOLDER).is_dir():
         return None  # before the device's name is read, which initialises CUDA
     try:
-        calibration = load_calibration(root, CalibrationKey.here(measurement))
+        calibration = load_calibration(root, CalibrationKey.for_this_machine(measurement))
     except UserError as error:
         # No reason to stop a run: what it would predict is measured anyway.
         say(f"throughput is not predicted: {error}")

@@ -22,7 +22,7 @@ _SAMPLE_S = {"cpu": 0.004, "cuda": 0.01, "mps": 0.02}  # a timed sample lasts at
 _MIN_ROUNDS, _MAX_ROUNDS = 5, 25
 _LATE_S, _LATE_ROUNDS = 0.8, 3  # after this time fewer rounds are enough
 _MAX_ERROR = 0.015  # standard error of a slope, as a share of it ...
-_MAX_ERROR_MS = 0.01  # ... or in milliseconds, where that is more: negligible beside the 30 ms and more of a network
+_MAX_ERROR_MS = 0.01  # ... or in milliseconds, where that is more: negligible against the 30 ms or more of a network
 _LEAST_MS = 1e-3  # for a layer so cheap that noise made its slope negative
 
 
