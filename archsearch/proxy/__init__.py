@@ -1,1 +1,1 @@
-"""Proxy tasks: the data a candidate is trained on for a few steps, and the training that scores it."""
+"""Proxy tasks: profiles, the small copies that are trained, their training and its score, training-free scores, and audits of how well they order."""

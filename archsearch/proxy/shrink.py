@@ -1,11 +1,10 @@
-"""Profiles: how an architecture is made small enough to train for its proxy score. The figures of record (MACs, params, throughput) stay the full one's.
+"""The small copy of an architecture that is trained for its proxy score; MACs, params and throughput of a run are those of the full one.
 
-A profile scales the image, the stem's stride, the widths (the number of heads stays) and the windows (with the map, so that a window covers the same share of
-the image: 7 of 56 positions become 4 of 32; messenger windows keep their number, for the sake of their regions). Tables of positions are the small map's own.
-Depths, kinds, ratios and kernels stay. Everything a profile does is written into the proxy id.
+The image, the stem's stride, the widths (the number of heads stays) and the windows are scaled (windows with the map, so that a window covers the same
+share of the image: 7 of 56 positions become 4 of 32; messenger windows keep their number, so that their regions stay). Tables of positions have the size of
+the small map. Depths, kinds, ratios and kernels stay. The whole scale is part of the proxy id.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,8 +16,8 @@ from archsearch.space.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
-    """Image side in pixels, stem stride, divisor of the widths, and the factor of windows as numerator and denominator."""
+class Scale:
+    """How small a copy is: image side in pixels, stem stride, divisor of the widths, and the factor of windows as numerator and denominator."""
 
     image_size: int
     stem_stride: int
@@ -37,52 +36,42 @@ class Profile:
         return f"{self.image_size}px/stem{self.stem_stride}/grids{grids}/windows{self.window_numerator}of{self.window_denominator}/width1of{self.width_divisor}"
 
 
-def shrink(arch: Arch, profile: Profile, num_classes: int) -> Arch:
-    """The proxy's architecture. Raises UserError naming the stage when no scaled width fits it."""
-    shape = Shape(3, profile.image_size, profile.image_size)
+def shrink(arch: Arch, scale: Scale, num_classes: int) -> Arch:
+    """The small copy of an architecture. Raises UserError naming the stage when no scaled width fits it."""
+    shape = Shape(3, scale.image_size, scale.image_size)
     full = Shape(3, arch.image_size, arch.image_size)
     stages: list[Stage] = []
     for number, stage in enumerate(arch.stages, start=1):
         full = stage.entry.out(full)
-        small = _shrink_stage(stage, shape, full, profile, number)
+        small = _shrink_stage(stage, shape, full, scale, number)
         shape = small.entry.out(shape)
         stages.append(small)
     head = replace(arch.head, num_classes=num_classes)  # type: ignore[call-arg]  # every head has classes
-    return replace(arch, stages=tuple(stages), head=head, image_size=profile.image_size)
+    return replace(arch, stages=tuple(stages), head=head, image_size=scale.image_size)
 
 
-def _shrink_stage(stage: Stage, shape: Shape, full: Shape, profile: Profile, number: int) -> Stage:
-    """The stage at the nearest scaled width at which every layer can stand; `full` is its map in the architecture of record."""
-    positions = _shrink_positions(stage.positions)
-    stride: dict[str, Any] = {"stem_stride": profile.stem_stride} if number == 1 else {}
-    for width in _widths_near(stage.width / profile.width_divisor, limit=stage.width * 2):
-        entry = _shrink_entry(stage.entry, width, stride.get("stem_stride"))
+def _shrink_stage(stage: Stage, shape: Shape, full: Shape, scale: Scale, number: int) -> Stage:
+    """The stage at the nearest scaled width that every layer allows; `full` is its map in the full architecture."""
+    positions = stage.positions
+    if isinstance(positions, LearnedPositions):
+        positions = replace(positions, side=0, unresized=0)  # a table of the small map's own size
+    target, stride = stage.width / scale.width_divisor, scale.stem_stride if number == 1 else None
+    for width in sorted(range(1, 2 * stage.width + 1), key=lambda width: (abs(width - target), width)):
+        entry = _shrink_entry(stage.entry, width, stride)
         try:
             entry.check(shape)
             inside = entry.out(shape)
-            blocks = tuple(replace(block, **_scaled_fields(block, inside, full, profile)) for block in stage.blocks)
+            blocks = tuple(replace(block, **_scaled_fields(block, inside, full, scale)) for block in stage.blocks)
             for block in blocks:
                 block.check_at(positions.out(inside) if positions else inside)
         except LayerError as error:
             if error.field == "image_size":
-                raise UserError(f"stages.{number} cannot be trained at {profile.image_size} px: {error}") from error
+                raise UserError(f"stages.{number} cannot be trained at {scale.image_size} px: {error}") from error
             continue
         return Stage(entry=entry, blocks=blocks, depth=stage.depth, positions=positions)
     raise UserError(
-        f"stages.{number} ({stage.block}, width {stage.width}) has no proxy at 1/{profile.width_divisor} of its width"
+        f"stages.{number} ({stage.block}, width {stage.width}) has no proxy at 1/{scale.width_divisor} of its width"
     )
-
-
-def _shrink_positions(positions: Layer | None) -> Layer | None:
-    """The same positions in a table of the small map's own size."""
-    if isinstance(positions, LearnedPositions):
-        return replace(positions, side=0, unresized=0)
-    return positions
-
-
-def _widths_near(target: float, limit: int) -> Iterator[int]:
-    """Whole widths by distance from the target."""
-    yield from sorted(range(1, limit + 1), key=lambda width: (abs(width - target), width))
 
 
 def _shrink_entry(entry: Layer, width: int, stride: int | None) -> Layer:
@@ -97,22 +86,22 @@ def _shrink_entry(entry: Layer, width: int, stride: int | None) -> Layer:
     return replace(entry, **changes)
 
 
-def _scaled_fields(layer: Layer, shape: Shape, full: Shape, profile: Profile) -> dict[str, int]:
+def _scaled_fields(layer: Layer, shape: Shape, full: Shape, scale: Scale) -> dict[str, int]:
     """The values of a block's fields that scale with width or map."""
     side, full_side = min(shape.height, shape.width), min(full.height, full.width)
     scaled: dict[str, int] = {}
     for item in fields(layer):
         value = getattr(layer, item.name)
-        scale = field_scale(type(layer), item.name) if "scale" in item.metadata else None
-        if scale == "width":
-            scaled[item.name] = max(1, value // profile.width_divisor)
-        elif scale == "window":
+        kind = field_scale(type(layer), item.name) if "scale" in item.metadata else None
+        if kind == "width":
+            scaled[item.name] = max(1, value // scale.width_divisor)
+        elif kind == "window":
             scaled[item.name] = nearest_divisor(
-                side, value * profile.window_numerator / profile.window_denominator, at_least=min(2, value)
+                side, value * scale.window_numerator / scale.window_denominator, at_least=min(2, value)
             )
-        elif scale == "tiles":
+        elif kind == "tiles":
             scaled[item.name] = nearest_divisor(side, value * side / full_side, at_least=min(2, value))
-        elif scale == "interval":
+        elif kind == "interval":
             scaled[item.name] = min(value, max(1, side // scaled.get("window", 1)))
     return scaled
 

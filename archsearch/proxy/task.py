@@ -1,4 +1,4 @@
-"""What candidates are trained and scored on: a proxy profile on images, and the proxy_id that scores must share to be compared."""
+"""What candidates are trained and scored on: a profile on given images, and the proxy_id that scores must share to be compared."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from archsearch.data.dataset import ProxyData
 from archsearch.data.load import EMBEDDED, DataRequest, load_data
 from archsearch.data.prepared import is_prepared
 from archsearch.errors import UserError
-from archsearch.proxy.profiles import Proxy, load_profile, recipe_marks
-from archsearch.proxy.shrink import Profile
+from archsearch.proxy.profiles import Profile, load_profile, recipe_marks
+from archsearch.proxy.shrink import Scale
 from archsearch.proxy.training.recipe import Recipe, rung_steps
 from archsearch.system import Progress, Say, ignore
 
 PROXY_VERSION = "v1"
 DEFAULT_PROXY = "fashion-mnist"
-# What a proxy id need not say; of photographs it is the crop.
+# Augmentations that a proxy id does not name; for photographs it is the crop.
 _USUAL_AUGMENT = {"fashion-mnist": "shift", "constellation": "none"}
 _STORED_SHARE = 1.125  # stored images are this much larger than the training crop
 
@@ -32,14 +32,14 @@ class LowerRung:
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyTask:
-    """What candidates are trained and scored on: images (`source`, as `load_proxy` takes it), how small a copy, and the training.
+    """What candidates are trained and scored on: images (`source`, as `load_images` takes it), how small a copy (`scale`), and the training (`recipe`).
 
     `rungs` are the points before its end at which it is scored, shortest first. `training_free` says whether the training-free scores are
-    worked out too, `free_rung` which of them judges before any training. The numbers are of training and validation images and of classes.
+    computed too, `free_rung` which of them may stop a candidate before any training. The numbers are of training and validation images and of classes.
     """
 
     source: Mapping[str, Any]
-    profile: Profile
+    scale: Scale
     recipe: Recipe
     proxy_id: str
     rungs: tuple[LowerRung, ...] = ()
@@ -53,7 +53,7 @@ class ProxyTask:
     @classmethod
     def resolve(
         cls,
-        chosen: Proxy,
+        profile: Profile,
         *,
         data: str | Path | None = None,
         steps: int | None = None,
@@ -72,26 +72,27 @@ class ProxyTask:
         Without `val_split` validation is held out of the training split. `steps` and `rungs` (in parts of the last one, the training's end)
         are by default the profile's. Raises UserError for data that are missing, empty, of one class, or too damaged.
         """
-        profile, recipe = chosen.profile, replace(chosen.recipe, steps=steps or chosen.recipe.steps)
+        scale, recipe = profile.scale, replace(profile.recipe, steps=steps or profile.recipe.steps)
+        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         source = _source(
-            chosen,
+            profile,
             data,
             train_split=train_split,
             val_split=val_split,
             max_unreadable=max_unreadable,
-            cache_dir=str(cache_dir or _cache_home() / "archsearch" / "proxy"),
+            cache_dir=str(cache_dir or cache_home / "archsearch" / "proxy"),
         )
-        loaded = load_proxy(source, say=say, progress=progress)
+        loaded = load_images(source, say=say, progress=progress)
         if loaded.folder:
             source["prepared"] = str(loaded.folder)  # or every worker would list the source again
-        lengths = chosen.rungs if rungs is None else rungs
+        lengths = profile.rungs if rungs is None else rungs
         below = rung_steps(recipe.steps, lengths) if lengths else []
         return cls(
             source=source,
-            profile=profile,
+            scale=scale,
             recipe=recipe,
-            proxy_id=proxy_id(loaded, profile, recipe),
-            rungs=tuple(LowerRung(steps=at, proxy_id=proxy_id(loaded, profile, recipe, at)) for at in below),
+            proxy_id=proxy_id(loaded, scale, recipe),
+            rungs=tuple(LowerRung(steps=at, proxy_id=proxy_id(loaded, scale, recipe, at)) for at in below),
             num_train=len(loaded.train_labels),
             num_val=len(loaded.val_labels),
             num_classes=len(loaded.classes),
@@ -106,7 +107,7 @@ class ProxyTask:
         proxy = settings["proxy"]
         return cls(
             source=proxy["source"],
-            profile=Profile(**proxy["profile"]),
+            scale=Scale(**proxy["profile"]),
             recipe=Recipe(**proxy["recipe"]),
             proxy_id=settings["proxy_id"],
             rungs=tuple(LowerRung(**rung) for rung in proxy.get("rungs", ())),
@@ -119,14 +120,14 @@ class ProxyTask:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, in the order in which runs have always stored them; what is off is None or left out, as before there was such a thing."""
+        """Plain values for JSON, in the order in which runs have always stored them; what is off is None or left out, as in runs of earlier versions."""
         rungs = {"rungs": [asdict(rung) for rung in self.rungs]} if self.rungs else {}
         return {
             "training_free": self.training_free or None,
             "free_rung": self.free_rung,
             "proxy": {
                 "source": dict(self.source),
-                "profile": asdict(self.profile),
+                "profile": asdict(self.scale),
                 "recipe": asdict(self.recipe),
                 **rungs,
             },
@@ -139,29 +140,24 @@ class ProxyTask:
 
     def load_data(self) -> ProxyData:
         """The images, as training wants them."""
-        return load_proxy(self.source)
+        return load_images(self.source)
 
 
-def _cache_home() -> Path:
-    """Where prepared images are kept: the XDG folder for caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-
-
-def choose_proxy(proxy: str | None, device: str, data: str | Path | None) -> Proxy:
-    """The profile asked for, by default the shipped one for this data and device. Raises UserError for one that goes without images it needs."""
+def choose_profile(proxy: str | None, device: str, data: str | Path | None) -> Profile:
+    """The profile asked for, by default the shipped one for this data and device. Raises UserError where it needs images and there are none."""
     if proxy is None:
         if data is None or str(data) in EMBEDDED:
             return load_profile(str(data or DEFAULT_PROXY))
         return load_profile("imagenet-short" if device == "cuda" else "cpu-small")
-    chosen = load_profile(proxy)
-    if chosen.needs_data and data is None:
+    profile = load_profile(proxy)
+    if profile.needs_data and data is None:
         raise UserError(f"--proxy {proxy}: trains on images of your own; say which by --data")
-    return chosen
+    return profile
 
 
-def _source(chosen: Proxy, data: str | Path | None, **asked: Any) -> dict[str, Any]:
-    """What `load_proxy` takes: the profile's own data, or those asked for."""
-    text, size = str(data or chosen.data), chosen.profile.image_size
+def _source(profile: Profile, data: str | Path | None, **asked: Any) -> dict[str, Any]:
+    """What `load_images` takes: the profile's own data, or the user's."""
+    text, size = str(data or profile.data), profile.scale.image_size
     if text == "fashion-mnist":
         return {"kind": text}
     if text in EMBEDDED:
@@ -170,27 +166,27 @@ def _source(chosen: Proxy, data: str | Path | None, **asked: Any) -> dict[str, A
     request = DataRequest(
         text=str(path.absolute()) if path.exists() else text,
         size=round(size * _STORED_SHARE),
-        max_train=chosen.images.train,
-        max_val=chosen.images.val,
+        max_train=profile.images.train,
+        max_val=profile.images.val,
         **asked,
     )
     return {"kind": "data", **request.to_dict()}
 
 
-def proxy_id(data: ProxyData, profile: Profile, recipe: Recipe, rung: int | None = None) -> str:
-    """What two scores must share to be compared: data, profile, recipe and version; and after how many of the steps, before the last (`rung`)."""
+def proxy_id(data: ProxyData, scale: Scale, recipe: Recipe, rung: int | None = None) -> str:
+    """What two scores must share to be compared: data, scale, recipe and version, and for a rung the step at which it scores."""
     name = data.name
     if data.manifest_fingerprint:  # embedded and generated data are what their names say
         name = f"{name}-{len(data.train_labels)}-{data.fingerprint}"
     usual = "crop" if data.manifest_fingerprint else _USUAL_AUGMENT[data.name.rpartition("-12k")[0]]
     steps = f"{recipe.steps}steps" if rung is None else f"{rung}of{recipe.steps}steps"
     return (
-        f"{name}@{profile}/{steps}/batch{recipe.batch_size}/lr{recipe.learning_rate:g}/{recipe.dtype}"
+        f"{name}@{scale}/{steps}/batch{recipe.batch_size}/lr{recipe.learning_rate:g}/{recipe.dtype}"
         f"{recipe_marks(recipe, usual_augment=usual)}/{PROXY_VERSION}"
     )
 
 
-def load_proxy(source: Mapping[str, Any], *, say: Say = ignore, progress: Progress = ignore) -> ProxyData:
+def load_images(source: Mapping[str, Any], *, say: Say = ignore, progress: Progress = ignore) -> ProxyData:
     """The images of a proxy task's `source`; prepared in its cache folder where they are not yet."""
     if source["kind"] == "data":
         prepared = source.get("prepared")

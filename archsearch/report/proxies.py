@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group
 
-from archsearch.proxy.profiles import Proxy, load_profile, proxy_names
+from archsearch.proxy.profiles import Profile, load_profile, profile_names
 from archsearch.proxy.training_free import SCORES, aggregate, scores
 from archsearch.report.tables import make_table, text, titled
 from archsearch.space.arch import Arch
@@ -22,12 +21,12 @@ PROXIES_NOTE = (
 
 def proxy_list() -> list[dict[str, Any]]:
     """Every profile of the house as plain values."""
-    return [document(load_profile(name)) for name in proxy_names()]
+    return [document(load_profile(name)) for name in profile_names()]
 
 
-def document(proxy: Proxy) -> dict[str, Any]:
+def document(profile: Profile) -> dict[str, Any]:
     """One profile as plain values."""
-    return {**asdict(proxy), "train_images": proxy.recipe.steps * proxy.recipe.batch_size}
+    return {**profile.to_dict(), "train_images": profile.recipe.steps * profile.recipe.batch_size}
 
 
 def proxy_table(proxies: Iterable[dict[str, Any]]) -> Group:

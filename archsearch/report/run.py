@@ -11,7 +11,7 @@ import numpy as np
 from archsearch.errors import UserError
 from archsearch.metrics import TIE_SE, domination_matrix, hypervolume
 from archsearch.proxy.audit.store import read_audit
-from archsearch.proxy.training.rates import is_starved
+from archsearch.proxy.training.recipe import is_starved
 from archsearch.report.noise import Noise, unresolved
 from archsearch.report.repeatability import again_document, predicted_document
 from archsearch.results import (

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from archsearch.proxy.training.rates import STARVED_UNDER
+from archsearch.proxy.training.recipe import STARVED_UNDER
 from archsearch.report.repeatability import again_sentence, calibration_sentence, is_changed, predicted_sentence
 from archsearch.report.tables import conditions_line, make_table, memory_text, text, titled
 from archsearch.system import command_line

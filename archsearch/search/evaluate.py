@@ -17,8 +17,8 @@ from archsearch.errors import RunError, UserError
 from archsearch.models.build import build
 from archsearch.models.count import count_fvcore
 from archsearch.proxy.shrink import shrink
-from archsearch.proxy.task import ProxyTask, load_proxy
-from archsearch.proxy.training.train import Progress, ProxyScore, Training, start_training
+from archsearch.proxy.task import ProxyTask, load_images
+from archsearch.proxy.training.train import ProxyScore, Training, TrainingProgress, start_training
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.space.arch import Arch
@@ -149,7 +149,7 @@ def _reference(device: str) -> nn.Module:
 @cache
 def _proxy_data(source: str) -> ProxyData:
     """The data of this worker, read once for all its trials; `source` is JSON."""
-    return load_proxy(json.loads(source))
+    return load_images(json.loads(source))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,13 +201,13 @@ def _train_seed(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, e
 
 def _start_training(arch: Arch, task: ProxyTask, device: torch.device, more_seed: int = 0) -> Training:
     recipe = replace(task.recipe, seed=task.recipe.seed + more_seed)
-    return start_training(arch, _proxy_data(json.dumps(task.source)), task.profile, recipe, device)
+    return start_training(arch, _proxy_data(json.dumps(task.source)), task.scale, recipe, device)
 
 
 def _advance(training: Training, rung: Rung, device: torch.device, emit: Emit) -> ProxyScore:
     """Train up to the rung's steps, emitting progress."""
 
-    def report(progress: Progress) -> None:
+    def report(progress: TrainingProgress) -> None:
         place = {"phase": rung.phase, "rung": rung.place, "rungs": rung.total}
         emit({"event": "progress", **place, **asdict(progress)})
 
@@ -219,6 +219,6 @@ def _advance(training: Training, rung: Rung, device: torch.device, emit: Emit) -
 def refuse_unknown_shape(arch: Arch, task: ProxyTask) -> None:
     """Raise UserError when the proxy cannot hold this architecture; called before a run starts."""
     try:
-        shrink(arch, task.profile, task.num_classes)
+        shrink(arch, task.scale, task.num_classes)
     except UserError as error:
         raise UserError(f"{arch.name or arch.arch_id}: {error}") from error

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from archsearch.errors import UserError
-from archsearch.proxy.profiles import Proxy
-from archsearch.proxy.task import ProxyTask, choose_proxy
+from archsearch.proxy.profiles import Profile
+from archsearch.proxy.task import ProxyTask, choose_profile
 from archsearch.results import MANIFEST_FILE, Row, is_due
 from archsearch.samplers.make import check_sampler
 from archsearch.search.config import RunConfig, make_settings
@@ -78,7 +78,7 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     if request.training["free_rung"] is not None:
         check_free_rung(request.training["free_rung"])
     measurement = Measurement.resolve(**request.measuring, image_size=space.plan.image_size)
-    chosen = choose_proxy(request.proxy, measurement.device, request.training["data"])
+    chosen = choose_profile(request.proxy, measurement.device, request.training["data"])
     rungs = _rungs(request, chosen, say)
     task = ProxyTask.resolve(chosen, **request.training, rungs=rungs, say=say, progress=progress)
     if task.unreadable:
@@ -107,7 +107,7 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     return config, folder
 
 
-def _rungs(request: RunRequest, chosen: Proxy, say: Say) -> tuple[int, ...]:
+def _rungs(request: RunRequest, chosen: Profile, say: Say) -> tuple[int, ...]:
     """The rungs asked for, or the proxy's own; none where no candidate could be stopped by its score."""
     rungs = chosen.rungs if request.rungs is None else request.rungs
     if len(rungs) < 2:

@@ -89,12 +89,12 @@ def train(work: Path) -> None:
     second = round(SECOND_SEED_SHARE * len(hybrids))
     tasks = [(index, 0) for index in range(len(hybrids))] + [(index, 1) for index in range(second)]
     task = ProxyTask.resolve(load_profile("fashion-mnist"))
-    data, profile, recipe = task.load_data(), task.profile, task.recipe
+    data, scale, recipe = task.load_data(), task.scale, task.recipe
     for place, path in claimed(work, [f"train-{hybrids[index][1].arch_id}-{seed}" for index, seed in tasks]):
         index, seed = tasks[place]
         params, arch = hybrids[index]
         torch.manual_seed(seed)
-        model = build(shrink(arch, profile, len(data.classes)))
+        model = build(shrink(arch, scale, len(data.classes)))
         training = Training(model, data, replace(recipe, steps=RUNGS[-1], seed=seed), device="cpu")
         curve = [{**asdict(training.advance(steps)), "steps": steps} for steps in RUNGS]
         _keep(path, {"params": params, "seed": seed, "curve": curve})

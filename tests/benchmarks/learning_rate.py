@@ -12,7 +12,7 @@ import torch
 
 from archsearch import build, paper
 from archsearch.proxy.shrink import shrink
-from archsearch.proxy.task import ProxyTask, choose_proxy
+from archsearch.proxy.task import ProxyTask, choose_profile
 from archsearch.proxy.training.train import train_and_score
 
 ANCHORS = ("davit_tiny", "van_b2", "litv2_s")
@@ -24,15 +24,15 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--steps", type=int)
     arguments = parser.parse_args()
-    chosen = choose_proxy(None, "cpu", arguments.data)
+    chosen = choose_profile(None, "cpu", arguments.data)
     task = ProxyTask.resolve(chosen, data=arguments.data, steps=arguments.steps)
-    data, profile = task.load_data(), task.profile
+    data, scale = task.load_data(), task.scale
     scores = np.zeros((len(ANCHORS), len(RATES)))
     for row, name in enumerate(ANCHORS):
         for column, rate in enumerate(RATES):
             recipe = replace(task.recipe, learning_rate=rate)
             torch.manual_seed(0)
-            result = train_and_score(build(shrink(paper(name), profile, len(data.classes))), data, recipe, device="cpu")
+            result = train_and_score(build(shrink(paper(name), scale, len(data.classes))), data, recipe, device="cpu")
             scores[row, column] = result.score
             print(
                 f"{name:18s} lr {rate:g}  top-1 {result.score:.4f} +- {result.standard_error:.4f}  loss {result.train_loss:.4f}  {result.train_s:.0f} s",

@@ -22,7 +22,7 @@ from clock import CPU, Row, Spread, arguments, write
 from archsearch import build, paper
 from archsearch.data.dataset import ProxyData
 from archsearch.proxy.profiles import load_profile
-from archsearch.proxy.shrink import Profile, shrink
+from archsearch.proxy.shrink import Scale, shrink
 from archsearch.proxy.training.batches import Loader
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.train import train_and_score
@@ -91,26 +91,24 @@ def take(stream: Iterable[object], number: int) -> Callable[[], None]:
 
 def steps(data: ProxyData, names: Iterable[str], image_size: int, divisor: int) -> list[Row]:
     """What the proxy's training says of its own rates, the fastest network first."""
-    profile = replace(load_profile("cpu-small").profile, image_size=image_size, width_divisor=divisor)
+    scale = replace(load_profile("cpu-small").scale, image_size=image_size, width_divisor=divisor)
     # At the whole width a step of 32 takes seconds; images a second are nearly those of eight.
     recipe = replace(RECIPE, image_size=image_size, batch_size=32 if divisor > 1 else 8)
-    rows = [training(data, name, profile, recipe) for name in names]
+    rows = [training(data, name, scale, recipe) for name in names]
     return sorted(rows, key=lambda row: -row["step"])
 
 
-def training(data: ProxyData, name: str, profile: Profile, recipe: Recipe) -> Row:
+def training(data: ProxyData, name: str, scale: Scale, recipe: Recipe) -> Row:
     """One of a few steps."""
     started = time.perf_counter()
     torch.manual_seed(0)
-    score = train_and_score(build(shrink(paper(name), profile, NUM_CLASSES)), data, recipe, device="cpu")
-    print(
-        f"  {name} at {profile}: {score.step_images_s:.0f} images/s, {time.perf_counter() - started:.0f} s", flush=True
-    )
+    score = train_and_score(build(shrink(paper(name), scale, NUM_CLASSES)), data, recipe, device="cpu")
+    print(f"  {name} at {scale}: {score.step_images_s:.0f} images/s, {time.perf_counter() - started:.0f} s", flush=True)
     return {
         "what": "training",
         "network": name,
         "pixels": recipe.image_size,
-        "width": f"1/{profile.width_divisor}",
+        "width": f"1/{scale.width_divisor}",
         "batch": recipe.batch_size,
         "step": score.step_images_s,
         "loader": score.loader_images_s,

@@ -98,11 +98,11 @@ def loops(name: str, folder: Path, data: ProxyData, recipe: Recipe, steps: int) 
         create_transform,
     )
 
-    profile = replace(load_profile("cpu-small").profile, image_size=recipe.image_size)
+    scale = replace(load_profile("cpu-small").scale, image_size=recipe.image_size)
 
     def network() -> nn.Module:
         torch.manual_seed(0)
-        return build(shrink(paper(name), profile, len(data.classes)))
+        return build(shrink(paper(name), scale, len(data.classes)))
 
     transform: Any = create_transform(
         recipe.image_size,

@@ -1,16 +1,17 @@
-"""The audit of a proxy: its statistics against scipy, its sentence by cases, its line in the report, and whom it chooses."""
+"""The audit of a proxy: statistics against scipy, the verdict by cases, its line in the report, and the choice of architectures."""
 
 import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
-from support.audits import NAMES, STEPS, make_plan, make_record
+from support.audits import NAMES, PROXY, STEPS, make_plan, make_record
 from support.report_runs import PROXY_ID, SIX, write_run
 from support.settings import settings_for
 
@@ -25,7 +26,7 @@ from archsearch.report.run_tables import audit_sentence
 from archsearch.space.papers import paper, paper_names
 
 
-def of(document: Mapping[str, Any], group: str, target: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def find_comparison(document: Mapping[str, Any], group: str, target: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A comparison, and its judges by name."""
     found = next(one for one in document["comparisons"] if (one["group"], one["target"]) == (group, target))
     return found, {judge["judge"]: judge for judge in found["judges"]}
@@ -61,17 +62,17 @@ def test_taus_are_scipys_of_means_over_seeds_and_of_single_seeds() -> None:
     early = np.array([[scores[name, seed][1] for name in NAMES] for seed in (0, 1)])
     top1 = [one.top1 for one in papers]
     params = [one.arch.cost().params for one in papers]
-    comparison, judges = of(document, "papers", "top1")
+    comparison, judges = find_comparison(document, "papers", "top1")
     assert judges["proxy"]["value"] == pytest.approx(tau(full.mean(0), top1))
     assert judges["proxy"]["single"] == pytest.approx((tau(full[0], top1) + tau(full[1], top1)) / 2)
     assert judges["params"]["value"] == pytest.approx(tau(params, top1))
     assert judges["naswot"]["value"] == pytest.approx(tau([free[one.arch.arch_id]["naswot"] for one in papers], top1))
     assert comparison["ceiling"]["value"] == pytest.approx(tau(full[0], full[1]))
     assert comparison["minus_params"]["value"] == pytest.approx(tau(full.mean(0), top1) - tau(params, top1))
-    _, judges = of(document, "papers", "proxy")
+    _, judges = find_comparison(document, "papers", "proxy")
     assert judges["after 1 steps"]["value"] == pytest.approx(tau(early.mean(0), full.mean(0)))
     assert judges["after 1 steps"]["single"] == pytest.approx((tau(early[0], full[0]) + tau(early[1], full[1])) / 2)
-    comparison, judges = of(document, "hybrids", "longer")
+    comparison, judges = find_comparison(document, "hybrids", "longer")
     assert comparison["count"] == 5
     assert judges["proxy"]["value"] == pytest.approx(tau(full.mean(0)[:5], list(longer.values())))
     noise = document["groups"]["papers"]
@@ -79,12 +80,12 @@ def test_taus_are_scipys_of_means_over_seeds_and_of_single_seeds() -> None:
     assert noise["sd_between_architectures"] == pytest.approx(np.std(full.mean(0), ddof=1))
 
 
-def test_who_could_not_be_trained_is_left_out_and_named() -> None:
+def test_architectures_that_failed_are_left_out_and_named() -> None:
     plan = make_plan(seeds=1)
     records = [make_record(one, 0, {STEPS: place / 10}) for place, one in enumerate(plan.subjects)]
     records[2] = make_record(plan.subjects[2], 0, {}, reason="diverged twice")
     document = conclude(plan, {record.key: record for record in records}, {})
-    comparison, judges = of(document, "papers", "top1")
+    comparison, judges = find_comparison(document, "papers", "top1")
     assert comparison["count"] == len(NAMES) - 1
     assert comparison["ceiling"] is None
     assert judges["proxy"]["value"] == pytest.approx(
@@ -93,7 +94,7 @@ def test_who_could_not_be_trained_is_left_out_and_named() -> None:
     assert [row["name"] for row in document["architectures"] if row["reason"]] == [NAMES[2]]
 
 
-def said(
+def make_verdict(
     value: float, low: float, high: float, minus: tuple[float, float], ceiling: float | None, count: int = 10
 ) -> str:
     """The verdict of these figures."""
@@ -128,7 +129,7 @@ def said(
     ],
 )
 def test_the_verdict_claims_what_the_intervals_show(figures: Any, words: str, never: str) -> None:
-    sentence = said(*figures)
+    sentence = make_verdict(*figures)
     assert words in sentence
     assert never not in sentence
     assert (
@@ -136,7 +137,7 @@ def test_the_verdict_claims_what_the_intervals_show(figures: Any, words: str, ne
     )
 
 
-def test_the_report_says_the_last_verdict_or_that_there_is_none(tmp_path: Path) -> None:
+def test_the_report_shows_the_last_verdict_or_that_there_is_none(tmp_path: Path) -> None:
     folder = write_run(tmp_path, SIX)
     document = build_report(folder)
     assert document["audit"] is None
@@ -152,7 +153,7 @@ def test_the_report_says_the_last_verdict_or_that_there_is_none(tmp_path: Path) 
     assert audit_sentence(document) == "Audit of 2026-01-02: This proxy orders nothing."
 
 
-def test_the_embedded_proxy_comes_with_an_audit_until_there_is_one_of_the_users_own(tmp_path: Path) -> None:
+def test_the_embedded_proxy_comes_with_an_audit_that_the_users_own_replaces(tmp_path: Path) -> None:
     proxy_id = settings_for()["proxy_id"]
     shipped = read_audit(tmp_path, proxy_id)
     assert shipped
@@ -188,8 +189,8 @@ def test_a_run_is_audited_from_worst_to_best_with_what_it_has_measured(tmp_path:
     ids = [one.arch.arch_id for one in chosen]
     by_score = sorted(rows, key=lambda row: float(row["proxy_score"]))
     assert ids == [by_score[place]["arch_id"] for place in (0, 4, 8)]
-    settings = {"proxy": {"recipe": {"steps": 400, "seed": 0}}, "proxy_num_val": 2000}
-    found = {(record.arch_id, record.seed): record for record in run_records(rows, settings)}
+    proxy = replace(PROXY, recipe=replace(PROXY.recipe, steps=400))
+    found = {(record.arch_id, record.seed): record for record in run_records(rows, proxy)}
     assert len(found) == 10
     first, second = found[rows[0]["arch_id"], 0], found[rows[0]["arch_id"], 1]
     assert first.scores == {50: 0.3, 400: rows[0]["proxy_score"]}

@@ -1,4 +1,4 @@
-"""The trainings of an audit: kept against kills, shared among processes, gone on with, and the same as a search's."""
+"""The trainings of an audit: safe against kills, shared among processes, resumed, and the same as a search's."""
 
 import json
 import multiprocessing
@@ -15,10 +15,11 @@ from support.audits import STEPS, make_plan, make_record
 from archsearch.cli.audit import audit as audit_command
 from archsearch.proxy.audit.plan import AuditPlan, Subject, paper_subjects
 from archsearch.proxy.audit.store import AuditStore
+from archsearch.proxy.task import ProxyTask
 from archsearch.space.papers import paper
 
 
-def test_a_torn_line_is_ignored_and_gone_on_after(tmp_path: Path) -> None:
+def test_a_line_cut_short_is_ignored_and_writing_continues_after_it(tmp_path: Path) -> None:
     store, subjects = AuditStore(tmp_path), make_plan().subjects
     records = [make_record(one, 0, {STEPS: 0.5}) for one in subjects[:3]]
     for record in records[:2]:
@@ -33,7 +34,7 @@ def test_a_torn_line_is_ignored_and_gone_on_after(tmp_path: Path) -> None:
 
 
 def _append(folder: Path, place: int) -> None:
-    """Train everything that nobody has; the score tells who did it."""
+    """Train everything that no other process has; the score is the number of the process."""
     store = AuditStore(folder)
     for number in range(30):
         record = make_record(Subject(arch=paper("van_b0"), group="papers"), number, {STEPS: place / 10})
@@ -90,7 +91,7 @@ augment = "shift"
 
 
 @pytest.mark.slow
-def test_the_command_goes_on_and_trains_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_resumes_and_trains_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(TINY)
     options = ["--proxy", "tiny.toml", "--hybrids", "0", "--device", "cpu", "--output", "here", "--json"]
@@ -118,7 +119,7 @@ def test_the_command_goes_on_and_trains_nothing_twice(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_its_scores_are_those_of_a_search(tmp_path: Path) -> None:
+def test_its_scores_equal_those_of_a_search(tmp_path: Path) -> None:
     from support.settings import settings_for
 
     from archsearch.proxy.audit.training import Trainer
@@ -130,20 +131,18 @@ def test_its_scores_are_those_of_a_search(tmp_path: Path) -> None:
     evaluate(paper("van_b0").to_dict(), settings, {}, events.append)
     searched = next(event["values"] for event in events if event["event"] == "phase")
     plan = AuditPlan(
-        proxy_id=settings["proxy_id"],
-        longer_id=None,
-        proxy=settings["proxy"],
+        proxy=ProxyTask.from_dict(settings),
         device="cpu",
         subjects=paper_subjects(["van_b0"]),
         num_seeds=1,
         longer=0,
     )
-    record = Trainer(plan).train(next(plan.tasks()), lambda progress: None)
+    record = Trainer(plan).train(next(plan.trainings()), lambda progress: None)
     assert (record.score, record.standard_error) == (searched["proxy_score"], searched["proxy_score_se"])
     assert asdict(record)["proxy_id"] == searched["proxy_id"]
 
 
-def test_a_run_and_a_proxy_are_one_too_many() -> None:
+def test_a_run_and_a_proxy_together_are_refused() -> None:
     result = CliRunner().invoke(audit_command, ["some-run", "--proxy", "fashion-mnist"])
     assert result.exit_code == 2
     assert "name one" in result.stderr

@@ -1,4 +1,4 @@
-"""The stream of batches: order, augmentation and evaluation as said, the same on every path, and whether it keeps up."""
+"""The stream of batches: order, augmentation and evaluation, the same on every path, and whether it is fast enough."""
 
 import time
 from dataclasses import replace
@@ -14,9 +14,8 @@ from torch import nn
 from archsearch.data.constellation import make_constellation
 from archsearch.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ProxyData
 from archsearch.proxy.training.augment import augmented
-from archsearch.proxy.training.batches import Loader, draws
-from archsearch.proxy.training.rates import is_starved, starvation
-from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.batches import Loader, draw_batches
+from archsearch.proxy.training.recipe import STARVED_UNDER, Recipe, is_starved
 from archsearch.proxy.training.train import train_and_score
 
 CPU = torch.device("cpu")
@@ -39,7 +38,7 @@ def pictures(train: np.ndarray, val: np.ndarray) -> ProxyData:
 @pytest.mark.parametrize(("num_images", "batch_size"), [(50, 20), (7, 20), (40, 20)])
 def test_epochs_are_shuffled_without_replacement(num_images: int, batch_size: int) -> None:
     recipe = replace(RECIPE, steps=12, batch_size=batch_size)
-    order = np.concatenate([draw.indices for draw in draws(num_images, recipe)])
+    order = np.concatenate([drawn.indices for drawn in draw_batches(num_images, recipe)])
     assert len(order) == 12 * batch_size
     epochs = [order[start : start + num_images] for start in range(0, len(order) - num_images + 1, num_images)]
     assert all(sorted(epoch) == list(range(num_images)) for epoch in epochs)
@@ -50,18 +49,18 @@ def test_shift_moves_and_mirrors_whole_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 1), dtype=np.uint8)
     recipe = replace(RECIPE, steps=150, batch_size=4, image_size=12)
     seen = set()
-    for (batch, _), draw in zip(
-        Loader(pictures(images, images), CPU).train_batches(recipe), draws(4, recipe), strict=True
+    for (batch, _), drawn in zip(
+        Loader(pictures(images, images), CPU).train_batches(recipe), draw_batches(4, recipe), strict=True
     ):
         assert batch.shape == (4, 3, 12, 12)
         assert batch.is_contiguous(memory_format=torch.channels_last)
-        for picture, index in zip((batch[:, 0] * 255).round().byte().numpy(), draw.indices, strict=True):
+        for picture, index in zip((batch[:, 0] * 255).round().byte().numpy(), drawn.indices, strict=True):
             seen |= {_explain(picture, images[index, :, :, 0])}
     assert seen == {(down, across, mirror) for down in range(5) for across in range(5) for mirror in (False, True)}
 
 
 def _explain(picture: np.ndarray, original: np.ndarray) -> tuple[int, int, bool]:
-    """Which of the 50 moves by up to 2 px, the rim repeated, and mirrorings made `picture`."""
+    """Which of the 50 moves by up to 2 px, the border repeated, and mirrorings made `picture`."""
     for mirror in (False, True):
         padded = np.pad(original[:, ::-1] if mirror else original, 2, mode="edge")
         for down in range(5):
@@ -73,7 +72,7 @@ def _explain(picture: np.ndarray, original: np.ndarray) -> tuple[int, int, bool]
 
 
 def test_crops_are_boxes_of_the_allowed_area_and_ratio() -> None:
-    """Two ramps tell for every pixel of a crop where in the picture it came from."""
+    """Two ramps give for every pixel of a crop its place in the picture."""
     size = 128
     ramp = np.broadcast_to((np.arange(size) * 2).astype(np.uint8), (size, size))
     image = np.stack([ramp, ramp.T, ramp], axis=-1)[None]
@@ -114,8 +113,8 @@ def test_evaluation_at_another_size_is_resized_like_pillow_does() -> None:
     np.testing.assert_allclose(images[0, 0] * 255, np.asarray(expected), atol=1.0)
 
 
-def test_a_batch_is_the_same_whether_kept_or_used_at_once_and_beside_another_stream() -> None:
-    """Buffers are used again, by one stream and never by two."""
+def test_a_batch_is_the_same_kept_or_used_at_once_and_beside_another_stream() -> None:
+    """Buffers are reused, by one stream and never by two."""
     loader = Loader(make_constellation(40, 8), CPU)
     expected = [images.clone() for images, _ in loader.train_batches(RECIPE)]
     other = loader.train_batches(replace(RECIPE, seed=1))
@@ -124,26 +123,26 @@ def test_a_batch_is_the_same_whether_kept_or_used_at_once_and_beside_another_str
 
 
 def test_large_batches_are_cropped_like_single_images() -> None:
-    """They are worked off in pieces on a CPU."""
+    """A CPU crops them in pieces."""
     data = make_constellation(70, 8)
     recipe = replace(RECIPE, batch_size=70, image_size=28, augment="crop")
-    draw = next(draws(70, recipe))
-    images = torch.from_numpy(data.train_images[draw.indices])
+    drawn = next(draw_batches(70, recipe))
+    images = torch.from_numpy(data.train_images[drawn.indices])
     whole, _ = next(Loader(data, CPU).train_batches(recipe))
     assert whole.is_contiguous(memory_format=torch.channels_last)
-    single = [augmented(images[n : n + 1], draw.uniforms[n : n + 1], recipe, data) for n in range(70)]
+    single = [augmented(images[n : n + 1], drawn.uniforms[n : n + 1], recipe, data) for n in range(70)]
     assert torch.equal(whole, torch.cat(single))
 
 
 class SlowPictures(np.ndarray[Any, Any]):
-    """Takes 30 ms to give any of its images, as a disk might."""
+    """Takes 30 ms to read any of its images, as a disk might."""
 
     def __getitem__(self, key: Any) -> Any:
         time.sleep(0.03)
         return super().__getitem__(key)
 
 
-def test_a_training_tells_whether_it_waits_for_images() -> None:
+def test_a_training_measures_whether_it_waits_for_images() -> None:
     quick = make_constellation(64, 16)
     # Every other of twice as many: memory that cannot be gathered from in one go.
     slow = replace(quick, train_images=np.repeat(quick.train_images, 2, axis=0)[::2].view(SlowPictures))
@@ -159,9 +158,10 @@ def test_a_training_tells_whether_it_waits_for_images() -> None:
     assert of_slow.step_images_s > 16 / 0.03
 
 
-def test_starvation_is_said_in_a_sentence() -> None:
-    assert starvation(1200, 1000) is None
-    assert "Batches came at 1,199 images/s, the network can train on 1,000" in (starvation(1199, 1000) or "")
+def test_a_training_is_starved_by_batches_less_than_a_fifth_faster_than_its_steps() -> None:
+    assert STARVED_UNDER == 1.2
+    assert not is_starved(1200, 1000)
+    assert is_starved(1199, 1000)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def cuda() -> torch.device:
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("augment", ["shift", "crop"])
 def test_cuda_sees_the_same_batches(cuda: torch.device, whole: bool, augment: Any) -> None:
-    """Gathered there, or here into pinned memory."""
+    """Gathered on the device, or on the host into pinned memory."""
     data = make_constellation(160, 48)
     recipe = replace(RECIPE, augment=augment, image_size=28, steps=30)
     loader = Loader(data, cuda, whole=whole)
@@ -189,7 +189,7 @@ def test_cuda_sees_the_same_batches(cuda: torch.device, whole: bool, augment: An
 
 
 @pytest.mark.cuda
-def test_what_fits_lies_on_the_device_whole(cuda: torch.device) -> None:
+def test_data_that_fit_lie_on_the_device_as_a_whole(cuda: torch.device) -> None:
     assert Loader(make_constellation(160, 48), cuda).is_whole
     free, _ = torch.cuda.mem_get_info(cuda)
     side = 1000

@@ -15,7 +15,7 @@ from archsearch.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ProxyData
 from archsearch.errors import RunError, UserError
 from archsearch.proxy.training.gradients import Gradients
 from archsearch.proxy.training.recipe import Recipe
-from archsearch.proxy.training.train import Progress, Training, train_and_score
+from archsearch.proxy.training.train import Training, TrainingProgress, train_and_score
 
 RECIPE = Recipe(steps=8, batch_size=16, learning_rate=1e-3, image_size=32, dtype="float32", augment="shift")
 
@@ -45,7 +45,7 @@ def network(width: int = 8, num_classes: int = 16, seed: int = 0) -> nn.Module:
 
 
 class Recorder(nn.Module):
-    """Notes what it is shown in training, and calls the random generator as a model with dropout would."""
+    """Records the images it sees in training, and calls the random generator as a model with dropout would."""
 
     def __init__(self, inner: nn.Module, num_randoms: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def test_every_model_sees_the_same_batches(data: ProxyData) -> None:
 def test_learns_and_reports(data: ProxyData) -> None:
     larger = make_constellation(3200, 320, seed=1)
     recipe = replace(RECIPE, steps=200, batch_size=32, learning_rate=5e-3)
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     result = train_and_score(network(24), larger, recipe, device="cpu", progress=reports.append)
     assert result.score > 0.5  # chance is 1/16, and telling the bags apart alone gives 1/4
     assert result.train_loss < math.log(16) - 0.3
@@ -119,10 +119,10 @@ def test_same_weights_and_recipe_give_the_same_score(data: ProxyData, dtype: Lit
     assert results[0] == results[1]
 
 
-def test_a_paused_training_ends_as_one_in_one_go(data: ProxyData) -> None:
+def test_a_paused_training_ends_as_one_without_a_pause(data: ProxyData) -> None:
     whole, parts = network(), network()
     expected = train_and_score(whole, data, RECIPE, device="cpu")
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     training = Training(parts, data, RECIPE, device="cpu", progress=reports.append)
     scores = [training.advance(step) for step in (1, 5)]
     torch.manual_seed(99)  # what happens in the pause does not matter
@@ -136,7 +136,7 @@ def test_a_paused_training_ends_as_one_in_one_go(data: ProxyData) -> None:
     assert len({score.train_s for score in scores}) == 3
 
 
-def test_a_training_lost_after_a_pause_starts_again_at_half_the_rate(data: ProxyData) -> None:
+def test_a_training_that_diverges_after_a_pause_starts_again_at_half_the_rate(data: ProxyData) -> None:
     recipe = replace(RECIPE, steps=4, learning_rate=0.1, warmup_share=0.0)
     training = Training(FailsWhenFast(reach=0.15), data, recipe, device="cpu")
     assert not training.advance(1).retried
@@ -164,7 +164,7 @@ def test_score_is_the_share_of_right_answers(data: ProxyData) -> None:
     assert result.score == np.mean(answers.numpy() == data.val_labels)
 
 
-def test_lost_training_starts_once_more_from_the_same_weights_at_half_the_rate(data: ProxyData) -> None:
+def test_a_diverged_training_starts_once_more_from_the_same_weights_at_half_the_rate(data: ProxyData) -> None:
     # One step of Adam moves a weight by about its learning rate: between 0.05 and 0.1 only the halved one stays inside.
     recipe = replace(RECIPE, steps=1, learning_rate=0.1, warmup_share=0.0)
     model = FailsWhenFast(reach=0.07)

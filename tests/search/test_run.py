@@ -21,7 +21,7 @@ from archsearch.cli import main
 from archsearch.data.dataset import load_fashion_mnist
 from archsearch.device import affinity
 from archsearch.errors import UserError
-from archsearch.proxy.shrink import Profile
+from archsearch.proxy.shrink import Scale
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.train import start_training
 from archsearch.proxy.training_free import scores
@@ -239,7 +239,7 @@ def test_other_seeds_and_free_scores_are_those_of_the_library() -> None:
 
     evaluate(arch.to_dict(), settings, {}, keep)
     recipe = replace(Recipe(**settings["proxy"]["recipe"]), seed=1)
-    training = start_training(arch, load_fashion_mnist(), Profile(**settings["proxy"]["profile"]), recipe, "cpu")
+    training = start_training(arch, load_fashion_mnist(), Scale(**settings["proxy"]["profile"]), recipe, "cpu")
     assert found["seed@1"]["proxy_score"] == training.advance(3).score
     assert found["seed@1"]["proxy_score"] != found["proxy"]["proxy_score"]
     for name, value in scores(arch).items():

@@ -1,30 +1,41 @@
 """Plans and records of audits for tests."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from archsearch.proxy.audit.plan import AuditPlan, Subject, paper_subjects
 from archsearch.proxy.audit.store import Record
+from archsearch.proxy.profiles import load_profile
+from archsearch.proxy.task import ProxyTask
 from archsearch.space.papers import paper
 
 NAMES = ("van_b0", "van_b1", "van_b2", "pvt_tiny", "pvt_small", "davit_tiny")
 STEPS = 8
 
+_PROFILE = load_profile("fashion-mnist")
+PROXY = ProxyTask(
+    source={"kind": "fashion-mnist"},
+    scale=_PROFILE.scale,
+    recipe=replace(_PROFILE.recipe, steps=STEPS),
+    proxy_id="p",
+    num_val=2000,
+)
+
 
 def make_plan(*, seeds: int = 2, longer: int = 0, hybrids: Sequence[str] = ()) -> AuditPlan:
-    """The papers' models, of which `hybrids` are audited as if they were some."""
+    """Six papers' models, and `hybrids`, which are papers' models too."""
     subjects = [
         *paper_subjects(NAMES),
         *(Subject(arch=paper(name), group="hybrids") for name in hybrids),
     ]
     return AuditPlan(
-        proxy_id="p",
-        longer_id="p-longer" if longer else None,
-        proxy={"recipe": {"steps": STEPS, "seed": 0}},
+        proxy=PROXY,
         device="cpu",
         subjects=subjects,
         num_seeds=seeds,
         longer=longer,
+        longer_id="p-longer" if longer else None,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from archsearch.proxy.task import ProxyTask, choose_proxy
+from archsearch.proxy.task import ProxyTask, choose_profile
 from archsearch.search.config import make_settings
 from archsearch.throughput.measurement import Measurement
 
@@ -19,5 +19,5 @@ def settings_for(
 ) -> dict[str, Any]:
     """The settings of a run on the CPU with this proxy."""
     measurement = Measurement.resolve(device="cpu")
-    task = ProxyTask.resolve(choose_proxy(proxy, "cpu", data), data=data, steps=steps, rungs=rungs, **training)
+    task = ProxyTask.resolve(choose_profile(proxy, "cpu", data), data=data, steps=steps, rungs=rungs, **training)
     return make_settings(measurement, task)

@@ -1,1 +1,1 @@
-"""How well a proxy orders architectures: what was trained to find out, what it comes to, and the sentence it is told in."""
+"""The audit of a proxy task: trainings, rank statistics of how well it orders architectures, and its one-sentence verdict."""

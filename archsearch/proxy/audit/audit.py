@@ -1,4 +1,4 @@
-"""`archsearch audit` without its options: what is trained for what, by any number of processes at once, and what it comes to."""
+"""Plan, run and summarise an audit; any number of processes may work on the same one."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,20 @@ from archsearch.proxy.audit.statistics import Document, conclude
 from archsearch.proxy.audit.store import FREE_FILE, AuditStore, Key, Record, audit_folder
 from archsearch.proxy.audit.training import train_all
 from archsearch.proxy.audit.verdict import verdict
-from archsearch.proxy.shrink import Profile
-from archsearch.proxy.task import ProxyTask, choose_proxy, load_proxy, proxy_id
-from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.task import ProxyTask, choose_profile, proxy_id
 from archsearch.results import read_manifest, read_rows
 from archsearch.space.papers import choose_papers
 from archsearch.system import Progress, Say, ignore, replace_file, utc_now
 from archsearch.version import __version__
 
-_IMAGE_SIZE = 224  # of the papers' models that stand beside a proxy's hybrids
-# Of the conditions of a training: what its score hangs on. The date differs between any two.
+_IMAGE_SIZE = 224  # of the papers' models that are audited beside a profile's hybrids
+# The conditions of a training that its score depends on.
 _CONDITIONS = ("device", "device_name", "torch", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRequest:
-    """What was asked for on the command line: a run's folder, or a proxy by name or file with its images."""
+    """What the command line asks for: a run's folder, or a profile by name or file with its images."""
 
     run: Path | None
     proxy: str | None
@@ -52,9 +50,9 @@ def audit(
     say: Say = ignore,
     progress: Progress = ignore,
 ) -> Document:
-    """Train what is missing, conclude, and write the folder; the document."""
+    """Train what is missing, write the audit's folder, and return its document."""
     plan = audit_plan(request)
-    store = AuditStore(output or audit_folder(results_root, plan.proxy_id))
+    store = AuditStore(output or audit_folder(results_root, plan.proxy.proxy_id))
     use_cpu(plan.threads, plan.cpus)
     records = train_all(plan, store, say=say, progress=progress)
     document = audit_document(plan, records, _training_free(plan.subjects, store))
@@ -64,27 +62,23 @@ def audit(
 
 
 def audit_plan(request: AuditRequest) -> AuditPlan:
-    """Checked before anything is trained; UserError for anything asked for that cannot be."""
-    plan = _plan_of_proxy(request) if request.run is None else _plan_of_run(request, request.run)
+    """Checked before anything is trained. Raises UserError for a request that is impossible."""
+    plan = _plan_for_profile(request) if request.run is None else _plan_for_run(request, request.run)
     if not plan.subjects:
         raise UserError("nothing to audit with: --papers none and --hybrids 0; name at least three networks")
     if not request.longer or not request.hybrids:
         return plan
     proxy = plan.proxy
-    recipe = Recipe(**{**proxy["recipe"], "steps": request.longer * plan.steps})
-    longer_id = proxy_id(load_proxy(proxy["source"]), Profile(**proxy["profile"]), recipe)
-    return replace(plan, longer_id=longer_id)
+    recipe = replace(proxy.recipe, steps=request.longer * plan.steps)
+    return replace(plan, longer_id=proxy_id(proxy.load_data(), proxy.scale, recipe))
 
 
-def _plan_of_proxy(request: AuditRequest) -> AuditPlan:
+def _plan_for_profile(request: AuditRequest) -> AuditPlan:
     """The papers' models and hybrids of the default space."""
     device = pick_device(request.device).type
     check_cpu(request.threads, None)
-    task = ProxyTask.resolve(choose_proxy(request.proxy, device, request.data), data=request.data)
     return AuditPlan(
-        proxy_id=task.proxy_id,
-        longer_id=None,
-        proxy=task.to_dict()["proxy"],
+        proxy=ProxyTask.resolve(choose_profile(request.proxy, device, request.data), data=request.data),
         device=device,
         subjects=[
             *paper_subjects(choose_papers(request.papers, request.budget_macs, _IMAGE_SIZE)),
@@ -96,7 +90,7 @@ def _plan_of_proxy(request: AuditRequest) -> AuditPlan:
     )
 
 
-def _plan_of_run(request: AuditRequest, folder: Path) -> AuditPlan:
+def _plan_for_run(request: AuditRequest, folder: Path) -> AuditPlan:
     """The papers' models near the run's budget and its own candidates, with what it has measured."""
     manifest, rows = read_manifest(folder), read_rows(folder)
     settings = manifest["settings"]
@@ -109,10 +103,9 @@ def _plan_of_run(request: AuditRequest, folder: Path) -> AuditPlan:
             f"{folder}: has {len(hybrids)} complete candidates, fewer than the {request.hybrids} to audit with; "
             f"let it go on, or give --hybrids {len(hybrids)} or less"
         )
+    proxy = ProxyTask.from_dict(settings)
     return AuditPlan(
-        proxy_id=manifest["proxy_id"],
-        longer_id=None,
-        proxy=settings["proxy"],
+        proxy=proxy,
         device=settings["device"] if request.device == "auto" else pick_device(request.device).type,
         subjects=[*paper_subjects(papers), *hybrids],
         num_seeds=request.num_seeds,
@@ -120,15 +113,15 @@ def _plan_of_run(request: AuditRequest, folder: Path) -> AuditPlan:
         threads=request.threads or settings["threads"],
         cpus=settings.get("cpus"),
         run=manifest["name"],
-        measured=list(run_records(rows, settings)),
+        measured=list(run_records(rows, proxy)),
     )
 
 
 def audit_document(plan: AuditPlan, records: Mapping[Key, Record], free: Mapping[str, Mapping[str, float]]) -> Document:
-    """All taus with their intervals, what they were made from, and the sentence."""
-    used = [records[task.key] for task in plan.tasks() if task.key in records]
+    """All taus with their intervals, the scores behind them, and the verdict."""
+    used = [records[training.key] for training in plan.trainings() if training.key in records]
     document: Document = {
-        "proxy_id": plan.proxy_id,
+        "proxy_id": plan.proxy.proxy_id,
         "verdict": "",
         "run": plan.run,
         "created_at": utc_now(),
@@ -138,7 +131,12 @@ def audit_document(plan: AuditPlan, records: Mapping[Key, Record], free: Mapping
         "trainings": len(used),
         "seconds": sum(record.seconds for record in used),
         **conclude(plan, records, free),
-        "settings": {"proxy": plan.proxy, "device": plan.device, "threads": plan.threads, "cpus": plan.cpus},
+        "settings": {
+            "proxy": plan.proxy.to_dict()["proxy"],
+            "device": plan.device,
+            "threads": plan.threads,
+            "cpus": plan.cpus,
+        },
         "conditions": _machines(used),
         "versions": {"archsearch": __version__},
     }
@@ -146,13 +144,13 @@ def audit_document(plan: AuditPlan, records: Mapping[Key, Record], free: Mapping
 
 
 def _machines(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The different conditions that the trainings had."""
+    """The different conditions of the trainings."""
     found = [{name: one.conditions.get(name) for name in _CONDITIONS} for one in records]
     return list({json.dumps(one, sort_keys=True): one for one in found}.values())
 
 
 def _training_free(subjects: Sequence[Subject], store: AuditStore) -> dict[str, dict[str, float]]:
-    """Scores that cost no training, arch_id -> name -> value; kept, as they take seconds each."""
+    """Training-free scores, arch_id -> name -> value; stored in the folder, as they take seconds each."""
     path = store.folder / FREE_FILE
     with store.locked("training_free"):
         known = _read_free(path)
@@ -169,7 +167,7 @@ def _training_free(subjects: Sequence[Subject], store: AuditStore) -> dict[str, 
 
 
 def _free_scores(subject: Subject) -> dict[str, float]:
-    """Those of one architecture; none where the copy that they are read off cannot hold it."""
+    """Those of one architecture; none where there is no small copy of it."""
     try:
         return training_free.scores(subject.arch)
     except UserError:
@@ -177,7 +175,7 @@ def _free_scores(subject: Subject) -> dict[str, float]:
 
 
 def _read_free(path: Path) -> dict[str, dict[str, float]]:
-    """What was kept; nothing where it cannot be read, as it can be worked out again."""
+    """The stored scores; nothing where they cannot be read, as they can be computed again."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

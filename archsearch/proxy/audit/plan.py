@@ -1,4 +1,4 @@
-"""What an audit has to train: which architectures, for how long, with which seeds; in an order in which the first half already tells something."""
+"""The trainings of an audit: which architectures, for how long, with which seeds, the most informative first."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archsearch.proxy.audit.store import Key, Record
+from archsearch.proxy.task import ProxyTask
 from archsearch.proxy.training.recipe import rung_steps
 from archsearch.space.arch import Arch
 from archsearch.space.budget import Band, InBand
@@ -19,8 +20,10 @@ Group = Literal["papers", "hybrids"]
 
 # Where a training pauses to be scored, in parts of its end.
 POINTS = (1, 2, 4, 8)
-# Of the longer trainings: no seed that the proxy itself is trained with, as shared first weights and order would flatter it.
+# Of the longer trainings: a seed that the proxy is not trained with, since shared initial weights and order would flatter it.
 LONGER_SEED = 1000
+# Hybrids are chosen among so many drawn from this space, inside this tolerance of the budget.
+_SPACE, _TOLERANCE, _NUM_DRAWN, _SEED = "hybrid", 0.05, 200, 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +37,8 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """A training to be done: the recipe's `steps` and `seed` are what the audit decides."""
+class AuditTraining:
+    """A training to be done; it replaces the recipe's `steps` and `seed`."""
 
     subject: Subject
     proxy_id: str
@@ -49,7 +52,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """Whom it trains."""
+        """The architecture's, for people."""
         return self.subject.name or self.subject.arch.describe()
 
     @property
@@ -60,7 +63,7 @@ class Task:
     def record(
         self, curve: Mapping[str, list[float]], *, seconds: float, conditions: Mapping[str, Any], reason: str | None
     ) -> Record:
-        """What is kept of it."""
+        """The record of its result."""
         arch = self.subject.arch
         cost = arch.cost()
         return Record(
@@ -81,15 +84,17 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditPlan:
-    """Everything an audit trains. `proxy` are the settings' own: source, profile and recipe; `longer_id` is None without longer trainings."""
+    """Everything an audit trains.
 
-    proxy_id: str
-    longer_id: str | None
-    proxy: Mapping[str, Any]
+    `longer` is how many times as many steps the longer trainings of hybrids have, `longer_id` their proxy_id; None without such trainings.
+    """
+
+    proxy: ProxyTask
     device: str
     subjects: Sequence[Subject]
     num_seeds: int
     longer: int
+    longer_id: str | None = None
     threads: int | None = None
     cpus: Sequence[int] | None = None
     run: str | None = None
@@ -98,48 +103,38 @@ class AuditPlan:
     @property
     def steps(self) -> int:
         """Of the proxy's whole training."""
-        return int(self.proxy["recipe"]["steps"])
+        return self.proxy.recipe.steps
 
     @property
     def seeds(self) -> range:
         """The recipes' seeds, a run's own first."""
-        first = int(self.proxy["recipe"]["seed"])
+        first = self.proxy.recipe.seed
         return range(first, first + self.num_seeds)
 
-    def tasks(self) -> Iterator[Task]:
-        """The proxy with a run's seed, then longer, then with the other seeds."""
-        hybrids = [subject for subject in self.subjects if subject.group == "hybrids"]
-        first, *others = self.seeds
-        yield from self._of_seed(first)
-        if self.longer_id is not None:
-            for subject in hybrids:
-                yield Task(subject=subject, proxy_id=self.longer_id, steps=self.longer * self.steps, seed=LONGER_SEED)
-        for seed in others:
-            yield from self._of_seed(seed)
-
-    def _of_seed(self, seed: int) -> Iterator[Task]:
-        for subject in self.subjects:
-            yield Task(subject=subject, proxy_id=self.proxy_id, steps=self.steps, seed=seed)
-
-
-_SPACE, _TOLERANCE = "hybrid", 0.05
-
-
-_DRAWN, _SEED = 200, 0
+    def trainings(self) -> Iterator[AuditTraining]:
+        """The proxy with a run's seed, then longer, then with the other seeds: half of them already allow conclusions."""
+        for seed in self.seeds:
+            for subject in self.subjects:
+                yield AuditTraining(subject=subject, proxy_id=self.proxy.proxy_id, steps=self.steps, seed=seed)
+            if seed == self.seeds[0] and self.longer_id is not None:
+                steps = self.longer * self.steps
+                for subject in self.subjects:
+                    if subject.group == "hybrids":
+                        yield AuditTraining(subject=subject, proxy_id=self.longer_id, steps=steps, seed=LONGER_SEED)
 
 
 def paper_subjects(names: Sequence[str]) -> list[Subject]:
     """The papers' models; those without a published top-1 are left out."""
-    found = [(name, paper_space(name).paper.get("top1")) for name in names]
+    published = {name: paper_space(name).paper.get("top1") for name in names}
     return [
         Subject(arch=paper(name), group="papers", name=name, top1=float(top1))
-        for name, top1 in found
+        for name, top1 in published.items()
         if top1 is not None
     ]
 
 
 def hybrid_subjects(number: int, budget_macs: int) -> list[Subject]:
-    """So many of the default space within 5 % of the budget: many are drawn, and those taken that lie far apart.
+    """So many hybrids of the default space within 5 % of the budget: many are drawn, and some that lie far apart are taken.
 
     Each is described by the kinds of block of its first and last stage and by the rank of its parameters; the next one
     taken is always the one farthest from all taken (Gonzalez 1985), the first that with the median parameters.
@@ -147,7 +142,7 @@ def hybrid_subjects(number: int, budget_macs: int) -> list[Subject]:
     if not number:
         return []
     inside = InBand(load_space(_SPACE), Band.around(budget_macs, _TOLERANCE))
-    drawn = {arch.arch_id: arch for _, arch in inside.draw_many(_DRAWN, random.Random(_SEED))}
+    drawn = {arch.arch_id: arch for _, arch in inside.draw_many(_NUM_DRAWN, random.Random(_SEED))}
     arches = list(drawn.values())
     return [Subject(arch=arches[index], group="hybrids") for index in _spread(arches, number)]
 
@@ -165,7 +160,7 @@ def _spread(arches: list[Arch], number: int) -> list[int]:
 
 
 def _distances(index: int, ranks: NDArray[np.float64], blocks: NDArray[np.str_]) -> NDArray[np.float64]:
-    """From one to all: parameters' ranks count as much as first and last stage together, those in between half as much as the ends."""
+    """From one architecture to all: the ranks of the parameters count as much as the first and last stage together, a middle stage half as much as an end."""
     others = blocks != blocks[index]
     weights = np.array([0.5, *[0.25] * (blocks.shape[1] - 2), 0.5])
     return np.asarray(np.abs(ranks - ranks[index]) + others @ weights, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""From trainings to how well a proxy orders: Kendall's tau against each target, beside counting parameters, training-free scores and the proxy's own noise."""
+"""Rank statistics of an audit: Kendall's tau of the proxy, of parameter counts and of training-free scores against each target, and the proxy's noise."""
 
 import itertools
 import math
@@ -16,16 +16,15 @@ from archsearch.proxy.audit.store import Key, Record
 Document = dict[str, Any]
 Free = Mapping[str, Mapping[str, float]]  # arch_id -> training-free score -> value
 
-# Of fewer there is no order to speak of.
-FEWEST = 3
+FEWEST = 3  # architectures of a comparison
 BASELINE = "params"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
-    """The architectures of a group that every seed could train.
+class ScoredGroup:
+    """The architectures of a group that were trained with every seed.
 
-    `curves` are point -> scores (S, N), a row a seed, nan in all of it for a seed that was not scored there.
+    `curves` are step -> scores (S, N), a row a seed; all of a row is nan where the seed was not scored at that step.
     """
 
     group: Group
@@ -39,11 +38,11 @@ class Scored:
         return self.curves[max(self.curves)]
 
 
-def scored(plan: AuditPlan, records: Mapping[Key, Record], group: Group) -> Scored | None:
-    """The group's scores; None when fewer than three are through."""
+def collect_scores(plan: AuditPlan, records: Mapping[Key, Record], group: Group) -> ScoredGroup | None:
+    """The group's scores; None when fewer than three architectures have all of theirs."""
     subjects, table = [], []
     for subject in plan.subjects:
-        found = [records.get((plan.proxy_id, subject.arch.arch_id, seed)) for seed in plan.seeds]
+        found = [records.get((plan.proxy.proxy_id, subject.arch.arch_id, seed)) for seed in plan.seeds]
         whole = [record for record in found if record is not None and record.score is not None]
         if subject.group == group and len(whole) == len(found):
             subjects.append(subject)
@@ -52,21 +51,21 @@ def scored(plan: AuditPlan, records: Mapping[Key, Record], group: Group) -> Scor
         return None
     by_seed = list(zip(*table, strict=True))
     points = sorted({point for row in table for record in row for point in record.scores})
-    curves = {point: np.array([_at(point, row) for row in by_seed]) for point in points}
-    # What a run has trained again has no scores below the full one.
+    curves = {point: np.array([_scores_after(point, row) for row in by_seed]) for point in points}
+    # A run's trainings with other seeds have a final score only.
     curves = {point: curve for point, curve in curves.items() if np.isfinite(curve).any()}
-    return Scored(group=group, subjects=subjects, records=by_seed, curves=curves)
+    return ScoredGroup(group=group, subjects=subjects, records=by_seed, curves=curves)
 
 
-def _at(point: int, row: Sequence[Record]) -> list[float]:
-    """The scores of a seed after so many steps; nan for all when one lacks it, as an order is one of all."""
+def _scores_after(point: int, row: Sequence[Record]) -> list[float]:
+    """The scores of a seed after so many steps; nan for all when one lacks it, since an order needs all."""
     found = [record.scores.get(point, math.nan) for record in row]
     return found if all(map(math.isfinite, found)) else [math.nan] * len(found)
 
 
 def conclude(plan: AuditPlan, records: Mapping[Key, Record], free: Free) -> Document:
-    """Groups with their noise, and comparisons with every target, as plain values; nan is None."""
-    groups = [found for group in ("papers", "hybrids") if (found := scored(plan, records, group))]
+    """Groups with their noise, and comparisons with every target, as plain values; None stands for nan."""
+    groups = [found for group in ("papers", "hybrids") if (found := collect_scores(plan, records, group))]
     comparisons = []
     for group in groups:
         comparisons += [_against_itself(group, free), *_against_target(plan, group, records, free)]
@@ -77,20 +76,20 @@ def conclude(plan: AuditPlan, records: Mapping[Key, Record], free: Free) -> Docu
     }
 
 
-def _against_itself(group: Scored, free: Free) -> Document:
-    """Scores at each rung, and what costs no training, against the whole training."""
+def _against_itself(group: ScoredGroup, free: Free) -> Document:
+    """Scores at each rung, and training-free scores, against the whole training."""
     target = group.full.mean(axis=0)
     judges = [_judge(f"after {point} steps", curve, target, group.full) for point, curve in group.curves.items()][:-1]
     return _comparison(group, "proxy", target, [*judges, *_baselines(group, target, free)])
 
 
-def _against_target(plan: AuditPlan, group: Scored, records: Mapping[Key, Record], free: Free) -> list[Document]:
-    """The proxy against the papers' top-1, or longer training, of those that have it."""
+def _against_target(plan: AuditPlan, group: ScoredGroup, records: Mapping[Key, Record], free: Free) -> list[Document]:
+    """The proxy against the papers' top-1, or against longer training, for the architectures that have it."""
     values = [_target(plan, subject, records) for subject in group.subjects]
     has = [index for index, value in enumerate(values) if value is not None]
     if len(has) < FEWEST:
         return []
-    part = Scored(
+    part = ScoredGroup(
         group=group.group,
         subjects=[group.subjects[index] for index in has],
         records=[[row[index] for index in has] for row in group.records],
@@ -99,10 +98,8 @@ def _against_target(plan: AuditPlan, group: Scored, records: Mapping[Key, Record
     target = np.array([values[index] for index in has], dtype=np.float64)
     lower = [_judge(f"after {point} steps", curve, target) for point, curve in part.curves.items()][:-1]
     judges = [_judge("proxy", part.full, target), *lower, *_baselines(part, target, free)]
-    params = _params(part)
-    mean = part.full.mean(axis=0)
     document = _comparison(part, "top1" if group.group == "papers" else "longer", target, judges)
-    document["minus_params"] = _plain(estimate(_difference, mean, params, target))
+    document["minus_params"] = _plain(estimate(_tau_difference, part.full.mean(axis=0), _params(part), target))
     return [document]
 
 
@@ -113,13 +110,13 @@ def _target(plan: AuditPlan, subject: Subject, records: Mapping[Key, Record]) ->
     return longer.score if longer else None
 
 
-def _difference(proxy: Array, params: Array, target: Array) -> float:
-    """How much better the proxy orders than the number of parameters."""
+def _tau_difference(proxy: Array, params: Array, target: Array) -> float:
+    """How much better than the number of parameters the proxy orders."""
     return kendall_tau(proxy, target) - kendall_tau(params, target)
 
 
 def _judge(name: str, scores: Array, target: Array, per_seed: Array | None = None) -> Document:
-    """Tau of the mean over seeds, and the mean tau of one seed alone: with the target, or with the same seed's own target."""
+    """Tau of the mean over seeds, and the mean tau of single seeds: with the target, or with the same seed's row of `per_seed`."""
     is_scored = np.isfinite(scores).all(axis=1)
     scores = scores[is_scored]
     targets = itertools.repeat(target) if per_seed is None else per_seed[is_scored]
@@ -131,8 +128,8 @@ def _judge(name: str, scores: Array, target: Array, per_seed: Array | None = Non
     }
 
 
-def _baselines(group: Scored, target: Array, free: Free) -> list[Document]:
-    """What can be said without any training, of the whole architectures."""
+def _baselines(group: ScoredGroup, target: Array, free: Free) -> list[Document]:
+    """Parameters, MACs and training-free scores, of the full architectures."""
     series = {
         BASELINE: _params(group),
         "macs": np.array([record.macs for record in group.records[0]], dtype=np.float64),
@@ -147,11 +144,11 @@ def _baselines(group: Scored, target: Array, free: Free) -> list[Document]:
     ]
 
 
-def _params(group: Scored) -> Array:
+def _params(group: ScoredGroup) -> Array:
     return np.array([record.params for record in group.records[0]], dtype=np.float64)
 
 
-def _comparison(group: Scored, target: str, values: Array, judges: Sequence[Document]) -> Document:
+def _comparison(group: ScoredGroup, target: str, values: Array, judges: Sequence[Document]) -> Document:
     return {
         "group": group.group,
         "target": target,
@@ -163,7 +160,7 @@ def _comparison(group: Scored, target: str, values: Array, judges: Sequence[Docu
 
 
 def _ceiling(full: Array) -> Document | None:
-    """How far two seeds of the proxy agree, the mean of all pairs; None of one seed. Beyond it there is nothing to expect of one training."""
+    """How far two seeds of the proxy agree, the mean of all pairs: no more can be expected of one training. None with a single seed."""
     if len(full) < 2:
         return None
     return _plain(estimate(_mean_pair_tau, *full))
@@ -173,7 +170,7 @@ def _mean_pair_tau(*seeds: Array) -> float:
     return float(np.mean([kendall_tau(first, second) for first, second in itertools.combinations(seeds, 2)]))
 
 
-def _noise(group: Scored) -> Document:
+def _noise(group: ScoredGroup) -> Document:
     """Spread between architectures against the noise of their scores."""
     full, mean = group.full, group.full.mean(axis=0)
     binomial = statistics.fmean(record.standard_error for row in group.records for record in row)
@@ -196,9 +193,9 @@ def _noise(group: Scored) -> Document:
 
 
 def _architecture(plan: AuditPlan, subject: Subject, records: Mapping[Key, Record], free: Free) -> Document:
-    """One architecture with all that was found out about it."""
+    """One architecture with its scores."""
     arch_id = subject.arch.arch_id
-    own = {seed: records.get((plan.proxy_id, arch_id, seed)) for seed in plan.seeds}
+    own = {seed: records.get((plan.proxy.proxy_id, arch_id, seed)) for seed in plan.seeds}
     longer = records.get((plan.longer_id or "", arch_id, LONGER_SEED))
     cost = subject.arch.cost()
     scores = {str(seed): record.score for seed, record in own.items() if record and record.score is not None}

@@ -1,4 +1,4 @@
-"""One training of an audit, exactly as a search would do it."""
+"""The trainings of an audit, exactly as a search does them, shared among processes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,53 +10,51 @@ import torch
 from archsearch.data.dataset import ProxyData
 from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
-from archsearch.proxy.audit.plan import AuditPlan, Task
+from archsearch.proxy.audit.plan import AuditPlan, AuditTraining
 from archsearch.proxy.audit.store import AuditStore, Key, Record
-from archsearch.proxy.shrink import Profile
-from archsearch.proxy.task import load_proxy
-from archsearch.proxy.training.recipe import Recipe
-from archsearch.proxy.training.train import Progress as TrainingProgress
-from archsearch.proxy.training.train import start_training
+from archsearch.proxy.training.train import TrainingProgress, start_training
 from archsearch.system import Progress, Say, ignore
 from archsearch.units import format_seconds
+
+_POLL_S = 1.0
 
 
 class Trainer:
     """Trains in this process; the data is read once, when it is first needed."""
 
     def __init__(self, plan: AuditPlan) -> None:
-        self._plan, self._device = plan, torch.device(plan.device)
+        self._proxy, self._device = plan.proxy, torch.device(plan.device)
         self._data: ProxyData | None = None
 
-    def train(self, task: Task, progress: Callable[[TrainingProgress], None]) -> Record:
-        """The training, scored at its points. One that diverges or does not fit the profile is a record with its reason; RunError without memory."""
-        self._data = self._data or load_proxy(self._plan.proxy["source"])
+    def train(self, training: AuditTraining, progress: Callable[[TrainingProgress], None]) -> Record:
+        """The record of a training, scored at its points; of one that diverges, or has no small copy, with the reason.
+
+        Raises RunError without enough memory.
+        """
+        self._data = self._data or self._proxy.load_data()
         started = time.perf_counter()
         curve, reason = {}, None
         try:
             with device_lock(self._device, exclusive=False):
-                curve = self._curve(task, self._data, progress)
+                curve = self._curve(training, self._data, progress)
         except (RunError, UserError) as error:
             reason = str(error)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise RunError(f"{task.name}: out of memory on {self._device.type}") from error
+                raise RunError(f"{training.name}: out of memory on {self._device.type}") from error
             raise
         seconds = time.perf_counter() - started
-        return task.record(curve, seconds=seconds, conditions=conditions(self._device), reason=reason)
+        return training.record(curve, seconds=seconds, conditions=conditions(self._device), reason=reason)
 
     def _curve(
-        self, task: Task, data: ProxyData, progress: Callable[[TrainingProgress], None]
+        self, training: AuditTraining, data: ProxyData, progress: Callable[[TrainingProgress], None]
     ) -> dict[str, list[float]]:
-        recipe = replace(Recipe(**self._plan.proxy["recipe"]), steps=task.steps, seed=task.seed)
-        profile = Profile(**self._plan.proxy["profile"])
-        training = start_training(task.subject.arch, data, profile, recipe, self._device)
-        training.progress = progress
-        scores = {str(step): training.advance(step) for step in task.points}
+        """Step -> [score, standard error]."""
+        recipe = replace(self._proxy.recipe, steps=training.steps, seed=training.seed)
+        started = start_training(training.subject.arch, data, self._proxy.scale, recipe, self._device)
+        started.progress = progress
+        scores = {str(step): started.advance(step) for step in training.points}
         return {step: [score.score, score.standard_error] for step, score in scores.items()}
-
-
-_POLL_S = 1.0
 
 
 def train_all(
@@ -67,42 +65,45 @@ def train_all(
     `progress` counts the training steps of all processes, `say` hears of each training that this one has finished.
     """
     known = {record.key: record for record in plan.measured}
-    tasks = [task for task in plan.tasks() if task.key not in known]
-    total = sum(task.steps for task in tasks)
+    trainings = [training for training in plan.trainings() if training.key not in known]
+    total = sum(training.steps for training in trainings)
     trainer = Trainer(plan)
-    trained: Task | None = None
+    trained: AuditTraining | None = None
     while True:
         records = store.records()
         if trained is not None and trained.key in records:
-            finished = sum(task.key in records for task in tasks)
-            say(f"[{finished}/{len(tasks)}] {_describe(trained, records[trained.key])}")
-        left = [task for task in tasks if task.key not in records]
+            finished = sum(training.key in records for training in trainings)
+            say(f"[{finished}/{len(trainings)}] {_describe(trained, records[trained.key])}")
+        left = [training for training in trainings if training.key not in records]
         if not left:
             return {**known, **records}
-        done = total - sum(task.steps for task in left)
+        done = total - sum(training.steps for training in left)
         progress(done, total, "starting")
         trained = _train_one(left, trainer, store, partial(_report, progress, done, total))
         if trained is None:
-            time.sleep(_POLL_S)  # others are at the last ones; should they die, we take over
+            time.sleep(_POLL_S)  # other processes do the last ones; should they die, we take over
 
 
-def _report(progress: Progress, done: int, total: int, task: Task, at: TrainingProgress) -> None:
-    """Steps of all finished trainings and of the one at work."""
-    progress(done + at.step, total, f"{task.name:.40}, seed {task.seed}")
+def _report(progress: Progress, done: int, total: int, training: AuditTraining, at: TrainingProgress) -> None:
+    """Steps of all finished trainings and of the current one."""
+    progress(done + at.step, total, f"{training.name:.40}, seed {training.seed}")
 
 
 def _train_one(
-    left: Sequence[Task], trainer: Trainer, store: AuditStore, report: Callable[[Task, TrainingProgress], None]
-) -> Task | None:
-    """Train the first task that no process has begun, and keep its record; None where there is none."""
-    for task in left:
-        with store.claimed(task.key) as is_ours:
+    left: Sequence[AuditTraining],
+    trainer: Trainer,
+    store: AuditStore,
+    report: Callable[[AuditTraining, TrainingProgress], None],
+) -> AuditTraining | None:
+    """Do the first training that no process has begun, and keep its record; None where there is none."""
+    for training in left:
+        with store.claimed(training.key) as is_ours:
             if is_ours:
-                store.append(trainer.train(task, partial(report, task)))
-                return task
+                store.append(trainer.train(training, partial(report, training)))
+                return training
     return None
 
 
-def _describe(task: Task, record: Record) -> str:
+def _describe(training: AuditTraining, record: Record) -> str:
     result = record.reason or f"score {record.score:.3f}"
-    return f"{task.name}, seed {record.seed}, {record.steps} steps, {format_seconds(record.seconds)}: {result}"
+    return f"{training.name}, seed {record.seed}, {record.steps} steps, {format_seconds(record.seconds)}: {result}"

@@ -1,13 +1,13 @@
-"""What an audit's figures come to, in one sentence made by rule: what was not shown is said not to be shown."""
+"""The one-sentence verdict of an audit, made by rule from its figures; it claims no more than the intervals show."""
 
 from collections.abc import Mapping
 from typing import Any
 
 Document = Mapping[str, Any]
 
-# Of fewer, even the right order is one of few: by chance it comes once in 24 times with four of them.
+# With fewer, chance gives the right order too often: of four, once in 24 times.
 _FEWEST_TO_JUDGE = 5
-_WHOSE = {"papers": "papers' models", "hybrids": "hybrids"}
+_GROUP_NAMES = {"papers": "papers' models", "hybrids": "hybrids"}
 
 
 def verdict(document: Document) -> str:
@@ -25,15 +25,13 @@ def clause(document: Document, comparison: Document) -> str:
     target = "their published ImageNet top-1"
     if comparison["target"] == "longer":
         target = f"their scores after {document['longer']} times the steps"
-    words = (
-        f"orders the {comparison['count']} {_WHOSE[comparison['group']]} by {target} with Kendall tau {interval(proxy)}"
-    )
+    words = f"orders the {comparison['count']} {_GROUP_NAMES[comparison['group']]} by {target} with Kendall tau {interval(proxy)}"
     alone = f"counting parameters with {number(params['value'])}"
-    return f"{words}, {alone}: {_judgement(comparison, proxy)}{_bound(proxy, comparison['ceiling'])}"
+    return f"{words}, {alone}: {_judgement(comparison, proxy)}{_noise_limit(proxy, comparison['ceiling'])}"
 
 
 def _judgement(comparison: Document, proxy: Document) -> str:
-    """What the intervals show; an interval that holds 0 shows nothing."""
+    """What the intervals show; an interval that contains 0 shows nothing."""
     minus = comparison["minus_params"]
     if comparison["count"] < _FEWEST_TO_JUDGE:
         return "too few to show anything"
@@ -55,13 +53,13 @@ def _is_below(minus: Document) -> bool:
     return minus["high"] is not None and minus["high"] < 0
 
 
-def _bound(proxy: Document, ceiling: Document | None) -> str:
-    """How far the proxy agrees with itself: where it agrees with the target as well, noise is what limits it."""
+def _noise_limit(proxy: Document, ceiling: Document | None) -> str:
+    """How far the proxy agrees with itself; where it agrees with the target as far, its noise may be the limit."""
     if ceiling is None or ceiling["value"] is None:
         return " (its noise is not known: it was trained with one seed)" if ceiling is None else ""
     words = f"two of its seeds agree by {number(ceiling['value'])}"
-    is_bound = proxy["single"] is not None and proxy["single"] >= ceiling["low"]
-    return f" ({words}, so its noise may be what bounds it)" if is_bound else f" ({words})"
+    is_limited = proxy["single"] is not None and proxy["single"] >= ceiling["low"]
+    return f" ({words}, so its noise may be what bounds it)" if is_limited else f" ({words})"
 
 
 def interval(estimate: Document) -> str:

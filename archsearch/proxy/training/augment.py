@@ -1,4 +1,4 @@
-"""Pixels: stored uint8 squares become augmented, normalised float32 batches, on the device they lie on."""
+"""Augmentation: stored uint8 squares become augmented, normalised float32 batches, on their device."""
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ _AREA = (0.35, 1.0)
 _LOG_RATIO = (float(np.log(3 / 4)), float(np.log(4 / 3)))
 _MAX_SHIFT = 2  # pixels
 _STORED_OVER_IMAGE = 1.125  # squares are stored this much larger than trained on; evaluation cuts the margin off
-# On a CPU, images are cropped so many at a time: what lies between fits the cache, and the allocator gives the same
-# pages again (at 256 a batch, fresh pages cost more than half of the time). Images do not touch: every bit stays.
+# On a CPU, images are cropped so many at a time: intermediate results fit the cache, and the allocator gives the same
+# pages again (at 256 a batch, fresh pages cost more than half of the time). Images are independent, so no bit changes.
 _CPU_PIECE = 32
 
 
@@ -36,7 +36,10 @@ def augmented(images: Tensor, uniforms: Tensor, recipe: Recipe, data: ProxyData)
 def centred(images: Tensor, recipe: Recipe, data: ProxyData) -> Tensor:
     """uint8 (B, S, S, C) -> float32 (B, 3, H, W), channels last: the centre without the stored margin, as it is evaluated."""
     if recipe.augment == "crop":
-        images = _centre(images)
+        size = images.shape[1]
+        side = round(size / _STORED_OVER_IMAGE)
+        start = (size - side) // 2
+        images = images[:, start : start + side, start : start + side]
     return _normalise(_resize(_to_float(images), recipe.image_size), data)
 
 
@@ -45,12 +48,12 @@ def _to_float(images: Tensor) -> Tensor:
 
 
 def _plain(images: Tensor, uniforms: Tensor, image_size: int) -> Tensor:
-    """The pictures as they are; 0..255."""
+    """The pictures unchanged; 0..255."""
     return _resize(_to_float(images), image_size)
 
 
 def _crop(images: Tensor, uniforms: Tensor, image_size: int) -> Tensor:
-    """Random boxes of 35-100 % area and ratio 3/4-4/3, cut to the picture, mirrored by halves; 0..255."""
+    """Random boxes of 35-100 % area and ratio 3/4-4/3, cut to the picture, half of them mirrored; 0..255."""
     mirror, area, ratio, across, down = uniforms.unbind(1)
     area = _AREA[0] + (_AREA[1] - _AREA[0]) * area
     ratio = torch.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * ratio)
@@ -62,12 +65,12 @@ def _crop(images: Tensor, uniforms: Tensor, image_size: int) -> Tensor:
     rows = torch.outer(height, places) + ((1 - height) * (2 * down - 1))[:, None]
     grid = torch.empty(len(images), image_size, image_size, 2, device=images.device)
     grid[..., 0], grid[..., 1] = columns[:, None, :], rows[:, :, None]
-    # Border padding: half a pixel at the rim would otherwise be mixed with black.
+    # Border padding: half a pixel at the border would otherwise be mixed with black.
     return F.grid_sample(_to_float(images), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _shift(images: Tensor, uniforms: Tensor, image_size: int) -> Tensor:
-    """Moved by up to 2 px each way, the rim repeated, mirrored by halves; 0..255."""
+    """Moved by up to 2 px each way, the border repeated, half of them mirrored; 0..255."""
     size = images.shape[1]
     places = torch.arange(size, device=images.device)
     moves = torch.floor(uniforms[:, 3:] * (2 * _MAX_SHIFT + 1)).long() - _MAX_SHIFT  # (B, 2)
@@ -76,14 +79,6 @@ def _shift(images: Tensor, uniforms: Tensor, image_size: int) -> Tensor:
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     moved = images[batch, rows.clamp(0, size - 1)[:, :, None], columns.clamp(0, size - 1)[:, None, :]]
     return _resize(_to_float(moved), image_size)
-
-
-def _centre(images: Tensor) -> Tensor:
-    """(B, S, S, C) -> the centre without the margin that stored squares have."""
-    size = images.shape[1]
-    side = round(size / _STORED_OVER_IMAGE)
-    start = (size - side) // 2
-    return images[:, start : start + side, start : start + side]
 
 
 def _resize(images: Tensor, image_size: int) -> Tensor:

@@ -14,20 +14,20 @@ from archsearch.proxy.training.augment import NUM_UNIFORMS, augmented, centred
 from archsearch.proxy.training.recipe import Recipe
 
 _DEVICE_SHARE = 1 / 3  # of the free CUDA memory that the whole set may take
-_UPLOAD = 4096  # images a copy when the whole set goes there
+_UPLOAD = 4096  # images a copy when the whole set goes to the device
 # One buffer is read while the next is filled: a fresh one a batch costs ten times the copy, in pages the system has to clear.
 _NUM_BUFFERS = 2
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One batch as drawn on the host: which images, and five uniform numbers (B, 5) for each to be augmented by."""
+class DrawnBatch:
+    """One batch as drawn on the host: which images, and for each the five uniform numbers (B, 5) of its augmentation."""
 
     indices: NDArray[np.int64]
     uniforms: Tensor
 
 
-def draws(num_images: int, recipe: Recipe) -> Iterator[Draw]:
+def draw_batches(num_images: int, recipe: Recipe) -> Iterator[DrawnBatch]:
     """`recipe.steps` batches; epochs are shuffled without replacement and follow each other without a gap.
 
     Depends on the recipe's seed and batch size and on the number of images only, never on the model or the device.
@@ -38,7 +38,7 @@ def draws(num_images: int, recipe: Recipe) -> Iterator[Draw]:
         while len(queue) < recipe.batch_size:
             queue = torch.cat((queue, torch.randperm(num_images, generator=generator)))
         uniforms = torch.rand(recipe.batch_size, NUM_UNIFORMS, generator=generator)
-        yield Draw(queue[: recipe.batch_size].numpy(), uniforms)
+        yield DrawnBatch(queue[: recipe.batch_size].numpy(), uniforms)
         queue = queue[recipe.batch_size :]
 
 
@@ -58,20 +58,20 @@ class Loader:
     def raw_batches(self, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Stored uint8 images (B, S, S, C), labels (B,) and uniform numbers (B, 5), on the device; read one batch ahead.
 
-        Images hold until the next are asked for.
+        Images are valid until the next batch is taken.
         """
 
-        def load(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-            return *split.take(draw.indices), _to(draw.uniforms, self.device)
+        def load(drawn: DrawnBatch) -> tuple[Tensor, Tensor, Tensor]:
+            return *split.take(drawn.indices), _to(drawn.uniforms, self.device)
 
         split = self._train.for_one_stream()
-        stream = draws(len(self.data.train_images), recipe)
+        stream = draw_batches(len(self.data.train_images), recipe)
         with ThreadPoolExecutor(1) as reader:  # a memory map that is not in memory yet would stall every step
             ahead = reader.submit(load, next(stream))
             for _ in range(recipe.steps):
                 batch = ahead.result()
-                if (draw := next(stream, None)) is not None:
-                    ahead = reader.submit(load, draw)
+                if (drawn := next(stream, None)) is not None:
+                    ahead = reader.submit(load, drawn)
                 yield batch
 
     def train_batches(self, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
@@ -99,7 +99,7 @@ class _DeviceImages:
             self.images[part] = torch.from_numpy(np.array(images[part])).to(device)
 
     def for_one_stream(self) -> "_DeviceImages":
-        """Streams share it."""
+        """All streams share it."""
         return self
 
     def take(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -111,7 +111,7 @@ class _DeviceImages:
 class _HostImages:
     """A split in host memory or a memory map, gathered into buffers that are used in turn; pinned ones for CUDA.
 
-    On the host, images that were taken hold until the next but one are.
+    On the host, images stay valid until the next but one are taken.
     """
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64], device: torch.device) -> None:
@@ -129,26 +129,26 @@ class _HostImages:
         labels = _to(torch.from_numpy(self.labels[indices]), self.device)
         buffer = self._next_buffer(len(indices))
         if self.images.flags.c_contiguous:
-            # "clip", since "raise" would gather into a buffer of its own first; indices are ours, so there is none to clip.
+            # "clip", since "raise" would gather into another buffer first; our indices are always inside.
             np.take(self.images, indices, axis=0, out=buffer.numpy(), mode="clip")
         else:  # numpy would copy the whole array
             buffer.numpy()[...] = self.images[indices]
         if self.device.type != "cuda":
             return buffer.to(self.device), labels
-        with torch.cuda.device(self.device):  # a thread starts on the first one
+        with torch.cuda.device(self.device):  # a new thread is on the first device
             images = buffer.to(self.device, non_blocking=True)
             self.copied[self.turn] = copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             copied.record()
         return images, labels
 
     def _next_buffer(self, size: int) -> Tensor:
-        """Memory for so many images that no copy to the device still reads."""
+        """Memory for so many images, which no copy to the device still reads."""
         self.turn = (self.turn + 1) % _NUM_BUFFERS
         if (copied := self.copied[self.turn]) is not None:
             copied.synchronize()
         if not self.buffers or len(self.buffers[0]) < size:
             shape, pinned = (size, *self.images.shape[1:]), self.device.type == "cuda"
-            # Those of before are kept by nobody but copies under way, and PyTorch's pool of pinned memory waits for these.
+            # The old ones are held by running copies alone, which PyTorch's pool of pinned memory waits for.
             self.buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(_NUM_BUFFERS)]
         return self.buffers[self.turn][:size]
 

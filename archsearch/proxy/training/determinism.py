@@ -1,4 +1,4 @@
-"""What makes a training repeatable: its own random numbers, and deterministic algorithms where CUDA has them."""
+"""Repeatable training: random numbers of its own, and deterministic algorithms where CUDA has them."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ RandomState = tuple[Tensor, Tensor | None]
 
 
 def own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
-    """The caller's random state comes back at the end."""
+    """A context that gives the caller's random state back at its end."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def read_random_state(device: torch.device) -> RandomState:
-    """Of the host and, for CUDA, of the device."""
+    """The random state of the host and, for CUDA, of the device."""
     return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
 
 def write_random_state(state: RandomState, device: torch.device) -> None:
-    """Goes on from a state that was read."""
+    """Continue from a state that was read."""
     host, own = state
     torch.set_rng_state(host)
     if own is not None:
@@ -30,13 +30,12 @@ def write_random_state(state: RandomState, device: torch.device) -> None:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On CUDA: no cuDNN benchmark, and deterministic algorithms where PyTorch has them; all as before at the end. Elsewhere nothing to do.
+    """On CUDA: no cuDNN benchmark, and deterministic algorithms where PyTorch has them; the settings of before come back at the end.
 
-    What PyTorch 2.14 still does in an order of its own there: the backward of fused attention (memory-efficient, flash and
-    cuDNN's say so in warnings of theirs), of bilinear `interpolate` and of adaptive average pooling (documentation of
-    `torch.use_deterministic_algorithms`). Only warnings are asked for, and left out here, since without a deterministic
-    version an op would end the training. Scores on CUDA are therefore close between repetitions, not always equal bit by
-    bit; on the CPU they are equal.
+    Not deterministic there in PyTorch 2.14: the backward of fused attention (memory-efficient, flash and cuDNN's warn of
+    it), of bilinear `interpolate` and of adaptive average pooling (documentation of `torch.use_deterministic_algorithms`).
+    They warn, and the warnings are ignored, since otherwise such an op would end the training. Scores on CUDA are therefore
+    close between repetitions, not always equal bit by bit; on the CPU they are equal.
     """
     if device.type != "cuda":
         yield
@@ -49,7 +48,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
     )
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing of ours reads such memory; filling takes time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we read no uninitialised memory, and filling it takes time
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Dd]eterministic")

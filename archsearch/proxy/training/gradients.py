@@ -1,4 +1,4 @@
-"""The gradients of one batch, in as many parts as memory asks for."""
+"""The gradients of one batch, in parts where memory is too short for the whole."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from archsearch.device import is_out_of_memory
 from archsearch.proxy.training.determinism import read_random_state, write_random_state
 from archsearch.proxy.training.recipe import Recipe
 
-_MOST_PARTS = 64  # of a batch; what does not fit then does not fit
+_MOST_PARTS = 64  # of a batch; then the memory is too little
 
 
 class Gradients:
@@ -29,19 +29,19 @@ class Gradients:
         return None if self._part == self.recipe.batch_size else self._part
 
     def add(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Adds the gradients of the batch's mean loss to the weights', which must be none, and returns that loss, detached.
+        """Set the weights' gradients, which must be None, to those of the batch's mean loss, and return that loss, detached.
 
-        Raises the error of memory that was too little for a 64th of the batch.
+        Raises the out-of-memory error when a 64th of the batch does not fit.
         """
         while (loss := self._try(images, labels)) is None:
             self._part = (self._part + 1) // 2
         return loss
 
     def _try(self, images: Tensor, labels: Tensor) -> Tensor | None:
-        """None when it was too much, with random numbers, weights and buffers as they were before."""
+        """The loss; None where memory was too little, with random numbers, gradients and buffers as they were before."""
         random_state = read_random_state(self.device)
-        # Running averages: an update that came before the end is taken back. Once a step has fitted, another hardly fails
-        # unless something else takes the memory; one update more then is not worth a copy a step.
+        # Running averages that were updated before the failure are put back. Once a step has fitted, another hardly fails
+        # unless something else takes the memory; the one extra update then is not worth a copy at every step.
         buffers = [] if self._has_fitted else [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
             loss = self._in_parts(images, labels)
@@ -74,11 +74,11 @@ class Gradients:
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """What the recipe's dtype says of the forward pass."""
+    """The forward pass in the recipe's dtype."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.dtype == "bfloat16")
 
 
 def release_memory(device: torch.device) -> None:
-    """Gives back what PyTorch keeps for later, in pieces that may not suit the next attempt."""
+    """Give back the memory that PyTorch keeps for later, in pieces that may be too small for the next attempt."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""How candidates are trained on a proxy: all alike, by a recipe neutral between convolution and attention."""
+"""How candidates are trained on a proxy: all alike, by a recipe neutral between convolution and attention. No torch."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from itertools import pairwise
 from typing import Literal
 
 from archsearch.errors import UserError
+
+STARVED_UNDER = 1.2  # batches have to come this many times as fast as they are trained on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +67,8 @@ def rung_steps(full: int, lengths: Sequence[int]) -> list[int]:
     """Steps of the rungs below the full training of `full` steps, shortest first; those that would be no shorter are left out."""
     steps = {max(1, round(full * length / lengths[-1])) for length in lengths[:-1]}
     return sorted(steps - {full})
+
+
+def is_starved(loader_images_s: float, step_images_s: float) -> bool:
+    """Whether a training waits for images: batches come less than 1.2 times as fast as they are trained on."""
+    return loader_images_s < STARVED_UNDER * step_images_s

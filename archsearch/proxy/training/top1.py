@@ -14,28 +14,23 @@ class NotFiniteError(Exception):
 
 
 def top1(model: nn.Module, loader: Loader, recipe: Recipe) -> float:
-    """Share of right answers, in batches of the recipe's size or, where memory is short, of as many halvings as it takes.
+    """Share of right answers, in batches of the recipe's size, halved as often as memory needs it.
 
-    Raises NotFiniteError for outputs that are not numbers, and the error of memory that was too little for one image.
+    Raises NotFiniteError for outputs that are not finite, and the out-of-memory error when one image does not fit.
     """
     batch_size = recipe.batch_size
-    while (share := _try(model, loader, recipe, batch_size)) is None:
+    while True:
+        try:
+            return _share_of_right(model, loader, recipe, batch_size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or batch_size == 1:
+                raise
+        # After the handler: its traceback holds on to what was computed.
         batch_size //= 2
         release_memory(loader.device)
-    return share
 
 
-def _try(model: nn.Module, loader: Loader, recipe: Recipe, batch_size: int) -> float | None:
-    """None when it was too much."""
-    try:
-        return _share(model, loader, recipe, batch_size)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error) or batch_size == 1:
-            raise
-    return None
-
-
-def _share(model: nn.Module, loader: Loader, recipe: Recipe, batch_size: int) -> float:
+def _share_of_right(model: nn.Module, loader: Loader, recipe: Recipe, batch_size: int) -> float:
     device = loader.device
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)

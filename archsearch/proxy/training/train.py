@@ -1,4 +1,4 @@
-"""Training a candidate on a proxy for a fixed number of steps, and its accuracy on the validation images after them."""
+"""Train a candidate on a proxy task for a fixed number of steps, and score it on the validation images."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from archsearch.data.dataset import ProxyData
 from archsearch.errors import RunError
 from archsearch.models.build import build
-from archsearch.proxy.shrink import Profile, shrink
+from archsearch.proxy.shrink import Scale, shrink
 from archsearch.proxy.training.batches import Loader
 from archsearch.proxy.training.determinism import (
     deterministic,
@@ -26,14 +26,12 @@ from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.top1 import NotFiniteError, top1
 from archsearch.space.arch import Arch
 
-__all__ = ["Progress", "ProxyScore", "Recipe", "Training", "train_and_score"]
-
-# How often losses are read back: a wait for the device, and the delay with which a lost training is noticed.
+# How often losses are read back: each time waits for the device, and a diverged training is noticed this much later.
 _REPORT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """How far a training is; images a second since the last report, loss of the latest step."""
 
     step: int
@@ -44,7 +42,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyScore:
-    """Top-1 share of `num_val` images and what it cost; seconds are those of the training that gave the score, `train_images` and `train_s` from its start."""
+    """Top-1 share of `num_val` images and its cost; after a retry, images and seconds are those of the second training alone."""
 
     score: float
     standard_error: float
@@ -55,7 +53,7 @@ class ProxyScore:
     eval_s: float
     retried: bool
     learning_rate: float  # peak; half the recipe's after a retry
-    loader_images_s: float  # of batches alone, on the training's device; `rates.is_starved` compares it with the next
+    loader_images_s: float  # of batches alone, on the training's device; `recipe.is_starved` compares it with the next
     step_images_s: float  # of the training's first steps, without the wait for batches
     micro_batch: int | None  # images a part where memory was too short for whole batches
 
@@ -66,23 +64,23 @@ def train_and_score(
     recipe: Recipe,
     *,
     device: torch.device | str,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
 ) -> ProxyScore:
-    """Trains `model` in place, from the weights it comes with, and scores it: a `Training` in one go."""
+    """Train `model` in place, from its present weights, and score it: a `Training` without a pause."""
     return Training(model, data, recipe, device=device, progress=progress).advance(recipe.steps)
 
 
 class Training:
-    """One training that may pause: `advance` to a step, read the score there, go on or drop it.
+    """One training that may pause: `advance` to a step, read the score there, continue or drop it.
 
-    Pausing changes nothing: after all steps weights and score are bit by bit those of a training in one go. A score before
-    the last step is that of the weights as they stand, at the learning rate of the full schedule.
+    Pausing changes nothing: after all steps weights and score are bit by bit those of a training without a pause. A score
+    before the last step is that of the weights at that step, at the learning rate of the full schedule.
 
-    Where numbers stop being finite, training starts once more from the same weights at half the rate; RunError when that
-    fails too. Where memory is too short for a batch, its gradients are summed up in parts (`Gradients`).
+    Where a loss or an output is not finite, training starts once more from the same weights at half the rate; RunError when
+    that fails too. Where memory is too short for a batch, its gradients are summed up in parts (`Gradients`).
 
     Data order, augmentation and dropout depend on the recipe only. On a CPU a training gives the same bits each time; on CUDA
-    as far as PyTorch does (`deterministic` says what does not).
+    as far as PyTorch does (`deterministic` lists what does not).
     """
 
     def __init__(
@@ -92,7 +90,7 @@ class Training:
         recipe: Recipe,
         *,
         device: torch.device | str,
-        progress: Callable[[Progress], None] | None = None,
+        progress: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         self.model, self.data, self.recipe, self.progress = model, data, recipe, progress
         self.device = torch.device(device)
@@ -103,7 +101,7 @@ class Training:
         self._attempt = _Attempt(self, recipe)
 
     def advance(self, step: int) -> ProxyScore:
-        """Trains up to `step`, at least 1 and at most the recipe's steps, and scores the model there."""
+        """Train up to `step`, at least 1 and at most the recipe's steps, and score the model there."""
         assert 0 < step <= self.recipe.steps
         try:
             return self._attempt.advance(step)
@@ -140,7 +138,7 @@ class _Attempt:
         self.gradients = Gradients(training.model, recipe, self.device)
         self.clock = StepClock(recipe, self.device)
         self.done, self.train_s = 0, 0.0
-        # Of the model's own dropout: its random numbers stop and go on with the training.
+        # For dropout: its random numbers pause and continue with the training.
         with own_random_numbers(self.device):
             torch.manual_seed(recipe.seed)
             self._random_state = read_random_state(self.device)
@@ -193,16 +191,22 @@ class _Attempt:
 
 
 class _Reporter:
-    """Reads losses back now and then, so that a device is not waited for at every step."""
+    """Reads losses back every half second, since every time waits for the device."""
 
     def __init__(
-        self, recipe: Recipe, losses: Tensor, progress: Callable[[Progress], None] | None, *, start: int, stop: int
+        self,
+        recipe: Recipe,
+        losses: Tensor,
+        progress: Callable[[TrainingProgress], None] | None,
+        *,
+        start: int,
+        stop: int,
     ) -> None:
         self.recipe, self.losses, self.progress, self.stop = recipe, losses, progress, stop
         self.num_read, self.read_at = start, time.perf_counter()
 
     def after(self, step: int) -> None:
-        """Reports after `step` if it is time to; raises NotFiniteError for a loss since the last report."""
+        """Report after `step` if it is time to; raises NotFiniteError if a loss since the last report is not finite."""
         now, done = time.perf_counter(), step + 1
         if done < self.stop and now - self.read_at < _REPORT_EVERY_S:
             return
@@ -213,17 +217,15 @@ class _Reporter:
         now = time.perf_counter()  # after the wait for the device
         if self.progress is not None:
             images_s = len(new) * self.recipe.batch_size / max(now - self.read_at, 1e-9)
-            self.progress(Progress(step=done, steps=self.recipe.steps, images_s=images_s, loss=new[-1]))
+            self.progress(TrainingProgress(step=done, steps=self.recipe.steps, images_s=images_s, loss=new[-1]))
         self.num_read, self.read_at = done, now
 
 
-def start_training(
-    arch: Arch, data: ProxyData, profile: Profile, recipe: Recipe, device: torch.device | str
-) -> Training:
-    """The small copy of the architecture before its first step; weights, order and augmentation follow from `recipe.seed`.
+def start_training(arch: Arch, data: ProxyData, scale: Scale, recipe: Recipe, device: torch.device | str) -> Training:
+    """A training of the architecture's small copy, before its first step; weights, order and augmentation follow from `recipe.seed`.
 
-    Raises UserError where the profile cannot hold the architecture.
+    Used by searches and audits alike, so that their scores are the same. Raises UserError where the copy is impossible at this scale.
     """
-    small = shrink(arch, profile, len(data.classes))
+    small = shrink(arch, scale, len(data.classes))
     torch.manual_seed(recipe.seed)
-    return Training(build(small), data, recipe, device=device)  # grey images are shipped as three equal channels
+    return Training(build(small), data, recipe, device=device)  # grey images come as three equal channels

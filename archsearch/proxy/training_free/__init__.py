@@ -1,4 +1,4 @@
-"""Scores that need no training: read off an untrained network in seconds. Baselines and features, never judges by themselves."""
+"""Scores of untrained networks, computed in seconds: baselines and features for samplers, never evidence of accuracy by themselves."""
 
 from archsearch.proxy.training_free.az_nas import aggregate
 from archsearch.proxy.training_free.scores import SCORES, scores

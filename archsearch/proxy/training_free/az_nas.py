@@ -1,7 +1,11 @@
-"""Expressivity and progressivity of AZ-NAS (Lee and Ham, AZ-NAS: Assembling Zero-Cost Proxies for Network Architecture Search, CVPR 2024, section 3)."""
+"""AZ-NAS: expressivity, progressivity and trainability of an untrained network, and how scores are combined.
+
+Lee and Ham, "AZ-NAS: Assembling Zero-Cost Proxies for Network Architecture Search", CVPR 2024, arXiv 2403.19232, section 3. Its fourth score,
+complexity, is `Cost.macs`. Changed against the paper: the random gradients of trainability, and where they are applied; `trainability` says how.
+"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import TracebackType
 from typing import Self
@@ -11,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+_COMBINED = ("expressivity", "progressivity", "trainability", "macs")
 
-class BlockFeatures:
-    """What the named blocks of a network put out, as spectra of their channel covariance; a context that hooks in and out."""
+
+class BlockSpectra:
+    """A context that hooks into the named blocks of a network and keeps the spectral entropy of what they put out."""
 
     def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
         self._network, self._names = network, names
@@ -21,9 +27,12 @@ class BlockFeatures:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Self:
-        self._handles = [
-            self._network.get_submodule(name).register_forward_hook(self._hook(name)) for name in self._names
-        ]
+        for name in self._names:
+
+            def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                self._entropies[name] = spectral_entropy(to_samples(output.detach()))
+
+            self._handles.append(self._network.get_submodule(name).register_forward_hook(keep))
         return self
 
     def __exit__(
@@ -32,19 +41,13 @@ class BlockFeatures:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._entropies[name] = spectral_entropy(samples_of(output.detach()))
-
-        return keep
-
     def entropy(self, name: str) -> float:
         """Of the block's last output, in nats."""
         return self._entropies[name]
 
 
-def samples_of(features: Tensor) -> Tensor:
-    """(B, C, ...) -> (samples, C): every position of every image, class and messenger tokens among them."""
+def to_samples(features: Tensor) -> Tensor:
+    """(B, C, ...) -> (samples, C): every position of every image, with class and messenger tokens."""
     return features.flatten(2).transpose(1, 2).flatten(0, 1)
 
 
@@ -70,13 +73,10 @@ def progressivity(entropies: Sequence[Sequence[float]]) -> float:
     return min((after - before for before, after in pairwise(ends)), default=0.0)
 
 
-_OF_AZ_NAS = ("expressivity", "progressivity", "trainability", "macs")
+def aggregate(candidates: Sequence[Mapping[str, float]], names: Sequence[str] = _COMBINED) -> NDArray[np.float64]:
+    """Sum over scores of log(rank / N), rank N for the best: a candidate that is poor in one score cannot make up for it in the others.
 
-
-def aggregate(candidates: Sequence[Mapping[str, float]], names: Sequence[str] = _OF_AZ_NAS) -> NDArray[np.float64]:
-    """Sum over scores of log(rank / N), rank N for the best: a candidate that is poor in one score cannot make up for it (Lee and Ham, CVPR 2024, section 3).
-
-    Ties share their mean rank. `candidates` as `scores` gives them; the values (N,) compare within these alone, higher is better.
+    Ties share their mean rank. `candidates` are dicts as `scores` returns them; the values (N,) can be compared among these candidates only, higher is better.
     """
     from scipy.stats import rankdata  # here: it takes most of a second to import, and every worker imports this package
 
@@ -85,20 +85,21 @@ def aggregate(candidates: Sequence[Mapping[str, float]], names: Sequence[str] = 
 
 
 def trainability(network: nn.Module, names: Sequence[Sequence[str]], images: Tensor, seed: int = 0) -> float:
-    """Mean over blocks of 2 - s - 1/s, s the largest gain a block gives a gradient: 0 where it keeps its size, else below.
+    """Mean over blocks of 2 - s - 1/s, s the largest gain that a block gives a gradient: 0 where it keeps its size, else below 0.
 
-    As in the paper, random numbers stand for the gradient at a block's output, and its gain is that of the linear map by channels that explains the gradient
-    at the input best. Changed: they are orthogonal columns (rows, where samples are fewer than channels) instead of independent signs, with which few samples
-    a channel take even the identity for an amplifier, and a least squares fit takes a plain residual block for one of gain 100 where there
-    are as many samples as channels; and it is asked of blocks, which keep shapes, not of what stands between stages.
+    As in the paper, random numbers stand for the gradient at a block's output, and the gain is that of the linear map of channels that best explains the
+    gradient at its input. Changed: the random numbers are orthogonal columns (rows, where samples are fewer than channels) instead of independent signs.
+    With independent signs and few samples a channel even the identity looks like an amplifier, and with as many samples as channels a least squares fit
+    gives a plain residual block a gain of 100. And only blocks are scored, which keep shapes, not the downsamples between stages.
     """
     generator = torch.Generator().manual_seed(seed)
-    inputs = _inputs(network, [name for stage in names for name in stage], images)
-    return math.fsum(_of_block(network.get_submodule(name), at, generator) for name, at in inputs.items()) / len(inputs)
+    inputs = _block_inputs(network, [name for stage in names for name in stage], images)
+    values = [_block_trainability(network.get_submodule(name), given, generator) for name, given in inputs.items()]
+    return math.fsum(values) / len(values)
 
 
-def _inputs(network: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """What each block is given."""
+def _block_inputs(network: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """The input of each block, in the order of the forward pass."""
     found: dict[str, Tensor] = {}
     handles = []
     for name in names:
@@ -114,26 +115,25 @@ def _inputs(network: nn.Module, names: Sequence[str], images: Tensor) -> dict[st
     return found
 
 
-def _of_block(block: nn.Module, given: Tensor, generator: torch.Generator) -> float:
-    at = given.requires_grad_()
-    out: Tensor = block(at)
+def _block_trainability(block: nn.Module, given: Tensor, generator: torch.Generator) -> float:
+    given = given.requires_grad_()
+    out: Tensor = block(given)
     batch, channels, *_ = out.shape
     before = _orthogonal(out.numel() // channels, channels, generator).to(out.device)
     probe = before.reshape(batch, -1, channels).transpose(1, 2).reshape(out.shape).to(out.dtype)
-    (back,) = torch.autograd.grad(out, at, probe)
-    gain = largest_gain(before, samples_of(back))
+    (back,) = torch.autograd.grad(out, given, probe)
+    gain = largest_gain(before, to_samples(back))
     return 2 - gain - 1 / gain if gain > 0 else -math.inf
 
 
 def _orthogonal(samples: int, channels: int, generator: torch.Generator) -> Tensor:
-    """(samples, channels) at random: all singular values the same, entries of variance 1."""
+    """A random matrix (samples, channels) whose singular values are all equal, with entries of variance 1."""
     long, short = max(samples, channels), min(samples, channels)
-    columns: Tensor = torch.linalg.qr(torch.randn(long, short, generator=generator, dtype=torch.float64)).Q * math.sqrt(
-        long
-    )
+    gaussian = torch.randn(long, short, generator=generator, dtype=torch.float64)
+    columns: Tensor = torch.linalg.qr(gaussian).Q * math.sqrt(long)
     return columns if samples >= channels else columns.t()
 
 
 def largest_gain(before: Tensor, after: Tensor) -> float:
-    """Spectral norm of the least squares A in after = before A, both (N, C), `before` as `_orthogonal` gives it; the smallest A where N < C."""
+    """Spectral norm of the least squares A in after = before A, both (N, C), for `before` of equal singular values; the smallest A where N < C."""
     return float(torch.linalg.matrix_norm(before.t() @ after.to(before) / max(before.shape), 2))

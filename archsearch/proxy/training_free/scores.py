@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.models.build import Network, build
-from archsearch.proxy.shrink import Profile, shrink
-from archsearch.proxy.training_free.az_nas import BlockFeatures, expressivity, progressivity, trainability
+from archsearch.proxy.shrink import Scale, shrink
+from archsearch.proxy.training_free.az_nas import BlockSpectra, expressivity, progressivity, trainability
 from archsearch.proxy.training_free.naswot import naswot
 from archsearch.proxy.training_free.zico import zico
 from archsearch.space.arch import Arch
 
-# What each is, by whom, and that more is better.
+# What each score is and its source; more is better in all of them.
 SCORES = {
     "params": "parameters: the baseline that every other score has to beat",
     "macs": "multiply-adds of one image, AZ-NAS's complexity",
@@ -23,8 +23,8 @@ SCORES = {
     "progressivity": "smallest growth of that entropy from stage to stage (Lee and Ham, CVPR 2024, section 3)",
     "trainability": "how near to 1 blocks keep the largest gain of a gradient, mean over blocks (Lee and Ham, CVPR 2024, section 3)",
 }
-# The full widths: what a quarter of them says is another network's. At 128 px all papers' models can stand, with windows that scale with the map.
-_PROFILE = Profile(image_size=128, stem_stride=4, width_divisor=1)
+# The full widths, since scores at a quarter of them are those of another network. 128 px is allowed by all papers' models, with windows scaled with the map.
+_SCALE = Scale(image_size=128, stem_stride=4, width_divisor=1)
 _ZICO_BATCHES = 2
 _BATCH_SIZE = 8
 
@@ -32,22 +32,22 @@ _BATCH_SIZE = 8
 def scores(
     arch: Arch,
     *,
-    profile: Profile = _PROFILE,
+    scale: Scale = _SCALE,
     batch_size: int = _BATCH_SIZE,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """The values of `SCORES` by name, higher is better for all; params and macs are exact, of the architecture as it is.
 
-    The others are of a copy as `profile` makes it, with its paper's own initialisation and standard normal images; the same for a seed, and
-    the caller's random numbers stay where they are. Raises UserError for an architecture that the profile cannot hold.
+    The others are of a copy at `scale`, with its paper's own initialisation and standard normal images; a seed gives the same values again, and
+    the caller's random state does not change. Raises UserError for an architecture of which there is no such copy.
     """
     cost = arch.cost()
-    small = shrink(arch, profile, arch.num_classes)
+    small = shrink(arch, scale, arch.num_classes)
     with torch.random.fork_rng(devices=[torch.device(device)] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(seed)
         network = build(small).to(device).train()
-        stream = torch.Generator().manual_seed(seed)  # of its own: all architectures are asked about the same images
+        stream = torch.Generator().manual_seed(seed)  # of its own, so that all architectures get the same images
         size = (_ZICO_BATCHES, batch_size, 3, small.image_size, small.image_size)
         images = torch.randn(size, generator=stream).to(device)
         labels = torch.randint(arch.num_classes, size[:2], generator=stream).to(device)
@@ -74,15 +74,15 @@ def block_names(arch: Arch) -> list[list[str]]:
 
 def _entropies(network: Network, arch: Arch, images: Tensor) -> list[list[float]]:
     names = block_names(arch)
-    with BlockFeatures(network, [name for stage in names for name in stage]) as features, torch.no_grad():
+    with BlockSpectra(network, [name for stage in names for name in stage]) as spectra, torch.no_grad():
         network(images)
-        return [[features.entropy(name) for name in stage] for stage in names]
+        return [[spectra.entropy(name) for name in stage] for stage in names]
 
 
 def _zico(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    found: list[Sequence[Tensor]] = []
+    gradients: list[Sequence[Tensor]] = []
     weights = [module.weight for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for batch, classes in zip(images, labels, strict=True):
         loss = functional.cross_entropy(network(batch), classes)
-        found.append(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
-    return zico(found)
+        gradients.append(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
+    return zico(gradients)

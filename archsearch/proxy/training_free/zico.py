@@ -1,4 +1,8 @@
-"""ZiCo (Li et al., ICLR 2023) and the trainability of AZ-NAS (Lee and Ham, CVPR 2024): what gradients say of a network before it is trained."""
+"""ZiCo: how steady the size of the gradients is across batches, before any training.
+
+Li, Yang, Bhardwaj and Marculescu, "ZiCo: Zero-shot NAS via Inverse Coefficient of Variation on Gradients", ICLR 2023, arXiv 2301.11300, section 3.
+Weights whose gradient has the same size in all batches have no coefficient of variation and are left out, and so are layers without any other.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +12,7 @@ from torch import Tensor
 
 
 def zico(gradients: Sequence[Sequence[Tensor]]) -> float:
-    """Sum over layers of log(sum over weights of mean |g| / standard deviation of |g|) across batches; `gradients[batch][layer]`.
-
-    Li et al., ZiCo: Zero-shot NAS via Inverse Coefficient of Variation on Gradients, section 3. Weights whose gradient is the same in all
-    batches have no coefficient of variation and are left out, layers without any other too.
-    """
+    """Sum over layers of log(sum over weights of mean |g| / standard deviation of |g|) across batches; `gradients[batch][layer]`."""
     total = 0.0
     for layer in zip(*gradients, strict=True):
         absolute = torch.stack([gradient.detach().flatten() for gradient in layer]).abs()
