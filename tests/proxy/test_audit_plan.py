@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support.audits import STEPS, make_plan, make_record
+from support.settings import settings_for
 
 from archsearch.cli.audit import audit as audit_command
 from archsearch.proxy.audit.plan import AuditPlan, Subject, paper_subjects
@@ -120,8 +121,6 @@ def test_the_command_resumes_and_trains_nothing_twice(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_its_scores_equal_those_of_a_search(tmp_path: Path) -> None:
-    from support.settings import settings_for
-
     from archsearch.proxy.audit.training import Trainer
     from archsearch.search.evaluate import evaluate
 
@@ -146,3 +145,15 @@ def test_a_run_and_a_proxy_together_are_refused() -> None:
     result = CliRunner().invoke(audit_command, ["some-run", "--proxy", "fashion-mnist"])
     assert result.exit_code == 2
     assert "name one" in result.stderr
+
+
+def test_settings_of_an_earlier_version_make_the_same_task() -> None:
+    settings = settings_for()
+    task = ProxyTask.from_dict(settings)
+    assert task.to_dict() == {name: settings[name] for name in task.to_dict()}
+    proxy = settings["proxy"]
+    recipe = {name: value for name, value in proxy["recipe"].items() if name not in ("micro_batch", "clip")}
+    earlier = {"proxy": {**proxy, "recipe": recipe}, "proxy_id": settings["proxy_id"], "proxy_num_val": task.num_val}
+    found = ProxyTask.from_dict(earlier)
+    assert (found.source, found.scale, found.recipe, found.rungs) == (task.source, task.scale, task.recipe, task.rungs)
+    assert (found.proxy_id, found.num_val, found.training_free) == (task.proxy_id, task.num_val, False)
