@@ -144,7 +144,7 @@ class ProxyTask:
 
 
 def choose_profile(proxy: str | None, device: str, data: str | Path | None) -> Profile:
-    """The profile asked for, by default the shipped one for this data and device. Raises UserError where it needs images and there are none."""
+    """The profile of that name or file, by default the shipped one for this data and device. Raises UserError where it needs images and there are none."""
     if proxy is None:
         if data is None or str(data) in EMBEDDED:
             return load_profile(str(data or DEFAULT_PROXY))

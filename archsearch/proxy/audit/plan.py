@@ -28,7 +28,7 @@ _SPACE, _TOLERANCE, _NUM_DRAWN, _SEED = "hybrid", 0.05, 200, 0
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """An architecture that the audit judges the proxy by; `top1` is what its paper publishes, in percent of ImageNet's validation images."""
+    """An architecture that the audit trains; `top1` is what its paper publishes, in percent of ImageNet's validation images."""
 
     arch: Arch
     group: Group
