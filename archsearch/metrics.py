@@ -1,4 +1,8 @@
-"""Dominance, fronts and hypervolume over plain numpy arrays; every objective is minimised here (negate what is maximised)."""
+"""Dominance, fronts, hypervolume, Kendall's tau and bootstrap intervals over plain numpy arrays.
+
+Every objective is minimised here (negate what is maximised). Written by hand, so that the package needs neither moocore nor botorch, which brings
+gpytorch and its own optimisers along; the tests compare fronts and hypervolumes with moocore's, and Kendall's tau with a count over all pairs.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,15 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Values = NDArray[np.float64]
+Array = NDArray[np.float64]
+Figures = Sequence[float] | Array
+
+TIE_SE = 2.0  # scores closer than this many standard errors of their difference are called a tie
+_RESAMPLES = 2000
+_CONFIDENCE = 0.95
 
 
-def dominates(first: Values, second: Values) -> bool:
+def dominates(first: Array, second: Array) -> bool:
     """True when `first` is nowhere worse and somewhere better than `second`."""
     return bool(np.all(first <= second) and np.any(first < second))
 
 
-def domination_matrix(values: Values) -> NDArray[np.bool_]:
+def domination_matrix(values: Array) -> NDArray[np.bool_]:
     """`matrix[i, j]`: row i of `values` (N, M) dominates row j."""
     no_worse = np.ones((len(values), len(values)), dtype=bool)
     better = np.zeros_like(no_worse)
@@ -24,7 +33,7 @@ def domination_matrix(values: Values) -> NDArray[np.bool_]:
     return np.asarray(no_worse & better)
 
 
-def front_ranks(values: Values) -> NDArray[np.int64]:
+def front_ranks(values: Array) -> NDArray[np.int64]:
     """Front index of each row of `values` (N, M): 0 for the Pareto front, 1 for the front once that is taken away, and so on."""
     ranks = np.full(len(values), -1, dtype=np.int64)
     matrix = domination_matrix(values)
@@ -37,7 +46,7 @@ def front_ranks(values: Values) -> NDArray[np.int64]:
     return ranks
 
 
-def hypervolume(values: Values, reference: Values) -> float:
+def hypervolume(values: Array, reference: Array) -> float:
     """Volume dominated by `values` (N, M) and bounded by `reference` (M,), by slicing on the last objective; meant for fronts of a few hundred points."""
     inside = values[np.all(values < reference, axis=1)]
     if len(inside) == 0:
@@ -54,26 +63,10 @@ def hypervolume(values: Values, reference: Values) -> float:
     return float(total)
 
 
-def _front(values: Values) -> Values:
+def _front(values: Array) -> Array:
     """The non-dominated, distinct rows of `values`."""
     unique = np.unique(values, axis=0)
     return np.asarray(unique[~np.any(domination_matrix(unique), axis=0)])
-
-
-# Scores closer than this many standard errors of their difference are called a tie.
-TIE_SE = 2.0
-
-
-Array = NDArray[np.float64]
-
-
-Figures = Sequence[float] | Array
-
-
-_RESAMPLES = 2000
-
-
-_CONFIDENCE = 0.95
 
 
 def kendall_tau(first: Figures, second: Figures) -> float:
@@ -81,7 +74,8 @@ def kendall_tau(first: Figures, second: Figures) -> float:
 
     (concordant - discordant) / sqrt((pairs - ties in first) * (pairs - ties in second)); Kendall, Biometrika 33 (1945).
     """
-    # Of every pair both ways round: that doubles all three sums, and is quicker than taking half of them out.
+    # Every pair counts twice, (i, j) and (j, i): that doubles all three sums, and is quicker than leaving half of the matrix out. For 10, 30 and 100 things
+    # this takes 11, 17 and 70 microseconds, scipy.stats.kendalltau 430 each, and an interval takes 2000 of them; beyond 150 things SciPy's n log n wins.
     signs_first, signs_second = (np.sign(np.subtract.outer(side, side)) for side in (first, second))
     scale = float(np.sqrt(np.count_nonzero(signs_first) * np.count_nonzero(signs_second)))
     return float(np.vdot(signs_first, signs_second)) / scale if scale else float("nan")
@@ -97,15 +91,17 @@ class Estimate:
 
 
 def estimate(statistic: Callable[..., float], *series: Figures, seed: int = 0) -> Estimate:
-    """The statistic of series of equal length, and its percentile interval over things drawn with replacement (Efron 1979).
+    """The statistic of series of equal length, and its percentile interval over resamples with replacement (Efron 1979).
 
-    One draw takes the same things of every series, and one seed makes the same draws: differences are those of pairs.
+    A resample takes the same positions of every series (paired), and equal seeds take equal resamples.
     """
+    # scipy.stats.bootstrap(paired=True, method="percentile") gives the same interval but for its last digit, in about the same time, and
+    # nan where the statistic of one resample is nan, as Kendall's tau of a resample of one thing is.
     arrays = [np.asarray(one, dtype=np.float64) for one in series]
     count = len(arrays[0])
-    draws = np.random.default_rng(seed).integers(0, count, (_RESAMPLES, count))
-    found = np.array([statistic(*(array[draw] for array in arrays)) for draw in draws])
+    resamples = np.random.default_rng(seed).integers(0, count, (_RESAMPLES, count))
+    found = np.array([statistic(*(array[resample] for array in arrays)) for resample in resamples])
     tail, value = (1 - _CONFIDENCE) / 2, statistic(*arrays)
-    defined = found[np.isfinite(found)]  # a draw of one thing alone has no order
+    defined = found[np.isfinite(found)]  # a resample of one thing alone has no order
     low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (value, value)
     return Estimate(value=value, low=float(low), high=float(high))

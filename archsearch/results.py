@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsearch.errors import UserError
-from archsearch.metrics import Values, domination_matrix, front_ranks
+from archsearch.metrics import Array, domination_matrix, front_ranks
 from archsearch.system import replace_file
 
 Row = dict[str, Any]
@@ -159,7 +159,7 @@ def check_objectives(names: Sequence[str], where: str = "--objectives") -> None:
         raise UserError(f"{where}: {got}; write one or more of {', '.join(OBJECTIVES)}, each once")
 
 
-def minimised(rows: Sequence[Row], objectives: Sequence[str]) -> Values:
+def minimised(rows: Sequence[Row], objectives: Sequence[str]) -> Array:
     """The objectives of `rows` as (N, M) values to minimise: maximised ones negated."""
     signs = [-1.0 if OBJECTIVES[name] == "maximize" else 1.0 for name in objectives]
     return np.array([[float(row[name]) for name in objectives] for row in rows]).reshape(-1, len(signs)) * signs

@@ -128,6 +128,26 @@ class Block(Layer):
         return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Halving(Layer):
+    """A downsample that takes maps with even sides only, and gives half of each side and `width` channels."""
+
+    role: ClassVar[Role] = "downsample"
+    width: int
+
+    def check(self, shape: Shape) -> None:
+        """Both sides must be even."""
+        if shape.height % 2 or shape.width % 2:
+            raise LayerError(
+                "image_size",
+                f"the downsample {self.kind!r} needs a map with even sides, got {shape.height}x{shape.width}",
+            )
+
+    def out(self, shape: Shape) -> Shape:
+        """Half the sides, `width` channels."""
+        return Shape(self.width, shape.height // 2, shape.width // 2)
+
+
 LayerType = TypeVar("LayerType", bound=type[Layer])
 _REGISTRY: dict[tuple[Role, str], type[Layer]] = {}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Halving, Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import (
     ChannelNorm,
     PreNormBlock,
@@ -304,13 +304,11 @@ class CrossScaleStem(Layer):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class CrossScaleDownsample(Layer):
+class CrossScaleDownsample(Halving):
     """Halves the map with convolutions of kernels 2, 4 ... side by side after a LayerNorm."""
 
     kind: ClassVar[str] = "cross-scale"
-    role: ClassVar[Role] = "downsample"
     paper: ClassVar[str] = "CrossFormer"
-    width: int
     num_kernels: int = choice(
         2, 1, 2, 3, doc="number of convolutions, the first with kernel 2, each next one twice as large"
     )
@@ -318,14 +316,7 @@ class CrossScaleDownsample(Layer):
     def check(self, shape: Shape) -> None:
         """Kernels must share the width; the map must halve exactly."""
         _check_split(self.width, self.num_kernels)
-        if shape.height % 2 or shape.width % 2:
-            raise LayerError(
-                "image_size", f"cross-scale merging needs a map with even sides, got {shape.height}x{shape.width}"
-            )
-
-    def out(self, shape: Shape) -> Shape:
-        """Half the sides, `width` channels."""
-        return Shape(self.width, shape.height // 2, shape.width // 2)
+        super().check(shape)
 
     def canonical(self, shape: Shape) -> Layer:
         """One kernel is a patch merging with its norm before."""

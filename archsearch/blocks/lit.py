@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Halving, Layer, LayerError, Shape, choice, register
 from archsearch.blocks.common import (
     ConvMlp,
     Mlp,
@@ -237,24 +237,11 @@ class GlobalAttentionBlock(Block):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class DeformableDownsample(Layer):
+class DeformableDownsample(Halving):
     """LIT's deformable token merging."""
 
     kind: ClassVar[str] = "deformable"
-    role: ClassVar[Role] = "downsample"
     paper: ClassVar[str] = "LIT, LITv2"
-    width: int
-
-    def check(self, shape: Shape) -> None:
-        """Both sides must be even."""
-        if shape.height % 2 or shape.width % 2:
-            raise LayerError(
-                "image_size", f"deformable merging needs a map with even sides, got {shape.height}x{shape.width}"
-            )
-
-    def out(self, shape: Shape) -> Shape:
-        """Half the sides, `width` channels."""
-        return Shape(self.width, shape.height // 2, shape.width // 2)
 
     def cost(self, shape: Shape) -> Cost:
         """(32 Cin + 4 Cin C + 2C) L_out: offsets, the convolution as if not deformed, BatchNorm; sampling is free."""

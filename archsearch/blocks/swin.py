@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Halving, Layer, LayerError, Shape, choice, register
 from archsearch.blocks.common import (
     PreNormBlock,
     add_relative_bias,
@@ -176,24 +176,11 @@ class PatchMerging(nn.Module):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class MergingDownsample(Layer):
+class MergingDownsample(Halving):
     """Swin's patch merging: halves the map by concatenation, LayerNorm and a Linear layer without bias."""
 
     kind: ClassVar[str] = "merging"
-    role: ClassVar[Role] = "downsample"
     paper: ClassVar[str] = "Swin"
-    width: int
-
-    def check(self, shape: Shape) -> None:
-        """Both sides must be even."""
-        if shape.height % 2 or shape.width % 2:
-            raise LayerError(
-                "image_size", f"patch merging needs a map with even sides, got {shape.height}x{shape.width}"
-            )
-
-    def out(self, shape: Shape) -> Shape:
-        """Half the sides, `width` channels."""
-        return Shape(self.width, shape.height // 2, shape.width // 2)
 
     def cost(self, shape: Shape) -> Cost:
         """(4 Cin C + 20 Cin) L_out."""

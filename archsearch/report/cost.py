@@ -8,9 +8,9 @@ from rich.console import Group
 
 from archsearch.blocks.base import Layer, Shape
 from archsearch.blocks.cost import Cost
-from archsearch.report.layers import _short
 from archsearch.report.tables import make_table, titled
 from archsearch.space.arch import Arch, Placed
+from archsearch.space.grammar import format_value
 from archsearch.units import format_count
 
 _WIDE = 110  # columns of a terminal that has room for every layer's fields
@@ -110,7 +110,7 @@ def _cost_row(group: _Group, total: Cost) -> list[str]:
 
 
 def _fields_text(layer: Layer) -> str:
-    return " ".join(f"{name}={_short(value)}" for name, value in _layer_fields(layer).items())
+    return " ".join(f"{name}={format_value(value)}" for name, value in _layer_fields(layer).items())
 
 
 def _joined(paths: Sequence[str]) -> str:

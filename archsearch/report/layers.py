@@ -8,6 +8,7 @@ from rich.console import Group
 
 from archsearch.blocks.base import Layer, Role, layers_of
 from archsearch.report.tables import make_table, titled
+from archsearch.space.grammar import format_value
 
 _ROLES: dict[Role, str] = {
     "block": "Blocks",
@@ -68,10 +69,5 @@ def _layer_rows(document: Mapping[str, Any]) -> Iterator[list[str]]:
         {"name": "-", "choices": ["-"], "default": "-", "meaning": document["description"]}
     ]:
         others = [choice for choice in item["choices"] if choice != item["default"]]
-        yield [*head, item["name"], ", ".join(map(_short, [item["default"], *others])), item["meaning"] or ""]
+        yield [*head, item["name"], ", ".join(map(format_value, [item["default"], *others])), item["meaning"] or ""]
         head = ["", ""]
-
-
-def _short(value: object) -> str:
-    """A value as a space file writes it."""
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,6 +12,7 @@ from archsearch.blocks.base import Scalar
 from archsearch.report.tables import make_table, titled
 from archsearch.space.arch import Arch
 from archsearch.space.budget import Band, InBand, extremes
+from archsearch.space.grammar import format_value
 from archsearch.space.space import Space, load_space
 from archsearch.units import format_count
 
@@ -175,10 +176,5 @@ def _share_table(asked: Asked, document: Mapping[str, Any]) -> RenderableType:
 
 
 def _parameter_table(document: Mapping[str, Any]) -> RenderableType:
-    rows = [[name, ", ".join(map(_short, choices))] for name, choices in document["parameters"].items()]
+    rows = [[name, ", ".join(map(format_value, choices))] for name, choices in document["parameters"].items()]
     return titled("Parameters that are open", make_table(["name", "choices"], rows, left=["name", "choices"]))
-
-
-def _short(value: Scalar) -> str:
-    """A value as a space file writes it."""
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

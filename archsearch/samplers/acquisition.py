@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.trial import TrialState
 
-from archsearch.metrics import front_ranks
+from archsearch.metrics import Array, front_ranks
 from archsearch.samplers.candidates import Candidates
 from archsearch.samplers.ehvi import expected_improvement, undominated_boxes
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.observations import Evidence, Row
 from archsearch.samplers.surrogate import Surrogate, costs_of
-
-Floats = NDArray[np.float64]
 
 # Of the range of an objective, beyond the worst: what an extreme point of the front gains by being extreme.
 _MARGIN = 0.1
@@ -31,11 +28,11 @@ class Judged(Protocol):
     """Candidates as rows of numbers (N, W), with their known objectives (N, K)."""
 
     @property
-    def encoded(self) -> Floats:
+    def encoded(self) -> Array:
         """(N, W)."""
 
     @property
-    def costs(self) -> Floats:
+    def costs(self) -> Array:
         """(N, K)."""
 
 
@@ -60,7 +57,7 @@ class Acquisition:
         points = points[np.all(np.isfinite(points), axis=1)]
         self._boxes = undominated_boxes(_front(points), self._reference(points))
 
-    def _reference(self, points: Floats) -> Floats:
+    def _reference(self, points: Array) -> Array:
         low, high = np.full(self._width, np.inf), np.full(self._width, -np.inf)
         low[self._known], high[self._known] = self._candidates.costs.min(axis=0), self._candidates.costs.max(axis=0)
         if len(points):
@@ -70,7 +67,7 @@ class Acquisition:
             low[list(self._models)], high[list(self._models)] = -1.0, 1.0
         return np.asarray(high + _MARGIN * np.where(high > low, high - low, 1.0))
 
-    def __call__(self, which: slice, *, is_optimistic: bool = False) -> Floats:
+    def __call__(self, which: slice, *, is_optimistic: bool = False) -> Array:
         """Scores (C,) of some candidates; optimistic ones take each objective as _OPTIMISM deviations better, for when no improvement is likely."""
         encoded, costs = self._candidates.encoded[which], self._candidates.costs[which]
         means, deviations = np.zeros((len(encoded), self._width)), np.zeros((len(encoded), self._width))
@@ -108,13 +105,13 @@ def front_of(rows: Sequence[Row]) -> list[Row]:
     return [row for row, rank in zip(finite, ranks, strict=True) if rank == 0]
 
 
-def _front(points: Floats) -> Floats:
+def _front(points: Array) -> Array:
     return np.asarray(points[front_ranks(points) == 0])
 
 
-def _ranks(values: Floats, among: Floats) -> Floats:
+def _ranks(values: Array, among: Array) -> Array:
     """Share of `among` (P, K) below each of `values` (N, K), column by column."""
-    ranks: Floats = np.zeros(values.shape)
+    ranks: Array = np.zeros(values.shape)
     for column in range(values.shape[1]):
         ranks[:, column] = np.searchsorted(np.sort(among[:, column]), values[:, column]) / max(1, len(among))
     return ranks

@@ -6,12 +6,10 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from archsearch.metrics import Array
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.pool import Params, Pool
-
-Floats = NDArray[np.float64]
 
 # Share of children of two parents; share of mutants that mutate again.
 _CROSSED = 0.25
@@ -53,8 +51,8 @@ class Candidates:
         self._pool, self._encoder, self._costs, self._signs, self._fixed = pool, encoder, costs, signs, fixed
         self._keys: set[Hashable] = set(seen)
         self.params: list[Params] = []
-        self.encoded: Floats = np.zeros((0, len(encoder.groups)))
-        self.costs: Floats = np.zeros((0, len(costs.known)))
+        self.encoded: Array = np.zeros((0, len(encoder.groups)))
+        self.costs: Array = np.zeros((0, len(costs.known)))
 
     def __len__(self) -> int:
         return len(self.params)

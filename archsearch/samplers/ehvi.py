@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-Floats = NDArray[np.float64]
+from archsearch.metrics import Array
+
 Indices = NDArray[np.int64]
 _CELLS = 2_000_000  # numbers in one array of candidates by boxes: 16 MB
 
@@ -23,12 +24,12 @@ class Boxes:
     `edges` holds, for each objective, -inf, the front's sorted values and the reference; `lower` and `upper` (B, M) are places in it.
     """
 
-    edges: tuple[Floats, ...]
+    edges: tuple[Array, ...]
     lower: Indices
     upper: Indices
 
 
-def undominated_boxes(front: Floats, reference: Floats) -> Boxes:
+def undominated_boxes(front: Array, reference: Array) -> Boxes:
     """The boxes of a front (N, M), in any order, of which nothing at or beyond `reference` (M,) counts."""
     inside = np.unique(front[np.all(front < reference, axis=1)], axis=0)
     number, width = len(inside), len(reference)
@@ -67,7 +68,7 @@ def _split(bounds: Indices, makers: Indices, point: Indices) -> tuple[Indices, I
     return np.concatenate(new_bounds), np.concatenate(new_makers)
 
 
-def expected_improvement(boxes: Boxes, means: Floats, deviations: Floats) -> Floats:
+def expected_improvement(boxes: Boxes, means: Array, deviations: Array) -> Array:
     """Expected hypervolume improvement (C,) of candidates with independent normal objectives (C, M); a deviation of 0 is a known value."""
     step = max(1, _CELLS // max(1, len(boxes.lower)))
     parts = [
@@ -77,8 +78,8 @@ def expected_improvement(boxes: Boxes, means: Floats, deviations: Floats) -> Flo
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _improvement(boxes: Boxes, means: Floats, deviations: Floats) -> Floats:
-    product: Floats | None = None
+def _improvement(boxes: Boxes, means: Array, deviations: Array) -> Array:
+    product: Array | None = None
     for column, edges in enumerate(boxes.edges):
         table = expected_excess(edges, means[:, column], deviations[:, column])  # (C, E)
         lengths = table[:, boxes.upper[:, column]] - table[:, boxes.lower[:, column]]  # (C, B)
@@ -87,7 +88,7 @@ def _improvement(boxes: Boxes, means: Floats, deviations: Floats) -> Floats:
     return np.asarray(np.maximum(product, 0.0).sum(axis=1))
 
 
-def expected_excess(edges: Floats, means: Floats, deviations: Floats) -> Floats:
+def expected_excess(edges: Array, means: Array, deviations: Array) -> Array:
     """E[(edge - y)+] (C, E) of y normal with these means and deviations (C,); 0 at an edge of -inf."""
     gap = np.where(np.isneginf(edges), 0.0, edges)[None, :] - means[:, None]
     spread = deviations[:, None]

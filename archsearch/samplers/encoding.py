@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-Floats = NDArray[np.float64]
+from archsearch.metrics import Array
+
 # A number's span gives distances up to 1; where one side lacks the name the distance is between 3/4 and 1.
 _PRESENT = math.sqrt(0.75)
 _HALF = math.sqrt(0.5)
@@ -36,7 +37,7 @@ class Column:
         self._places: dict[Any, int] = {ABSENT: 0}
         self._parts: list[Sequence[float]] = [[0.0] * self.width]
 
-    def encode(self, values: Sequence[Any]) -> Floats:
+    def encode(self, values: Sequence[Any]) -> Array:
         """The rows' part (N, width) for values, some of them ABSENT."""
         for value in values:
             if value not in self._places:
@@ -72,7 +73,7 @@ class Encoder:
         widths = [self._columns[name].width for name in self.names]
         self.groups: NDArray[np.int64] = np.repeat(np.arange(len(widths)), widths)
 
-    def encode(self, rows: Iterable[Mapping[str, Any]]) -> Floats:
+    def encode(self, rows: Iterable[Mapping[str, Any]]) -> Array:
         """(N, W); names it does not know have no effect."""
         rows = list(rows)
         parts = [self._columns[name].encode([row.get(name, ABSENT) for row in rows]) for name in self.names]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
-Floats = NDArray[np.float64]
+from archsearch.metrics import Array
+
 Indices = NDArray[np.int64]
 
 # Means and deviations of the normal priors on the logarithms. Those of the weights: see `prior_weight`.
@@ -27,8 +28,8 @@ _ITERATIONS = 60
 class Inputs(NamedTuple):
     """Encoded rows (N, W) and standardised known objectives (N, K)."""
 
-    rows: Floats
-    known: Floats
+    rows: Array
+    known: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +38,15 @@ class Hyperparameters:
 
     amplitude: float
     noise: float
-    weights: Floats
+    weights: Array
 
     @property
-    def logs(self) -> Floats:
+    def logs(self) -> Array:
         """As one vector of logarithms: amplitude, noise, weights."""
         return np.log(np.concatenate(([self.amplitude, self.noise], self.weights)))
 
     @classmethod
-    def of_logs(cls, logs: Floats) -> "Hyperparameters":
+    def of_logs(cls, logs: Array) -> "Hyperparameters":
         """The reverse."""
         values = np.exp(logs)
         return cls(amplitude=float(values[0]), noise=float(values[1]), weights=values[2:])
@@ -56,28 +57,28 @@ def prior_weight(groups: Indices) -> float:
     return 2.0 / max(1, len(np.unique(groups)))
 
 
-def kernel(first: Inputs, second: Inputs, groups: Indices, at: Hyperparameters) -> Floats:
+def kernel(first: Inputs, second: Inputs, groups: Indices, at: Hyperparameters) -> Array:
     """(N, P)."""
     return np.asarray(
         at.amplitude * np.exp(-_distances(first.rows, second.rows, at.weights[groups])) + _linear(first, second)
     )
 
 
-def _distances(first: Floats, second: Floats, weights: Floats) -> Floats:
+def _distances(first: Array, second: Array, weights: Array) -> Array:
     """Weighted squared distances (N, P)."""
     left, right = first * np.sqrt(weights), second * np.sqrt(weights)
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
     return np.asarray(np.maximum(squares, 0.0))
 
 
-def _linear(first: Inputs, second: Inputs) -> Floats:
+def _linear(first: Inputs, second: Inputs) -> Array:
     return np.asarray(1.0 + first.known @ second.known.T)
 
 
 class Fit:
     """The negative log posterior of the hyperparameters, and its gradient, on some data."""
 
-    def __init__(self, inputs: Inputs, outputs: Floats, extra_noise: Floats, groups: Indices) -> None:
+    def __init__(self, inputs: Inputs, outputs: Array, extra_noise: Array, groups: Indices) -> None:
         """`extra_noise` (N,): variances of outputs that are not measured but inferred."""
         self.inputs, self.outputs, self.extra_noise = inputs, outputs, extra_noise
         number = int(groups.max()) + 1 if len(groups) else 0
@@ -92,7 +93,7 @@ class Fit:
         self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], np.full(number, np.log(prior_weight(groups)))))
         self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], np.full(number, _WEIGHT_DEVIATION)))
 
-    def loss(self, logs: Floats) -> tuple[float, Floats]:
+    def loss(self, logs: Array) -> tuple[float, Array]:
         """Negative log posterior up to a constant, and its gradient by the logarithms."""
         at, number = Hyperparameters.of_logs(logs), len(self.outputs)
         smooth = at.amplitude * np.exp(-(at.weights @ self.per_group)).reshape(number, number)
@@ -121,7 +122,7 @@ class Posterior:
     """What is believed of the outputs after some of them were seen."""
 
     def __init__(
-        self, inputs: Inputs, outputs: Floats, extra_noise: Floats, groups: Indices, at: Hyperparameters
+        self, inputs: Inputs, outputs: Array, extra_noise: Array, groups: Indices, at: Hyperparameters
     ) -> None:
         self.inputs, self.groups, self.at = inputs, groups, at
         matrix = kernel(inputs, inputs, groups, at)
@@ -129,7 +130,7 @@ class Posterior:
         self.factor = cholesky(matrix, lower=True, check_finite=False)
         self.alpha = cho_solve((self.factor, True), outputs, check_finite=False)
 
-    def predict(self, inputs: Inputs) -> tuple[Floats, Floats]:
+    def predict(self, inputs: Inputs) -> tuple[Array, Array]:
         """Means and standard deviations (P,) of the outputs without noise."""
         cross = kernel(self.inputs, inputs, self.groups, self.at)
         solved = solve_triangular(self.factor, cross, lower=True, check_finite=False)

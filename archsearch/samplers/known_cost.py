@@ -13,7 +13,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import UserError
-from archsearch.samplers.acquisition import Acquisition, Floats, farthest, front_of
+from archsearch.metrics import Array
+from archsearch.samplers.acquisition import Acquisition, farthest, front_of
 from archsearch.samplers.base import PlannedSampler
 from archsearch.samplers.candidates import Candidates, Costs, breed
 from archsearch.samplers.encoding import Encoder
@@ -235,7 +236,7 @@ def _gather(pool: Pool, candidates: Candidates, parents: list[Params], rng: rand
         candidates.add(pool.rows)
 
 
-def _climb(acquisition: Acquisition, pool: Pool, candidates: Candidates, rng: random.Random) -> Floats:
+def _climb(acquisition: Acquisition, pool: Pool, candidates: Candidates, rng: random.Random) -> Array:
     """Scores (N,) of the candidates, after some rounds of adding the best ones' neighbours."""
     scores = acquisition(slice(0, len(candidates)))
     is_optimistic = not scores.any()

@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 
 from optuna import Study
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, did_you_mean
 from archsearch.samplers.in_band import InBandSampler, Proposal
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.optuna_samplers import BASES
@@ -22,7 +22,8 @@ Foresee = Callable[[Arch], float | None]
 def check_sampler(name: str) -> None:
     """Raise UserError for a name that is no sampler."""
     if name not in SAMPLERS:
-        raise UserError(f"--sampler: unknown sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
+        hint = did_you_mean(name, SAMPLERS)
+        raise UserError(f"--sampler: unknown sampler {name!r}{hint}; allowed: {', '.join(SAMPLERS)}")
 
 
 def make_sampler(

@@ -5,11 +5,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 
+from archsearch.metrics import Array
 from archsearch.samplers.acquisition import Acquisition
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import Hyperparameters
@@ -32,8 +32,8 @@ class Shortlist:
     """The candidates of a second look: parameters with features, as rows of numbers, with their known costs."""
 
     params: list[Params]
-    encoded: NDArray[np.float64]
-    costs: NDArray[np.float64]
+    encoded: Array
+    costs: Array
 
 
 class SecondLook:
@@ -51,7 +51,7 @@ class SecondLook:
     def choose(
         self,
         best: Sequence[Params],
-        costs: NDArray[np.float64],
+        costs: Array,
         *,
         pool: Pool,
         study: Study,

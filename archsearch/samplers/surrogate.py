@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from archsearch.metrics import Array
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import Fit, Hyperparameters, Inputs, Posterior
 from archsearch.samplers.observations import Row
-
-Floats = NDArray[np.float64]
 
 _GROWTH = 1.15
 _MOST_FITTED = 200
@@ -31,12 +30,12 @@ class Scale:
     unit: float
 
     @classmethod
-    def of(cls, values: Floats) -> "Scale":
+    def of(cls, values: Array) -> "Scale":
         """By median and interquartile range; where that is 0, by the standard deviation."""
         low, centre, high = np.quantile(values, (0.25, 0.5, 0.75))
         return cls(centre=float(centre), unit=float((high - low) / 1.349 or values.std() or 1.0))
 
-    def __call__(self, values: Floats) -> Floats:
+    def __call__(self, values: Array) -> Array:
         """Standardised values; monotone."""
         scaled = (values - self.centre) / self.unit
         return np.asarray(np.where(scaled > _KNEE, _KNEE + np.log1p(np.maximum(scaled - _KNEE, 0)), scaled))
@@ -47,23 +46,23 @@ class CostScale:
     """Known objectives (N, K) as standardised features, by their logarithms where they are all positive."""
 
     logs: NDArray[np.bool_]
-    centre: Floats
-    unit: Floats
+    centre: Array
+    unit: Array
 
     @classmethod
-    def of(cls, known: Floats) -> "CostScale":
+    def of(cls, known: Array) -> "CostScale":
         """By mean and standard deviation."""
         logs = np.all(np.abs(known) > 0, axis=0) & np.all(np.sign(known) == np.sign(known[:1]), axis=0)
         raw = _logs(known, logs)
         spread = raw.std(axis=0)
         return cls(logs=logs, centre=raw.mean(axis=0), unit=np.where(spread > 0, spread, 1.0))
 
-    def __call__(self, known: Floats) -> Floats:
+    def __call__(self, known: Array) -> Array:
         """(N, K)."""
         return np.asarray((_logs(known, self.logs) - self.centre) / self.unit)
 
 
-def _logs(known: Floats, logs: NDArray[np.bool_]) -> Floats:
+def _logs(known: Array, logs: NDArray[np.bool_]) -> Array:
     tiny = np.finfo(float).tiny
     return np.where(logs, np.sign(known) * np.log(np.maximum(np.abs(known), tiny)), known)
 
@@ -96,7 +95,7 @@ class Surrogate:
             outputs, extra = np.append(data.outputs, self.believed), np.append(data.extra, np.zeros(len(pending)))
             self._posterior = Posterior(both, outputs, extra, data.groups, at)
 
-    def predict(self, encoded: Floats, costs: Floats) -> tuple[Floats, Floats]:
+    def predict(self, encoded: Array, costs: Array) -> tuple[Array, Array]:
         """Means and deviations (P,) of candidates with known objectives `costs` (P, K)."""
         return self._posterior.predict(self._data.inputs_of(encoded, costs))
 
@@ -112,7 +111,7 @@ class _Data:
         self.outputs = self.scale(values)
         self.extra = np.array([row.variances.get(objective, 0.0) for row in rows]) / self.scale.unit**2
 
-    def inputs_of(self, encoded: Floats, costs: Floats) -> Inputs:
+    def inputs_of(self, encoded: Array, costs: Array) -> Inputs:
         """Encoded rows with the standardised costs as further numbers."""
         features = self._cost_scale(costs)
         return Inputs(np.hstack((encoded, _FEATURE * features)), features)
@@ -139,7 +138,7 @@ def _hyperparameters(
     return cache[key]
 
 
-def costs_of(rows: Sequence[Row], known: Sequence[int]) -> Floats:
+def costs_of(rows: Sequence[Row], known: Sequence[int]) -> Array:
     """The known objectives (N, K) of rows."""
     return np.array([row.values_of(known) for row in rows]).reshape(len(rows), len(known))
 

@@ -21,6 +21,11 @@ _TABLE_ROLES: tuple[Role, ...] = ("block", "downsample", "positions")
 _WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
+def format_value(value: object) -> str:
+    """A value as a space file writes it: `true`, `0.25`, `4`, `hilo`."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 class _Reader:
     """Reads values out of one table, remembers where it stands, and refuses what is left over."""
 

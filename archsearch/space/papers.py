@@ -1,14 +1,14 @@
-"""archsearch/space/papers.py."""
+"""The papers' models that are shipped as spaces of size one: by name, the nearest to a budget, and the one that is timed beside every candidate."""
 
-import difflib
 import math
 from functools import cache
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, did_you_mean
 from archsearch.space.arch import Arch
 from archsearch.space.space import Space, load_space, spaces_folder
 
-REFERENCE = "van_b0"  # the smallest of the papers' models: timed around every candidate, so its own time is the price of every trial
+# Timed before and after every candidate, so every trial pays for it: the smallest of the papers' models.
+REFERENCE = "van_b0"
 
 
 def reference_arch() -> Arch:
@@ -31,11 +31,11 @@ def choose_papers(text: str, budget_macs: int, image_size: int) -> tuple[str, ..
     families: dict[str, list[str]] = {}
     for name in usable:
         families.setdefault(str(paper_space(name).paper.get("family", name)), []).append(name)
-    return tuple(min(names, key=lambda name: _log_distance(name, budget_macs)) for names in families.values())
 
+    def distance(name: str) -> float:
+        return abs(math.log(paper(name).cost().macs / budget_macs))
 
-def _log_distance(name: str, budget_macs: int) -> float:
-    return abs(math.log(paper(name).cost().macs / budget_macs))
+    return tuple(min(names, key=distance) for names in families.values())
 
 
 def _named_papers(text: str, image_size: int) -> tuple[str, ...]:
@@ -44,10 +44,9 @@ def _named_papers(text: str, image_size: int) -> tuple[str, ...]:
         raise UserError(f"--papers: got {text!r}; write nearest, all, none, or names that `archsearch papers` lists")
     for name in names:
         if name not in paper_names():
-            close = difflib.get_close_matches(name, ["nearest", "all", "none", *paper_names()], n=1, cutoff=0.5)
-            hint = f", did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, ["nearest", "all", "none", *paper_names()])
             raise UserError(
-                f"--papers: unknown paper {name!r}{hint}; `archsearch papers` lists them, nearest, all and none are words"
+                f"--papers: unknown paper {name!r}{hint}; `archsearch papers` lists them; nearest, all and none are allowed too"
             )
         if paper(name).image_size != image_size:
             raise UserError(
@@ -71,7 +70,6 @@ def paper(name: str) -> Arch:
 def paper_space(name: str) -> Space:
     """A paper's model as the space of size one it is, with its `[paper]` table."""
     if name not in paper_names():
-        close = difflib.get_close_matches(name, paper_names(), n=1, cutoff=0.5)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"unknown paper {name!r}{hint}; known: {', '.join(paper_names())}")
+        known = paper_names()
+        raise UserError(f"unknown paper {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
     return load_space(name)

@@ -1,7 +1,6 @@
 """Spaces: a file of choices, and the only door to it, `sample(pick)`; the papers' models are spaces of size one."""
 
 import copy
-import difflib
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 from archsearch.blocks.base import Scalar
 from archsearch.errors import UserError, did_you_mean
 from archsearch.space.arch import Arch, Pick, assemble
-from archsearch.space.grammar import Document, parse
+from archsearch.space.grammar import Document, format_value, parse
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
 
 
@@ -144,15 +143,15 @@ def _matching(where: str, value: Scalar, choices: Choices) -> Scalar:
             return choice
         if isinstance(value, str) and _means(value.strip(), choice):
             return choice
-    allowed = ", ".join(map(_word, choices))
+    allowed = ", ".join(map(format_value, choices))
     raise UserError(
-        f"{where}: {_word(value)} is not among its choices{_nearest_choice(value, choices)}; allowed: {allowed}"
+        f"{where}: {format_value(value)} is not among its choices{_nearest_choice(value, choices)}; allowed: {allowed}"
     )
 
 
 def _means(text: str, choice: Scalar) -> bool:
     if isinstance(choice, bool | str):
-        return text.lower() == _word(choice).lower()
+        return text.lower() == format_value(choice).lower()
     try:
         return float(text) == choice
     except ValueError:
@@ -164,17 +163,12 @@ def _nearest_choice(value: Scalar, choices: Choices) -> str:
     numbers = [choice for choice in choices if isinstance(choice, int | float) and not isinstance(choice, bool)]
     try:
         return (
-            f", the nearest is {_word(min(numbers, key=lambda choice: abs(choice - float(value))))}"
+            f", the nearest is {format_value(min(numbers, key=lambda choice: abs(choice - float(value))))}"
             if numbers
-            else did_you_mean(str(value), list(map(_word, choices)))
+            else did_you_mean(str(value), list(map(format_value, choices)))
         )
     except ValueError:
         return ""
-
-
-def _word(value: Scalar) -> str:
-    """A value as a space file writes it."""
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _fields(layer: LayerPlan) -> dict[str, Choices]:
@@ -230,10 +224,9 @@ def _find(name: str | Path) -> Path:
     shipped = {file.stem: file for file in _shipped()}
     if str(name) in shipped:
         return shipped[str(name)]
-    close = difflib.get_close_matches(str(name), list(shipped), n=1, cutoff=0.5)
-    hint = f", did you mean {close[0]!r}?" if close else ""
     raise UserError(
-        f"{name}: neither a .toml file nor a shipped space or paper{hint}; `archsearch papers` lists the papers, hybrid is the default space"
+        f"{name}: neither a .toml file nor a shipped space or paper{did_you_mean(name, list(shipped))}; "
+        "`archsearch papers` lists the papers, hybrid is the default space"
     )
 
 
