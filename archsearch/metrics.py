@@ -1,7 +1,7 @@
 """Dominance, fronts, hypervolume, Kendall's tau and bootstrap intervals over plain numpy arrays.
 
-Every objective is minimised here (negate what is maximised). Written by hand, so that the package needs neither moocore nor botorch, which brings
-gpytorch and its own optimisers along; the tests compare fronts and hypervolumes with moocore's, and Kendall's tau with a count over all pairs.
+Every objective is minimised here (negate what is maximised). Written by hand, so that the package needs neither moocore nor botorch, which
+brings gpytorch along; the tests compare fronts and hypervolumes with moocore's, and Kendall's tau with a count over all pairs.
 """
 
 from collections.abc import Callable, Sequence

@@ -45,7 +45,7 @@ class Shape(NamedTuple):
 
 
 class LayerError(UserError):
-    """A layer that cannot stand at a shape; `field` names the value to change."""
+    """A layer that does not fit a shape; `field` names the value to change."""
 
     def __init__(self, field: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -53,10 +53,10 @@ class LayerError(UserError):
 
 
 def choice(default: Scalar, *choices: Scalar, scale: Scale | None = None, is_later: bool = False, doc: str) -> Any:
-    """A dataclass field with its value in papers, what a space may choose when it leaves the field out, and how a proxy of another size scales it.
+    """A dataclass field with the papers' value, the choices of a space that does not write the field, and how a proxy of another size scales it.
 
     `scale`: `width` shrinks with the widths, `window` with the map it tiles, `tiles` so that their number stays, `interval` is kept but clipped to the map.
-    `is_later`: a field of one own choice that came after results had been kept; at its default it is not written, so that architectures keep their id.
+    `is_later`: a field that was added when results existed already; at its default it is not written, so that architectures keep their id.
     """
     assert not (is_later and choices)
     metadata = {"choices": choices or (default,), "scale": scale, "is_later": is_later, "doc": doc}
@@ -70,24 +70,24 @@ class Layer:
     kind: ClassVar[str]
     role: ClassVar[Role]
     paper: ClassVar[str] = ""
-    takes_tokens: ClassVar[bool] = False  # whether the layer knows what to do with a shape that has tokens
-    coupled: ClassVar[tuple[str, ...]] = ()  # fields of which one decides what the others may be
+    takes_tokens: ClassVar[bool] = False  # whether the layer works on a shape with tokens
+    coupled: ClassVar[tuple[str, ...]] = ()  # fields whose allowed values depend on each other
 
     def check_at(self, shape: Shape) -> None:
-        """Raise LayerError when the layer cannot stand at `shape`: its own `check`, after the one all layers share."""
+        """Raise LayerError when the layer does not fit `shape`: first the check that all layers share, then the layer's own."""
         if shape.tokens and not self.takes_tokens:
             raise LayerError("kind", f"{self.kind} works on a map alone, and this one has tokens beside it")
         self.check(shape)
 
     def check(self, shape: Shape) -> None:
-        """What the layer itself demands of `shape`; raises LayerError."""
+        """The layer's own requirements on `shape`; raises LayerError."""
 
     def out(self, shape: Shape) -> Shape:
         """Shape after the layer; blocks keep theirs."""
         return shape
 
     def canonical(self, shape: Shape) -> "Layer":
-        """The layer that stands for all that are the same at `shape`: same weights from the same start, same function, same cost."""
+        """The one representative of all layers that are the same at `shape`: same weights from the same initialisation, same function, same cost."""
         return self
 
     def cost(self, shape: Shape) -> Cost:
@@ -106,15 +106,15 @@ class Block(Layer):
     role: ClassVar[Role] = "block"
 
     def before_first(self) -> "Layer | None":
-        """Layer that a stage of this block opens with unless its tokens came with the map (MSG-Transformer's messengers)."""
+        """Layer before the first block of a stage, unless tokens came with the map (MSG-Transformer's messengers)."""
         return None
 
     def after_first(self) -> Layer | None:
-        """Layer that a stage holding this block puts once after its first block (Twins' PEG)."""
+        """Layer after the first block of a stage, once (Twins' PEG)."""
         return None
 
     def canonical_in(self, shape: Shape, extra: Layer | None) -> "Block":
-        """`canonical` inside a stage that has `extra` after its first block, whichever block brought it."""
+        """`canonical` inside a stage with `extra` after its first block."""
         layer = self.canonical(shape)
         assert isinstance(layer, Block)
         return layer
@@ -124,7 +124,7 @@ class Block(Layer):
         return (self,)
 
     def stage_end(self) -> Layer | None:
-        """Layer that closes a stage ending on this block unless the head follows (VAN's LayerNorm)."""
+        """Layer after the last block of a stage, unless the head follows (VAN's LayerNorm)."""
         return None
 
 
@@ -153,21 +153,21 @@ _REGISTRY: dict[tuple[Role, str], type[Layer]] = {}
 
 
 def register(layer: LayerType) -> LayerType:
-    """Class decorator: make a layer known under its role and kind; a second one of that name is refused."""
+    """Class decorator: add a layer to the registry under its role and kind, which must be new."""
     key = (layer.role, layer.kind)
     assert key not in _REGISTRY, f"{layer.role} {layer.kind!r} is registered twice"
     _REGISTRY[key] = layer
     return layer
 
 
-def layers_of(role: Role) -> dict[str, type[Layer]]:
+def registered_layers(role: Role) -> dict[str, type[Layer]]:
     """Registered layers of a role by kind, in order of registration."""
     return {kind: layer for (layer_role, kind), layer in _REGISTRY.items() if layer_role == role}
 
 
 def layer_type(role: Role, kind: str, where: str, also: Sequence[str] = ()) -> type[Layer]:
-    """The registered layer of that name, or a UserError that names `where`, the nearest kind and what else (`also`) may stand there."""
-    known = layers_of(role)
+    """The registered layer of that name. Raises UserError with `where`, the nearest kind and all that is allowed, `also` included."""
+    known = registered_layers(role)
     if kind not in known:
         allowed = [*also, *known]
         raise UserError(f"{where}: unknown {role} {kind!r}{did_you_mean(kind, allowed)}; allowed: {', '.join(allowed)}")
@@ -175,7 +175,7 @@ def layer_type(role: Role, kind: str, where: str, also: Sequence[str] = ()) -> t
 
 
 def own_choices(layer: type[Layer]) -> dict[str, tuple[Scalar, ...]]:
-    """Searchable fields of a layer with its own choices, in order of definition."""
+    """Searchable fields of a layer and the choices of each, in order of definition."""
     return {item.name: item.metadata["choices"] for item in fields(layer) if "choices" in item.metadata}
 
 

@@ -10,10 +10,10 @@ from torch.nn import functional
 from archsearch.blocks import cost
 from archsearch.blocks.base import LayerError, Shape
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, attention, gelu_of, is_plain
+from archsearch.blocks.kernels import Linear, apply_gelu, attention, is_eager_cpu
 
 
-def up(size: int, multiple: int) -> int:
+def round_up(size: int, multiple: int) -> int:
     """`size` rounded up to a multiple."""
     return -(-size // multiple) * multiple
 
@@ -41,7 +41,7 @@ def check_hidden(mlp_ratio: float, width: int) -> None:
 
 
 def whole_ratio(mlp_ratio: float, width: int) -> float:
-    """What an FFN's hidden width is over the width: one ratio for all that round down to the same channels."""
+    """The FFN's hidden width over the width, equal for all ratios that round down to the same channels."""
     return int(width * mlp_ratio) / width
 
 
@@ -73,7 +73,7 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        out: Tensor = self.fc2(gelu_of(self.fc1, tokens))
+        out: Tensor = self.fc2(apply_gelu(self.fc1, tokens))
         return out
 
 
@@ -88,7 +88,7 @@ class ConvMlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        hidden = gelu_of(self.dwconv, to_map(self.fc1(tokens)))
+        hidden = apply_gelu(self.dwconv, to_map(self.fc1(tokens)))
         out: Tensor = self.fc2(to_tokens(hidden))
         return out
 
@@ -141,33 +141,33 @@ def add_relative_bias(module: nn.Module, grid: tuple[int, int], heads: int) -> N
 
 
 def relative_bias_cost(grid: tuple[int, int], heads: int) -> Cost:
-    """Parameters of such a table: (2H-1)(2W-1) rows of one a head."""
+    """Parameters of a bias table: (2H-1)(2W-1) rows of one number a head."""
     return Cost(params=(2 * grid[0] - 1) * (2 * grid[1] - 1) * heads)
 
 
-def table_of(module: nn.Module) -> Tensor:
-    """The bias table of a module that `add_relative_bias` was given, ((2H-1)(2W-1), heads)."""
+def bias_table(module: nn.Module) -> Tensor:
+    """The table that `add_relative_bias` gave a module, ((2H-1)(2W-1), heads)."""
     table = module.relative_position_bias_table
     assert isinstance(table, Tensor)
     return table
 
 
 def relative_bias(module: nn.Module) -> Tensor:
-    """(1, heads, N, N), [head, query, key], of a module that `add_relative_bias` was given.
+    """The bias (1, heads, N, N), [head, query, key], of a module with `add_relative_bias`'s table.
 
-    Four dimensions, since with three the CPU's fused attention is left for another kernel: forward of 4 images of 12 heads and 196 tokens on one core
+    Four dimensions, since with three PyTorch does not use its fused attention on the CPU: forward of 4 images of 12 heads and 196 tokens on one core
     10.4 ms, with four dimensions 5.0 ms; 256 windows of 2 heads and 50 tokens 14.5 and 7.8 ms.
     """
     index = module.relative_position_index
     assert isinstance(index, Tensor)
     # Forward and backward in 1.1 ms at 14x14 with 12 heads; table[index] takes 5.8 ms, mostly its backward.
-    return table_of(module).t().index_select(1, index.flatten()).view(1, -1, *index.shape)
+    return bias_table(module).t().index_select(1, index.flatten()).view(1, -1, *index.shape)
 
 
 def pad_tokens(tokens: Tensor, multiple: int) -> Tensor:
     """Zero-pad (B, H, W, C) at the bottom and right to multiples of `multiple`; the same tensor where nothing is missing."""
     height, width = tokens.shape[1:3]
-    bottom, right = up(height, multiple) - height, up(width, multiple) - width
+    bottom, right = round_up(height, multiple) - height, round_up(width, multiple) - width
     return functional.pad(tokens, (0, 0, 0, right, 0, bottom)) if bottom or right else tokens
 
 
@@ -205,7 +205,7 @@ def grouped_attention(qkv: Tensor, *, head_dim: int, bias: Tensor | None = None)
     query, key, value = qkv.view(batch * groups, tokens, 3, -1, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
     if bias is None or len(bias) == 1:
         out = attention(query, key, value, bias)
-    elif is_plain(qkv):
+    elif is_eager_cpu(qkv):
         # Image by image, so that the bias is not copied for each: as fast as with copies (4 x 64 windows of 3 heads and 49 tokens 10.3 and 10.6 ms).
         images = zip(*(torch.split(part, groups) for part in (query, key, value)), strict=True)
         out = torch.cat([attention(q, k, v, bias).transpose(1, 2) for q, k, v in images]).transpose(1, 2)
@@ -217,7 +217,7 @@ def grouped_attention(qkv: Tensor, *, head_dim: int, bias: Tensor | None = None)
 def padded_key_mask(height: int, width: int, window: int, interval: int, value: float, like: Tensor) -> Tensor | None:
     """Additive mask (groups, 1, 1, window^2) with `value` on keys that are padding, groups as in `to_groups`; None where nothing was padded."""
     step = window * interval
-    full_height, full_width = up(height, step), up(width, step)
+    full_height, full_width = round_up(height, step), round_up(width, step)
     if (full_height, full_width) == (height, width):
         return None
     mask = torch.zeros(full_height, full_width, dtype=like.dtype, device=like.device)
@@ -242,7 +242,7 @@ def merge_heads(heads: Tensor) -> Tensor:
 
 
 def init_linears(module: nn.Module) -> None:
-    """Every Linear below: weight truncated normal 0.02 (cut at +-2), bias 0, as all the papers have it."""
+    """Every Linear inside `module`: weight truncated normal 0.02 (cut at +-2), bias 0, as in all the papers."""
     for child in module.modules():
         if isinstance(child, nn.Linear):
             nn.init.trunc_normal_(child.weight, std=0.02)
@@ -251,7 +251,7 @@ def init_linears(module: nn.Module) -> None:
 
 
 def init_convs_fan_out(module: nn.Module) -> None:
-    """Every convolution below: weight normal with std sqrt(2 / (k^2 * outputs / groups)), bias 0 (Twins, VAN, LITv2's ConvFFN)."""
+    """Every convolution inside `module`: weight normal with std sqrt(2 / (k^2 * outputs / groups)), bias 0 (Twins, VAN, LITv2's ConvFFN)."""
     for child in module.modules():
         if isinstance(child, nn.Conv2d):
             fan_out = child.kernel_size[0] * child.kernel_size[1] * child.out_channels // child.groups

@@ -25,7 +25,7 @@ class Cost:
 
 
 def linear(positions: int, inputs: int, outputs: int, *, bias: bool = True) -> Cost:
-    """A Linear or 1x1 convolution, with bias unless said otherwise, applied at `positions` tokens."""
+    """A Linear or 1x1 convolution, by default with bias, applied at `positions` tokens."""
     return Cost(positions * inputs * outputs, inputs * outputs + outputs * bias)
 
 
@@ -53,7 +53,7 @@ def batch_norm(positions: int, channels: int) -> Cost:
 
 
 def self_attention(positions: int, keys: int, width: int) -> Cost:
-    """Attention of `positions` tokens to `keys` each out of one qkv projection, with its output projection; all three run on every position."""
+    """Attention of `positions` tokens to `keys` each, with its qkv and output projections, which run on every position."""
     return linear(positions, width, 3 * width) + attention(positions, keys, width) + linear(positions, width, width)
 
 

@@ -24,12 +24,12 @@ from archsearch.blocks.common import (
     pad_tokens,
     padded_key_mask,
     pre_norm_cost,
+    round_up,
     to_groups,
-    up,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, made_once
+from archsearch.blocks.kernels import Linear, cached_tensor
 from archsearch.blocks.patch import PatchDownsample, PatchStem
 
 
@@ -40,7 +40,7 @@ def grouping(height: int, width: int, window: int, interval: int) -> tuple[int, 
 
 
 class DynamicPositionBias(nn.Module):
-    """Position bias from an MLP on the offset of query and key in their group: integers, whatever the interval."""
+    """Position bias from an MLP on the offset of query and key in their group, in tokens of the group: the interval has no effect."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class GroupAttention(nn.Module):
         out = grouped_attention(
             self.qkv(to_groups(padded, window, interval)),
             head_dim=self.head_dim,
-            bias=made_once(
+            bias=cached_tensor(
                 self,
                 list(self.pos.parameters()),
                 lambda: self._bias(height, width, window, interval),
@@ -139,13 +139,12 @@ class ShortDistanceBlock(Block):
             raise LayerError("interval", f"interval {self._interval()} is not a positive distance")
 
     def canonical(self, shape: Shape) -> Layer:
-        """Short-distance attention, as which long-distance attention at interval 1 goes, with the groups that the map leaves."""
+        """Long-distance attention at interval 1 is short-distance attention; the group is at most as large as the map."""
         window, interval = grouping(shape.height, shape.width, self.window, self._interval())
         ratio = whole_ratio(self.mlp_ratio, shape.channels)
-        is_apart = (
-            window == 1 and shape.height % interval == shape.width % interval == 0
-        )  # every token a group of its own
-        if interval == 1 or is_apart:
+        # Every token a group of its own.
+        is_single = window == 1 and shape.height % interval == shape.width % interval == 0
+        if interval == 1 or is_single:
             return ShortDistanceBlock(window=window, head_dim=self.head_dim, mlp_ratio=ratio)
         return replace(self, mlp_ratio=ratio)
 
@@ -159,7 +158,7 @@ class ShortDistanceBlock(Block):
         """10CL + 4C^2 Lp + 2G^2 C Lp + 2rC^2 L and the bias; Lp positions after padding to multiples of GI."""
         width = shape.channels
         window, interval = grouping(shape.height, shape.width, self.window, self._interval())
-        padded = up(shape.height, window * interval) * up(shape.width, window * interval)
+        padded = round_up(shape.height, window * interval) * round_up(shape.width, window * interval)
         attention = cost.self_attention(padded, window**2, width)
         return (
             attention
@@ -197,7 +196,7 @@ def _convs(width: int, stride: int, num_kernels: int) -> list[tuple[int, int]]:
 
 
 def _check_split(width: int, num_kernels: int) -> None:
-    """The width must come apart into halves as often as there are kernels to share it."""
+    """The width is halved for each further kernel and must divide."""
     if num_kernels < 1:
         raise LayerError("num_kernels", f"num_kernels {num_kernels} is not a positive number")
     share = 1 << (num_kernels - 1)

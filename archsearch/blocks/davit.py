@@ -19,10 +19,10 @@ from archsearch.blocks.common import (
     grouped_attention,
     init_linears,
     pad_tokens,
+    round_up,
     to_groups,
     to_map,
     to_tokens,
-    up,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
@@ -121,7 +121,7 @@ class WindowBlock(Block):
 
     def cost(self, shape: Shape) -> Cost:
         """28CL + 4C^2 Lp + 2w^2 C Lp + 2rC^2 L, Lp the positions after padding to windows."""
-        width, padded = shape.channels, up(shape.height, self.window) * up(shape.width, self.window)
+        width, padded = shape.channels, round_up(shape.height, self.window) * round_up(shape.width, self.window)
         attention = cost.self_attention(padded, self.window**2, width)
         return attention + _skeleton_cost(shape, int(width * self.mlp_ratio))
 

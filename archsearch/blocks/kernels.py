@@ -1,7 +1,7 @@
-"""The one place where two ways of computing the same thing are chosen between, by measurement; both give the same values up to rounding.
+"""The faster of two implementations of one operation, chosen by measurement; both give the same values up to rounding.
 
-Figures in the comments: one core of an x86 server CPU with AVX-512 and without AMX, torch 2.14, milliseconds, float32 unless said, 4 images of 224 px. Faster
-ways are for eager work on the CPU: torch.compile chooses for itself, and on other devices nothing was measured.
+Figures in the comments: one core of an x86 server CPU with AVX-512 and without AMX, torch 2.14, milliseconds, float32 unless noted, 4 images of 224 px.
+The faster ones are used in eager mode on the CPU only: torch.compile chooses for itself, and on other devices nothing was measured.
 """
 
 import platform
@@ -27,23 +27,23 @@ _SMALL = 4_000_000  # multiply-adds, below which oneDNN's 20 microseconds more a
 
 
 def is_traced() -> bool:
-    """True inside torch.jit.trace, by which fvcore counts: it must see an operation itself, not a faster way to the same values."""
+    """True inside torch.jit.trace, with which fvcore counts: it must see the plain operation, not a faster one with the same values."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch leaves it untyped
     return tracing
 
 
 def is_counted(x: Tensor) -> bool:
-    """True where a counter watches: in a trace, or on meta tensors (FlopCounterMode)."""
+    """True where operations are counted: in a trace (fvcore), or on meta tensors (FlopCounterMode)."""
     return x.is_meta or is_traced()
 
 
-def is_plain(x: Tensor) -> bool:
-    """True for eager work on the CPU that nobody watches."""
-    return x.device.type == "cpu" and not _is_watched()
+def is_eager_cpu(x: Tensor) -> bool:
+    """True in eager mode on the CPU where operations are not traced, compiled or counted."""
+    return x.device.type == "cpu" and not _is_intercepted()
 
 
-def _is_watched() -> bool:
-    """True where every operation must be one that all the world knows: traced, compiled, counted (FlopCounterMode), differentiated forward or by torch.func."""
+def _is_intercepted() -> bool:
+    """True where only standard operations work: traced, compiled, counted (FlopCounterMode), differentiated in forward mode or by torch.func."""
     return (
         torch.compiler.is_compiling()
         or is_traced()
@@ -54,7 +54,7 @@ def _is_watched() -> bool:
 
 
 def _is_inference(x: Tensor) -> bool:
-    return not torch.is_grad_enabled() and is_plain(x)
+    return not torch.is_grad_enabled() and is_eager_cpu(x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -66,7 +66,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     is_worth_it = _HAS_POINTWISE and x.numel() * len(weight) >= _SMALL
     is_possible = x.dtype == weight.dtype and x.dtype in _POINTWISE_DTYPES and not torch.is_autocast_enabled("cpu")
-    if not (is_worth_it and is_possible and is_plain(x)):
+    if not (is_worth_it and is_possible and is_eager_cpu(x)):
         return functional.linear(x, weight, bias)
     if not torch.is_grad_enabled():
         return _pointwise(x, weight, bias)
@@ -96,7 +96,7 @@ class _TrainedLinear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         grad_x = grad_weight = grad_bias = None
         if needs_x:
-            # With gradients enabled somebody differentiates a second time, which only ordinary operations allow.
+            # Gradients are enabled here for a second derivative (create_graph=True), which only standard operations have.
             grad_x = grad @ weight if torch.is_grad_enabled() else _pointwise(grad.contiguous(), weight.t(), None)
         if needs_weight:
             grad_weight = rows.t() @ x.reshape(-1, x.shape[-1])
@@ -113,8 +113,8 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-def gelu_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """GELU (by erf) of layer(x), in inference on the CPU written over it, unless a hook may have kept it.
+def apply_gelu(layer: nn.Module, x: Tensor) -> Tensor:
+    """GELU (by erf) of layer(x); in inference on the CPU in place, unless a forward hook may have kept the layer's output.
 
     After `Linear`, apart / in place: (4, 56, 56, 96) to 384 16.9 / 12.5, (4, 28, 28, 192) to 768 11.5 / 10.8; inside oneDNN's product 13.1 and 11.4.
     """
@@ -137,7 +137,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
           4 x  8 x 196 x 196   3.1/4.7, 12/16    4.2/3.3, 16/6.7     3.6/5.5, 20/16       4.2/3.4, 15/7.4
           4 x  2 x 3136 x 49   5.0/6.4, 17/20    4.4/6.0, 19/11      6.6/6.4, 26/21       5.6/6.5, 24/12
     """
-    if not _is_by_hand(query, key, bias):
+    if not _is_unfused(query, key, bias):
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if bias is not None:
@@ -146,8 +146,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
     return out
 
 
-def _is_by_hand(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
-    if not is_plain(query):
+def _is_unfused(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
+    if not is_eager_cpu(query):
         return False
     queries, keys = query.shape[-2], key.shape[-2]
     if queries * keys <= _TINY:
@@ -157,29 +157,29 @@ def _is_by_hand(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
     return query.dtype == torch.bfloat16 and queries < _LONG
 
 
-# By module: a copy of a network starts without, and what a dropped one made goes with it.
-_MADE: weakref.WeakKeyDictionary[nn.Module, tuple[Hashable, list[Tensor], Tensor]] = weakref.WeakKeyDictionary()
+# By module: a copy of a network starts with an empty cache, and a network that is freed takes its tensors along.
+_CACHE: weakref.WeakKeyDictionary[nn.Module, tuple[Hashable, list[Tensor], Tensor]] = weakref.WeakKeyDictionary()
 
 
-def made_once(
+def cached_tensor(
     module: nn.Module, weights: Sequence[Tensor], make: Callable[[], Tensor], *, key: Hashable = None
 ) -> Tensor:
-    """make(), a function of these weights of `module` and of `key`; without gradients kept until one of them changes or moves.
+    """make(), which depends on `weights` of `module` and on `key` alone; in inference it is cached until one of them changes or moves.
 
-    A change behind autograd's back (`parameter.data.add_`) goes unseen until the next pass with gradients or in training mode.
+    A change that autograd does not record (`parameter.data.add_`) is missed until the next pass with gradients or in training mode.
     """
-    if torch.is_grad_enabled() or module.training or not _is_keepable(weights):
-        _MADE.pop(module, None)
+    if torch.is_grad_enabled() or module.training or not _is_cacheable(weights):
+        _CACHE.pop(module, None)
         return make()
     autocast = torch.is_autocast_enabled(weights[0].device.type)
     state = (key, autocast, *((weight.data_ptr(), weight._version, weight.dtype) for weight in weights))
-    kept = _MADE.get(module)
+    kept = _CACHE.get(module)
     if kept is None or kept[0] != state:
-        # The weights' memory is held on to, since another's at the same address could pass for it.
-        kept = _MADE[module] = (state, [weight.detach() for weight in weights], make())
+        # The weights' memory is kept alive: a new tensor at the same address would be taken for the old one.
+        kept = _CACHE[module] = (state, [weight.detach() for weight in weights], make())
     return kept[2]
 
 
-def _is_keepable(weights: Sequence[Tensor]) -> bool:
-    """Counters must see the work, compilers the code; parameters made in inference mode count no versions."""
-    return not _is_watched() and not any(weight.is_inference() or weight.is_meta for weight in weights)
+def _is_cacheable(weights: Sequence[Tensor]) -> bool:
+    """Not where operations are intercepted, which must see them all, nor for parameters made in inference mode, which count no versions."""
+    return not _is_intercepted() and not any(weight.is_inference() or weight.is_meta for weight in weights)

@@ -19,6 +19,7 @@ from archsearch.blocks.common import (
     Mlp,
     PreNormBlock,
     add_relative_bias,
+    bias_table,
     check_divides,
     check_hidden,
     drop_path_layer,
@@ -29,13 +30,12 @@ from archsearch.blocks.common import (
     relative_bias,
     relative_bias_cost,
     split_heads,
-    table_of,
     to_map,
     to_tokens,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, attention, is_traced, linear, made_once
+from archsearch.blocks.kernels import Linear, attention, cached_tensor, is_traced, linear
 from archsearch.errors import UserError
 
 
@@ -86,7 +86,7 @@ class GlobalAttention(nn.Module):
                 f"msa: the relative position bias was built for a map of {built} tokens, got {height}x{width}; "
                 "build the model for this image size, or without the bias"
             )
-        return made_once(self, (table_of(self),), lambda: relative_bias(self))
+        return cached_tensor(self, (bias_table(self),), lambda: relative_bias(self))
 
 
 class DeformableConv(nn.Conv2d):

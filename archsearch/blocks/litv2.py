@@ -23,11 +23,11 @@ from archsearch.blocks.common import (
     merge_heads,
     pad_tokens,
     pre_norm_cost,
+    round_up,
     split_heads,
     to_groups,
     to_map,
     to_tokens,
-    up,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
@@ -126,7 +126,7 @@ class HiLoBlock(Block):
 
         Lp are the positions after padding to windows, K = Lp / w^2 the averages, Dh and Dl the branches' channels.
         """
-        width, padded = shape.channels, up(shape.height, self.window) * up(shape.width, self.window)
+        width, padded = shape.channels, round_up(shape.height, self.window) * round_up(shape.width, self.window)
         averages, lofi = padded // self.window**2, self.lofi_width(width)
         hifi = width - lofi
         high = (

@@ -1,7 +1,7 @@
 """MSG-Transformer's windows with messenger tokens, and the merging that takes both along (Fang et al., arXiv 2105.15168).
 
 Changed against the paper's code: windows stay in row-major order over the whole map instead of by region, `head_dim` replaces a number of heads, the index
-map is never stored, and a stage whose messengers nobody takes along ends without them.
+map is never stored, and messengers that the next stage does not take are dropped at the end of theirs.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,7 @@ from archsearch.blocks.common import (
     ChannelNorm,
     Mlp,
     add_relative_bias,
+    bias_table,
     check_divides,
     check_hidden,
     drop_path_layer,
@@ -25,13 +26,12 @@ from archsearch.blocks.common import (
     relative_bias,
     relative_bias_cost,
     split_heads,
-    table_of,
     to_map,
     to_tokens,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, attention, made_once
+from archsearch.blocks.kernels import Linear, attention, cached_tensor
 from archsearch.blocks.positions import from_windows, to_windows, window_grid
 from archsearch.errors import UserError
 
@@ -57,7 +57,7 @@ class MessengerAttention(nn.Module):
         return projected
 
     def _bias(self) -> Tensor:
-        return made_once(self, (table_of(self), self.rel_pos_msg), self._window_bias)
+        return cached_tensor(self, (bias_table(self), self.rel_pos_msg), self._window_bias)
 
     def _window_bias(self) -> Tensor:
         """(1, heads, 1 + n, 1 + n): the first row and column are the messenger's."""

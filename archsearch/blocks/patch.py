@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from archsearch.blocks import cost
 from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
-from archsearch.blocks.common import ChannelNorm, init_convs_fan_out, up
+from archsearch.blocks.common import ChannelNorm, init_convs_fan_out, round_up
 from archsearch.blocks.cost import Cost
 
 _INIT_DOC = "`default` (PyTorch's) or `fan-out` (normal with std sqrt(2 / fan_out), bias 0: Twins)"
@@ -37,7 +37,7 @@ class PatchConv(nn.Module):
         if self.norm_first:
             x = self.norm(x)
         height, width = x.shape[-2:]
-        bottom, right = up(height, self.stride) - height, up(width, self.stride) - width
+        bottom, right = round_up(height, self.stride) - height, round_up(width, self.stride) - width
         if self.pad and (bottom or right):
             x = functional.pad(x, (0, right, 0, bottom))
         x = self.proj(x)
@@ -46,7 +46,7 @@ class PatchConv(nn.Module):
 
 def _out(shape: Shape, outputs: int, kernel: int, stride: int, padding: int, pad: bool) -> Shape:
     """Shape after the convolution."""
-    sides = [up(side, stride) if pad else side for side in (shape.height, shape.width)]
+    sides = [round_up(side, stride) if pad else side for side in (shape.height, shape.width)]
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side in sides)
     return Shape(outputs, height, width)
 
@@ -89,13 +89,12 @@ class PatchStem(Layer):
         return 0 if self.kernel <= self.stride else min(self.padding, self.kernel // 2)
 
     def canonical(self, shape: Shape) -> Layer:
-        """Padding counts as far as it is used, and `pad` where it pads; where it does not, it is written as the paper of the kernel has it."""
+        """`padding` as far as it is used, and `pad` where it pads; elsewhere both take the values of the paper with this kernel."""
         usual = min(3, self.kernel // 2)
         padding = 3 if self.kernel <= self.stride or self._padding == usual else self._padding
         pad = self.pad
-        if replace(self, pad=not pad).out(shape) == self.out(
-            shape
-        ):  # then all that is read beyond the image is zero either way
+        # With the same output all that is read beyond the image is zero either way.
+        if replace(self, pad=not pad).out(shape) == self.out(shape):
             pad = self.kernel > self.stride and self._padding == usual
         return replace(self, padding=padding, pad=pad)
 
@@ -146,7 +145,7 @@ class PatchDownsample(Layer):
         return _out(shape, self.width, 2, 2, 0, self.pad)
 
     def canonical(self, shape: Shape) -> Layer:
-        """`pad` counts where it pads; on even maps it is written as in the papers: true with the norm before (DaViT)."""
+        """`pad` where it pads; on even maps it takes the papers' value: true with the norm before (DaViT)."""
         is_even = shape.height % 2 == shape.width % 2 == 0
         return replace(self, pad=self.norm == "before") if is_even else self
 

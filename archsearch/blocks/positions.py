@@ -41,7 +41,7 @@ def from_windows(windows: Tensor, rows: int, columns: int, height: int, width: i
     return split.transpose(2, 3).reshape(batch, height, width, channels)
 
 
-_PVT_POSITIONS = 3136  # of its first map, and its `unresized` in all stages
+_PVT_POSITIONS = 3136  # of PVT's first map, and PVT's `unresized` in all stages
 
 
 class Positions(nn.Module):
@@ -113,7 +113,7 @@ class LearnedPositions(Layer):
         return shape._replace(tokens=int(self.class_token))
 
     def canonical(self, shape: Shape) -> Layer:
-        """A table that is taken as it is has the map's side, and `unresized` counts for a map of that size alone; PVT's figure stands for those without use."""
+        """A table that is not resized has the map's side; `unresized` without effect takes PVT's value."""
         positions = shape.height * shape.width
         if shape.height == shape.width and (not self.side or self.unresized == positions):
             return replace(self, side=shape.height, unresized=positions)

@@ -15,6 +15,7 @@ from archsearch.blocks.base import Block, Halving, Layer, LayerError, Shape, cho
 from archsearch.blocks.common import (
     PreNormBlock,
     add_relative_bias,
+    bias_table,
     check_divides,
     check_hidden,
     from_groups,
@@ -23,14 +24,13 @@ from archsearch.blocks.common import (
     pre_norm_cost,
     relative_bias,
     relative_bias_cost,
-    table_of,
     to_groups,
     to_map,
     to_tokens,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, linear, made_once
+from archsearch.blocks.kernels import Linear, cached_tensor, linear
 from archsearch.blocks.lit import GlobalAttentionBlock
 from archsearch.errors import UserError
 
@@ -79,8 +79,8 @@ class ShiftedWindowAttention(nn.Module):
             raise UserError(
                 f"windows of {self.window}x{self.window} do not tile a map of {height}x{width}; build the model for this image size"
             )
-        weights = (table_of(self), *self.buffers())
-        bias = made_once(self, weights, lambda: self._bias(height, width, shift), key=(height, width, shift))
+        weights = (bias_table(self), *self.buffers())
+        bias = cached_tensor(self, weights, lambda: self._bias(height, width, shift), key=(height, width, shift))
         windows = to_groups(tokens.roll((-shift, -shift), (1, 2)) if shift else tokens, side)
         out = from_groups(
             self.proj(grouped_attention(self.qkv(windows), head_dim=self.head_dim, bias=bias)), (height, width), side

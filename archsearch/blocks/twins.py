@@ -24,8 +24,8 @@ from archsearch.blocks.common import (
     pad_tokens,
     padded_key_mask,
     pre_norm_cost,
+    round_up,
     to_groups,
-    up,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
@@ -42,7 +42,7 @@ from archsearch.blocks.pvt import (
 
 
 class LocalAttention(nn.Module):
-    """Attention in non-overlapping windows without position bias; a padded position is a key to nobody."""
+    """Attention in non-overlapping windows without position bias; padded keys are masked."""
 
     def __init__(self, width: int, head_dim: int, window: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class LocalBlock(Block):
         return PegLayer() if self.peg else None
 
     def canonical_in(self, shape: Shape, extra: Layer | None) -> Block:
-        """`peg` says what the stage has; without it one window over the whole map is global attention. Heads make no difference to windows of one token."""
+        """`peg` as the stage has it; without it one window over the whole map is global attention. Heads make no difference in windows of one token."""
         head_dim = self.head_dim if self.window > 1 and shape.positions > 1 else shape.channels
         ratio = whole_ratio(self.mlp_ratio, shape.channels)
         if extra is None and self.window == shape.height == shape.width:
@@ -125,7 +125,7 @@ class LocalBlock(Block):
 
     def cost(self, shape: Shape) -> Cost:
         """10CL + (3C^2 + 2w^2 C) Lp + (1 + 2r) C^2 L, Lp the positions after padding to windows."""
-        width, padded = shape.channels, up(shape.height, self.window) * up(shape.width, self.window)
+        width, padded = shape.channels, round_up(shape.height, self.window) * round_up(shape.width, self.window)
         attention = cost.linear(padded, width, 3 * width) + cost.attention(padded, self.window**2, width)
         return (
             attention + cost.linear(shape.positions, width, width) + pre_norm_cost(shape, int(width * self.mlp_ratio))
@@ -165,7 +165,7 @@ class GlobalBlock(Block):
         return PegLayer() if self.peg else None
 
     def canonical_in(self, shape: Shape, extra: Layer | None) -> Block:
-        """`peg` says what the stage has; without it, and without a convolution that starts in Twins' way, it is PVT's block."""
+        """`peg` as the stage has it; without it and without the convolution, which Twins initialises in its own way, it is PVT's block."""
         head_dim = reduced_head_dim(self.head_dim, self.reduction, shape)
         ratio = whole_ratio(self.mlp_ratio, shape.channels)
         if extra is None and self.reduction == 1:

@@ -22,13 +22,13 @@ from archsearch.blocks.common import (
     drop_path_layer,
     init_convs_fan_out,
     pad_tokens,
+    round_up,
     to_map,
     to_tokens,
-    up,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, gelu_of, is_traced
+from archsearch.blocks.kernels import Linear, apply_gelu, is_traced
 
 
 def dilated_by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
@@ -93,7 +93,7 @@ class LargeKernelAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        value = gelu_of(self.proj_1, tokens)
+        value = apply_gelu(self.proj_1, tokens)
         out: Tensor = self.proj_2(value * self.spatial_gating_unit(value)) + tokens
         return out
 
@@ -145,7 +145,7 @@ class OverlappingConv(nn.Module):
 
 def _overlapping_out(shape: Shape, width: int, stride: int) -> Shape:
     """Any side n becomes ceil(n / stride): half a kernel of padding on both ends."""
-    return Shape(width, up(shape.height, stride) // stride, up(shape.width, stride) // stride)
+    return Shape(width, round_up(shape.height, stride) // stride, round_up(shape.width, stride) // stride)
 
 
 def _overlapping_cost(shape: Shape, out: Shape, stride: int) -> Cost:
@@ -239,7 +239,7 @@ class LargeKernel(Block):
     @property
     def kernels(self) -> tuple[int, int]:
         """Sides of the local and of the dilated depthwise convolution."""
-        return 2 * self.dilation - 1, up(self.kernel, self.dilation) // self.dilation
+        return 2 * self.dilation - 1, round_up(self.kernel, self.dilation) // self.dilation
 
     def check(self, shape: Shape) -> None:
         """Any map fits; the dilated kernel must have a centre."""
@@ -256,7 +256,7 @@ class LargeKernel(Block):
     def canonical(self, shape: Shape) -> Layer:
         """The largest kernel that its two convolutions stand for."""
         ratio = whole_ratio(self.mlp_ratio, shape.channels)
-        return replace(self, kernel=up(self.kernel, self.dilation), mlp_ratio=ratio)
+        return replace(self, kernel=round_up(self.kernel, self.dilation), mlp_ratio=ratio)
 
     def cost(self, shape: Shape) -> Cost:
         """(3+2r)C^2 L + (k1^2 + k2^2 + 4 + 9r)CL; the gate's and the layer scale's products are free."""

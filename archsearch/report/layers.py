@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Group
 
-from archsearch.blocks.base import Layer, Role, layers_of
+from archsearch.blocks.base import Layer, Role, registered_layers
 from archsearch.report.tables import make_table, titled
 from archsearch.space.grammar import format_value
 
@@ -35,7 +35,7 @@ def layer_list() -> list[dict[str, Any]]:
             "fields": _field_list(layer),
         }
         for role in _ROLES
-        for kind, layer in layers_of(role).items()
+        for kind, layer in registered_layers(role).items()
     ]
 
 

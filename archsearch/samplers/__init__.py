@@ -1,4 +1,4 @@
-"""Samplers: one for architectures whose costs are known beforehand, usable with any Optuna study, and a run's, which stay inside its band."""
+"""Samplers for Optuna: one that knows the costs of its candidates beforehand, for any study, and those of a run, which stay inside its band."""
 
 from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
 from archsearch.samplers.known_cost import KnownCostSampler
@@ -6,7 +6,7 @@ from archsearch.samplers.make import SAMPLERS, make_sampler
 from archsearch.samplers.observations import CURVE, MEASURED
 from archsearch.samplers.pool import Pool, TablePool
 from archsearch.samplers.rerank import FEATURES
-from archsearch.samplers.space_pool import DESCRIBED, described
+from archsearch.samplers.space_pool import DESCRIBED, params_in_space
 
 __all__ = [
     "CURVE",
@@ -20,6 +20,6 @@ __all__ = [
     "Proposal",
     "TablePool",
     "always_asked",
-    "described",
     "make_sampler",
+    "params_in_space",
 ]

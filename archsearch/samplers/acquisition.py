@@ -1,4 +1,4 @@
-"""Which of some candidates to try next: by expected hypervolume improvement, or, before there is data, far from all that was tried."""
+"""Scores for the next candidate: expected hypervolume improvement, or, before there is data, the distance to what was tried."""
 
 import math
 import random
@@ -12,50 +12,54 @@ from archsearch.metrics import Array, front_ranks
 from archsearch.samplers.candidates import Candidates
 from archsearch.samplers.ehvi import expected_improvement, undominated_boxes
 from archsearch.samplers.encoding import Encoder
-from archsearch.samplers.observations import Evidence, Row
-from archsearch.samplers.surrogate import Surrogate, costs_of
+from archsearch.samplers.observations import Observation, Observations
+from archsearch.samplers.surrogate import Surrogate, stack_costs
 
-# Of the range of an objective, beyond the worst: what an extreme point of the front gains by being extreme.
+# The reference lies beyond the worst value by this share of the objective's range, so that the ends of the front gain something too.
 _MARGIN = 0.1
 _OPTIMISM = 2.0
 # Weight of parameters, whose mean distance is at most 1, beside known costs by rank.
 _VARIETY = 0.5
-# Share of the candidates that compete for one of the first places, so that seeds differ on a small table too.
-_LOTS = 0.8
+# Share of the candidates that each of the first proposals is chosen from, so that seeds differ on a small table too.
+_COMPETING = 0.8
 
 
-class Judged(Protocol):
-    """Candidates as rows of numbers (N, W), with their known objectives (N, K)."""
+class EncodedCandidates(Protocol):
+    """Candidates as rows of numbers, with their known objectives."""
 
     @property
     def encoded(self) -> Array:
-        """(N, W)."""
+        """Parameters by an Encoder, (N, W)."""
 
     @property
     def costs(self) -> Array:
-        """(N, K)."""
+        """Known objectives, minimised, (N, K)."""
 
 
 class Acquisition:
-    """Expected hypervolume improvement over the measured and the pending, in the units of the models and, for known objectives, their own.
+    """Expected hypervolume improvement over complete and pending trials: unknown objectives as their models scale them, known ones in their own units.
 
-    The reference is the worst value seen of an unknown objective, and seen or at hand of a known one, and a tenth of the range more.
+    The reference is the worst value of each objective, of known ones among the candidates too, plus a tenth of the range.
     """
 
     def __init__(
-        self, models: Mapping[int, Surrogate], known: Sequence[int], evidence: Evidence, candidates: Judged
+        self,
+        models: Mapping[int, Surrogate],
+        known: Sequence[int],
+        observations: Observations,
+        candidates: EncodedCandidates,
     ) -> None:
-        """`models` and `known` between them have every objective."""
+        """`models` (by index of the objective) and `known` together cover every objective."""
         self._models, self._known, self._candidates = models, list(known), candidates
         self._width = len(models) + len(known)
-        complete, pending = evidence.of(TrialState.COMPLETE), evidence.of(TrialState.RUNNING)
+        complete, pending = observations.in_state(TrialState.COMPLETE), observations.in_state(TrialState.RUNNING)
         points = np.zeros((len(complete) + len(pending), self._width))
-        points[:, self._known] = costs_of([*complete, *pending], known)
+        points[:, self._known] = stack_costs([*complete, *pending], known)
         for index, model in models.items():
             measured = model.scale(np.array([row.values[index] for row in complete]))
-            points[:, index] = np.concatenate((measured, model.believed))
+            points[:, index] = np.concatenate((measured, model.pending_values))
         points = points[np.all(np.isfinite(points), axis=1)]
-        self._boxes = undominated_boxes(_front(points), self._reference(points))
+        self._boxes = undominated_boxes(points[front_ranks(points) == 0], self._reference(points))
 
     def _reference(self, points: Array) -> Array:
         low, high = np.full(self._width, np.inf), np.full(self._width, -np.inf)
@@ -63,12 +67,12 @@ class Acquisition:
         if len(points):
             low, high = np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0))
         else:
-            # Only stopped trials so far: their scores are standardised, and one unit beyond the bulk is bad.
+            # Only stopped trials so far: their scores are standardised, so nearly all lie between -1 and 1.
             low[list(self._models)], high[list(self._models)] = -1.0, 1.0
         return np.asarray(high + _MARGIN * np.where(high > low, high - low, 1.0))
 
     def __call__(self, which: slice, *, is_optimistic: bool = False) -> Array:
-        """Scores (C,) of some candidates; optimistic ones take each objective as _OPTIMISM deviations better, for when no improvement is likely."""
+        """Scores (C,) of a slice of the candidates; `is_optimistic`, for when all scores are 0, takes each objective _OPTIMISM deviations better."""
         encoded, costs = self._candidates.encoded[which], self._candidates.costs[which]
         means, deviations = np.zeros((len(encoded), self._width)), np.zeros((len(encoded), self._width))
         means[:, self._known] = costs
@@ -80,15 +84,18 @@ class Acquisition:
 
 
 def farthest(
-    encoder: Encoder, rows: Sequence[Row], candidates: Candidates, known: Sequence[int], rng: random.Random
+    encoder: Encoder, rows: Sequence[Observation], candidates: Candidates, known: Sequence[int], rng: random.Random
 ) -> int:
-    """Of some random candidates the one whose nearest of `rows` is farthest, in known costs (by rank) and parameters; first one of middling cost."""
-    some = np.array(rng.sample(range(len(candidates)), math.ceil(_LOTS * len(candidates))))
+    """Index of the candidate, among a random share, whose nearest observation is farthest in known costs (by rank) and parameters.
+
+    Without an observation it is the one of the most ordinary cost.
+    """
+    some = np.array(rng.sample(range(len(candidates)), math.ceil(_COMPETING * len(candidates))))
     costs = _ranks(candidates.costs[some], candidates.costs)
-    tried = [row for row in rows if np.all(np.isfinite(row.values_of(known)))]
+    tried = [row for row in rows if np.all(np.isfinite(row.pick_values(known)))]
     if not tried:
         return int(some[np.argmin(np.abs(costs - 0.5).sum(axis=1))])
-    others = _ranks(costs_of(tried, known), candidates.costs)
+    others = _ranks(stack_costs(tried, known), candidates.costs)
     distances = np.abs(costs[:, None, :] - others[None, :, :]).sum(axis=2)
     first, second = candidates.encoded[some], encoder.encode(row.params for row in tried)
     squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None, :] - 2 * first @ second.T
@@ -96,17 +103,13 @@ def farthest(
     return int(some[np.argmax(distances.min(axis=1))])
 
 
-def front_of(rows: Sequence[Row]) -> list[Row]:
-    """The rows that no other dominates."""
+def pareto_front(rows: Sequence[Observation]) -> list[Observation]:
+    """The observations, without nan, that no other dominates."""
     finite = [row for row in rows if np.all(np.isfinite(row.values))]
     if not finite:
         return []
     ranks = front_ranks(np.array([row.values for row in finite]))
     return [row for row, rank in zip(finite, ranks, strict=True) if rank == 0]
-
-
-def _front(points: Array) -> Array:
-    return np.asarray(points[front_ranks(points) == 0])
 
 
 def _ranks(values: Array, among: Array) -> Array:

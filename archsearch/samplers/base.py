@@ -1,4 +1,4 @@
-"""What samplers share that plan a whole candidate at a trial's first question, and answer every name from that plan."""
+"""Base of the samplers that propose a whole candidate when a trial first asks for a parameter, and answer every later name from the proposal."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 
-class PlannedSampler(BaseSampler):
-    """Everything is asked independently: a conditional space has no joint one that Optuna could sample from."""
+class ProposingSampler(BaseSampler):
+    """Samples every name independently: a conditional space has no joint one that Optuna could sample from."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing: the plan is made on the first independent question."""
+        """Empty: the proposal is made for the first independent name."""
         return {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing, as above."""
+        """Empty, as above."""
         return {}

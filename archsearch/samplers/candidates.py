@@ -1,4 +1,4 @@
-"""The candidates of one proposal: unseen and different, with what is known of them."""
+"""The candidates of one proposal: new and distinct, encoded, with their known costs."""
 
 import math
 import random
@@ -11,21 +11,20 @@ from archsearch.metrics import Array
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.pool import Params, Pool
 
-# Share of children of two parents; share of mutants that mutate again.
-_CROSSED = 0.25
-_TWICE = 0.5
+_CROSSED = 0.25  # share of candidates that are a crossover of two parents
+_TWICE = 0.5  # share of mutants that mutate again
 _MOST_REMEMBERED = 200_000
 
 
 class Costs:
-    """The known objectives of candidates, minimised; each candidate is asked about once."""
+    """The known objectives of candidates, minimised; their functions are called once for a candidate."""
 
     def __init__(self, known: Mapping[int, Callable[[Params], float]]) -> None:
         self.known = dict(sorted(known.items()))
         self._found: dict[tuple[Hashable, Sequence[int]], tuple[float, ...]] = {}
 
-    def of(self, key: Hashable, params: Params, signs: tuple[int, ...]) -> tuple[float, ...]:
-        """In the order of the objectives; `signs`: -1 for those that the study maximises."""
+    def get(self, key: Hashable, params: Params, signs: tuple[int, ...]) -> tuple[float, ...]:
+        """The costs of the candidate `key`, in the order of the objectives; `signs`: -1 for objectives that the study maximises."""
         place = (key, signs)
         if place not in self._found:
             if len(self._found) >= _MOST_REMEMBERED:
@@ -37,7 +36,7 @@ class Costs:
 
 
 class Candidates:
-    """Grows by `add`; everything in it is different, unseen and agrees with `fixed`."""
+    """A list that grows by `add`; its candidates are distinct, not in `seen`, and agree with `fixed`."""
 
     def __init__(
         self,
@@ -58,7 +57,7 @@ class Candidates:
         return len(self.params)
 
     def add(self, found: Iterable[Params | None]) -> slice:
-        """Takes what is new; says where it stands."""
+        """Append those that are new, without None; returns their slice."""
         new: list[Params] = []
         costs: list[tuple[float, ...]] = []
         for params in found:
@@ -66,7 +65,7 @@ class Candidates:
             if params is None or key is None or key in self._keys or (self._fixed and not self._agrees(params)):
                 continue
             self._keys.add(key)
-            found_costs = self._costs.of(key, params, self._signs)
+            found_costs = self._costs.get(key, params, self._signs)
             if not any(map(math.isnan, found_costs)):
                 new.append(params)
                 costs.append(found_costs)
@@ -81,7 +80,7 @@ class Candidates:
 
 
 def breed(pool: Pool, parents: Sequence[Params], number: int, rng: random.Random) -> Iterable[Params | None]:
-    """Mutants of the parents, by one step or two, and children of two of them."""
+    """Mutants of the parents, by one or two mutations, and crossovers of two of them."""
     for index in range(number if parents else 0):
         parent = parents[index % len(parents)]
         if len(parents) > 1 and rng.random() < _CROSSED:

@@ -2,7 +2,8 @@
 
 The region that a front does not dominate is cut into disjoint boxes (Lacour, Klamroth and Fonseca, 2017: the search zones of its local upper
 bounds). In a box the expected improvement is a product over the objectives of one-dimensional integrals, so it takes one table of
-E[(edge - y)+] for each objective, and sums of products of their columns.
+E[(edge - y)+] for each objective, and sums of products of their columns. The tests hold it against moocore's hypervolume and against Monte Carlo; botorch has
+the same formula, but brings gpytorch along and works with its own models only.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Boxes:
 
 
 def undominated_boxes(front: Array, reference: Array) -> Boxes:
-    """The boxes of a front (N, M), in any order, of which nothing at or beyond `reference` (M,) counts."""
+    """The boxes of a front (N, M), in any order; points at or beyond `reference` (M,) in an objective are left out."""
     inside = np.unique(front[np.all(front < reference, axis=1)], axis=0)
     number, width = len(inside), len(reference)
     edges = tuple(

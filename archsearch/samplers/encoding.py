@@ -1,4 +1,4 @@
-"""Parameter dictionaries as rows of numbers, such that squared differences know order in numbers and sameness in categories."""
+"""Parameter dictionaries as rows of numbers, whose squared differences respect the order of numbers and compare categories for equality."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,12 +18,12 @@ ABSENT = "\0absent"
 
 
 class Column:
-    """One name: how its values stand in the row. Numbers take one column, categories one each; one more says that the name is there."""
+    """The columns of one name: one for a number, one for each choice of a category, and one that marks whether the name is there."""
 
     def __init__(self, distribution: BaseDistribution) -> None:
         self._choices: tuple[Any, ...] = ()
         self._low, self._span, self._log = 0.0, 1.0, False
-        numbers = numbers_of(distribution)
+        numbers = numeric_values(distribution)
         if numbers is None:
             assert isinstance(distribution, CategoricalDistribution), "anything else is a number"
             self._choices = distribution.choices
@@ -38,7 +38,7 @@ class Column:
         self._parts: list[Sequence[float]] = [[0.0] * self.width]
 
     def encode(self, values: Sequence[Any]) -> Array:
-        """The rows' part (N, width) for values, some of them ABSENT."""
+        """These columns (N, width) for N values, some of them ABSENT."""
         for value in values:
             if value not in self._places:
                 self._places[value] = len(self._parts)
@@ -52,8 +52,8 @@ class Column:
         return [(number - self._low) / self._span - 0.5, _PRESENT]
 
 
-def numbers_of(distribution: BaseDistribution) -> Sequence[float] | None:
-    """All choices, or both ends, when the values are numbers; None for words."""
+def numeric_values(distribution: BaseDistribution) -> Sequence[float] | None:
+    """All choices, or both ends of a range; None where choices are not numbers."""
     if isinstance(distribution, IntDistribution | FloatDistribution):
         return (distribution.low, distribution.high)
     assert isinstance(distribution, CategoricalDistribution), "Optuna has no other"
@@ -63,8 +63,10 @@ def numbers_of(distribution: BaseDistribution) -> Sequence[float] | None:
 
 
 class Encoder:
-    """Rows (N, W) of parameter dictionaries, and which name each column belongs to: the squared distance of two rows within a name's columns is
-    1 for different categories, at most 1 for numbers, about 1 where one row lacks the name, and 0 where both do.
+    """Parameter dictionaries as rows (N, W); `groups` (W,) gives the index of each column's name in `names`.
+
+    The squared distance of two rows within a name's columns is 1 for different categories, at most 1 for numbers, about 1 where one row lacks the
+    name, and 0 where both do.
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
@@ -74,7 +76,7 @@ class Encoder:
         self.groups: NDArray[np.int64] = np.repeat(np.arange(len(widths)), widths)
 
     def encode(self, rows: Iterable[Mapping[str, Any]]) -> Array:
-        """(N, W); names it does not know have no effect."""
+        """The rows (N, W) of N dictionaries; unknown names have no effect."""
         rows = list(rows)
         parts = [self._columns[name].encode([row.get(name, ABSENT) for row in rows]) for name in self.names]
         return np.hstack(parts) if parts else np.zeros((len(rows), 0))

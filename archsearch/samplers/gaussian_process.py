@@ -1,7 +1,8 @@
 """A Gaussian process over encoded rows: one weight a name, fitted by marginal likelihood with priors; numpy and scipy alone.
 
 k(x, y) = amplitude * exp(-sum_n weight_n * d_n(x, y)) + 1 + c(x).c(y), with d_n the squared distance within a name's columns, and c the known
-objectives, standardised: the constant and the slopes of a linear mean are integrated out under unit normals.
+objectives, standardised: the constant and the slopes of a linear mean are integrated out under unit normals. botorch would bring
+gpytorch along for a few hundred rows; the tests hold likelihood, gradient and posterior against SciPy and dense formulas.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from archsearch.metrics import Array
 
 Indices = NDArray[np.int64]
 
-# Means and deviations of the normal priors on the logarithms. Those of the weights: see `prior_weight`.
+# Means and deviations of the normal priors on the logarithms; the mean of the weights is `prior_weight`.
 _AMPLITUDE = (0.0, 1.0)
 _NOISE = (np.log(0.01), 2.0)
 _WEIGHT_DEVIATION = 1.0
@@ -34,7 +35,7 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """`weights` one a group of columns, `noise` a variance; of standardised outputs."""
+    """Of standardised outputs: `amplitude` and `noise` are variances, `weights` has one number for each group of columns."""
 
     amplitude: float
     noise: float
@@ -46,8 +47,8 @@ class Hyperparameters:
         return np.log(np.concatenate(([self.amplitude, self.noise], self.weights)))
 
     @classmethod
-    def of_logs(cls, logs: Array) -> "Hyperparameters":
-        """The reverse."""
+    def from_logs(cls, logs: Array) -> "Hyperparameters":
+        """From `logs`."""
         values = np.exp(logs)
         return cls(amplitude=float(values[0]), noise=float(values[1]), weights=values[2:])
 
@@ -58,7 +59,7 @@ def prior_weight(groups: Indices) -> float:
 
 
 def kernel(first: Inputs, second: Inputs, groups: Indices, at: Hyperparameters) -> Array:
-    """(N, P)."""
+    """Covariances (N, P) without noise."""
     return np.asarray(
         at.amplitude * np.exp(-_distances(first.rows, second.rows, at.weights[groups])) + _linear(first, second)
     )
@@ -75,27 +76,23 @@ def _linear(first: Inputs, second: Inputs) -> Array:
     return np.asarray(1.0 + first.known @ second.known.T)
 
 
-class Fit:
+class HyperparameterFit:
     """The negative log posterior of the hyperparameters, and its gradient, on some data."""
 
     def __init__(self, inputs: Inputs, outputs: Array, extra_noise: Array, groups: Indices) -> None:
         """`extra_noise` (N,): variances of outputs that are not measured but inferred."""
-        self.inputs, self.outputs, self.extra_noise = inputs, outputs, extra_noise
+        self.outputs, self.extra_noise = outputs, extra_noise
         number = int(groups.max()) + 1 if len(groups) else 0
-        self.per_group = np.stack(
-            [
-                _distances(rows, rows, np.ones(rows.shape[1]))
-                for rows in (inputs.rows[:, groups == g] for g in range(number))
-            ]
-            or [np.zeros((0, 0))]
-        ).reshape(number, -1)
+        parts = [inputs.rows[:, groups == group] for group in range(number)]
+        distances = [_distances(rows, rows, np.ones(rows.shape[1])) for rows in parts]
+        self.per_group = np.stack(distances or [np.zeros((0, 0))]).reshape(number, -1)  # (groups, N * N)
         self.linear = _linear(inputs, inputs)
         self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], np.full(number, np.log(prior_weight(groups)))))
         self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], np.full(number, _WEIGHT_DEVIATION)))
 
     def loss(self, logs: Array) -> tuple[float, Array]:
         """Negative log posterior up to a constant, and its gradient by the logarithms."""
-        at, number = Hyperparameters.of_logs(logs), len(self.outputs)
+        at, number = Hyperparameters.from_logs(logs), len(self.outputs)
         smooth = at.amplitude * np.exp(-(at.weights @ self.per_group)).reshape(number, number)
         matrix = smooth + self.linear + np.diag(at.noise + self.extra_noise + _JITTER)
         factor = cho_factor(matrix, lower=True, check_finite=False)
@@ -110,16 +107,16 @@ class Fit:
         return float(likelihood + 0.5 * away @ away), np.asarray(gradient + away / self.deviations)
 
     def best(self) -> Hyperparameters:
-        """The mode found from the priors' means."""
+        """The mode, searched from the priors' means by L-BFGS-B."""
         bounds = list(zip(self.means - _LIMIT * self.deviations, self.means + _LIMIT * self.deviations, strict=True))
         found = minimize(
             self.loss, self.means, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _ITERATIONS}
         )
-        return Hyperparameters.of_logs(found.x)
+        return Hyperparameters.from_logs(found.x)
 
 
 class Posterior:
-    """What is believed of the outputs after some of them were seen."""
+    """Predicts outputs from `inputs` with measured `outputs` (N,)."""
 
     def __init__(
         self, inputs: Inputs, outputs: Array, extra_noise: Array, groups: Indices, at: Hyperparameters

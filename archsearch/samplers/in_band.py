@@ -1,4 +1,4 @@
-"""Samplers that never leave the MACs band and avoid repeats: Optuna's own, behind one wrapper that proposes whole architectures."""
+"""Optuna's own samplers behind one wrapper that proposes whole architectures, inside the MACs band and without repeats."""
 
 import math
 import random
@@ -14,32 +14,32 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.blocks.base import Scalar
 from archsearch.errors import UserError
-from archsearch.samplers.base import PlannedSampler
+from archsearch.samplers.base import ProposingSampler
 from archsearch.space.arch import Arch
-from archsearch.space.budget import Band, Params, draw, in_band, mutate, repair
+from archsearch.space.budget import Band, Params, cached_in_band, draw, mutate, repair
 from archsearch.space.space import Space
 
 _STEPS = 18
-# Draws in a band of N architectures until one that nobody has tried has shown itself, if there is one: it is missed with a chance of
-# exp(-_SURE) / N. In larger bands there is always one.
+# In a band of N architectures N (log N + _SURE) draws miss a given one with a probability of exp(-_SURE) / N: then the band is taken to be used up. A band
+# larger than _MOST_SEARCHED never is.
 _SURE = 3.0
 _MOST_SEARCHED = 3_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A whole in-band architecture with the parameters that give it; `system_attrs` is what the base sampler wants kept with the trial."""
+    """An architecture inside the band with its parameters; `system_attrs` are those that the base sampler stores with the trial."""
 
     params: Params
     arch: Arch
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
-class InBandSampler(PlannedSampler):
-    """Asks a base sampler for every name of an architecture, brings the answer into the band, and turns repeats into neighbours.
+class InBandSampler(ProposingSampler):
+    """Asks a base sampler for every parameter, moves the architecture into the band, and replaces one that `already()` has (arch_ids) by a neighbour.
 
-    `base` makes the base sampler from a seed: a fresh one each trial, seeded by `seed` and the trial's number, so that a run
-    that was interrupted goes on as if it had not been. All state a base sampler has otherwise lies in the study.
+    `base` makes the base sampler from a seed: a new one for each trial, seeded by `seed` and the trial's number, so that a run
+    that was interrupted goes on as if it had not been. All other state of a base sampler lies in the study.
     """
 
     def __init__(
@@ -53,10 +53,13 @@ class InBandSampler(PlannedSampler):
         self._base, self._space, self._band, self._seed, self._already = base, space, band, seed, already
         self._distributions = {name: CategoricalDistribution(choices) for name, choices in space.parameters().items()}
         self._always: dict[str, BaseDistribution] = {name: self._distributions[name] for name in always_asked(space)}
-        self._plans: dict[int, Proposal] = {}
+        self._proposals: dict[int, Proposal] = {}
 
     def propose(self, study: Study, number: int) -> Proposal | None:
-        """The proposal for trial `number`, which need not be stored yet; None when all of the band have been met. Raises UserError when it holds none."""
+        """The proposal for trial `number`, which need not be stored yet; None when all architectures of the band have been proposed.
+
+        Raises UserError when the band has none.
+        """
         trial = create_trial(state=TrialState.RUNNING)
         trial.number = number
         rng = random.Random(f"{self._seed}/{number}")
@@ -77,17 +80,17 @@ class InBandSampler(PlannedSampler):
             self._space.sample(pick)
             found = repair(self._space, self._band, asked, rng)
         else:
-            # It has nothing to say yet, or never has: a uniform draw, where name by name would favour what has few fields.
+            # The base sampler has no data yet, or is random: a uniform draw. Drawing name by name would favour blocks with few fields.
             found = draw(self._space, self._band, rng)
         unseen = self._unseen(*found, rng)
         return unseen and Proposal(params=unseen[0], arch=unseen[1], system_attrs=trial.system_attrs)
 
     def distributions(self, params: Params) -> dict[str, BaseDistribution]:
-        """Optuna's distributions of these parameters."""
+        """Optuna's distribution of each of these parameters."""
         return {name: self._distributions[name] for name in params}
 
     def _unseen(self, params: Params, arch: Arch, rng: random.Random) -> tuple[Params, Arch] | None:
-        """The same, or an in-band architecture nobody has tried: a relative, else any other; None when there is none."""
+        """The same when it is new, else a new architecture of the band, near to it where possible; None when there is none."""
         seen = self._already()
         for _ in range(_STEPS):
             if arch.arch_id not in seen:
@@ -95,43 +98,40 @@ class InBandSampler(PlannedSampler):
             # Each step starts from the last one: a walk away from what is known.
             moved, _ = mutate(self._space, params, rng)
             params, arch = repair(self._space, self._band, moved, rng)
-        for _ in range(self._enough_draws()):
+        number = min(cached_in_band(self._space, self._band).count, _MOST_SEARCHED)
+        for _ in range(math.ceil(number * (math.log(number) + _SURE))):
             params, arch = draw(self._space, self._band, rng)
             if arch.arch_id not in seen:
                 return params, arch
         return None
 
-    def _enough_draws(self) -> int:
-        number = min(in_band(self._space, self._band).count, _MOST_SEARCHED)
-        return math.ceil(number * (math.log(number) + _SURE))
-
-    # The rest is Optuna's interface, for `study.ask` and `study.optimize`: one plan a trial, every name answered from it.
+    # Optuna's interface, for `study.ask` and `study.optimize`: one proposal for each trial, from which every name is answered.
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The plan's value of this name; the first question of a trial makes the plan."""
-        plan = self._plans.get(trial.number)
-        if plan is None:
-            plan = self.propose(study, trial.number)
-            if plan is None:
+        """The proposal's value of this name; the first name of a trial makes the proposal."""
+        proposal = self._proposals.get(trial.number)
+        if proposal is None:
+            proposal = self.propose(study, trial.number)
+            if proposal is None:
                 raise UserError(f"{self._space.source}: all architectures with {self._band} have been proposed")
-            self._plans[trial.number] = plan
-            for key, value in plan.system_attrs.items():
+            self._proposals[trial.number] = proposal
+            for key, value in proposal.system_attrs.items():
                 study._storage.set_trial_system_attr(trial._trial_id, key, value)  # as Optuna's own samplers do
-        assert param_name in plan.params, f"{param_name} is not a name that this architecture asks for"
-        return plan.params[param_name]
+        assert param_name in proposal.params, f"{param_name} is not a name that this architecture asks for"
+        return proposal.params[param_name]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Forget the plan; none of the base samplers does anything here without constraints."""
-        self._plans.pop(trial.number, None)
+        """Drop the proposal; without constraints no base sampler does anything here."""
+        self._proposals.pop(trial.number, None)
 
 
 def always_asked(space: Space) -> list[str]:
-    """Names that every architecture of the space asks for, whichever kinds are chosen.
+    """Names that every architecture of the space has, whichever kinds are chosen.
 
-    A name depends on which kind one parameter takes. Rounds that between them take every choice of every parameter meet
-    each such kind, and any other in its place, so a name asked in all of them does not depend on one.
+    A name that not all have belongs to one kind of some parameter. Round k takes the k-th choice of every parameter, so the rounds together take
+    each kind, and others in its place: a name asked for in all rounds depends on no kind.
     """
     names = set(space.parameters())
     for turn in range(max((len(choices) for choices in space.parameters().values()), default=0)):

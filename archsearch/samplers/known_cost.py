@@ -1,4 +1,4 @@
-"""A sampler that models only what is not known beforehand: expected hypervolume improvement, with known objectives from functions."""
+"""A sampler that takes known objectives from functions and models only the others, by expected hypervolume improvement."""
 
 import random
 import threading
@@ -14,43 +14,50 @@ from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import UserError
 from archsearch.metrics import Array
-from archsearch.samplers.acquisition import Acquisition, farthest, front_of
-from archsearch.samplers.base import PlannedSampler
+from archsearch.samplers.acquisition import Acquisition, farthest, pareto_front
+from archsearch.samplers.base import ProposingSampler
 from archsearch.samplers.candidates import Candidates, Costs, breed
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import Hyperparameters
 from archsearch.samplers.learned_pool import LearnedPool
-from archsearch.samplers.observations import PLAN, asked_params, described, read, signs
+from archsearch.samplers.observations import PROPOSAL, asked_params, own_params, read_observations, signs
 from archsearch.samplers.pool import Params, Pool, TablePool
-from archsearch.samplers.rerank import SHORTLIST, SecondLook
+from archsearch.samplers.rerank import SHORTLIST, Reranker
 from archsearch.samplers.surrogate import Surrogate
 
-# Values of an unknown objective before it is modelled; until then candidates are spread.
+# Values of an unknown objective before it is modelled; until then candidates are spread out.
 START = 4
-DRAWN = 600
-BRED = 240
-# Of a finite table, up to so many rows are all looked at.
-_WHOLE_TABLE = 2000
+DRAWN = 600  # candidates of a proposal that are drawn
+BRED = 240  # candidates that are mutants or crossovers of the front's
+_WHOLE_TABLE = 2000  # a finite table of up to so many rows is searched completely
 _MORE_DRAWS = 4
 # Local search: rounds, best candidates in each, and neighbours of each.
 _ROUNDS = 2
 _CLIMBERS = 8
 _STEPS = 6
-# Times that another process may have been faster with the same proposal.
-_COLLISIONS = 8
+_COLLISIONS = 8  # attempts when other processes store the same proposal first
 
 
-class KnownCostSampler(PlannedSampler):
+class KnownCostSampler(ProposingSampler):
     """Bayesian optimisation where some objectives are known functions of the parameters, for any Optuna study.
 
-    `known` maps an objective's index to its function of the whole parameter dictionary, in the objective's own units and direction. `candidates`
-    are the only parameter dictionaries proposed; `pool` is the same for spaces too large to list; with neither, the space is learned from the study.
-    Nothing is proposed twice, nor anything of which a known objective is nan, or whose `pool.key` is in `already()`. Once all candidates have been
-    proposed `study.optimize` stops and `ask` raises UserError. Trials stopped early (PRUNED) with the user attribute `learning_curve` =
-    {"<steps>": score} inform objective `curve_of` (default: the first unknown one). `describe` gives the parameters, as far as they go, of complete
-    trials that are no candidates. `features` gives numbers too dear to be worked out for every candidate: the best few are judged a second time
-    with them, by models of the trials whose user attribute `features` has the same names. All state lies in the study: equal studies and seeds
-    give equal proposals.
+    A candidate is proposed once, and not at all when a known objective is nan or its `pool.key` is in `already()`. Once all candidates have been proposed
+    `study.optimize` stops and `ask` raises UserError. All state lies in the study: equal studies and seeds give equal proposals.
+
+        sampler = KnownCostSampler({1: lambda params: params["depth"] * params["width"] ** 2}, seed=0)
+        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+    Args:
+        known: functions of the complete parameter dictionary by index of the objective, in the objective's own units and direction.
+        candidates: the only parameter dictionaries to propose; with neither these nor a pool the space is learned from the study.
+        seed: of all random draws; by default a random one.
+        pool: the candidates of a space too large to list.
+        curve_of: the objective (default: the first unknown one) that trials stopped early (PRUNED) inform by their user attribute `learning_curve`,
+            {"<steps>": score}.
+        already: keys of candidates that are not proposed.
+        describe: the parameters, as far as it has any, of a complete trial that is no candidate.
+        features: numbers too expensive to compute for every candidate: the best few are re-ranked with them, by models of the trials whose user attribute
+            `features` has the same names.
     """
 
     def __init__(
@@ -62,7 +69,7 @@ class KnownCostSampler(PlannedSampler):
         pool: Pool | None = None,
         curve_of: int | None = None,
         already: Callable[[], AbstractSet[Hashable]] = frozenset,
-        describe: Callable[[FrozenTrial], Params] = described,
+        describe: Callable[[FrozenTrial], Params] = own_params,
         features: Callable[[Params], Mapping[str, float]] | None = None,
     ) -> None:
         """See the class. Raises UserError for both candidates and a pool, or an empty table."""
@@ -72,8 +79,8 @@ class KnownCostSampler(PlannedSampler):
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._costs, self._curve_of, self._already, self._describe = Costs(known), curve_of, already, describe
         self._fits: dict[Hashable, Hyperparameters] = {}
-        self._second_look = None if features is None else SecondLook(features)
-        self._plans: dict[tuple[int, int, int], Params] = {}
+        self._reranker = None if features is None else Reranker(features)
+        self._proposals: dict[tuple[int, int, int], Params] = {}
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,51 +91,61 @@ class KnownCostSampler(PlannedSampler):
         self._lock = threading.RLock()
 
     def propose(self, study: Study, number: int, fixed: Mapping[str, Any] | None = None) -> Params | None:
-        """What `ask` would give trial `number`, which need not be stored yet, in agreement with `fixed`.
+        """The parameters for trial `number`, which need not be stored yet, with these names `fixed`.
 
         None when nothing new is left or found; without candidates or a pool also while the study has too few trials to learn its space from.
         """
         with self._lock:
-            plan = self._proposal(study, number, fixed or {})
-        return None if plan is None else dict(plan)
+            proposal = self._choose(study, number, fixed or {})
+        return None if proposal is None else dict(proposal)
 
-    def _nothing(self, fixed: Mapping[str, Any]) -> str:
+    def _explain_exhausted(self, fixed: Mapping[str, Any]) -> str:
         which = f" with {dict(fixed)}" if fixed else ""
         if isinstance(self._pool, TablePool):
             return f"KnownCostSampler: all {len(self._pool)} candidates{which} have been proposed"
         return f"KnownCostSampler: found nothing new to propose{which}"
 
-    def _proposal(self, study: Study, number: int, fixed: Mapping[str, Any]) -> Params | None:
+    def _choose(self, study: Study, number: int, fixed: Mapping[str, Any]) -> Params | None:
         self._check(study)
         pool = self._pool if self._pool is not None else LearnedPool(study, number, self._seed)
         unknown = self._unknown(study)
         curve_of = self._curve_of if self._curve_of is not None else min(unknown, default=None)
-        evidence = read(study, pool, self._costs, curve_of, number, self._describe)
+        observations = read_observations(study, pool, self._costs, curve_of, number, self._describe)
         rng = self._rng(number)
         encoder = Encoder(pool.distributions)
         fixed = {name: value for name, value in fixed.items() if name in pool.distributions}
         candidates = Candidates(
-            pool, encoder, self._costs, signs(study), evidence.seen | frozenset(self._already()), fixed
+            pool, encoder, self._costs, signs(study), observations.seen | frozenset(self._already()), fixed
         )
-        parents = [row.params for row in front_of(evidence.of(TrialState.COMPLETE)) if pool.key(row.params) is not None]
+        parents = [
+            row.params
+            for row in pareto_front(observations.in_state(TrialState.COMPLETE))
+            if pool.key(row.params) is not None
+        ]
         _gather(pool, candidates, parents, rng, has_fixed=bool(fixed))
         if not len(candidates):
             return None
         known = list(self._costs.known)
-        measured = {index: evidence.measured(index, known) for index in unknown}
+        measured = {index: observations.measured(index, known) for index in unknown}
         if any(len(rows) < START for rows in measured.values()):
-            return candidates.params[farthest(encoder, evidence.rows, candidates, known, rng)]
-        pending = evidence.of(TrialState.RUNNING)
+            return candidates.params[farthest(encoder, observations.rows, candidates, known, rng)]
+        pending = observations.in_state(TrialState.RUNNING)
         models = {
             index: Surrogate(encoder, rows, pending, index, known, self._fits) for index, rows in measured.items()
         }
-        scores = _climb(Acquisition(models, known, evidence, candidates), pool, candidates, rng)
-        if self._second_look is None:
+        scores = _climb(Acquisition(models, known, observations, candidates), pool, candidates, rng)
+        if self._reranker is None:
             return candidates.params[int(np.argmax(scores))]
         order = np.argsort(-scores, kind="stable")[:SHORTLIST]
         best = [candidates.params[index] for index in order]
-        return self._second_look.choose(
-            best, candidates.costs[order], pool=pool, study=study, evidence=evidence, unknown=unknown, known=known
+        return self._reranker.choose(
+            best,
+            candidates.costs[order],
+            pool=pool,
+            study=study,
+            observations=observations,
+            unknown=unknown,
+            known=known,
         )
 
     def _rng(self, number: int) -> random.Random:
@@ -145,54 +162,54 @@ class KnownCostSampler(PlannedSampler):
                     f"KnownCostSampler: {word} names objective {index}, but the study has {number}, counted from 0"
                 )
 
-    # Optuna's interface: one plan a trial, every name answered from it.
+    # Optuna's interface: one proposal for each trial, from which every name is answered.
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The plan's value of this name; the first question of a trial makes the plan. Names that it lacks are drawn at random."""
+        """The proposal's value of this name; the first name of a trial makes the proposal. Names that it lacks are drawn at random."""
         with self._lock:
-            place = _place(study, trial)
-            if place not in self._plans:
-                self._plans[place] = self._plan(study, trial)
-            plan = self._plans[place]
-        if param_name in plan and _allows(param_distribution, plan[param_name]):
-            return plan[param_name]
+            key = _trial_key(study, trial)
+            if key not in self._proposals:
+                self._proposals[key] = self._stored_proposal(study, trial)
+            proposal = self._proposals[key]
+        if param_name in proposal and _allows(param_distribution, proposal[param_name]):
+            return proposal[param_name]
         if isinstance(self._pool, TablePool) and param_name in self._pool.distributions:
             raise UserError(
-                f"KnownCostSampler: the candidates have {param_name}={plan.get(param_name, 'nowhere')!r}, "
+                f"KnownCostSampler: the candidates have {param_name}={proposal.get(param_name, 'nowhere')!r}, "
                 f"which is asked for as {param_distribution}"
             )
         seed = random.Random(f"{self._seed}/{trial.number}/{param_name}").getrandbits(32)
         return RandomSampler(seed=seed).sample_independent(study, trial, param_name, param_distribution)
 
-    def _plan(self, study: Study, trial: FrozenTrial) -> Params:
-        """The proposal, stored with the trial; empty when all names are to be drawn at random."""
-        if PLAN in trial.system_attrs:
-            return dict(trial.system_attrs[PLAN])
+    def _stored_proposal(self, study: Study, trial: FrozenTrial) -> Params:
+        """The trial's proposal, stored with it; empty when all names are drawn at random."""
+        if PROPOSAL in trial.system_attrs:
+            return dict(trial.system_attrs[PROPOSAL])
         fixed = asked_params(trial)
-        plan = self.propose(study, trial.number, fixed)
+        proposal = self.propose(study, trial.number, fixed)
         for _ in range(_COLLISIONS):
-            if plan is None:
-                return self._without_plan(study, trial, fixed)
-            study._storage.set_trial_system_attr(trial._trial_id, PLAN, plan)
-            if not _is_taken(study, trial.number, plan):
+            if proposal is None:
+                return self._without_proposal(study, trial, fixed)
+            study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, proposal)
+            if not _is_taken(study, trial.number, proposal):
                 break
-            plan = self.propose(study, trial.number, fixed)
-        return plan or {}
+            proposal = self.propose(study, trial.number, fixed)
+        return proposal or {}
 
-    def _without_plan(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> Params:
+    def _without_proposal(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> Params:
         if self._pool is None:
             return LearnedPool(study, trial.number, self._seed).explore(self._rng(trial.number))
         if study._thread_local.in_optimize_loop:
             study.stop()
-            raise TrialPruned(self._nothing(fixed))
-        raise UserError(self._nothing(fixed))
+            raise TrialPruned(self._explain_exhausted(fixed))
+        raise UserError(self._explain_exhausted(fixed))
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Forget the plan; end `study.optimize` with the last candidate of a table."""
+        """Drop the proposal; stop `study.optimize` after the last candidate of a table."""
         with self._lock:
-            self._plans.pop(_place(study, trial), None)
+            self._proposals.pop(_trial_key(study, trial), None)
         pool = self._pool
         if not isinstance(pool, TablePool) or not study._thread_local.in_optimize_loop:
             return
@@ -201,29 +218,29 @@ class KnownCostSampler(PlannedSampler):
             study.stop()
 
 
-def _place(study: Study, trial: FrozenTrial) -> tuple[int, int, int]:
-    """A key of one trial among all that one sampler object may be asked for."""
+def _trial_key(study: Study, trial: FrozenTrial) -> tuple[int, int, int]:
+    """Identifies a trial among those of all studies that use the sampler."""
     return id(study._storage), study._study_id, trial.number
 
 
 def _allows(distribution: BaseDistribution, value: Any) -> bool:
-    """True for a value that the distribution holds."""
+    """True for a value that the distribution contains."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
     except ValueError:  # a category that it does not know, or text for a number
         return False
 
 
-def _is_taken(study: Study, number: int, plan: Params) -> bool:
-    """True when another process gave the same to an earlier trial meanwhile: the one with the lower number keeps it."""
+def _is_taken(study: Study, number: int, proposal: Params) -> bool:
+    """True when another process stored the same proposal for a running trial with a lower number, which keeps it."""
     return any(
-        other.number < number and other.state == TrialState.RUNNING and other.system_attrs.get(PLAN) == plan
+        other.number < number and other.state == TrialState.RUNNING and other.system_attrs.get(PROPOSAL) == proposal
         for other in study.get_trials(deepcopy=False)
     )
 
 
 def _gather(pool: Pool, candidates: Candidates, parents: list[Params], rng: random.Random, *, has_fixed: bool) -> None:
-    """Draws of the pool and relatives of the front; all of a table when it is small, or when too few are left or allowed to be met by chance."""
+    """Add draws of the pool, and mutants and crossovers of the parents; the whole of a table that is small, or of which draws find nothing new or allowed."""
     if isinstance(pool, TablePool) and (has_fixed or len(pool) <= _WHOLE_TABLE):
         candidates.add(pool.rows)
         return
@@ -237,7 +254,7 @@ def _gather(pool: Pool, candidates: Candidates, parents: list[Params], rng: rand
 
 
 def _climb(acquisition: Acquisition, pool: Pool, candidates: Candidates, rng: random.Random) -> Array:
-    """Scores (N,) of the candidates, after some rounds of adding the best ones' neighbours."""
+    """Scores (N,) of the candidates, after some rounds in which mutants of the best are added."""
     scores = acquisition(slice(0, len(candidates)))
     is_optimistic = not scores.any()
     if is_optimistic:

@@ -10,26 +10,25 @@ from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from archsearch.samplers.encoding import ABSENT, numbers_of
+from archsearch.samplers.encoding import ABSENT, numeric_values
 from archsearch.samplers.pool import Params, items_key
 
-# Trials before the structure is believed.
-_ENOUGH = 8
-_STEP = 0.2
-_FRESH = 0.2
-# Integers in a wider range say how much, not what.
-_FEW = 16
+_ENOUGH = 8  # finished trials before the structure is used
+_STEP = 0.2  # standard deviation of a mutated number, as a share of its range
+_FRESH = 0.2  # share of a draw that is new in every trial
+_FEW = 16  # integers of a wider range are quantities, which decide about no other name
 
 
 class LearnedPool:
-    """What the finished trials of a study show of its space.
+    """The space of a study, as far as its finished trials show it.
 
-    A name that some trials lack depends on the value of one other; as long as several could be it, only candidates are made about which they
-    agree. Draws nothing before a few trials have finished and every category of words that all of them have has shown all its choices.
+    A name that some trials lack is taken to depend on the value of one other name; while several names are possible, only candidates are made for which
+    all of them give the same answer. Draws nothing before _ENOUGH trials have finished and every category (of text) that all trials have has shown all its
+    choices.
     """
 
     def __init__(self, study: Study, number: int, seed: int) -> None:
-        """Without trial `number`; `seed`: of the draws that are the same in every trial."""
+        """Learned from all trials but `number`; `seed`: of the draws that are the same in every trial."""
         self._seed = seed
         trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != number and trial.params]
         found: dict[str, BaseDistribution] = {}
@@ -37,24 +36,24 @@ class LearnedPool:
             found.update(trial.distributions)
         self._distributions = dict(sorted(found.items()))  # a storage may forget the order
         rows = [trial.params for trial in trials if trial.state.is_finished()]
-        self._reasons = _all_reasons(self._distributions, rows)
-        self._order = _ordered(self._reasons)
+        self._reasons = _find_reasons(self._distributions, rows)
+        self._order = _order_names(self._reasons)
         always = [name for name, reasons in self._reasons.items() if not reasons]
-        self._unshown = _unshown({name: self._distributions[name] for name in always}, rows)
+        self._unshown = _find_unshown({name: self._distributions[name] for name in always}, rows)
         self._is_ready = len(rows) >= _ENOUGH and not self._unshown
 
     @property
     def distributions(self) -> Mapping[str, BaseDistribution]:
-        """Of every name seen."""
+        """The distribution of every name seen."""
         return self._distributions
 
     def explore(self, rng: random.Random) -> Params:
-        """Part of a candidate, for while nothing can be drawn: a category's choice that no finished trial has shown."""
+        """Part of a candidate for as long as `draw` gives nothing: a choice of a category that no finished trial has taken."""
         name = rng.choice(sorted(self._unshown)) if self._unshown else None
         return {} if name is None else {name: rng.choice(self._unshown[name])}
 
     def draw(self, number: int, rng: random.Random) -> list[Params]:
-        """Each name uniform, where it applies. Most draws are the same in every trial, so that their costs are known from the last one."""
+        """Each name uniform, where it applies. Most draws are the same in every trial, so that their costs are cached."""
         if not self._is_ready:
             return []
         fresh, stock = math.ceil(_FRESH * number), random.Random(self._seed)
@@ -62,11 +61,11 @@ class LearnedPool:
         return [params for params in found if params is not None]
 
     def mutate(self, params: Params, rng: random.Random) -> Params | None:
-        """Another value of one name, and what then follows."""
+        """Another value of one name, with the names that depend on it."""
         if not self._is_ready:
             return None
         name = rng.choice(sorted(params))
-        return self._complete({**params, name: _near(self._distributions[name], params[name], rng)}, rng)
+        return self._complete({**params, name: _perturb(self._distributions[name], params[name], rng)}, rng)
 
     def cross(self, first: Params, second: Params, rng: random.Random) -> Params | None:
         """Each name from one of the two."""
@@ -79,12 +78,12 @@ class LearnedPool:
         return self._complete(child, rng)
 
     def key(self, params: Mapping[str, Any]) -> Hashable | None:
-        """The parameters, once all are there that their values call for."""
+        """The parameters themselves when they are complete, else None."""
         whole = self._complete(params, random.Random(0)) if params else None
         return None if whole is None or not whole.keys() <= params.keys() else items_key(params)
 
     def _complete(self, params: Mapping[str, Any], rng: random.Random) -> Params | None:
-        """With what is missing drawn, without what does not apply; None where that is not clear."""
+        """The parameters with missing names drawn and names that do not apply left out; None where the trials do not show which apply."""
         whole: Params = {}
         for name in self._order:
             if reasons := self._reasons[name]:
@@ -93,25 +92,25 @@ class LearnedPool:
                     return None
                 if votes == {False}:
                     continue
-            whole[name] = params[name] if name in params else _uniform(self._distributions[name], rng)
+            whole[name] = params[name] if name in params else _draw_uniform(self._distributions[name], rng)
         return whole
 
 
 class _Reason(NamedTuple):
-    """A category that could decide whether a name is there, and its values in trials that have the name, and in those that lack it."""
+    """A name that may decide whether another one is there: its values in trials that have the other name, and in trials that lack it."""
 
     decider: str
     having: frozenset[Any]
     lacking: frozenset[Any]
 
     def vote(self, params: Mapping[str, Any]) -> bool | None:
-        """Whether the name is there; None for a value that no trial has shown."""
+        """Whether the other name is there; None for a value that no trial has taken."""
         value = params.get(self.decider, ABSENT)
         return True if value in self.having else False if value in self.lacking else None
 
 
-def _all_reasons(distributions: Mapping[str, BaseDistribution], rows: Sequence[Params]) -> dict[str, list[_Reason]]:
-    """For each name that some rows lack: what could decide about it, all of the first kind of which there is any (see `_rank`)."""
+def _find_reasons(distributions: Mapping[str, BaseDistribution], rows: Sequence[Params]) -> dict[str, list[_Reason]]:
+    """For each name that some rows lack: the names that may decide about it, all of the best rank (see `_rank`) among them."""
     has = {name: np.array([name in row for row in rows], dtype=bool) for name in distributions}
     ranks = {name: _rank(distributions[name], is_always=bool(has[name].all())) for name in distributions}
     deciders = sorted((name for name, rank in ranks.items() if rank is not None), key=lambda name: (ranks[name], name))
@@ -130,22 +129,22 @@ def _all_reasons(distributions: Mapping[str, BaseDistribution], rows: Sequence[P
 
 
 def _rank(distribution: BaseDistribution, *, is_always: bool) -> int | None:
-    """What to believe first as the decider of a structure: words, then small numbers, then what is itself not always there. None: it decides nothing."""
+    """How likely a name decides about others, 0 first: categories of text, then small numbers, then names that are not always there. None: never."""
     if isinstance(distribution, CategoricalDistribution):
-        return (0 if numbers_of(distribution) is None else 1) if is_always else 2
+        return (0 if numeric_values(distribution) is None else 1) if is_always else 2
     if isinstance(distribution, IntDistribution) and distribution.high - distribution.low < _FEW:
         return 1 if is_always else 2
     return None
 
 
 def _codes(values: NDArray[np.object_]) -> NDArray[np.int64]:
-    """Equal numbers for equal values."""
+    """Integers (N,) that are equal for equal values."""
     places: dict[Any, int] = {}
     return np.array([places.setdefault(value, len(places)) for value in values], dtype=np.int64)
 
 
-def _ordered(reasons: Mapping[str, Sequence[_Reason]]) -> list[str]:
-    """Names after those that they depend on; what depends on itself in a ring comes last."""
+def _order_names(reasons: Mapping[str, Sequence[_Reason]]) -> list[str]:
+    """The names, each after those that it depends on; names that depend on each other come last."""
     order: dict[str, None] = {}
     for _ in reasons:
         for name, found in reasons.items():
@@ -156,33 +155,33 @@ def _ordered(reasons: Mapping[str, Sequence[_Reason]]) -> list[str]:
     return [*order, *(name for name in reasons if name not in order)]
 
 
-def _unshown(distributions: Mapping[str, BaseDistribution], rows: Sequence[Params]) -> dict[str, list[Any]]:
-    """Choices of categories (of words: numbers decide no structure worth waiting for) that no row has."""
+def _find_unshown(distributions: Mapping[str, BaseDistribution], rows: Sequence[Params]) -> dict[str, list[Any]]:
+    """Choices of categories that no row has; numbers are left out, since too little depends on them to wait for."""
     found: dict[str, list[Any]] = {}
     for name, distribution in distributions.items():
-        if isinstance(distribution, CategoricalDistribution) and numbers_of(distribution) is None:
+        if isinstance(distribution, CategoricalDistribution) and numeric_values(distribution) is None:
             shown = {row.get(name, ABSENT) for row in rows}
             if missing := [choice for choice in distribution.choices if choice not in shown]:
                 found[name] = missing
     return found
 
 
-def _uniform(distribution: BaseDistribution, rng: random.Random) -> Any:
+def _draw_uniform(distribution: BaseDistribution, rng: random.Random) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return rng.choice(distribution.choices)
     assert isinstance(distribution, IntDistribution | FloatDistribution), "Optuna has no other"
-    return _at(distribution, rng.random())
+    return _value_in_range(distribution, rng.random())
 
 
-def _near(distribution: BaseDistribution, value: Any, rng: random.Random) -> Any:
-    """Another category; a number some way off."""
+def _perturb(distribution: BaseDistribution, value: Any, rng: random.Random) -> Any:
+    """Another choice of a category; a number from a normal around the value."""
     if isinstance(distribution, CategoricalDistribution):
         others = [choice for choice in distribution.choices if choice != value]
         return rng.choice(others) if others else value
     assert isinstance(distribution, IntDistribution | FloatDistribution), "Optuna has no other"
     low, high = _ends(distribution)
     place = ((math.log(value) if distribution.log else value) - low) / ((high - low) or 1.0)
-    return _at(distribution, min(1.0, max(0.0, rng.gauss(place, _STEP))))
+    return _value_in_range(distribution, min(1.0, max(0.0, rng.gauss(place, _STEP))))
 
 
 def _ends(distribution: IntDistribution | FloatDistribution) -> tuple[float, float]:
@@ -190,7 +189,7 @@ def _ends(distribution: IntDistribution | FloatDistribution) -> tuple[float, flo
     return (math.log(low), math.log(high)) if distribution.log else (low, high)
 
 
-def _at(distribution: IntDistribution | FloatDistribution, place: float) -> Any:
+def _value_in_range(distribution: IntDistribution | FloatDistribution, place: float) -> Any:
     """The value at a share of the range, on the distribution's grid."""
     low, high = _ends(distribution)
     raw = low + place * (high - low)

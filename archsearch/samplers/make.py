@@ -1,4 +1,4 @@
-"""The samplers of a run by name, all inside its band."""
+"""A run's samplers by name, all inside its band."""
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -16,7 +16,7 @@ from archsearch.space.space import Space
 
 KNOWN_COST = "known-cost"
 SAMPLERS = (KNOWN_COST, *BASES)
-Foresee = Callable[[Arch], float | None]
+PredictThroughput = Callable[[Arch], float | None]
 
 
 def check_sampler(name: str) -> None:
@@ -34,14 +34,14 @@ def make_sampler(
     already: Callable[[], AbstractSet[str]] = frozenset,
     *,
     objectives: tuple[str, ...] = (),
-    foresee: Foresee | None = None,
+    predict: PredictThroughput | None = None,
     batch_size: int = 1,
     features: Callable[[Arch], Mapping[str, float]] | None = None,
 ) -> InBandSampler:
     """The sampler of that name inside `band`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
 
-    The known-cost sampler also needs the study's `objectives`, and takes `foresee`, images/s of an architecture at `batch_size`, if that can be trusted, and
-    `features` of an architecture, which are worked out for the best few candidates.
+    The known-cost sampler also needs the study's `objectives`. `predict`, where a trusted calibration exists, gives images/s of an architecture at
+    `batch_size`; `features` gives numbers of an architecture, and is called for the best few candidates only.
     """
     check_sampler(name)
     if name == KNOWN_COST:
@@ -51,7 +51,7 @@ def make_sampler(
             seed,
             already,
             objectives=objectives,
-            foresee=foresee,
+            predict=predict,
             batch_size=batch_size,
             features=features,
         )
@@ -59,7 +59,7 @@ def make_sampler(
 
 
 class KnownCostInBand(InBandSampler):
-    """The known-cost sampler over the architectures of a band; what a study's fixed trials are in the space's names, it reads from their attributes."""
+    """The known-cost sampler over the architectures of a band; the parameters of fixed trials in the space's names are in their user attributes."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class KnownCostInBand(InBandSampler):
         already: Callable[[], AbstractSet[str]] = frozenset,
         *,
         objectives: tuple[str, ...],
-        foresee: Foresee | None = None,
+        predict: PredictThroughput | None = None,
         batch_size: int = 1,
         features: Callable[[Arch], Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__(BASES["random"], space, band, seed, already)
         self._pool = SpacePool(space, band, seed)
-        known = known_costs(self._pool, objectives, foresee, batch_size)
+        known = known_costs(self._pool, objectives, predict, batch_size)
         curve_of = objectives.index("proxy_score") if "proxy_score" in objectives else None
         self._sampler = KnownCostSampler(
             known,
@@ -88,9 +88,9 @@ class KnownCostInBand(InBandSampler):
         )
 
     def propose(self, study: Study, number: int) -> Proposal | None:
-        """The architecture of most expected hypervolume improvement; None when every one of the band has been met."""
+        """The architecture with the largest expected hypervolume improvement; None when all of the band have been proposed."""
         params = self._sampler.propose(study, number)
         if params is not None:
             return Proposal(params=params, arch=self._pool.arch(params))
-        # All of its pool have been met: the last ones of a small band, if there are any, are found by chance.
+        # Nothing new in its pool: the last architectures of a small band, if there are any, are found by random draws.
         return super().propose(study, number)

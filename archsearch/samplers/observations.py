@@ -1,4 +1,4 @@
-"""What a study says to a sampler: measured, inferred and pending candidates, as plain rows."""
+"""The trials of a study as observations for a sampler: measured, inferred or pending, and the final scores of stopped trials inferred from their curves."""
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -13,15 +13,19 @@ from optuna.trial import FrozenTrial, TrialState
 from archsearch.samplers.candidates import Costs
 from archsearch.samplers.pool import Params, Pool
 
-PLAN = "known_cost:params"
+PROPOSAL = "known_cost:params"
 # User attributes of trials that were stopped early: {"steps": score}, and {"index of an objective": value} of what was measured before.
 CURVE, MEASURED = "learning_curve", "measured"
-_ENQUEUED = "fixed_params"
+_ENQUEUED = "fixed_params"  # Optuna's name
+# The ridge that pulls the slope towards 1 weighs as much as this many pairs of usual spread.
+_SHRINKAGE = 4.0
+
+Curve = Mapping[int, float]  # score by steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One trial. `values`: minimised, nan where unknown; `variances`: of values that are inferred, by objective."""
+class Observation:
+    """One trial. `values`: minimised, nan where unknown; `variances`: of the values that are inferred, by index of the objective."""
 
     number: int
     params: Params
@@ -29,28 +33,28 @@ class Row:
     values: tuple[float, ...]
     variances: Mapping[int, float] = field(default_factory=dict)
 
-    def values_of(self, objectives: Sequence[int]) -> tuple[float, ...]:
-        """Some of the values."""
+    def pick_values(self, objectives: Sequence[int]) -> tuple[float, ...]:
+        """The values of these objectives."""
         return tuple(self.values[objective] for objective in objectives)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """`rows`: complete, stopped and pending trials by number; `seen`: keys that are not proposed again."""
+class Observations:
+    """`rows`: complete, stopped and pending trials in the order of their numbers; `seen`: keys of candidates that are not proposed again."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Observation, ...]
     seen: frozenset[Hashable]
 
-    def of(self, *states: TrialState) -> list[Row]:
-        """Rows in these states."""
+    def in_state(self, *states: TrialState) -> list[Observation]:
+        """Trials in one of these states."""
         return [row for row in self.rows if row.state in states]
 
-    def measured(self, objective: int, known: Sequence[int]) -> list[Row]:
-        """Complete and stopped trials with a value of the objective, measured or inferred, and of the known ones."""
+    def measured(self, objective: int, known: Sequence[int]) -> list[Observation]:
+        """Complete and stopped trials with a value, measured or inferred, of this objective and of the known ones."""
         return [
             row
-            for row in self.of(TrialState.COMPLETE, TrialState.PRUNED)
-            if all(map(math.isfinite, row.values_of((objective, *known))))
+            for row in self.in_state(TrialState.COMPLETE, TrialState.PRUNED)
+            if all(map(math.isfinite, row.pick_values((objective, *known))))
         ]
 
 
@@ -59,24 +63,24 @@ def signs(study: Study) -> tuple[int, ...]:
     return tuple(-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)
 
 
-def described(trial: FrozenTrial) -> Params:
+def own_params(trial: FrozenTrial) -> Params:
     """The trial's own parameters."""
     return dict(trial.params)
 
 
-def read(
+def read_observations(
     study: Study,
     pool: Pool,
     costs: Costs,
     curve_of: int | None,
     number: int,
-    describe: Callable[[FrozenTrial], Params] = described,
-) -> Evidence:
-    """Everything but trial `number` itself; `describe` speaks for complete trials that are no candidates of the pool."""
+    describe: Callable[[FrozenTrial], Params] = own_params,
+) -> Observations:
+    """All trials but `number`; `describe` gives the parameters of complete trials outside the pool, such as papers' models."""
     trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
     trials = [trial for trial in trials if trial.number != number]
     directions = signs(study)
-    rows: list[Row] = []
+    rows: list[Observation] = []
     seen: set[Hashable] = set()
     for trial in trials:
         params = asked_params(trial)
@@ -84,20 +88,20 @@ def read(
         seen.add(key)
         if trial.state == TrialState.COMPLETE:
             values = tuple(sign * value for sign, value in zip(directions, trial.values, strict=True))
-            said = describe(trial) if key is None else params
-            rows.append(Row(number=trial.number, params=said, state=trial.state, values=values))
+            params = describe(trial) if key is None else params
+            rows.append(Observation(number=trial.number, params=params, state=trial.state, values=values))
         elif trial.state in (TrialState.RUNNING, TrialState.PRUNED) and key is not None:
             found = _measured(trial, directions)
-            found |= dict(zip(costs.known, costs.of(key, params, directions), strict=True))
+            found |= dict(zip(costs.known, costs.get(key, params, directions), strict=True))
             values = tuple(found.get(index, math.nan) for index in range(len(directions)))
-            rows.append(Row(number=trial.number, params=params, state=trial.state, values=values))
+            rows.append(Observation(number=trial.number, params=params, state=trial.state, values=values))
     if curve_of is not None:
         rows = _with_curves(rows, {trial.number: trial for trial in trials}, curve_of, directions[curve_of])
-    return Evidence(rows=tuple(rows), seen=frozenset(seen - {None}))
+    return Observations(rows=tuple(rows), seen=frozenset(seen - {None}))
 
 
 def _measured(trial: FrozenTrial, directions: Sequence[int]) -> dict[int, float]:
-    """The user attribute {"index": value}, minimised; empty for anything else."""
+    """The user attribute MEASURED by index of the objective, minimised; entries of another form are left out."""
     attribute = trial.user_attrs.get(MEASURED)
     if not isinstance(attribute, Mapping):
         return {}
@@ -109,14 +113,16 @@ def _measured(trial: FrozenTrial, directions: Sequence[int]) -> dict[int, float]
 
 
 def asked_params(trial: FrozenTrial) -> Params:
-    """What the trial was given: its parameters, and, unless it got to its end with these, what was enqueued or planned for it."""
+    """The trial's parameters and, for one that has not got a value for each of them yet, those enqueued or proposed for it."""
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return trial.params
-    return {**trial.system_attrs.get(PLAN, {}), **trial.system_attrs.get(_ENQUEUED, {}), **trial.params}
+    return {**trial.system_attrs.get(PROPOSAL, {}), **trial.system_attrs.get(_ENQUEUED, {}), **trial.params}
 
 
-def _with_curves(rows: Iterable[Row], trials: Mapping[int, FrozenTrial], curve_of: int, sign: int) -> list[Row]:
-    """The rows, with final scores of stopped trials inferred where complete ones allow it."""
+def _with_curves(
+    rows: Iterable[Observation], trials: Mapping[int, FrozenTrial], curve_of: int, sign: int
+) -> list[Observation]:
+    """The observations, with the final scores of stopped trials inferred where complete ones allow it."""
     rows = list(rows)
     curves = {row.number: _curve(trials[row.number].user_attrs.get(CURVE), sign) for row in rows}
     finished = [
@@ -131,7 +137,7 @@ def _with_curves(rows: Iterable[Row], trials: Mapping[int, FrozenTrial], curve_o
 
 
 def _curve(attribute: Any, sign: int) -> dict[int, float]:
-    """The user attribute {"steps": score} with whole steps; empty for anything else."""
+    """The user attribute CURVE by steps, minimised; entries of another form are left out."""
     if not isinstance(attribute, Mapping):
         return {}
     return {
@@ -142,17 +148,13 @@ def _curve(attribute: Any, sign: int) -> dict[int, float]:
 
 
 def _inferred(
-    row: Row, curve_of: int, curve: Mapping[int, float], finished: Sequence[tuple[Mapping[int, float], float]]
-) -> Row:
+    row: Observation, curve_of: int, curve: Mapping[int, float], finished: Sequence[tuple[Mapping[int, float], float]]
+) -> Observation:
     found = infer_final(curve, finished)
     if found is None:
         return row
     values = tuple(found.value if index == curve_of else value for index, value in enumerate(row.values))
     return replace(row, values=values, variances={curve_of: found.variance})
-
-
-# As many pairs as would halve the regression's pull: a slope of 1 and a shift are believed until the pairs say otherwise.
-_SHRINKAGE = 4.0
 
 
 class Inferred(NamedTuple):
@@ -162,11 +164,11 @@ class Inferred(NamedTuple):
     variance: float
 
 
-Curve = Mapping[int, float]
-
-
 def infer_final(stopped: Curve, finished: Sequence[tuple[Curve, float]]) -> Inferred | None:
-    """From the last rung of `stopped` by a linear regression over finished (curve, final score) that have it; None without such."""
+    """The final score of a stopped curve, from its last rung by a linear regression over the finished (curve, final score) that have that rung.
+
+    None for an empty curve, or when no finished one has the rung.
+    """
     if not stopped:
         return None
     last = max(stopped)
@@ -177,11 +179,10 @@ def infer_final(stopped: Curve, finished: Sequence[tuple[Curve, float]]) -> Infe
     centre, target = early.mean(), final.mean()
     spread = ((early - centre) ** 2).sum()
     typical = spread / len(pairs)
-    # Ridge towards a slope of 1: the strength is that of _SHRINKAGE pairs of usual spread.
     penalty = _SHRINKAGE * typical
     together = ((early - centre) * (final - target)).sum()
     slope = (together + penalty) / (spread + penalty) if spread + penalty > 0 else 1.0
     errors = final - target - slope * (early - centre)
-    # With few pairs the errors say little: the spread of the finished scores stands in for some of them.
+    # A few errors give a poor variance: the spread of the finished scores counts as _SHRINKAGE more of them.
     variance = ((errors**2).sum() + _SHRINKAGE * max(final.var(), typical)) / (len(pairs) + _SHRINKAGE)
     return Inferred(float(target + slope * (stopped[last] - centre)), float(variance))

@@ -1,4 +1,4 @@
-"""Optuna's own samplers as a run uses them: made anew for each trial from a seed, so that a run can go on where it stopped."""
+"""Optuna's own samplers as a run uses them: a new one for each trial, from a seed, so that an interrupted run goes on as if it had not been."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-# SEARCH.md's comparison used 20; Optuna's 50 would spend a whole ordinary run on its first generation.
+# Optuna's default of 50 would spend a whole ordinary run on the first generation; the comparison in README was made with 20.
 POPULATION = 20
 
 
 class _Nsga2(NSGAIISampler):
-    """NSGA-II that notes the generation on the trial in memory, so that it can propose before the trial is stored."""
+    """NSGA-II that keeps the generation in the trial object, so that it can propose before the trial is stored."""
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
         key = self._get_generation_key()
@@ -27,10 +27,9 @@ class _Nsga2(NSGAIISampler):
 
 
 class _Gp(GPSampler):
-    """GPSampler over the names that every architecture has; asked in a study in memory, of the trials that have them.
+    """GPSampler over the names that every architecture has, run on a copy of the study in memory.
 
-    It cannot read trials that lack a name (the papers' models have none), and writes to the trial it is asked for, which
-    is not stored yet.
+    Optuna's cannot read trials that lack a name (the papers' models have none), and writes to the trial that it samples for, which is not stored yet.
     """
 
     def sample_relative(
@@ -46,7 +45,7 @@ class _Gp(GPSampler):
 
 
 def _tpe(seed: int) -> BaseSampler:
-    # Multivariate over the names every architecture has. The constant liar is for parallel drivers, and reads the storage for every name.
+    # Multivariate over the names that every architecture has. The constant liar is for parallel drivers, and reads the storage for every name.
     return TPESampler(seed=seed, multivariate=True, constant_liar=False)
 
 

@@ -1,4 +1,4 @@
-"""Where a sampler's candidates come from: the protocol, and a pool over a finite table."""
+"""Pools, from which a sampler takes its candidates: the protocol, and a pool of a finite table."""
 
 import random
 from collections.abc import Hashable, Iterable, Mapping
@@ -14,15 +14,15 @@ _TRIES = 16
 
 
 class Pool(Protocol):
-    """Candidates as parameter dictionaries. Whatever it returns is whole and allowed; the same `rng` gives the same answers."""
+    """Candidates as parameter dictionaries. All that it returns are complete and allowed; the same `rng` gives the same ones."""
 
     @property
     def distributions(self) -> Mapping[str, BaseDistribution]:
-        """Every name a candidate may have, with its distribution: what the model reads scales and categories from."""
+        """Every name that a candidate may have, with its distribution, from which the model takes scales and categories."""
         ...
 
     def draw(self, number: int, rng: random.Random) -> list[Params]:
-        """At random; fewer than `number` when there are no more, and may repeat."""
+        """Random candidates, perhaps with repeats; fewer than `number` when there are no more."""
         ...
 
     def mutate(self, params: Params, rng: random.Random) -> Params | None:
@@ -30,21 +30,21 @@ class Pool(Protocol):
         ...
 
     def cross(self, first: Params, second: Params, rng: random.Random) -> Params | None:
-        """A candidate that takes after both, or None."""
+        """A crossover of two candidates, or None."""
         ...
 
     def key(self, params: Mapping[str, Any]) -> Hashable | None:
-        """Equal for candidates that are the same thing; None for what is no whole candidate (a paper's model, a trial still being asked)."""
+        """Equal for candidates that are the same; None for parameters that are no complete candidate (a paper's model, a trial that is still sampled)."""
         ...
 
 
 def items_key(params: Mapping[str, Any]) -> Hashable:
-    """The parameters themselves, whatever their order."""
+    """The parameters themselves, in a fixed order."""
     return tuple(sorted(params.items()))
 
 
 class _Row(dict[str, Any]):
-    """A row that remembers its key: sorting a thousand rows' names was a third of an ask."""
+    """A row with its key: sorting the names of a thousand rows was a third of the time of an ask."""
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
@@ -52,10 +52,14 @@ class _Row(dict[str, Any]):
 
 
 class TablePool:
-    """A finite table of candidates, duplicates taken once. Raises UserError when it is empty."""
+    """A finite table of candidates without duplicates. Raises UserError when it is empty."""
 
     def __init__(self, candidates: Iterable[Mapping[str, Any]]) -> None:
-        rows = (_Row(_plain(row)) for row in candidates)
+        # Python's own numbers in place of numpy's, which a storage could not keep.
+        rows = (
+            _Row({name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()})
+            for row in candidates
+        )
         self._rows: dict[Hashable, Params] = {row.key: row for row in rows}
         self._order = list(self._rows.values())
         if not self._rows:
@@ -72,7 +76,7 @@ class TablePool:
 
     @property
     def distributions(self) -> Mapping[str, BaseDistribution]:
-        """Every name of the table with the values it takes."""
+        """Every name of the table with its values as choices."""
         return self._distributions
 
     @property
@@ -81,11 +85,11 @@ class TablePool:
         return self._order
 
     def draw(self, number: int, rng: random.Random) -> list[Params]:
-        """Different rows; all of them when there are no more than `number`."""
+        """Distinct rows; all of them when there are no more than `number`."""
         return self._order if number >= len(self._order) else rng.sample(self._order, number)
 
     def mutate(self, params: Params, rng: random.Random) -> Params | None:
-        """A row that differs in one name, or where the table has none, in as few as some random rows show."""
+        """A row that differs in one name, or, when none is found, the nearest of some random rows."""
         for _ in range(_TRIES):
             name = rng.choice(sorted(params))
             found = self._rows.get(items_key({**params, name: rng.choice(self._values[name])}))
@@ -94,26 +98,20 @@ class TablePool:
         return self._nearest({**params}, rng, avoid=items_key(params))
 
     def cross(self, first: Params, second: Params, rng: random.Random) -> Params | None:
-        """A row that has each name from one of the two, or the nearest to such a one."""
+        """A row with each name from one of the two, or, when there is none, the nearest of some random rows."""
         child = {name: (first if rng.random() < 0.5 or name not in second else second)[name] for name in sorted(first)}
         return self._rows.get(items_key(child)) or self._nearest(child, rng, avoid=items_key(first))
 
     def key(self, params: Mapping[str, Any]) -> Hashable | None:
-        """The row's items; None outside the table."""
+        """The parameters themselves; None for those outside the table."""
         found = params.key if isinstance(params, _Row) else items_key(params)
         return found if found in self._rows else None
 
     def _nearest(self, params: Params, rng: random.Random, avoid: Hashable) -> Params | None:
         rows = [row for row in self.draw(4 * _TRIES, rng) if items_key(row) != avoid]
-        return min(rows, key=lambda row: _differences(row, params), default=None)
+        absent = object()
 
+        def differences(row: Params) -> int:
+            return sum(row.get(name, absent) != params.get(name, absent) for name in row.keys() | params.keys())
 
-def _plain(row: Mapping[str, Any]) -> Params:
-    """Python's own numbers in place of numpy's, which a storage could not keep."""
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
-
-
-def _differences(first: Params, second: Params) -> int:
-    """Names that are not the same in both."""
-    absent = object()
-    return sum(first.get(name, absent) != second.get(name, absent) for name in first.keys() | second.keys())
+        return min(rows, key=differences, default=None)

@@ -1,4 +1,4 @@
-"""One Gaussian process for each unknown objective of a study, with its scaling; fitted anew only when the data has grown by a share."""
+"""One Gaussian process for each unknown objective of a study, with its scaling; refitted only when the data has grown by a share."""
 
 import math
 import random
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from archsearch.metrics import Array
 from archsearch.samplers.encoding import Encoder
-from archsearch.samplers.gaussian_process import Fit, Hyperparameters, Inputs, Posterior
-from archsearch.samplers.observations import Row
+from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior
+from archsearch.samplers.observations import Observation
 
-_GROWTH = 1.15
-_MOST_FITTED = 200
+_GROWTH = 1.15  # of the data, before hyperparameters are refitted
+_MOST_FITTED = 200  # observations that hyperparameters are fitted to
 _MOST_REMEMBERED = 50
-# Of a standardised cost beside parameters, whose distances are up to 1: two costs 2 deviations apart are 1 apart.
+# Weight of a standardised cost beside parameters, whose distances are up to 1: costs that differ by 2 standard deviations have a distance of 1.
 _FEATURE = 0.5
-# Beyond this many robust deviations on the bad side a value counts by its logarithm: a failed training says "bad", not how the good ones differ.
+# Beyond this many robust deviations on the bad side values are compressed by a logarithm: how bad a failed training is must not set the scale of the good ones.
 _KNEE = 2.0
 
 
@@ -30,8 +30,8 @@ class Scale:
     unit: float
 
     @classmethod
-    def of(cls, values: Array) -> "Scale":
-        """By median and interquartile range; where that is 0, by the standard deviation."""
+    def fit(cls, values: Array) -> "Scale":
+        """The scale of these values: median and interquartile range; where that is 0, the standard deviation."""
         low, centre, high = np.quantile(values, (0.25, 0.5, 0.75))
         return cls(centre=float(centre), unit=float((high - low) / 1.349 or values.std() or 1.0))
 
@@ -43,22 +43,22 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class CostScale:
-    """Known objectives (N, K) as standardised features, by their logarithms where they are all positive."""
+    """Known objectives (N, K) as standardised features; an objective whose values all have one sign by its logarithm."""
 
     logs: NDArray[np.bool_]
     centre: Array
     unit: Array
 
     @classmethod
-    def of(cls, known: Array) -> "CostScale":
-        """By mean and standard deviation."""
+    def fit(cls, known: Array) -> "CostScale":
+        """The scale of these values: mean and standard deviation."""
         logs = np.all(np.abs(known) > 0, axis=0) & np.all(np.sign(known) == np.sign(known[:1]), axis=0)
         raw = _logs(known, logs)
         spread = raw.std(axis=0)
         return cls(logs=logs, centre=raw.mean(axis=0), unit=np.where(spread > 0, spread, 1.0))
 
     def __call__(self, known: Array) -> Array:
-        """(N, K)."""
+        """Standardised features (N, K)."""
         return np.asarray((_logs(known, self.logs) - self.centre) / self.unit)
 
 
@@ -73,78 +73,78 @@ class Surrogate:
     def __init__(
         self,
         encoder: Encoder,
-        rows: Sequence[Row],
-        pending: Sequence[Row],
+        rows: Sequence[Observation],
+        pending: Sequence[Observation],
         objective: int,
         known: Sequence[int],
         cache: dict[Hashable, Hyperparameters],
     ) -> None:
-        """`rows`: those with a finite value of the objective; `known`: indices of known objectives; `cache`: of hyperparameters.
+        """`rows` have a finite value of the objective; `known`: indices of the known objectives; `cache`: of hyperparameters.
 
-        `pending` ones count as having turned out as predicted (Kriging believer); `believed` are their values.
+        Pending trials count with their predicted values, `pending_values` (Kriging believer).
         """
-        data = _Data(encoder, rows, objective, known)
+        data = _TrainingData(encoder, rows, objective, known)
         at = _hyperparameters(encoder, rows, objective, known, cache)
         self.scale, self._data = data.scale, data
         self._posterior = Posterior(data.inputs, data.outputs, data.extra, data.groups, at)
-        self.believed = np.zeros(0)
+        self.pending_values = np.zeros(0)
         if pending:
-            more = data.inputs_of(encoder.encode(row.params for row in pending), costs_of(pending, known))
-            self.believed, _ = self._posterior.predict(more)
+            more = data.make_inputs(encoder.encode(row.params for row in pending), stack_costs(pending, known))
+            self.pending_values, _ = self._posterior.predict(more)
             both = Inputs(np.vstack((data.inputs.rows, more.rows)), np.vstack((data.inputs.known, more.known)))
-            outputs, extra = np.append(data.outputs, self.believed), np.append(data.extra, np.zeros(len(pending)))
+            outputs, extra = np.append(data.outputs, self.pending_values), np.append(data.extra, np.zeros(len(pending)))
             self._posterior = Posterior(both, outputs, extra, data.groups, at)
 
     def predict(self, encoded: Array, costs: Array) -> tuple[Array, Array]:
         """Means and deviations (P,) of candidates with known objectives `costs` (P, K)."""
-        return self._posterior.predict(self._data.inputs_of(encoded, costs))
+        return self._posterior.predict(self._data.make_inputs(encoded, costs))
 
 
-class _Data:
-    """Some rows as the process takes them, on the scales of these rows."""
+class _TrainingData:
+    """Observations as inputs and outputs of the process, on scales of their own."""
 
-    def __init__(self, encoder: Encoder, rows: Sequence[Row], objective: int, known: Sequence[int]) -> None:
-        values, costs = np.array([row.values[objective] for row in rows]), costs_of(rows, known)
-        self.scale, self._cost_scale = Scale.of(values), CostScale.of(costs)
+    def __init__(self, encoder: Encoder, rows: Sequence[Observation], objective: int, known: Sequence[int]) -> None:
+        values, costs = np.array([row.values[objective] for row in rows]), stack_costs(rows, known)
+        self.scale, self._cost_scale = Scale.fit(values), CostScale.fit(costs)
         self.groups = np.concatenate((encoder.groups, len(encoder.names) + np.arange(len(known))))
-        self.inputs = self.inputs_of(encoder.encode(row.params for row in rows), costs)
+        self.inputs = self.make_inputs(encoder.encode(row.params for row in rows), costs)
         self.outputs = self.scale(values)
         self.extra = np.array([row.variances.get(objective, 0.0) for row in rows]) / self.scale.unit**2
 
-    def inputs_of(self, encoded: Array, costs: Array) -> Inputs:
-        """Encoded rows with the standardised costs as further numbers."""
+    def make_inputs(self, encoded: Array, costs: Array) -> Inputs:
+        """Encoded rows with the standardised costs as further columns."""
         features = self._cost_scale(costs)
         return Inputs(np.hstack((encoded, _FEATURE * features)), features)
 
 
 def _hyperparameters(
     encoder: Encoder,
-    rows: Sequence[Row],
+    rows: Sequence[Observation],
     objective: int,
     known: Sequence[int],
     cache: dict[Hashable, Hyperparameters],
 ) -> Hyperparameters:
-    """Fitted to the first rows, as many as the schedule says, on their own scales: a function of the study's content alone."""
-    first = rows[: _fitted(len(rows))]
-    content = tuple((row.number, *row.values_of((objective, *known))) for row in first)
+    """Hyperparameters fitted to the first rows, as many as the schedule gives, on their own scales: they depend on nothing but the study."""
+    first = rows[: _fit_size(len(rows))]
+    content = tuple((row.number, *row.pick_values((objective, *known))) for row in first)
     key = (objective, *known, *encoder.names, content)
     if key not in cache:
         if len(cache) >= _MOST_REMEMBERED:
             cache.clear()
-        data = _Data(encoder, first, objective, known)
+        data = _TrainingData(encoder, first, objective, known)
         chosen = np.array(sorted(random.Random(len(first)).sample(range(len(first)), min(len(first), _MOST_FITTED))))
         part = Inputs(data.inputs.rows[chosen], data.inputs.known[chosen])
-        cache[key] = Fit(part, data.outputs[chosen], data.extra[chosen], data.groups).best()
+        cache[key] = HyperparameterFit(part, data.outputs[chosen], data.extra[chosen], data.groups).best()
     return cache[key]
 
 
-def costs_of(rows: Sequence[Row], known: Sequence[int]) -> Array:
-    """The known objectives (N, K) of rows."""
-    return np.array([row.values_of(known) for row in rows]).reshape(len(rows), len(known))
+def stack_costs(rows: Sequence[Observation], known: Sequence[int]) -> Array:
+    """The known objectives (N, K) of N observations."""
+    return np.array([row.pick_values(known) for row in rows]).reshape(len(rows), len(known))
 
 
-def _fitted(number: int) -> int:
-    """The largest size of the schedule within `number`: each is the last by _GROWTH, and at least one more."""
+def _fit_size(number: int) -> int:
+    """The largest size of the schedule up to `number`: each size is _GROWTH times the one before, and at least one more."""
     size = 1
     while (following := max(size + 1, math.floor(size * _GROWTH))) <= number:
         size = following

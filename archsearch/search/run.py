@@ -146,8 +146,8 @@ def carry_out(
         f"{len(config.papers)} fixed and {request.trials} sampled trials"
     )
     predictor = find_predictor(request.results_root, config.measurement, say)
-    foresee = predictor.predict if predictor else None
-    with RunStore.open(folder, config, request.storage, foresee=foresee) as store:
+    predict = predictor.predict if predictor else None
+    with RunStore.open(folder, config, request.storage, predict=predict) as store:
         refuse_other_threads(folder, store.rows(), config.measurement)
         rechecks = request.recheck and is_due(config.objectives)
         with listen(str(folder), what, request.timeout_s, rechecks=rechecks) as listener:

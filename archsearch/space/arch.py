@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from archsearch import blocks
+import archsearch.blocks  # noqa: F401  # fills the registry
 from archsearch.blocks.base import Block, Layer, LayerError, Scalar, Shape
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.positions import PatchesLayer
@@ -16,14 +16,12 @@ from archsearch.space.plan import LayerPlan, Plan, StagePlan
 from archsearch.space.stages import Stage, canonical_documents, kind_document, stage_document, to_canonical_json
 
 T = TypeVar("T")
-__all__ = ["Arch", "Pick", "Placed", "Stage", "assemble", "blocks"]
-
 Pick = Callable[[str, Sequence[Scalar]], Scalar]
 ImageSize = int | tuple[int, int]
 
 
 class Placed(NamedTuple):
-    """A layer where it stands: dotted path, input shape, output shape."""
+    """A layer at its place in a network: dotted path, layer, shapes before and after it."""
 
     path: str
     layer: Layer
@@ -33,7 +31,7 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Arch:
-    """A network as data. Raises UserError at construction when a layer cannot stand where it is put.
+    """A network as data: stages, head and image size. Raises UserError at construction when a layer does not fit the map at its place.
 
     `name` is not part of the identity: two architectures with the same layers are equal and share their `arch_id`.
     """
@@ -47,7 +45,7 @@ class Arch:
         self.check()
 
     def check(self, image_size: ImageSize | None = None) -> None:
-        """Raise UserError when a layer cannot stand at its place for inputs of this size (one side, or height and width)."""
+        """Raise UserError when a layer does not fit its map for inputs of this size in pixels (one side, or height and width)."""
         for placed in self._unique_layers(image_size):
             try:
                 placed.layer.check_at(placed.shape)
@@ -77,7 +75,9 @@ class Arch:
         return Shape(in_chans, height, width)
 
     def _order(self) -> Iterator[tuple[int, str, int, Layer]]:
-        """Stage, name, number of the block and layer, in order; stages and blocks are numbered from 1. Tokens end where nobody takes them along."""
+        """Number of the stage, name, number of the block, and layer, in order of execution; both numbers start at 1. Tokens that the next stage does not take
+        are dropped by a `patches` layer.
+        """
         last = len(self.stages)
         for number, (stage, tokens, is_left) in enumerate(self._flow(), start=1):
             if is_left:
@@ -89,7 +89,7 @@ class Arch:
                 yield number, name, index, layer
 
     def _flow(self) -> Iterator[tuple[Stage | None, Layer | None, bool]]:
-        """Every stage and, as None, the head; with the layer whose tokens come along to it, and whether tokens end before it."""
+        """Every stage and, as None, the head; with the layer whose tokens it takes, and whether tokens are dropped before it."""
         tokens: Layer | None = None
         for stage in self.stages:
             is_taken = stage.takes_along(tokens)
@@ -109,22 +109,24 @@ class Arch:
     def cost(self, image_size: ImageSize | None = None) -> Cost:
         """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made."""
         macs = params = norm_macs = 0
-        for cost in self.along(_cost_and_out, image_size):
+        for cost in self.map_layers(lambda layer, shape: (layer.cost(shape), layer.out(shape)), image_size):
             macs += cost.macs
             params += cost.params
             norm_macs += cost.norm_macs
         return Cost(macs, params, norm_macs)
 
-    def along(self, ask: Callable[[Layer, Shape], tuple[T, Shape]], image_size: ImageSize | None = None) -> Iterator[T]:
-        """What `ask` says of each layer in order of execution, besides the shape after it; it is asked once of a layer at a shape."""
-        # By identity, which is quicker than equality; the layer is kept beside the answer, or another one could get its address.
+    def map_layers(
+        self, function: Callable[[Layer, Shape], tuple[T, Shape]], image_size: ImageSize | None = None
+    ) -> Iterator[T]:
+        """A figure of each layer in order of execution; `function` gives it with the shape after the layer, and is called once for a layer at a shape."""
+        # By identity, which is quicker than equality; the layer is kept beside the figure, or another one could get its address.
         known: dict[tuple[int, Shape], tuple[T, Shape, Layer]] = {}
         shape = self._input(image_size)
         for _, _, _, layer in self._order():
             key = (id(layer), shape)
             found = known.get(key)
             if found is None:
-                found = known[key] = (*ask(layer, shape), layer)
+                found = known[key] = (*function(layer, shape), layer)
             yield found[0]
             shape = found[1]
 
@@ -133,12 +135,12 @@ class Arch:
         """Twelve hexadecimal digits: the hash of the canonical form as JSON.
 
         Two architectures share it exactly when, built for their own image size, they have the same layers with the same weights, start from the same
-        initialisation, cost the same and compute the same function, whatever parameters they were written with.
+        initialisation, cost the same and compute the same function; how they were written makes no difference.
         """
         return hashlib.sha256(self._canonical().encode()).hexdigest()[:12]
 
     def _canonical(self) -> str:
-        """`to_dict` as JSON without the name and with every stage in its canonical form; put together from the texts of the stages."""
+        """`to_dict` as JSON without the name and with every stage in its canonical form, joined from the cached texts of the stages."""
         shape, stem = self._input(None), ""
         stages: list[str] = []
         for index, (stage, tokens, is_left) in enumerate(self._flow()):
@@ -187,7 +189,7 @@ def _path(number: int, name: str, index: int) -> str:
 
 
 def _refuse(source: str) -> Pick:
-    """The pick of a document that must not leave a choice open."""
+    """A `pick` for documents in which every value is fixed: raises UserError when it is called."""
 
     def pick(name: str, choices: Sequence[Scalar]) -> Scalar:
         raise UserError(f"{source}: {name} is open ({', '.join(map(str, choices))}); an architecture fixes every value")
@@ -196,7 +198,7 @@ def _refuse(source: str) -> Pick:
 
 
 def assemble(plan: Plan, pick: Pick) -> Arch:
-    """The architecture that `pick(name, choices)` chooses; it is asked once a name, and only where there are two choices or more."""
+    """The architecture that `pick(name, choices)` chooses; it is called once for a name, and only with two choices or more."""
     made: dict[str, Scalar] = {}
 
     def choose(name: str, choices: Sequence[Scalar]) -> Scalar:
@@ -232,7 +234,3 @@ def _assemble_stage(plan: StagePlan, choose: Pick) -> Stage:
 
 def _values(plan: LayerPlan, choose: Pick) -> dict[str, Scalar]:
     return {name: choose(plan.names[name], choices) for name, choices in plan.choices.items()}
-
-
-def _cost_and_out(layer: Layer, shape: Shape) -> tuple[Cost, Shape]:
-    return layer.cost(shape), layer.out(shape)

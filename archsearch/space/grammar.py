@@ -1,6 +1,6 @@
-"""The one grammar: a document (TOML or JSON) whose scalars are fixed, whose lists are choices, and whose missing layer fields take the layer's own choices.
+"""The grammar of space files (TOML or JSON): a scalar is fixed, a list gives choices, and a layer field that is left out takes the layer's own choices.
 
-A document becomes a Plan, in which everything is a tuple of valid choices; `arch.py` turns a Plan and a `pick` into an architecture.
+`parse` makes a document into a Plan, in which everything is a tuple of valid choices; `arch.py` makes a Plan and a `pick` into an architecture.
 Stages are numbered from 1, as in the papers: `stages.3.hilo.window`.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from archsearch.blocks.base import Layer, Role, Scalar, Shape, layer_type, layers_of, own_choices
+from archsearch.blocks.base import Layer, Role, Scalar, Shape, layer_type, own_choices, registered_layers
 from archsearch.errors import UserError, did_you_mean
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan, valid_layer, valid_stage
 
@@ -27,7 +27,7 @@ def format_value(value: object) -> str:
 
 
 class _Reader:
-    """Reads values out of one table, remembers where it stands, and refuses what is left over."""
+    """Reads the values of one table; its errors start with the file and the dotted key."""
 
     def __init__(self, source: str, where: str, table: Any) -> None:
         self.source, self.where = source, where
@@ -40,7 +40,7 @@ class _Reader:
         return f"{self.source}: {self.where}.{key}" if self.where else f"{self.source}: {key}"
 
     def only(self, allowed: Iterable[str]) -> None:
-        """Refuse keys nobody reads."""
+        """Raise UserError for a key that is not allowed."""
         known = list(allowed)
         for key in self.table:
             if key not in known:
@@ -61,7 +61,7 @@ class _Reader:
         return checked
 
     def scalar(self, key: str, kind: type) -> Any:
-        """A value that may not be a list."""
+        """One value of the right type; a list is refused."""
         if isinstance(self.table[key], (list, tuple)):
             raise UserError(f"{self.at(key)}: a list is not allowed here; give one value ({_WORDS[kind]})")
         return self.choices(key, kind)[0]
@@ -84,14 +84,14 @@ class _Reader:
         return values
 
     def need(self, *keys: str) -> None:
-        """Keys that have no default."""
+        """Raise UserError when one of these keys, which have no default, is missing."""
         for key in keys:
             if key not in self.table:
                 raise UserError(f"{self.at(key)} is missing; every {'stage' if self.where else 'space'} needs it")
 
 
 def parse(document: Document, source: str) -> Plan:
-    """Read a document; `source` (a file name) starts every error sentence. Raises UserError with the dotted key and what is allowed."""
+    """Check a document and return its plan; `source` (a file name) starts every error. Raises UserError with the dotted key and what is allowed."""
     top = _Reader(source, "", document)
     top.only(_TOP)
     top.need("stem", "stages")
@@ -166,9 +166,9 @@ def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
 
 
 def _refuse_absent_layers(reader: _Reader, tables: list[str]) -> None:
-    """A table of a layer that the stage never uses would be ignored: refuse it."""
+    """Raise UserError for a table of a layer that the stage does not have: it would be ignored."""
     for key in reader.table:
-        known = {kind for role in _TABLE_ROLES for kind in layers_of(role)}
+        known = {kind for role in _TABLE_ROLES for kind in registered_layers(role)}
         if key not in tables and key not in _STAGE and key in known:
             raise UserError(
                 f"{reader.at(key)}: {key} is no choice of this stage ({', '.join(tables)}); take the table out or add it"
@@ -176,7 +176,7 @@ def _refuse_absent_layers(reader: _Reader, tables: list[str]) -> None:
 
 
 def _refuse_idle_shared(reader: _Reader, layers: Iterable[type[Layer]]) -> None:
-    """A stage-wide field that no block of the stage has would be ignored: refuse it."""
+    """Raise UserError for a stage-wide field that no block of the stage has: it would be ignored."""
     owned = {name for layer in layers for name in own_choices(layer)}
     for key in SHARED:
         if key in reader.table and key not in owned:
@@ -184,7 +184,7 @@ def _refuse_idle_shared(reader: _Reader, layers: Iterable[type[Layer]]) -> None:
 
 
 def _layer(reader: _Reader, layer: type[Layer], key: str, *, shared: _Reader | None = None) -> LayerPlan:
-    """The plan of a layer that `key` names: its own table first, then the stage's shared fields, then the layer's own choices."""
+    """The plan of a layer that `key` names. A field takes the layer's own table, else the stage's shared field, else the layer's own choices."""
     where = f"{reader.where}.{layer.kind}"
     table = _Reader(reader.source, where, reader.table.get(layer.kind, {}))
     own = own_choices(layer)
@@ -211,7 +211,7 @@ def _layer(reader: _Reader, layer: type[Layer], key: str, *, shared: _Reader | N
 
 
 def _head(source: str, table: Any) -> tuple[LayerPlan, Choices]:
-    """The head's plan; a head has one kind."""
+    """The head's plan, and its only kind."""
     reader = _Reader(source, "head", table)
     reader.need("kind")
     kind = reader.scalar("kind", str)

@@ -1,6 +1,6 @@
-"""A document's choices, layer by layer and stage by stage, and the proof that every combination of them is a network.
+"""The choices of a space, by stage and layer, checked so that every combination of them is a network that can be built.
 
-Own choices of a layer that do not fit a map are dropped, written ones that do not are refused with their dotted name.
+A layer's own choices that do not fit a map are dropped; choices written in the file that do not fit are refused with their dotted name.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +17,11 @@ NO_POSITIONS = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
-    """A layer kind with the choices of its fields; `names` gives each field's dotted name in the search, `place` that of the key that names the layer."""
+    """A layer kind with the choices of its fields.
+
+    `names`: each field's dotted name in the search; `place`: the dotted name of the key that names the layer; `written`: fields that the file writes;
+    `fixed`: values of fields that are no choices.
+    """
 
     layer: type[Layer]
     place: str
@@ -33,7 +37,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """One stage: the choices of its entry (stem or downsample), positions, width, depth and block, and the plan of every layer these may name."""
+    """One stage: the choices of its entry (stem or downsample), positions, width, depth and block, and the plan of every layer that these name."""
 
     number: int
     width: Choices
@@ -66,12 +70,12 @@ class Plan:
 
 
 def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[StagePlan, set[Shape]]:
-    """Check every choice of the stage at every shape that can reach it; own choices that do not fit are dropped, written ones are refused.
+    """The stage with every choice checked at every shape that can reach it: own choices that do not fit are dropped, written ones raise UserError.
 
-    Returns the stage and the shapes in which it can end, those with tokens among them.
+    Also returns the shapes after the stage, with and without tokens.
     """
     width_name = f"stages.{stage.number}.width"
-    shapes = {shape.plain for shape in shapes}  # what a messenger brings along stands where its map stands
+    shapes = {shape.plain for shape in shapes}  # tokens that are kept need what their map needs
     entries: dict[str, LayerPlan] = {}
     reached: set[Shape] = set()
     for kind, plan in stage.entries.items():
@@ -90,7 +94,7 @@ def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[Stag
 
 
 def _valid_blocks(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[dict[str, LayerPlan], set[Shape]]:
-    """The blocks' plans checked alone and, where a block makes messengers, beside it; and the shapes after the stage."""
+    """The blocks' plans, checked alone and together with a block that makes messengers; and the shapes after the stage."""
     where = f"{source}: stages.{stage.number}.block"
     width_name = f"stages.{stage.number}.width"
     blocks = {kind: valid_layer(plan, shapes, source, width_name) for kind, plan in stage.blocks.items()}
@@ -113,7 +117,7 @@ def _valid_blocks(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[di
 
 
 def _messengers(plan: LayerPlan) -> list[Layer]:
-    """What a block of this plan may open its stage with; empty for most blocks."""
+    """The layers that a block of this plan may put before the first block of its stage; most blocks have none."""
     assert issubclass(plan.layer, Block)
     if plan.layer.before_first is Block.before_first:
         return []
@@ -122,12 +126,12 @@ def _messengers(plan: LayerPlan) -> list[Layer]:
 
 
 def _opened(plans: Iterable[LayerPlan], shapes: set[Shape]) -> set[Shape]:
-    """Shapes after each setting of these plans' layers."""
+    """Shapes after these plans' layers, for every setting."""
     return {plan.make(values).out(shape) for plan in plans for values in _combinations(plan) for shape in shapes}
 
 
 def _same_shared(plans: dict[str, LayerPlan], source: str) -> dict[str, LayerPlan]:
-    """Blocks that share a name must offer the same choices (a name's choices never change): keep what all of them allow."""
+    """The plans with the choices of shared names that all of them allow, since the choices of a name must not depend on the block."""
     common: dict[str, Choices] = {}
     for plan in plans.values():
         for field_name, name in plan.names.items():
@@ -144,7 +148,7 @@ def _same_shared(plans: dict[str, LayerPlan], source: str) -> dict[str, LayerPla
 
 
 def _combinations(plan: LayerPlan) -> Iterator[dict[str, Scalar]]:
-    """All values of an entry's few fields."""
+    """Every setting of the plan's fields."""
     for values in product(*plan.choices.values()):
         yield dict(zip(plan.choices, values, strict=True))
 
@@ -152,7 +156,7 @@ def _combinations(plan: LayerPlan) -> Iterator[dict[str, Scalar]]:
 def valid_layer(
     plan: LayerPlan, shapes: set[Shape], source: str, width_name: str, extra: Mapping[str, Scalar] | None = None
 ) -> LayerPlan:
-    """The plan with own choices that cannot stand at one of `shapes` dropped; a written choice that cannot is an error."""
+    """The plan without those of its own choices that do not fit one of `shapes`; a written choice that does not fit raises UserError."""
     for _ in range(2):  # a later field's bad first choice can hide what is wrong with an earlier one
         for name in plan.choices or {"": ()}:
             plan = _valid_field(plan, name, shapes, source, width_name, extra or {})
@@ -162,7 +166,7 @@ def valid_layer(
 def _valid_field(
     plan: LayerPlan, name: str, shapes: set[Shape], source: str, width_name: str, extra: Mapping[str, Scalar]
 ) -> LayerPlan:
-    """`valid_layer` for one field, the others at their first choice but those it is coupled with; their own errors are judged in their own turn."""
+    """`valid_layer` for one field, with the values of the others by `_others`; errors of the other fields are left to their own turn."""
     kept = []
     for value in plan.choices.get(name, (0,)):
         errors = (
@@ -185,7 +189,7 @@ def _valid_field(
 
 
 def _others(plan: LayerPlan, name: str) -> Iterator[dict[str, Scalar]]:
-    """The other fields' values against which a field's choices are judged: the first ones, and all of those it is coupled with."""
+    """The values of the other fields with which a field's choices are checked: the first choice, and every choice of coupled fields."""
     first = {key: values[0] for key, values in plan.choices.items()}
     coupled = [key for key in plan.layer.coupled if name in plan.layer.coupled and key != name]
     for values in product(*(plan.choices[key] for key in coupled)):
@@ -195,7 +199,7 @@ def _others(plan: LayerPlan, name: str) -> Iterator[dict[str, Scalar]]:
 def _first_error(
     plan: LayerPlan, values: Mapping[str, Scalar], shapes: set[Shape], extra: Mapping[str, Scalar]
 ) -> LayerError | None:
-    """What the layer says at the first shape it cannot stand at."""
+    """The layer's error at the first shape that it does not fit."""
     layer = plan.make(values, **extra)
     for shape in sorted(shapes):
         try:
@@ -207,7 +211,7 @@ def _first_error(
 
 
 def _check_extent(layer: Layer, shape: Shape) -> None:
-    """Nothing spatial may be larger than the map it was written for; at another input size the papers' rules pad or clip."""
+    """Raise LayerError for a window, cell or interval larger than the map. Only spaces are held to this: at other input sizes the papers' rules pad or clip."""
     side = max(shape.height, shape.width)
     for name in own_choices(type(layer)):
         if field_scale(type(layer), name) in ("window", "tiles", "interval") and getattr(layer, name) > side:

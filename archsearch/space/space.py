@@ -1,9 +1,9 @@
-"""Spaces: a file of choices, and the only door to it, `sample(pick)`; the papers' models are spaces of size one."""
+"""Spaces: the choices of a TOML file; `sample(pick)` makes an architecture of them. The papers' models are spaces of size one."""
 
 import copy
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from importlib import resources
@@ -18,22 +18,26 @@ from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StageP
 
 
 class Space:
-    """A checked space: `sample(pick)` gives an architecture, `parameters()` what there is to choose, `size` how many parameter sets there are."""
+    """A set of architectures, given by a document in the grammar of space files.
+
+    `sample(pick)` gives an architecture, `parameters()` the names with their choices, `size` the number of parameter sets. Raises UserError with the
+    file (`source`), the dotted key, what was found and what is allowed.
+    """
 
     def __init__(self, document: Document, source: str, text: str = "") -> None:
         self.plan: Plan = parse(document, source)
         self.source, self.text = source, text
         self.name = self.plan.name or Path(source).stem
-        self.fixed_names: dict[str, Scalar] = {}  # what `fixed` has fixed
+        self.fixed_names: dict[str, Scalar] = {}  # by `fixed`, with their values
 
     def sample(self, pick: Pick) -> Arch:
-        """The architecture that `pick(name, choices)` chooses; pick is asked once a name, and only for names with two choices or more."""
+        """The architecture that `pick(name, choices)` chooses; it is called once for a name, and only with two choices or more."""
         return assemble(self.plan, pick)
 
     def fixed(self, values: Mapping[str, Scalar]) -> "Space":
-        """The space with these parameters fixed, by dotted name; a value may be given as text.
+        """The space with these parameters fixed, by dotted name; a value may be text.
 
-        A name that only some architectures have constrains these. Raises UserError for a name or a value that the space does not have.
+        A name that only some architectures have is fixed in those. Raises UserError for a name or a value that the space does not have.
         """
         names = self._names
         chosen: dict[str, Scalar] = {}
@@ -42,10 +46,10 @@ class Space:
                 raise UserError(
                     f"{self.source}: no parameter {name!r}{did_you_mean(name, list(names))}; `archsearch space` lists them"
                 )
-            chosen[name] = _matching(f"{self.source}: {name}", value, names[name])
+            chosen[name] = _match_choice(f"{self.source}: {name}", value, names[name])
         space = copy.copy(self)
-        for remembered in ("_names", "_parameters"):
-            vars(space).pop(remembered, None)
+        for cached in ("_names", "_parameters"):
+            vars(space).pop(cached, None)
         stages = tuple(_fixed_stage(stage, chosen) for stage in self.plan.stages)
         space.plan = replace(self.plan, stages=stages, head=_fixed_layer(self.plan.head, chosen))
         space.fixed_names = {**self.fixed_names, **chosen}
@@ -67,7 +71,11 @@ class Space:
             raise UserError(
                 f"{self.source}: {name} has {len(choices)} choices; an architecture fixes every value (a space of size one)"
             )
-        return assemble(self.plan, _never)
+
+        def pick(name: str, choices: Sequence[Scalar]) -> Scalar:
+            raise AssertionError(f"{name} is open in a space of size one")
+
+        return assemble(self.plan, pick)
 
     def parameters(self) -> dict[str, Choices]:
         """Every name with two choices or more, conditional ones included, in the order of the file."""
@@ -81,23 +89,19 @@ class Space:
     def _names(self) -> dict[str, Choices]:
         names: dict[str, Choices] = {}
         for stage in self.plan.stages:
-            names.update(_general(stage))
+            names.update(_stage_choices(stage))
             for layer in (*stage.entries.values(), *stage.position_plans.values(), *stage.blocks.values()):
-                names.update(_fields(layer))
-        names.update(_fields(self.plan.head))
+                names.update(_layer_choices(layer))
+        names.update(_layer_choices(self.plan.head))
         return names
 
     @property
     def size(self) -> int:
         """Number of distinct parameter sets (conditional parameters counted where they apply)."""
-        return math.prod(_stage_size(stage) for stage in self.plan.stages) * _product([self.plan.head])
+        return math.prod(_count_stage(stage) for stage in self.plan.stages) * _count_settings([self.plan.head])
 
 
-def _never(name: str, choices: object) -> Any:
-    raise AssertionError(f"{name} is open in a space of size one")
-
-
-def _general(stage: StagePlan) -> dict[str, Choices]:
+def _stage_choices(stage: StagePlan) -> dict[str, Choices]:
     prefix = f"stages.{stage.number}"
     return {
         stage.entry_name: stage.entry,
@@ -109,8 +113,8 @@ def _general(stage: StagePlan) -> dict[str, Choices]:
 
 
 def _fixed_stage(stage: StagePlan, values: Mapping[str, Scalar]) -> StagePlan:
-    """The stage with these names fixed, and without the layers that it can no longer name."""
-    general = {name: (values[name],) if name in values else choices for name, choices in _general(stage).items()}
+    """The stage with these names fixed, without the layers that are no choice any more."""
+    general = {name: (values[name],) if name in values else choices for name, choices in _stage_choices(stage).items()}
     entry, positions, block, depth, width = general.values()
     kinds = {kind for one in block for kind in str(one).split("/")}
     return replace(
@@ -136,20 +140,21 @@ def _fixed_layer(layer: LayerPlan, values: Mapping[str, Scalar]) -> LayerPlan:
     return replace(layer, choices=choices)
 
 
-def _matching(where: str, value: Scalar, choices: Choices) -> Scalar:
-    """The choice that a value means: equal to it, or written like it."""
+def _match_choice(where: str, value: Scalar, choices: Choices) -> Scalar:
+    """The choice equal to a value, or written like it. Raises UserError with the nearest choice."""
     for choice in choices:
         if value == choice and isinstance(value, bool) == isinstance(choice, bool):
             return choice
-        if isinstance(value, str) and _means(value.strip(), choice):
+        if isinstance(value, str) and _is_written_like(value.strip(), choice):
             return choice
     allowed = ", ".join(map(format_value, choices))
     raise UserError(
-        f"{where}: {format_value(value)} is not among its choices{_nearest_choice(value, choices)}; allowed: {allowed}"
+        f"{where}: {format_value(value)} is not among its choices{_hint_nearest(value, choices)}; allowed: {allowed}"
     )
 
 
-def _means(text: str, choice: Scalar) -> bool:
+def _is_written_like(text: str, choice: Scalar) -> bool:
+    """`true` is True, and `4` is 4.0."""
     if isinstance(choice, bool | str):
         return text.lower() == format_value(choice).lower()
     try:
@@ -158,7 +163,7 @@ def _means(text: str, choice: Scalar) -> bool:
         return False
 
 
-def _nearest_choice(value: Scalar, choices: Choices) -> str:
+def _hint_nearest(value: Scalar, choices: Choices) -> str:
     """`, the nearest is 64` among numbers, else what is written most alike."""
     numbers = [choice for choice in choices if isinstance(choice, int | float) and not isinstance(choice, bool)]
     try:
@@ -171,23 +176,23 @@ def _nearest_choice(value: Scalar, choices: Choices) -> str:
         return ""
 
 
-def _fields(layer: LayerPlan) -> dict[str, Choices]:
+def _layer_choices(layer: LayerPlan) -> dict[str, Choices]:
     return {name: layer.choices[field] for field, name in layer.names.items()}
 
 
-def _product(layers: list[LayerPlan]) -> int:
+def _count_settings(layers: list[LayerPlan]) -> int:
     """Combinations of the layers' fields, shared names counted once."""
     names: dict[str, Choices] = {}
     for layer in layers:
-        names.update(_fields(layer))
+        names.update(_layer_choices(layer))
     return math.prod(len(choices) for choices in names.values())
 
 
-def _stage_size(stage: StagePlan) -> int:
-    entries = sum(_product([stage.entries[str(kind)]]) for kind in stage.entry)
-    blocks = sum(_product([stage.blocks[kind] for kind in str(block).split("/")]) for block in stage.block)
+def _count_stage(stage: StagePlan) -> int:
+    entries = sum(_count_settings([stage.entries[str(kind)]]) for kind in stage.entry)
+    blocks = sum(_count_settings([stage.blocks[kind] for kind in str(block).split("/")]) for block in stage.block)
     without = int(NO_POSITIONS in stage.positions)
-    positions = without + sum(_product([plan]) for plan in stage.position_plans.values())
+    positions = without + sum(_count_settings([plan]) for plan in stage.position_plans.values())
     return entries * positions * blocks * len(stage.depth) * len(stage.width)
 
 
@@ -203,7 +208,7 @@ def load_space(name: str | Path) -> Space:
 
     Raises UserError with the file, the dotted key, what was found and what is allowed.
     """
-    path = _find(name)
+    path = _find_file(name)
     try:
         text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
@@ -214,22 +219,18 @@ def load_space(name: str | Path) -> Space:
     return Space(document, source=str(name), text=text)
 
 
-def _find(name: str | Path) -> Path:
+def _find_file(name: str | Path) -> Path:
     """The file behind a path or a shipped name."""
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         if path.is_file():
             return path
         raise UserError(f"{name}: no such space file")
-    shipped = {file.stem: file for file in _shipped()}
+    files = [*sorted(spaces_folder().glob("*.toml")), *sorted((spaces_folder() / "papers").glob("*.toml"))]
+    shipped = {file.stem: file for file in files}
     if str(name) in shipped:
         return shipped[str(name)]
     raise UserError(
         f"{name}: neither a .toml file nor a shipped space or paper{did_you_mean(name, list(shipped))}; "
         "`archsearch papers` lists the papers, hybrid is the default space"
     )
-
-
-def _shipped() -> Iterator[Path]:
-    yield from sorted(spaces_folder().glob("*.toml"))
-    yield from sorted((spaces_folder() / "papers").glob("*.toml"))

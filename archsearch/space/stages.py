@@ -1,4 +1,4 @@
-"""A stage of an architecture: its layers in order, and the form in which stages that do the same at their place are one."""
+"""A stage of an architecture: its layers in order, and the form that is equal for stages that do the same at their place."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,6 +7,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from archsearch.blocks.base import Block, Layer, Scalar, Shape
+
+_ANY_MAP = Shape(1, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,24 +33,24 @@ class Stage:
 
     @property
     def opening(self) -> Layer | None:
-        """What puts tokens beside the map when the stage begins: positions with a class token, or a block's messengers."""
+        """The layer that puts tokens beside the map before the first block: positions with a class token, or messengers."""
         if self.positions and self.positions.out(_ANY_MAP).tokens:
             return self.positions
         return _first(block.before_first() for block in self.blocks)
 
     @property
     def after_first(self) -> Layer | None:
-        """What stands once after the first block."""
+        """The layer that stands once, after the first block."""
         return _first(block.after_first() for block in self.blocks)
 
     def takes_along(self, tokens: Layer | None) -> bool:
-        """Whether tokens made by this layer may come with the map into this stage: its entry brings them, and it would make the same windows."""
+        """Whether the stage takes the tokens that this layer made: its entry can keep them, and it would make the same windows itself."""
         window = getattr(tokens, "window", None)
         has_room = self.entry.takes_tokens and self.positions is None
         return window is not None and has_room and window == getattr(self.opening, "window", None)
 
     def order(self, tokens: Layer | None, *, is_first: bool, is_last: bool) -> Iterator[tuple[str, int, Layer]]:
-        """Names in the stage (numbered for blocks, from 1) and layers, in order. `tokens`: the layer whose tokens come with the map."""
+        """Name, number of the block (from 1; 0 for other layers) and layer, in order. `tokens`: the layer whose tokens come with the map."""
         yield ("stem" if is_first else "downsample"), 0, self.entry
         if self.positions:
             yield "positions", 0, self.positions
@@ -66,7 +68,7 @@ class Stage:
             yield end.kind, 0, end
 
     def form(self, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool) -> tuple["StageForm", Shape]:
-        """What the stage does where `shape` arrives (with tokens made by `tokens`), and the shape after it."""
+        """What the stage does at an input `shape`, with tokens made by `tokens`, and the shape after it."""
         entry, *inside = self.order(tokens, is_first=is_first, is_last=is_last)
         canonical_entry, shape = entry[2].canonical(shape), entry[2].out(shape)
         positions: Layer | None = None
@@ -89,7 +91,7 @@ class Stage:
 
 
 class StageForm(NamedTuple):
-    """What a stage does at its place: canonical layers, the blocks that are reached in their shortest alternation, and what stands once among them."""
+    """What a stage does at its place: canonical layers, the shortest alternation of the blocks it has, and `extras`, the layers that stand once."""
 
     entry: Layer
     positions: Layer | None
@@ -98,8 +100,9 @@ class StageForm(NamedTuple):
     extras: tuple[Layer, ...]
 
     def document(self, tokens: Layer | None, *, is_first: bool, is_last: bool) -> dict[str, Any]:
-        """The form in the grammar of space files, with what its blocks alone would not bring or take along."""
-        stage = Stage(entry=self.entry, positions=self.positions, blocks=self._written(), depth=self.depth)
+        """The form in the grammar of space files, with keys for extras and tokens that do not follow from the blocks."""
+        blocks = self.blocks[0].pair() if len(self.blocks) == 1 and self.depth > 1 else self.blocks
+        stage = Stage(entry=self.entry, positions=self.positions, blocks=blocks, depth=self.depth)
         brought = [
             layer
             for name, _, layer in stage.order(tokens, is_first=is_first, is_last=is_last)
@@ -112,15 +115,12 @@ class StageForm(NamedTuple):
             document["takes_along"] = tokens.kind
         return document
 
-    def _written(self) -> tuple[Block, ...]:
-        return self.blocks[0].pair() if len(self.blocks) == 1 and self.depth > 1 else self.blocks
-
 
 @lru_cache(maxsize=2**14)
 def canonical_documents(
     stage: Stage, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool
 ) -> tuple[str, str, Shape]:
-    """A stage's form and that of its entry as JSON, and the shape after it; remembered, since architectures of a space share their stages."""
+    """The JSON of a stage's form and of its entry, and the shape after it; cached, since architectures of a space share their stages."""
     form, after = stage.form(shape, tokens, is_first=is_first, is_last=is_last)
     return (
         to_canonical_json(form.document(tokens, is_first=is_first, is_last=is_last)),
@@ -135,20 +135,17 @@ def kind_document(layer: Layer) -> dict[str, Any]:
 
 
 def to_canonical_json(document: Any) -> str:
-    """One text for one document."""
+    """The document as JSON without spaces, keys sorted: equal documents give equal texts."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
 
-_ANY_MAP = Shape(1, 1, 1)
-
-
 def _first(layers: Iterable[Layer | None]) -> Layer | None:
-    """The first that is there."""
+    """The first that is not None."""
     return next((layer for layer in layers if layer), None)
 
 
 def shortest(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """The shortest beginning that, repeated, gives the whole sequence."""
+    """The shortest prefix whose repetition gives the sequence."""
     for period in range(1, len(blocks)):
         if all(block == blocks[index % period] for index, block in enumerate(blocks)):
             return tuple(blocks[:period])
@@ -156,7 +153,7 @@ def shortest(blocks: Sequence[Block]) -> tuple[Block, ...]:
 
 
 def layer_fields(layer: Layer) -> dict[str, Scalar]:
-    """A layer's fields but those its stage or the top level writes, and later ones at their default."""
+    """A layer's fields as its table has them: without `width` and `num_classes`, which stand elsewhere, and without `is_later` fields at their default."""
     return {
         item.name: getattr(layer, item.name)
         for item in fields(layer)
@@ -166,7 +163,7 @@ def layer_fields(layer: Layer) -> dict[str, Scalar]:
 
 
 def stage_document(stage: Stage, *, is_first: bool) -> dict[str, Any]:
-    """A stage in the grammar of space files; a kind that comes twice, which only canonical forms have, is numbered."""
+    """A stage in the grammar of space files; a kind that occurs twice, as in canonical forms only, is numbered."""
     document: dict[str, Any] = {"width": stage.width, "depth": stage.depth, "block": stage.block}
     if not is_first:
         document["downsample"] = stage.entry.kind

@@ -21,7 +21,7 @@ from roofline import PROBE, SMOKE_GEMMS, MovedBytes, Peaks, gemm_gflop_s
 from torch import Tensor, nn
 
 from archsearch import paper
-from archsearch.blocks.base import Layer, Role, layers_of
+from archsearch.blocks.base import Layer, Role, registered_layers
 from archsearch.report.tables import make_console, make_table, show
 from archsearch.space.arch import Placed
 from archsearch.space.papers import choose_papers
@@ -70,7 +70,7 @@ def cases(only: str | None) -> Iterator[Case]:
     walks = {name: list(paper(name).layers()) for name in names}
     offered = [set(stage.blocks) for stage in load_space("hybrid").plan.stages]
     for role in ROLES:
-        for kind in layers_of(role):
+        for kind in registered_layers(role):
             if only not in (None, kind):
                 continue
             found = {case.stage: case for name in reversed(walks) for case in _in_walk(name, walks[name], role, kind)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch import Arch, RunError, build, load_space, paper
-from archsearch.blocks.base import Block, Layer, LayerError, Shape, layers_of, own_choices
+from archsearch.blocks.base import Block, Layer, LayerError, Shape, own_choices, registered_layers
 from archsearch.models.count import count_flop_counter, count_fvcore
 from archsearch.space.budget import propose
 from archsearch.space.space import Space
@@ -34,7 +34,7 @@ HYBRIDS = 300
 def _cases() -> Iterator[tuple[str, Layer]]:
     """Every registered layer, each own choice of each field with the other fields at their defaults, and two combinations of last choices."""
     for role in ROLES:
-        for kind, layer in layers_of(role).items():  # type: ignore[arg-type]  # ROLES are the literals
+        for kind, layer in registered_layers(role).items():  # type: ignore[arg-type]  # ROLES are the literals
             needed = {name: 64 for name in ("width", "num_classes") if name in layer.__dataclass_fields__}
             fields = own_choices(layer)
             settings = [{name: value} for name, values in fields.items() for value in values] or [{}]
@@ -141,14 +141,16 @@ def test_cost_of_300_random_hybrids_equals_both_counters(chunk: int) -> None:
         _check_hybrid(space, params, fvcore=True)
 
 
-@pytest.mark.parametrize("first", [kind for kind, layer in layers_of("block").items() if not layer.takes_tokens])
+@pytest.mark.parametrize(
+    "first", [kind for kind, layer in registered_layers("block").items() if not layer.takes_tokens]
+)
 def test_any_two_blocks_in_one_stage_cost_what_they_are_built_of(first: str) -> None:
     """Two of the layers that a stage of such a pair gets by itself (PEG, the stage's LayerNorm) once shared an address, and so a cost."""
-    for second, layer in layers_of("block").items():
+    for second, layer in registered_layers("block").items():
         if second == first or layer.takes_tokens:
             continue
         tables = {
-            kind: {name: values[0] for name, values in own_choices(layers_of("block")[kind]).items()}
+            kind: {name: values[0] for name, values in own_choices(registered_layers("block")[kind]).items()}
             for kind in (first, second)
         }
         stages = [{"width": 64, "depth": 2, "block": f"{first}/{second}", **tables} for _ in range(2)]

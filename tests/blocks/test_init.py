@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from archsearch import build, paper, paper_names
-from archsearch.blocks.base import Shape, layers_of
+from archsearch.blocks.base import Shape, registered_layers
 from archsearch.blocks.msg import MsgBlock
 
 SIGMAS = (
@@ -265,7 +265,7 @@ def test_a_model_without_a_rate_never_drops() -> None:
 
 
 SHAPE, RATE, SAMPLES = Shape(64, 14, 14), 0.4, 64
-BY_SAMPLE = [kind for kind in layers_of("block") if kind != "msg"]
+BY_SAMPLE = [kind for kind in registered_layers("block") if kind != "msg"]
 
 
 def _assert_share(kept: Tensor) -> None:
@@ -276,7 +276,7 @@ def _assert_share(kept: Tensor) -> None:
 def _branches(kind: str) -> list[tuple[Tensor, Tensor]]:
     """(input, output) of every drop of a branch in one training step of a block, (B, ...)."""
     torch.manual_seed(3)
-    block = layers_of("block")[kind]().build(SHAPE, RATE).train()
+    block = registered_layers("block")[kind]().build(SHAPE, RATE).train()
     seen: list[tuple[Tensor, Tensor]] = []
     block.get_submodule("drop_path").register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out)))
     block(torch.randn(SAMPLES, *SHAPE.tensor).contiguous(memory_format=torch.channels_last))

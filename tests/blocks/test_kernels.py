@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch import Arch, build, paper
 from archsearch.blocks.common import from_groups, grouped_attention, to_groups
-from archsearch.blocks.kernels import Linear, attention, gelu_of
+from archsearch.blocks.kernels import Linear, apply_gelu, attention
 
 FAMILIES = (
     "davit_tiny",
@@ -99,13 +99,13 @@ def test_gelu_never_changes_what_a_hook_kept(dtype: torch.dtype) -> None:
     layer, x, kept = Linear(96, 192).to(dtype), torch.randn(2, 196, 96).to(dtype), []
     with torch.inference_mode():
         wanted = functional.gelu(functional.linear(x, layer.weight, layer.bias))
-        _assert_close(gelu_of(layer, x), wanted, TOLERANCE[dtype])
+        _assert_close(apply_gelu(layer, x), wanted, TOLERANCE[dtype])
         handle = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
-        gelu_of(layer, x)
+        apply_gelu(layer, x)
         handle.remove()
         _assert_close(kept[0], functional.linear(x, layer.weight, layer.bias), TOLERANCE[dtype])
         before = x.clone()
-        _assert_close(gelu_of(nn.Identity(), x), functional.gelu(before), TOLERANCE[dtype])
+        _assert_close(apply_gelu(nn.Identity(), x), functional.gelu(before), TOLERANCE[dtype])
         assert torch.equal(x, before)  # a layer that was taken out gives its input itself
 
 

@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 import archsearch
-from archsearch.blocks.base import layers_of, own_choices
+from archsearch.blocks.base import own_choices, registered_layers
 from archsearch.cli import main
 from archsearch.cli.live import LiveListener, watching
 from archsearch.cli.run import SAMPLER_NAMES
@@ -151,7 +151,7 @@ def test_unknown_words_are_usage_errors(cli: Cli) -> None:
 def test_blocks_lists_every_registered_layer_with_its_choices(cli: Cli) -> None:
     listed = {(item["role"], item["kind"]): item for item in document(cli("blocks", "--json"))}
     for role in ("block", "stem", "downsample", "extra", "head"):
-        for kind, layer in layers_of(role).items():
+        for kind, layer in registered_layers(role).items():
             fields = {field["name"]: field for field in listed[role, kind]["fields"]}
             for name, choices in own_choices(layer).items():
                 assert fields[name]["choices"] == list(choices)
@@ -278,11 +278,11 @@ def test_sample_of_a_file_covers_it(cli: Cli, tmp_path: Path) -> None:
     assert sampled[0]["arch_id"] in cli("sample", name, "-n", "60").stdout
 
 
-def test_an_infeasible_budget_names_the_cheapest_and_the_dearest(cli: Cli, tmp_path: Path) -> None:
+def test_an_infeasible_budget_names_the_cheapest_and_the_most_expensive(cli: Cli, tmp_path: Path) -> None:
     for arguments in (["sample"], ["run", "--papers", "none"]):
         sentence = refused(cli(*arguments, "--budget", "1T"))
         assert "cheapest" in sentence
-        assert "dearest" in sentence
+        assert "most expensive" in sentence
     assert not (tmp_path / "results").exists()
 
 

@@ -3,14 +3,12 @@
 import moocore
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from archsearch.metrics import Array
 from archsearch.samplers.ehvi import expected_improvement, undominated_boxes
 
-Floats = NDArray[np.float64]
 
-
-def _gain(front: Floats, point: Floats, reference: Floats) -> float:
+def _gain(front: Array, point: Array, reference: Array) -> float:
     """Hypervolume that `point` adds."""
     both = moocore.hypervolume(np.vstack((front, point)), ref=reference)
     return float(both - moocore.hypervolume(front, ref=reference))

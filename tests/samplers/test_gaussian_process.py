@@ -10,7 +10,7 @@ from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
 from archsearch.samplers.encoding import Encoder
-from archsearch.samplers.gaussian_process import Fit, Hyperparameters, Inputs, Posterior, kernel
+from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior, kernel
 from archsearch.samplers.observations import infer_final
 
 SPACE: dict[str, BaseDistribution] = {
@@ -51,7 +51,7 @@ def _data(number: int) -> tuple[Inputs, Any, Any, Any]:
 
 def test_likelihood_and_gradient_agree_with_scipy() -> None:
     inputs, outputs, extra, groups = _data(15)
-    fit = Fit(inputs, outputs, extra, groups)
+    fit = HyperparameterFit(inputs, outputs, extra, groups)
     covariance = kernel(inputs, inputs, groups, AT) + np.diag(AT.noise + extra)
     prior = 0.5 * (((AT.logs - fit.means) / fit.deviations) ** 2).sum()
     loss, gradient = fit.loss(AT.logs)

@@ -19,7 +19,7 @@ from optuna.trial import Trial, TrialState, create_trial
 from archsearch.errors import UserError
 from archsearch.samplers import KnownCostSampler, TablePool
 from archsearch.samplers.candidates import Costs
-from archsearch.samplers.observations import read
+from archsearch.samplers.observations import read_observations
 
 Params = dict[str, Any]
 DEPTHS, WIDTHS = [1, 2, 3, 4, 6, 8], [64, 96, 128, 192]
@@ -226,7 +226,7 @@ def test_what_was_measured_of_a_stopped_trial_counts_and_a_known_cost_is_not_tak
     add(study, params, TrialState.PRUNED, measured={"0": 0.25, "1": 7.0, "9": 1.0, "x": 2.0})
     add(study, every()[6], TrialState.PRUNED, measured=[1.0])
     for known, expected in (({}, (-0.25, 7.0)), ({1: cost}, (-0.25, cost(params)))):
-        first, second = read(study, pool, Costs(known), None, number=2).rows
+        first, second = read_observations(study, pool, Costs(known), None, number=2).rows
         assert first.values == expected  # minimised: the first objective is maximised
         assert math.isnan(second.values[0])
 

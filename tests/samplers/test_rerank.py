@@ -1,4 +1,4 @@
-"""Features that are too dear for all candidates: worked out for the best few, and believed once enough trials have them."""
+"""Features that are too expensive for all candidates: computed for the best few, and used once enough trials have them."""
 
 import random
 from typing import Any

@@ -20,7 +20,7 @@ from support.stub_evaluators import fraction, measure
 
 from archsearch.blocks.base import Scalar
 from archsearch.errors import UserError
-from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, described, make_sampler
+from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, make_sampler, params_in_space
 from archsearch.samplers.optuna_samplers import BASES
 from archsearch.search.config import RunConfig
 from archsearch.search.study.store import RunStore
@@ -154,15 +154,15 @@ def test_the_known_cost_sampler_stays_in_the_band_and_learns(space: Space, tmp_p
 
 
 def test_a_papers_model_is_described_in_the_names_of_a_space(space: Space) -> None:
-    said = described(paper("davit_tiny"), space)
+    said = params_in_space(paper("davit_tiny"), space)
     assert (said["stages.1.block"], said["stages.1.width"]) == ("window/channel", 96)
     assert said["stages.3.window.window"] == 7
     assert set(said) <= set(space.parameters())
     small = Space(tomllib.loads(SMALL), "small.toml")
-    assert described(paper("davit_tiny"), small) == {}, "another number of stages has no names for it"
+    assert params_in_space(paper("davit_tiny"), small) == {}, "another number of stages has no names for it"
     sampled = space.sample(lambda name, choices: choices[-1])
     params = {name: choices[-1] for name, choices in space.parameters().items()}
-    assert described(sampled, space).items() <= params.items()
+    assert params_in_space(sampled, space).items() <= params.items()
 
 
 @pytest.mark.slow

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from archsearch import Cost, UserError, build, load_space
 from archsearch.models.count import count_fvcore
-from archsearch.space.budget import Band, InBand, draw, extremes, in_band, mutate, propose, repair
-from archsearch.space.budget import in_band as inside
+from archsearch.space.budget import Band, InBand, cached_in_band, draw, extremes, mutate, propose, repair
 from archsearch.space.space import Space
 
 TINY = """
@@ -79,9 +78,9 @@ def every(space: Space) -> list[tuple[dict[str, Any], int]]:
 def test_extremes_are_those_of_brute_force() -> None:
     space = Space(tomllib.loads(TINY), "tiny.toml")
     macs = [cost for _, cost in every(space)]
-    cheapest, dearest = extremes(space)
+    cheapest, most_expensive = extremes(space)
     assert len(macs) == space.size
-    assert (cheapest.cost().macs, dearest.cost().macs) == (min(macs), max(macs))
+    assert (cheapest.cost().macs, most_expensive.cost().macs) == (min(macs), max(macs))
 
 
 TOKENS = """
@@ -133,9 +132,9 @@ def test_extremes_with_tokens_that_travel_are_those_of_brute_force() -> None:
     space = Space(tomllib.loads(TOKENS), "tokens.toml")
     found = every(space)
     assert len(found) == space.size
-    cheapest, dearest = extremes(space)
+    cheapest, most_expensive = extremes(space)
     macs = [cost for _, cost in found]
-    assert (cheapest.cost().macs, dearest.cost().macs) == (min(macs), max(macs))
+    assert (cheapest.cost().macs, most_expensive.cost().macs) == (min(macs), max(macs))
 
 
 def _picking(params: dict[str, Any]) -> Any:
@@ -228,8 +227,8 @@ def test_counts_with_parameters_fixed_are_those_of_brute_force() -> None:
 def test_draws_are_uniform_over_the_distinct_architectures(is_coarse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the coarse case tables of five sums stand for those of a space too large for exact ones."""
     if is_coarse:
-        monkeypatch.setattr(inside, "FEW_ROWS", 3)
-        monkeypatch.setattr(inside, "MOST_ROWS", dict.fromkeys(range(3), 5))
+        monkeypatch.setattr("archsearch.space.budget.in_band.FEW_ROWS", 3)
+        monkeypatch.setattr("archsearch.space.budget.in_band.MOST_ROWS", dict.fromkeys(range(3), 5))
     space = small()
     found = distinct(space)
     band = middle((cost.macs for cost in found.values()), share=0.3)
@@ -248,7 +247,7 @@ def test_draws_are_uniform_over_the_distinct_architectures(is_coarse: bool, monk
 @pytest.mark.slow
 def test_draws_from_the_default_space_are_in_the_band_by_fvcore() -> None:
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
-    for params, arch in in_band(space, band).draw_many(50, random.Random(0)):
+    for params, arch in cached_in_band(space, band).draw_many(50, random.Random(0)):
         assert band.contains(count_fvcore(build(arch), arch.image_size))
         assert propose(space, params, random.Random(1)) == (params, arch)
 
@@ -281,18 +280,18 @@ def test_mutation_changes_one_choice_and_what_hangs_on_it() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1000), (10**12, 2 * 10**12)])
-def test_an_infeasible_band_names_the_cheapest_and_the_dearest(low: int, high: int) -> None:
+def test_an_infeasible_band_names_the_cheapest_and_the_most_expensive(low: int, high: int) -> None:
     space = load_space("hybrid")
-    cheapest, dearest = extremes(space)
+    cheapest, most_expensive = extremes(space)
     with pytest.raises(UserError) as caught:
         draw(space, Band(low, high), random.Random(0))
     assert cheapest.describe() in str(caught.value)
-    assert dearest.describe() in str(caught.value)
+    assert most_expensive.describe() in str(caught.value)
 
 
 def test_a_neighbour_differs_in_one_stage_and_stays_in_the_band() -> None:
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.02)
-    architectures, rng = in_band(space, band), random.Random(3)
+    architectures, rng = cached_in_band(space, band), random.Random(3)
     params, arch = architectures.draw(rng)
     for _ in range(20):
         moved = architectures.near(params, rng)

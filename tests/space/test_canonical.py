@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from archsearch import build
-from archsearch.blocks.base import Block, Layer, LayerError, Shape, layers_of
+from archsearch.blocks.base import Block, Layer, LayerError, Shape, registered_layers
 from archsearch.blocks.patch import PatchStem
 from archsearch.space.arch import Arch
 from archsearch.space.budget import propose
@@ -117,7 +117,12 @@ def assert_canonical_exactly_where_equal(layers: Sequence[Layer], shape: Shape) 
 @pytest.mark.parametrize("side", [4, 1])
 def test_blocks_have_one_canonical_form_exactly_where_they_are_equal(side: int) -> None:
     shape = Shape(32, side, side)
-    layers = [layer for kind in layers_of("block").values() if kind.kind != "msg" for layer in settings_of(kind, shape)]
+    layers = [
+        layer
+        for kind in registered_layers("block").values()
+        if kind.kind != "msg"
+        for layer in settings_of(kind, shape)
+    ]
     assert_canonical_exactly_where_equal(layers, shape)
 
 
@@ -132,7 +137,7 @@ def test_blocks_have_one_canonical_form_exactly_where_they_are_equal(side: int) 
 )
 def test_entries_have_one_canonical_form_exactly_where_they_are_equal(role: Any, shape: Shape) -> None:
     layers: list[Layer] = []
-    for kind in layers_of(role).values():
+    for kind in registered_layers(role).values():
         for layer in settings_of(kind, shape):
             if isinstance(layer, PatchStem):
                 layers += [replace(layer, kernel=kernel) for kernel in (4, 7, 9)]
@@ -143,7 +148,7 @@ def test_entries_have_one_canonical_form_exactly_where_they_are_equal(role: Any,
 
 def test_positions_and_heads_have_one_canonical_form_exactly_where_they_are_equal() -> None:
     for role, shape in (("positions", Shape(8, 4, 4)), ("head", Shape(8, 4, 4)), ("head", Shape(8, 1, 1))):
-        layers = [layer for kind in layers_of(role).values() for layer in settings_of(kind, shape)]  # type: ignore[arg-type]  # literals above
+        layers = [layer for kind in registered_layers(role).values() for layer in settings_of(kind, shape)]  # type: ignore[arg-type]  # literals above
         assert_canonical_exactly_where_equal(layers, shape)
 
 

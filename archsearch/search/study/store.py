@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
 from archsearch.results import MANIFEST_FILE, Row
-from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, Proposal, described, make_sampler
-from archsearch.samplers.make import Foresee
+from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, Proposal, make_sampler, params_in_space
+from archsearch.samplers.make import PredictThroughput
 from archsearch.search.config import SPACE_FILE, RunConfig
 from archsearch.search.early_stopping import Score
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES
@@ -42,7 +42,7 @@ class RunStore:
     """A run's study, open for its one writer."""
 
     def __init__(
-        self, folder: Path, config: RunConfig, study: optuna.Study, where: str, foresee: Foresee | None = None
+        self, folder: Path, config: RunConfig, study: optuna.Study, where: str, predict: PredictThroughput | None = None
     ) -> None:
         self.folder, self.config, self.where = folder, config, where
         self._study = study
@@ -55,7 +55,7 @@ class RunStore:
             config.seed,
             self.arch_ids,
             objectives=config.objectives,
-            foresee=foresee,
+            predict=predict,
             batch_size=config.settings["batch_size"],
             features=_features_of(config),
         )
@@ -94,9 +94,9 @@ class RunStore:
     @staticmethod
     @contextlib.contextmanager
     def open(
-        folder: Path, config: RunConfig, storage_url: str | None = None, *, foresee: Foresee | None = None
+        folder: Path, config: RunConfig, storage_url: str | None = None, *, predict: PredictThroughput | None = None
     ) -> "Iterator[RunStore]":
-        """Create the run in `folder`, or go on with it, and hold it alone meanwhile; `foresee` tells the sampler images/s.
+        """Create the run in `folder`, or go on with it, and hold it alone meanwhile; `predict` tells the sampler images/s.
 
         Raises UserError when the folder holds another run or a damaged one, cannot be written, or another driver is at work in it.
         """
@@ -111,7 +111,7 @@ class RunStore:
                 with storage.storage_errors(where):
                     if storage_url is not None:
                         storage.ensure_study(backend, config.name, config.directions, document)
-                    store = _load(folder, config, backend, where, config.name if storage_url else None, foresee)
+                    store = _load(folder, config, backend, where, config.name if storage_url else None, predict)
                 replace_file(folder / SPACE_FILE, lambda path: path.write_text(config.space_text, encoding="utf-8"))
                 yield store
 
@@ -162,7 +162,7 @@ class RunStore:
         figures = self._trials[known["trial"]].phases if known else {}
         attrs = {ARCH: arch.to_dict(), CANDIDATE: candidate, **{f"{PHASE}{key}": figures[key] for key in figures}}
         if paper is not None:
-            attrs[DESCRIBED] = described(arch, self.config.space)
+            attrs[DESCRIBED] = params_in_space(arch, self.config.space)
         template = create_trial(
             state=TrialState.RUNNING,
             params=dict(proposal.params),
@@ -276,7 +276,7 @@ def _without_value(row: Row, objectives: tuple[str, ...]) -> str | None:
 
 
 def _load(
-    folder: Path, config: RunConfig, backend: Any, where: str, name: str | None, foresee: Foresee | None
+    folder: Path, config: RunConfig, backend: Any, where: str, name: str | None, predict: PredictThroughput | None
 ) -> RunStore:
     """The study behind an open storage, if it is this run's and whole."""
     try:
@@ -286,7 +286,7 @@ def _load(
             raise UserError(
                 f"{folder}: holds another run: {'; '.join(differences)}; use another --output, or ask for the same"
             )
-        return RunStore(folder, config, study, where, foresee)
+        return RunStore(folder, config, study, where, predict)
     except (KeyError, TypeError, ValueError) as error:
         raise storage.damaged(where, f"{type(error).__name__}: {error}") from error
 

@@ -1,12 +1,15 @@
-"""A band of costs."""
+"""A band of MACs or parameters, and the ends of a space's range."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from archsearch.space.arch import Arch
-from archsearch.space.budget.graph import END, Node, Params, graph_of
+from archsearch.space.budget.graph import END, Node, Params, space_graph
 from archsearch.space.space import Space
 from archsearch.units import format_count
+
+Quantity = Literal["macs", "params"]
+COLUMNS: dict[Quantity, int] = {"macs": 0, "params": 1}
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Band:
 
     @classmethod
     def around(cls, budget_macs: int, tolerance: float) -> "Band":
-        """budget +- tolerance (a fraction)."""
+        """From budget * (1 - tolerance) to budget * (1 + tolerance); the tolerance is a fraction."""
         return cls(round(budget_macs * (1 - tolerance)), round(budget_macs * (1 + tolerance)))
 
     def contains(self, number: int) -> bool:
@@ -27,17 +30,11 @@ class Band:
         return self.low <= number <= self.high
 
     def distance(self, number: int) -> int:
-        """What is missing to the nearer end; 0 inside."""
+        """Distance to the nearer end; 0 inside."""
         return max(self.low - number, number - self.high, 0)
 
     def __str__(self) -> str:
         return f"{format_count(self.low)} to {format_count(self.high)} {self.unit}"
-
-
-Quantity = Literal["macs", "params"]
-
-
-COLUMNS: dict[Quantity, int] = {"macs": 0, "params": 1}
 
 
 def extremes(space: Space, quantity: Quantity = "macs") -> tuple[Arch, Arch]:
@@ -47,7 +44,7 @@ def extremes(space: Space, quantity: Quantity = "macs") -> tuple[Arch, Arch]:
 
 def _extreme(space: Space, quantity: Quantity, sign: int) -> Arch:
     """The architecture with the least sign * cost, from the head back to the image."""
-    graph = graph_of(space)
+    graph = space_graph(space)
     best: dict[Node, tuple[int, Params]] = {END: (0, {})}
     for step in reversed(graph.steps):
         earlier: dict[Node, tuple[int, Params]] = {}
@@ -65,8 +62,8 @@ def _extreme(space: Space, quantity: Quantity, sign: int) -> Arch:
     return space.sample(lambda name, choices: params[name])
 
 
-def beyond_range(space: Space, band: Band | None, params_band: Band | None) -> str | None:
-    """The sentence for a band below or above everything that the space has; None when it is neither."""
+def explain_out_of_range(space: Space, band: Band | None, params_band: Band | None) -> str | None:
+    """The error sentence for a band that lies below or above the whole range of the space, else None."""
     bounds: list[tuple[Quantity, Band | None]] = [("macs", band), ("params", params_band)]
     for quantity, bound in bounds:
         if bound is None:
@@ -74,6 +71,6 @@ def beyond_range(space: Space, band: Band | None, params_band: Band | None) -> s
         ends = [(int(getattr(arch.cost(), quantity)), arch) for arch in extremes(space, quantity)]
         if ends[0][0] > bound.high or ends[1][0] < bound.low:
             words = [f"{format_count(number)} ({arch.describe()})" for number, arch in ends]
-            least, most = {"macs": ("cheapest", "dearest"), "params": ("smallest", "largest")}[quantity]
+            least, most = {"macs": ("cheapest", "most expensive"), "params": ("smallest", "largest")}[quantity]
             return f"{space.source}: no architecture has {bound}; the {least} architecture of the space has {words[0]}, the {most} {words[1]}"
     return None

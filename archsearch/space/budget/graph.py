@@ -1,7 +1,7 @@
-"""A space as a graph: a path through it is a distinct architecture, and every edge a layer or a run of blocks with its exact cost.
+"""A space as a graph: a path through it is a distinct architecture, and an edge is a layer or a sequence of blocks with its exact cost.
 
-Its nodes are what couples a stage to the next one: the shape of the map with its tokens, and the layer that made these. Each stage is two steps, its
-entry and what follows it; the head is the last step. Forms that do the same at their place (`StageForm`) are one edge.
+A node holds all that a stage hands to the next one: the shape of the map with its tokens, and the layer that made the tokens. Each stage is two steps, its
+entry and the rest of it; the head is the last step. Forms that do the same at their place (`StageForm`) are one edge.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -25,11 +25,11 @@ Integers = NDArray[np.int64]
 
 
 class Node(NamedTuple):
-    """Between two steps: the shape, who made the tokens beside the map, and whose tokens the entry left behind though it could bring them."""
+    """A state between two steps."""
 
     shape: Shape
-    maker: Layer | None = None
-    left: Layer | None = None
+    maker: Layer | None = None  # the layer that made the tokens beside the map
+    left: Layer | None = None  # the layer whose tokens the entry dropped, though it could have kept them
 
 
 END = Node(Shape(0, 0, 0))
@@ -39,14 +39,14 @@ class Options:
     """The distinct forms of one step between two nodes."""
 
     def __init__(self) -> None:
-        self.params: list[Params] = []  # of each form, the first that was met
-        self.blocks: list[str] = []  # what the stage's block is called in the space
-        self.index: dict[frozenset[tuple[str, Scalar]], int] = {}  # every setting of parameters -> its form
+        self.params: list[Params] = []  # the first parameters found for each form
+        self.blocks: list[str] = []  # each form's block, as the space names it
+        self.index: dict[frozenset[tuple[str, Scalar]], int] = {}  # form of each setting of the parameters
         self._costs: list[Cost] = []
         self._forms: dict[Hashable, int] = {}
 
     def add(self, form: Hashable, cost: Cost, params: Params, block: str = "") -> None:
-        """One setting; it becomes an option unless another one has the same form."""
+        """Add one setting of the parameters; it becomes an option unless another one has the same form."""
         number = self._forms.setdefault(form, len(self._costs))
         if number == len(self._costs):
             self._costs.append(cost)
@@ -87,21 +87,21 @@ class Graph:
 _GRAPHS: WeakKeyDictionary[Space, Graph] = WeakKeyDictionary()
 
 
-def graph_of(space: Space) -> Graph:
-    """The graph of a space, made once; 0.1 s for the default space."""
+def space_graph(space: Space) -> Graph:
+    """The graph of a space, cached; building it takes 0.1 s for the default space."""
     if space not in _GRAPHS:
-        _GRAPHS[space] = _graph(space)
+        _GRAPHS[space] = _build_graph(space)
     return _GRAPHS[space]
 
 
-def _graph(space: Space) -> Graph:
+def _build_graph(space: Space) -> Graph:
     plan, open_names = space.plan, frozenset(space.parameters())
     start = Node(Shape(3, plan.image_size, plan.image_size))
     nodes: Iterable[Node] = [start]
     steps: list[Step] = []
     for stage in plan.stages:
         steps.append({node: _entries(stage, node, open_names) for node in nodes})
-        inside = _Inside(stage, open_names, is_last=stage is plan.stages[-1])
+        inside = _StageBody(stage, open_names, is_last=stage is plan.stages[-1])
         steps.append({node: inside.options(node) for node in _ends(steps[-1])})
         nodes = _ends(steps[-1])
     steps.append({node: {END: _heads(space, node, open_names)} for node in nodes})
@@ -113,20 +113,20 @@ def _ends(step: Step) -> dict[Node, None]:
 
 
 def _entries(stage: StagePlan, node: Node, open_names: frozenset[str]) -> dict[Node, Options]:
-    """Every entry layer of the stage; one that can bring tokens stands twice, with and without them."""
+    """Every entry layer of the stage by the node after it; one that can keep tokens is listed with and without them."""
     found: dict[Node, Options] = {}
     for kind, width in product(stage.entry, stage.width):
         plan = stage.entries[str(kind)]
         for names, values in _settings([plan]):
             layer = plan.make(values[0], width=width)
-            can_bring = node.maker is not None and layer.takes_tokens
+            can_keep = node.maker is not None and layer.takes_tokens
             params = {stage.entry_name: kind, f"stages.{stage.number}.width": width, **names}
-            for brought in (False, True) if can_bring else (False,):
-                given = node.shape if brought else node.shape.plain
-                maker, left = (node.maker, None) if brought else (None, node.maker if can_bring else None)
+            for is_kept in (False, True) if can_keep else (False,):
+                given = node.shape if is_kept else node.shape.plain
+                maker, left = (node.maker, None) if is_kept else (None, node.maker if can_keep else None)
                 entered = Node(layer.out(given), maker, left)
                 found.setdefault(entered, Options()).add(
-                    layer.canonical(given), layer.cost(given), _only(params, open_names)
+                    layer.canonical(given), layer.cost(given), _open_params(params, open_names)
                 )
     return found
 
@@ -136,29 +136,29 @@ def _heads(space: Space, node: Node, open_names: frozenset[str]) -> Options:
     for names, values in _settings([space.plan.head]):
         head = space.plan.head.make(values[0], num_classes=space.plan.num_classes)
         shape = node.shape if head.takes_tokens else node.shape.plain
-        found.add(head.canonical(shape), head.cost(shape), _only(names, open_names))
+        found.add(head.canonical(shape), head.cost(shape), _open_params(names, open_names))
     return found
 
 
-class _Inside:
-    """Positions, blocks, depths and fields of a stage after its entry."""
+class _StageBody:
+    """A stage after its entry: positions, blocks, depths and fields."""
 
     def __init__(self, stage: StagePlan, open_names: frozenset[str], *, is_last: bool) -> None:
         self.stage, self.open_names, self.is_last = stage, open_names, is_last
 
     def options(self, node: Node) -> dict[Node, Options]:
-        """Every form for what the entry gives, by what the stage hands on."""
+        """Every form of the stage from this node, by the node after it."""
         found: dict[Node, Options] = {}
         prefix = f"stages.{self.stage.number}"
         for stage, params in self._stages(node):
             for end, form, cost, depth in self._depths(stage, node):
-                names = _only({**params, f"{prefix}.depth": depth}, self.open_names)
+                names = _open_params({**params, f"{prefix}.depth": depth}, self.open_names)
                 found.setdefault(end, Options()).add(form, cost, names, str(params[f"{prefix}.block"]))
         return found
 
     def _stages(self, node: Node) -> Iterator[tuple[Stage, Params]]:
-        """Every positions, block and fields, at depth 1, that take along the tokens which were brought and those alone."""
-        entry = _Paid(width=node.shape.channels)
+        """Every setting of positions, block and fields, at depth 1, that takes exactly the tokens which the entry kept."""
+        entry = _EntryStandIn(width=node.shape.channels)
         for (positions, position_params), block in product(list(self._positions()), self.stage.block):
             plans = [self.stage.blocks[kind] for kind in str(block).split("/")]
             for names, values in _settings(plans):
@@ -179,7 +179,7 @@ class _Inside:
                 yield plan.make(values[0]), {name: kind, **names}
 
     def _depths(self, stage: Stage, node: Node) -> Iterator[tuple[Node, Hashable, Cost, int]]:
-        """The stage at each of its depths: what stands in it once, and as many blocks."""
+        """The stage at each of its depths: layers that it has once, and `depth` blocks."""
         form, shape = stage.form(node.shape, node.maker, is_first=False, is_last=True)
         once, at = Cost(), node.shape
         for layer in filter(None, (stage.positions, *form.extras)):
@@ -197,20 +197,20 @@ class _Inside:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Paid(Layer):
-    """Stands for an entry that has already been paid."""
+class _EntryStandIn(Layer):
+    """In place of the entry, whose cost is counted by the step before."""
 
     takes_tokens: ClassVar[bool] = True
     width: int
 
 
 def _settings(plans: list[LayerPlan]) -> Iterator[tuple[Params, list[Params]]]:
-    """Every setting of the plans' fields, shared names moved together: by dotted name, and by field for each plan."""
+    """Every setting of the plans' fields, shared names equal in all: by dotted name, and by field for each plan."""
     choices: dict[str, Choices] = {name: plan.choices[field] for plan in plans for field, name in plan.names.items()}
     for values in product(*choices.values()):
         names = dict(zip(choices, values, strict=True))
         yield names, [{field: names[name] for field, name in plan.names.items()} for plan in plans]
 
 
-def _only(params: Mapping[str, Scalar], names: frozenset[str]) -> Params:
+def _open_params(params: Mapping[str, Scalar], names: frozenset[str]) -> Params:
     return {name: value for name, value in params.items() if name in names}

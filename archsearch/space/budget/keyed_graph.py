@@ -1,4 +1,7 @@
-"""A graph whose costs are single integers: a sum of keys is the key of a sum, the first bounded quantity shifted by `bits` plus the second."""
+"""The graph of a space with one integer, a key, for the costs of an edge: keys are added where costs are.
+
+Of two bounded quantities the second fills the lowest `bits` of the key, so wide that no sum overflows, and the first the bits above.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ Weights = NDArray[Any]  # int64, or float64 where a table holds more paths than 
 
 
 class Keys:
-    """Sums in ascending order without repeats, and how many paths have each."""
+    """Sums of keys in ascending order without repeats, and how many paths have each."""
 
     def __init__(self, keys: Integers, weights: Weights) -> None:
         self.keys, self.weights = _merged(keys, weights)
@@ -24,17 +27,17 @@ class Keys:
 
     @cached_property
     def before(self) -> Weights:
-        """Paths before each row, and all of them last."""
+        """Number of paths before each row, and at the end of all."""
         return np.concatenate((np.zeros(1, self.weights.dtype), np.cumsum(self.weights)))
 
     def find(self, wanted: Integers) -> Weights:
-        """Paths of exactly these sums; there is at least one row."""
+        """Number of paths with exactly these sums; needs at least one row."""
         places = np.minimum(self.keys.searchsorted(wanted), len(self.keys) - 1)
         return np.where(self.keys[places] == wanted, self.weights[places], 0)
 
 
 def _merged(keys: Integers, weights: Weights) -> tuple[Integers, Weights]:
-    """Sorted, equal keys together. Where both fit into one integer the weights are sorted beside their keys: half the time of an argsort."""
+    """Sorted, with equal keys merged. Where key and weight fit into one integer they are sorted as one, in half the time of an argsort."""
     if len(keys) < 2:
         return keys, weights
     bits = int(weights.max()).bit_length()
@@ -49,7 +52,7 @@ def _merged(keys: Integers, weights: Weights) -> tuple[Integers, Weights]:
 
 
 class Edge(Keys):
-    """The options of one step between two nodes, those of equal key together."""
+    """The options of one step between two nodes, equal keys merged."""
 
     def __init__(self, keys: Integers) -> None:
         super().__init__(keys, np.ones(len(keys), np.int64))
@@ -65,14 +68,14 @@ Path = list[tuple[Node, Node, int]]  # from node to node by which option
 
 
 class Box(NamedTuple):
-    """Lowest and highest cost in each bounded quantity, both ends included."""
+    """Lowest and highest cost of each bounded quantity, both included."""
 
     low: tuple[int, ...]
     high: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class KeyedGraph:
     """Keyed steps from `start` to END; the second bounded quantity has the key's lowest `bits`."""
 
     start: Node
@@ -81,7 +84,7 @@ class Network:
 
     @cached_property
     def num_paths(self) -> int:
-        """Paths from end to end, whatever they cost."""
+        """Number of paths from `start` to END at any cost."""
         ways = {END: 1}
         for step in reversed(self.steps):
             earlier: dict[Node, int] = {}
@@ -91,16 +94,16 @@ class Network:
         return ways[self.start]
 
     def arrows(self, number: int, *, is_forward: bool) -> Iterable[Arrow]:
-        """A step's edges, turned round to walk back from END."""
+        """The edges of a step; backward with their ends swapped."""
         return self.steps[number] if is_forward else [(end, node, edge) for node, end, edge in self.steps[number]]
 
     def leading_to(self, number: int, node: Node, *, is_forward: bool) -> list[tuple[Node, Edge]]:
-        """Edges of a step that end in the node, with the nodes they come from."""
+        """Edges of a step into the node, with the nodes they come from."""
         return self._leading[is_forward][number].get(node, [])
 
     @cached_property
     def _leading(self) -> tuple[list[dict[Node, list[tuple[Node, Edge]]]], ...]:
-        """Backward, forward: for each step, edges by the node in which they end."""
+        """For backward and forward: for each step, edges by the node they lead to."""
         both = []
         for is_forward in (False, True):
             steps: list[dict[Node, list[tuple[Node, Edge]]]] = []
@@ -113,7 +116,7 @@ class Network:
         return tuple(both)
 
     def ranges(self, *, is_forward: bool) -> list[dict[Node, tuple[int, int]]]:
-        """Least and most of the first quantity from one end of the network to each node, for the places between the steps in their order."""
+        """Least and most of the first quantity between one end of the graph and each node; one dictionary for each place between steps, in their order."""
         found = [{self.start if is_forward else END: (0, 0)}]
         numbers = range(len(self.steps))
         for number in numbers if is_forward else reversed(numbers):

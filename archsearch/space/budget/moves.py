@@ -13,13 +13,13 @@ from archsearch.space.space import Space
 
 _MOVES = 60
 _NEIGHBOURS = 8
-_BANDS_KEPT = 4  # of a space; tables take some tens of megabytes
-_KNOWN: WeakKeyDictionary[Space, dict[tuple[Band | None, Band | None], InBand]] = WeakKeyDictionary()
+_BANDS_KEPT = 4  # for each space; the tables of a band take some tens of megabytes
+_CACHE: WeakKeyDictionary[Space, dict[tuple[Band | None, Band | None], InBand]] = WeakKeyDictionary()
 
 
-def in_band(space: Space, band: Band | None, params_band: Band | None = None) -> InBand:
-    """The architectures of a space in a band, with the tables of a few bands kept. Raises UserError when there are none."""
-    known = _KNOWN.setdefault(space, {})
+def cached_in_band(space: Space, band: Band | None, params_band: Band | None = None) -> InBand:
+    """The architectures of a space in a band; the tables of the last few bands are cached. Raises UserError when there are none."""
+    known = _CACHE.setdefault(space, {})
     key = (band, params_band)
     if key not in known:
         known[key] = InBand(space, band, params_band)
@@ -29,7 +29,7 @@ def in_band(space: Space, band: Band | None, params_band: Band | None = None) ->
 
 
 def propose(space: Space, params: Params, rng: random.Random) -> tuple[Params, Arch]:
-    """The architecture of `params`, with what they leave open drawn at random; returns the parameters really used."""
+    """The architecture of `params`, missing names drawn at random; with the parameters that were used."""
     used: Params = {}
 
     def pick(name: str, choices: Iterable[Scalar]) -> Scalar:
@@ -42,11 +42,11 @@ def propose(space: Space, params: Params, rng: random.Random) -> tuple[Params, A
 
 def draw(space: Space, band: Band, rng: random.Random) -> tuple[Params, Arch]:
     """A uniform draw from the distinct architectures in the band. Raises UserError when there is none."""
-    return in_band(space, band).draw(rng)
+    return cached_in_band(space, band).draw(rng)
 
 
 def repair(space: Space, band: Band, params: Params, rng: random.Random) -> tuple[Params, Arch]:
-    """An in-band architecture near the proposal: itself when inside, else a few one-parameter moves towards the band, else a fresh draw."""
+    """An architecture in the band near the proposal: itself when inside, else after some one-parameter moves towards the band, else a uniform draw."""
     used, arch = propose(space, params, rng)
     gap = band.distance(arch.cost().macs)
     for _ in range(_MOVES):
@@ -73,4 +73,4 @@ def mutate(space: Space, params: Params, rng: random.Random) -> tuple[Params, Ar
 
 def check_feasible(space: Space, band: Band) -> None:
     """Raise UserError when no architecture of the space lies in the band."""
-    in_band(space, band)
+    cached_in_band(space, band)

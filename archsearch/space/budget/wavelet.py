@@ -1,4 +1,4 @@
-"""How much weight a slice of rows has below a value, for millions of slices at once: a wavelet matrix with weights (Claude and Navarro, SPIRE 2012)."""
+"""A wavelet matrix with weights (Claude and Navarro, SPIRE 2012): how much weight the rows of a slice have below a value, for millions of slices at once."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Dominance:
-    """Rows with a value and a weight each; built in O(n log n), a query in O(log n)."""
+class WaveletMatrix:
+    """Rows with a value (n,) and a weight (n,) each; built in O(n log n), a query takes O(log n)."""
 
     def __init__(self, values: NDArray[np.int64], weights: NDArray[Any]) -> None:
         self.distinct, ranks = np.unique(values, return_inverse=True)
@@ -21,7 +21,7 @@ class Dominance:
             ranks, weights = ranks[order], weights[order]
 
     def below(self, start: NDArray[np.int64], stop: NDArray[np.int64], value: NDArray[np.int64]) -> NDArray[Any]:
-        """Weight of the rows from `start` up to but not `stop` whose value is below `value`, for arrays of these."""
+        """Weight of the rows [start, stop) whose value is below `value`, for arrays (q,) of queries -> (q,)."""
         rank = np.searchsorted(self.distinct, value)
         total = np.zeros(len(start), self.levels[0][2].dtype)
         for bit, lows, weight_of_lows in self.levels:

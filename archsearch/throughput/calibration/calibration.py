@@ -101,7 +101,7 @@ class Calibration:
         if arch.image_size != self.key.image_size:
             return None
         total = self.fit.intercept
-        for ms in arch.along(self._layer_time):
+        for ms in arch.map_layers(self._layer_time):
             if ms is None:
                 return None
             total += ms

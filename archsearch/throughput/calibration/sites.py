@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
-from archsearch.blocks.base import Layer, Scalar, Shape, layers_of
+from archsearch.blocks.base import Layer, Scalar, Shape, registered_layers
 from archsearch.errors import UserError
 from archsearch.space.arch import Arch
 from archsearch.space.budget import propose
@@ -45,7 +45,7 @@ class Site(NamedTuple):
     def from_dict(document: dict[str, Any]) -> "Site":
         """The site that `to_dict` wrote; UserError for a layer that this version does not know."""
         try:
-            layer = layers_of(document["role"])[document["kind"]](**document["fields"])
+            layer = registered_layers(document["role"])[document["kind"]](**document["fields"])
             return Site(layer, Shape(*map(int, document["shape"])))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"no layer of this version: {document!r:.120}") from error
