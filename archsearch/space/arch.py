@@ -1,6 +1,7 @@
 """An architecture: frozen, hashable, priced exactly; one walk over its layers serves cost, build and report."""
 
 import hashlib
+import html
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from archsearch.errors import UserError
 from archsearch.space.grammar import Document, parse
 from archsearch.space.plan import LayerPlan, Plan, StagePlan
 from archsearch.space.stages import Stage, canonical_documents, kind_document, stage_document, to_canonical_json
+from archsearch.units import format_count
 
 T = TypeVar("T")
 Pick = Callable[[str, Sequence[Scalar]], Scalar]
@@ -179,6 +181,49 @@ class Arch:
     def describe(self) -> str:
         """One line: `hilo 96x2 - lka 192x3 - ...` (block, width x depth)."""
         return " - ".join(f"{stage.block} {stage.width}x{stage.depth}" for stage in self.stages)
+
+    def __repr__(self) -> str:
+        cost, name = self.cost(), f"{self.name} " if self.name else ""
+        return (
+            f"<Arch {name}{self.arch_id}: {self.describe()}, "
+            f"{format_count(cost.macs)} MACs, {format_count(cost.params)} params>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The stages as a table for notebooks: layers, output map, MACs and parameters of each, and those of the head."""
+        rows: dict[str, list[Placed]] = {}
+        for placed in self.layers():
+            first, *rest = placed.path.split(".")
+            rows.setdefault("1" if first == "stem" else rest[0] if rest else first, []).append(placed)
+        cells = [
+            [
+                key,
+                *(_stage_cells(self.stages[int(key) - 1]) if key != "head" else [self.head.kind, "", "", ""]),
+                f"{placed[-1].out.height}x{placed[-1].out.width}",
+                format_count(sum(one.layer.cost(one.shape).macs for one in placed)),
+                format_count(sum(one.layer.cost(one.shape).params for one in placed)),
+            ]
+            for key, placed in rows.items()
+        ]
+        return html_table(
+            repr(self)[1:-1], ["stage", "entry", "block", "width", "depth", "map", "MACs", "params"], cells
+        )
+
+
+def _stage_cells(stage: Stage) -> list[str]:
+    """Entry with its positions, block, width and depth."""
+    positions = f" + {stage.positions.kind}" if stage.positions else ""
+    return [f"{stage.entry.kind}{positions}", stage.block, str(stage.width), str(stage.depth)]
+
+
+def html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain HTML table; caption and cells are text, and are escaped."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f"<table><caption>{html.escape(caption)}</caption>{line('th', columns)}{body}</table>"
 
 
 def _path(number: int, name: str, index: int) -> str:

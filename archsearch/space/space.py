@@ -12,9 +12,11 @@ from typing import Any
 
 from archsearch.blocks.base import Scalar
 from archsearch.errors import UserError, did_you_mean
-from archsearch.space.arch import Arch, Pick, assemble
+from archsearch.space.arch import Arch, Pick, assemble, html_table
 from archsearch.space.grammar import Document, format_value, parse
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
+
+_PLAIN = 10**6  # up to here a number is shown whole
 
 
 class Space:
@@ -54,6 +56,25 @@ class Space:
         space.plan = replace(self.plan, stages=stages, head=_fixed_layer(self.plan.head, chosen))
         space.fixed_names = {**self.fixed_names, **chosen}
         return space
+
+    def __repr__(self) -> str:
+        fixed = "".join(f", {name}={format_value(value)}" for name, value in self.fixed_names.items())
+        size = f"{self.size:,}" if self.size < _PLAIN else f"{float(self.size):.3e}"
+        return (
+            f"<Space {self.name}: {len(self.plan.stages)} stages, {size} parameter set{'s' * (self.size > 1)}{fixed}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The choices of each stage as a table for notebooks; `parameters()` has those of the layers' fields."""
+
+        def words(choices: Choices) -> str:
+            return ", ".join(map(format_value, choices))
+
+        rows = [
+            [str(stage.number), *map(words, (stage.entry, stage.positions, stage.block, stage.width, stage.depth))]
+            for stage in self.plan.stages
+        ]
+        return html_table(repr(self)[1:-1], ["stage", "entry", "positions", "block", "width", "depth"], rows)
 
     @property
     def is_single(self) -> bool:

@@ -1,10 +1,12 @@
 """The grammar: what a space file may say, and one clear sentence for what it may not."""
 
+import dataclasses
 import json
 import random
 import tomllib
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -48,6 +50,11 @@ def first_stage(**changes: Any) -> dict[str, Any]:
         **document,
         "stages": [{key: value for key, value in table.items() if value is not None}, document["stages"][1]],
     }
+
+
+def rows_of_html(text: str) -> list[list[str]]:
+    """The cells of a table, which must be well-formed."""
+    return [[cell.text or "" for cell in row] for row in ElementTree.fromstring(text).iter("tr")]
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -343,3 +350,50 @@ def test_bad_bounds_of_a_space_are_one_sentence(arguments: list[str], words: str
 
 def test_spaces_folder_holds_the_default_space() -> None:
     assert (spaces_folder() / "hybrid.toml").is_file()
+
+
+def test_an_architecture_shows_itself_in_one_line_and_as_a_table() -> None:
+    arch = paper("davit_tiny")
+    assert repr(arch) == str(arch)
+    assert repr(arch) == f"<Arch davit_tiny {arch.arch_id}: {arch.describe()}, 4.54G MACs, 28.36M params>"
+    unnamed = Arch.from_dict({**arch.to_dict(), "name": ""})
+    assert repr(unnamed).startswith(f"<Arch {arch.arch_id}: ")
+    table = rows_of_html(arch._repr_html_())
+    assert table[0] == ["stage", "entry", "block", "width", "depth", "map", "MACs", "params"]
+    assert table[3][:6] == ["3", "patch", "window/channel", "384", "6", "14x14"]
+    assert table[5][:2] == ["head", "pool"]
+    assert len(table) == 6
+
+
+def test_the_table_of_an_architecture_adds_up_to_its_cost() -> None:
+    """Every layer is in one row: tokens, positions and layers that blocks bring are counted with their stage, tokens that end with the one before."""
+    for name in ("pvt_tiny", "msg_transformer_tiny", "twins_svt_small", "van_b0"):
+        arch = paper(name)
+        table = rows_of_html(arch._repr_html_())
+        units = {"K": 1e3, "M": 1e6, "G": 1e9}
+        for column, total in ((-2, arch.cost().macs), (-1, arch.cost().params)):
+            shown = [row[column] for row in table[1:]]
+            figures = [float(text[:-1]) * units[text[-1]] if text[-1] in units else float(text) for text in shown]
+            assert sum(figures) == pytest.approx(total, rel=0.005)
+
+
+def test_a_space_shows_itself_in_one_line_and_as_a_table() -> None:
+    space = Space(small(), "small.toml")
+    assert repr(space) == str(space) == f"<Space small: 2 stages, {space.size:,} parameter sets>"
+    assert repr(load_space("van_b0")) == "<Space van_b0: 4 stages, 1 parameter set>"
+    assert repr(space.fixed({"stages.2.downsample": "patch"})).endswith("parameter sets, stages.2.downsample=patch>")
+    assert rows_of_html(space._repr_html_()) == [
+        ["stage", "entry", "positions", "block", "width", "depth"],
+        ["1", "patch", "none", "mlp, hilo, lsa/gsa", "32, 64", "1, 2"],
+        ["2", "patch, deformable", "none", "lka", "64", "1"],
+    ]
+
+
+def test_names_are_escaped_in_tables() -> None:
+    name = "<b>&small"
+    for html in (
+        Space(small(name=name), "small.toml")._repr_html_(),
+        dataclasses.replace(paper("van_b0"), name=name)._repr_html_(),
+    ):
+        assert "&lt;b&gt;&amp;small" in html
+        assert "<b>" not in html
