@@ -52,12 +52,10 @@ class MessengerAttention(nn.Module):
         query, key, value = (
             split_heads(part, self.head_dim) for part in self.qkv(tokens.flatten(0, 1)).chunk(3, dim=-1)
         )
-        out = attention(query, key, value, self._bias())
+        bias = cached_tensor(self, (bias_table(self), self.rel_pos_msg), self._window_bias)
+        out = attention(query, key, value, bias)
         projected: Tensor = self.proj(merge_heads(out).view(tokens.shape))
         return projected
-
-    def _bias(self) -> Tensor:
-        return cached_tensor(self, (bias_table(self), self.rel_pos_msg), self._window_bias)
 
     def _window_bias(self) -> Tensor:
         """(1, heads, 1 + n, 1 + n): the first row and column are the messenger's."""

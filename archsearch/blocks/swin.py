@@ -90,13 +90,12 @@ class ShiftedWindowAttention(nn.Module):
     def _bias(self, height: int, width: int, shift: int) -> Tensor:
         """(1, heads, N, N), or (windows, heads, N, N) for a shifted map."""
         bias = relative_bias(self)
-        return bias + self._mask(height, width, shift)[:, None].to(bias.dtype) if shift else bias
-
-    def _mask(self, height: int, width: int, shift: int) -> Tensor:
-        """The mask of the map it was built for, or a new one."""
-        if self.attn_mask is not None and (height, width) == self.size:
-            return self.attn_mask
-        return shift_mask(height, width, self.window, shift).to(self.qkv.weight.device)
+        if not shift:
+            return bias
+        mask = self.attn_mask
+        if mask is None or (height, width) != self.size:
+            mask = shift_mask(height, width, self.window, shift).to(bias.device)
+        return bias + mask[:, None].to(bias.dtype)
 
 
 @register

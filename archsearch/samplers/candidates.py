@@ -62,7 +62,7 @@ class Candidates:
         costs: list[tuple[float, ...]] = []
         for params in found:
             key = None if params is None else self._pool.key(params)
-            if params is None or key is None or key in self._keys or (self._fixed and not self._agrees(params)):
+            if params is None or key is None or key in self._keys or not self._fixed.items() <= params.items():
                 continue
             self._keys.add(key)
             found_costs = self._costs.get(key, params, self._signs)
@@ -74,9 +74,6 @@ class Candidates:
         self.encoded = np.vstack((self.encoded, self._encoder.encode(new)))
         self.costs = np.vstack((self.costs, np.array(costs).reshape(len(new), self.costs.shape[1])))
         return slice(start, len(self.params))
-
-    def _agrees(self, params: Params) -> bool:
-        return all(name in params and params[name] == value for name, value in self._fixed.items())
 
 
 def breed(pool: Pool, parents: Sequence[Params], number: int, rng: random.Random) -> Iterable[Params | None]:

@@ -108,7 +108,7 @@ class KnownCostSampler(ProposingSampler):
     def _choose(self, study: Study, number: int, fixed: Mapping[str, Any]) -> Params | None:
         self._check(study)
         pool = self._pool if self._pool is not None else LearnedPool(study, number, self._seed)
-        unknown = self._unknown(study)
+        unknown = [index for index in range(len(study.directions)) if index not in self._costs.known]
         curve_of = self._curve_of if self._curve_of is not None else min(unknown, default=None)
         observations = read_observations(study, pool, self._costs, curve_of, number, self._describe)
         rng = self._rng(number)
@@ -150,9 +150,6 @@ class KnownCostSampler(ProposingSampler):
 
     def _rng(self, number: int) -> random.Random:
         return random.Random(f"{self._seed}/{number}")
-
-    def _unknown(self, study: Study) -> list[int]:
-        return [index for index in range(len(study.directions)) if index not in self._costs.known]
 
     def _check(self, study: Study) -> None:
         number = len(study.directions)

@@ -59,7 +59,8 @@ class Reranker:
         known: Sequence[int],
     ) -> Params:
         """One of `best`, whose known objectives are `costs` (N, K): the first while too few trials have features."""
-        by_trial = _trial_features(study)
+        attributes = {trial.number: trial.user_attrs.get(FEATURES) for trial in study.get_trials(deepcopy=False)}
+        by_trial = {number: found for number, found in attributes.items() if isinstance(found, Mapping) and found}
         measured = {
             index: [row for row in observations.measured(index, known) if row.number in by_trial] for index in unknown
         }
@@ -97,12 +98,6 @@ class Reranker:
         if key not in self._found:
             self._found[key] = self._features(params)
         return self._found[key]
-
-
-def _trial_features(study: Study) -> dict[int, Features]:
-    """The features of the trials that have some, by number."""
-    attributes = {trial.number: trial.user_attrs.get(FEATURES) for trial in study.get_trials(deepcopy=False)}
-    return {number: found for number, found in attributes.items() if isinstance(found, Mapping) and found}
 
 
 def _feature_distributions(names: Sequence[str], every: Sequence[Features]) -> dict[str, BaseDistribution]:

@@ -67,7 +67,9 @@ class Arch:
         shape = self._input(image_size, in_chans)
         for number, name, index, layer in self._order():
             out = layer.out(shape)
-            yield Placed(_path(number, name, index), layer, shape, out)
+            numbered = f"{name}.{index}" if index else name
+            path = name if name in ("stem", "head") else f"stages.{number}.{numbered}"
+            yield Placed(path, layer, shape, out)
             shape = out
 
     def _input(self, image_size: ImageSize | None, in_chans: int = 3) -> Shape:
@@ -176,7 +178,12 @@ class Arch:
     @staticmethod
     def from_dict(document: Document, source: str = "architecture") -> "Arch":
         """Read an architecture; raises UserError when a value is missing, wrong or a list of choices."""
-        return assemble(parse(document, source), _refuse(source))
+
+        def refuse(name: str, choices: Sequence[Scalar]) -> Scalar:
+            open_choices = ", ".join(map(str, choices))
+            raise UserError(f"{source}: {name} is open ({open_choices}); an architecture fixes every value")
+
+        return assemble(parse(document, source), refuse)
 
     def describe(self) -> str:
         """One line: `hilo 96x2 - lka 192x3 - ...` (block, width x depth)."""
@@ -224,22 +231,6 @@ def html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str
 
     body = "".join(line("td", row) for row in rows)
     return f"<table><caption>{html.escape(caption)}</caption>{line('th', columns)}{body}</table>"
-
-
-def _path(number: int, name: str, index: int) -> str:
-    """`stem`, `stages.2.downsample`, `stages.2.blocks.1`, `head`."""
-    if name in ("stem", "head"):
-        return name
-    return f"stages.{number}.{name}.{index}" if index else f"stages.{number}.{name}"
-
-
-def _refuse(source: str) -> Pick:
-    """A `pick` for documents in which every value is fixed: raises UserError when it is called."""
-
-    def pick(name: str, choices: Sequence[Scalar]) -> Scalar:
-        raise UserError(f"{source}: {name} is open ({', '.join(map(str, choices))}); an architecture fixes every value")
-
-    return pick
 
 
 def assemble(plan: Plan, pick: Pick) -> Arch:

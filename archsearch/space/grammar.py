@@ -35,17 +35,17 @@ class _Reader:
             raise UserError(f"{source}: {where} must be a table, not {table!r}")
         self.table = table
 
-    def at(self, key: str) -> str:
+    def locate(self, key: str) -> str:
         """`file: dotted.key` for an error sentence."""
         return f"{self.source}: {self.where}.{key}" if self.where else f"{self.source}: {key}"
 
-    def only(self, allowed: Iterable[str]) -> None:
+    def check_keys(self, allowed: Iterable[str]) -> None:
         """Raise UserError for a key that is not allowed."""
         known = list(allowed)
         for key in self.table:
             if key not in known:
                 raise UserError(
-                    f"{self.at(key)}: unknown key{did_you_mean(key, known)}; allowed here: {', '.join(known)}"
+                    f"{self.locate(key)}: unknown key{did_you_mean(key, known)}; allowed here: {', '.join(known)}"
                 )
 
     def choices(self, key: str, kind: type) -> Choices:
@@ -53,26 +53,26 @@ class _Reader:
         raw = self.table[key]
         values = raw if isinstance(raw, (list, tuple)) else [raw]
         if not values:
-            raise UserError(f"{self.at(key)}: the list of choices is empty; give a value or at least one choice")
+            raise UserError(f"{self.locate(key)}: the list of choices is empty; give a value or at least one choice")
         checked = tuple(self._typed(key, value, kind) for value in values)
         repeated = [value for index, value in enumerate(checked) if value in checked[:index]]
         if repeated:
-            raise UserError(f"{self.at(key)}: the choice {repeated[0]!r} stands twice; every choice may stand once")
+            raise UserError(f"{self.locate(key)}: the choice {repeated[0]!r} stands twice; every choice may stand once")
         return checked
 
     def scalar(self, key: str, kind: type) -> Any:
         """One value of the right type; a list is refused."""
         if isinstance(self.table[key], (list, tuple)):
-            raise UserError(f"{self.at(key)}: a list is not allowed here; give one value ({_WORDS[kind]})")
+            raise UserError(f"{self.locate(key)}: a list is not allowed here; give one value ({_WORDS[kind]})")
         return self.choices(key, kind)[0]
 
     def _typed(self, key: str, value: Any, kind: type) -> Scalar:
         if isinstance(value, str | bool) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
             return value
         if kind not in (int, float) or isinstance(value, bool) or not isinstance(value, (int, kind)):
-            raise UserError(f"{self.at(key)}: {value!r} is not {_WORDS[kind]}")
+            raise UserError(f"{self.locate(key)}: {value!r} is not {_WORDS[kind]}")
         if not 0 <= value < 1e9:
-            raise UserError(f"{self.at(key)}: {value!r} is out of range; a number from 0 up is allowed")
+            raise UserError(f"{self.locate(key)}: {value!r} is out of range; a number from 0 up is allowed")
         return float(value) if kind is float else int(value)
 
     def positive(self, key: str) -> Choices:
@@ -80,21 +80,21 @@ class _Reader:
         values = self.choices(key, int)
         for value in values:
             if int(value) < 1:
-                raise UserError(f"{self.at(key)}: {value!r} is not positive; whole numbers from 1 are allowed")
+                raise UserError(f"{self.locate(key)}: {value!r} is not positive; whole numbers from 1 are allowed")
         return values
 
-    def need(self, *keys: str) -> None:
+    def require(self, *keys: str) -> None:
         """Raise UserError when one of these keys, which have no default, is missing."""
         for key in keys:
             if key not in self.table:
-                raise UserError(f"{self.at(key)} is missing; every {'stage' if self.where else 'space'} needs it")
+                raise UserError(f"{self.locate(key)} is missing; every {'stage' if self.where else 'space'} needs it")
 
 
 def parse(document: Document, source: str) -> Plan:
     """Check a document and return its plan; `source` (a file name) starts every error. Raises UserError with the dotted key and what is allowed."""
     top = _Reader(source, "", document)
-    top.only(_TOP)
-    top.need("stem", "stages")
+    top.check_keys(_TOP)
+    top.require("stem", "stages")
     image_size = int(top.positive("image_size")[0]) if "image_size" in document else 224
     num_classes = int(top.positive("num_classes")[0]) if "num_classes" in document else 1000
     for key, kind in (("image_size", int), ("num_classes", int), ("name", str)):
@@ -130,8 +130,8 @@ def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
     entry_reader, entry_key, role = reader, "downsample", "downsample"
     if number == 1:
         entry_reader, entry_key, role = _Reader(source, "stem", stem), "kind", "stem"
-    reader.need("width", "depth", "block", *(["downsample"] if number > 1 else []))
-    entry_reader.need(entry_key)
+    reader.require("width", "depth", "block", *(["downsample"] if number > 1 else []))
+    entry_reader.require(entry_key)
     entries = entry_reader.choices(entry_key, str)
     blocks = reader.choices("block", str)
     positions = reader.choices("positions", str) if "positions" in reader.table else (NO_POSITIONS,)
@@ -139,18 +139,20 @@ def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
     tables = kinds + [str(kind) for kind in (*positions, *(entries if number > 1 else ())) if kind != NO_POSITIONS]
     for block in blocks:
         if len(set(str(block).split("/"))) < len(str(block).split("/")):
-            raise UserError(f"{reader.at('block')}: {block!r} names a block twice; a/b alternates two different blocks")
-    block_types = {kind: layer_type("block", kind, reader.at("block")) for kind in kinds}
-    entry_types = {str(kind): layer_type(role, str(kind), entry_reader.at(entry_key)) for kind in entries}  # type: ignore[arg-type]  # role is one of two literals
+            raise UserError(
+                f"{reader.locate('block')}: {block!r} names a block twice; a/b alternates two different blocks"
+            )
+    block_types = {kind: layer_type("block", kind, reader.locate("block")) for kind in kinds}
+    entry_types = {str(kind): layer_type(role, str(kind), entry_reader.locate(entry_key)) for kind in entries}  # type: ignore[arg-type]  # role is one of two literals
     position_types = {
-        str(kind): layer_type("positions", str(kind), reader.at("positions"), also=(NO_POSITIONS,))
+        str(kind): layer_type("positions", str(kind), reader.locate("positions"), also=(NO_POSITIONS,))
         for kind in positions
         if kind != NO_POSITIONS
     }
     _refuse_absent_layers(reader, tables)
-    reader.only([key for key in _STAGE if number > 1 or key != "downsample"] + tables)
+    reader.check_keys([key for key in _STAGE if number > 1 or key != "downsample"] + tables)
     if number == 1:
-        entry_reader.only(["kind", *(str(kind) for kind in entries)])
+        entry_reader.check_keys(["kind", *(str(kind) for kind in entries)])
     _refuse_idle_shared(reader, block_types.values())
     return StagePlan(
         number=number,
@@ -171,7 +173,7 @@ def _refuse_absent_layers(reader: _Reader, tables: list[str]) -> None:
         known = {kind for role in _TABLE_ROLES for kind in registered_layers(role)}
         if key not in tables and key not in _STAGE and key in known:
             raise UserError(
-                f"{reader.at(key)}: {key} is no choice of this stage ({', '.join(tables)}); take the table out or add it"
+                f"{reader.locate(key)}: {key} is no choice of this stage ({', '.join(tables)}); take the table out or add it"
             )
 
 
@@ -180,7 +182,7 @@ def _refuse_idle_shared(reader: _Reader, layers: Iterable[type[Layer]]) -> None:
     owned = {name for layer in layers for name in own_choices(layer)}
     for key in SHARED:
         if key in reader.table and key not in owned:
-            raise UserError(f"{reader.at(key)}: no block of this stage has a {key}; take it out")
+            raise UserError(f"{reader.locate(key)}: no block of this stage has a {key}; take it out")
 
 
 def _layer(reader: _Reader, layer: type[Layer], key: str, *, shared: _Reader | None = None) -> LayerPlan:
@@ -189,7 +191,7 @@ def _layer(reader: _Reader, layer: type[Layer], key: str, *, shared: _Reader | N
     table = _Reader(reader.source, where, reader.table.get(layer.kind, {}))
     own = own_choices(layer)
     plain = {item.name for item in fields(layer) if "choices" not in item.metadata and item.default is not MISSING}
-    table.only([*own, *sorted(plain)])
+    table.check_keys([*own, *sorted(plain)])
     types = get_type_hints(layer)
     choices: dict[str, Choices] = {}
     names: dict[str, str] = {}
@@ -213,7 +215,7 @@ def _layer(reader: _Reader, layer: type[Layer], key: str, *, shared: _Reader | N
 def _head(source: str, table: Any) -> tuple[LayerPlan, Choices]:
     """The head's plan, and its only kind."""
     reader = _Reader(source, "head", table)
-    reader.need("kind")
+    reader.require("kind")
     kind = reader.scalar("kind", str)
-    reader.only(["kind", kind])
-    return _layer(reader, layer_type("head", kind, reader.at("kind")), "kind"), (kind,)
+    reader.check_keys(["kind", kind])
+    return _layer(reader, layer_type("head", kind, reader.locate("kind")), "kind"), (kind,)

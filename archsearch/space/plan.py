@@ -3,7 +3,7 @@
 A layer's own choices that do not fit a map are dropped; choices written in the file that do not fit are refused with their dotted name.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -87,7 +87,9 @@ def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[Stag
     position_plans = {
         kind: valid_layer(plan, reached, source, width_name) for kind, plan in stage.position_plans.items()
     }
-    opened = _opened(position_plans.values(), reached) | (reached if NO_POSITIONS in stage.positions else set())
+    opened = set(reached) if NO_POSITIONS in stage.positions else set()
+    for plan in position_plans.values():
+        opened |= {plan.make(values).out(shape) for values in _combinations(plan) for shape in reached}
     stage = replace(stage, entries=entries, position_plans=position_plans)
     blocks, ends = _valid_blocks(stage, opened, source)
     return replace(stage, blocks=_same_shared(blocks, source)), ends
@@ -123,11 +125,6 @@ def _messengers(plan: LayerPlan) -> list[Layer]:
         return []
     layers = (plan.make(values) for values in _combinations(plan))
     return [opening for layer in layers if isinstance(layer, Block) and (opening := layer.before_first())]
-
-
-def _opened(plans: Iterable[LayerPlan], shapes: set[Shape]) -> set[Shape]:
-    """Shapes after these plans' layers, for every setting."""
-    return {plan.make(values).out(shape) for plan in plans for values in _combinations(plan) for shape in shapes}
 
 
 def _same_shared(plans: dict[str, LayerPlan], source: str) -> dict[str, LayerPlan]:
