@@ -53,6 +53,10 @@ def _is_intercepted() -> bool:
     )
 
 
+def _is_inference(x: Tensor) -> bool:
+    return not torch.is_grad_enabled() and is_eager_cpu(x)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """functional.linear, on the CPU by oneDNN instead of MKL: in inference, and in float32 training forward and for the input's gradient.
 
@@ -115,8 +119,7 @@ def apply_gelu(layer: nn.Module, x: Tensor) -> Tensor:
     After `Linear`, apart / in place: (4, 56, 56, 96) to 384 16.9 / 12.5, (4, 28, 28, 192) to 768 11.5 / 10.8; inside oneDNN's product 13.1 and 11.4.
     """
     out: Tensor = layer(x)
-    is_inference = not torch.is_grad_enabled() and is_eager_cpu(out)
-    if is_inference and out is not x and not layer._forward_hooks:
+    if _is_inference(out) and out is not x and not layer._forward_hooks:
         torch.ops.aten.gelu_(out)
         return out
     return functional.gelu(out)

@@ -63,7 +63,7 @@ def _cases() -> list[Any]:
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bias tables are kept while weights stay as they are; here the code that makes them changes."""
-    monkeypatch.setattr(kernels, "_is_keepable", lambda weights: False)
+    monkeypatch.setattr(kernels, "_is_cacheable", lambda weights: False)
 
 
 @pytest.mark.parametrize(("quirk", "name"), _cases())
