@@ -1,4 +1,4 @@
-"""Units and dominance: small numbers that everything else stands on."""
+"""Units, dominance, fronts and hypervolume."""
 
 import math
 import random

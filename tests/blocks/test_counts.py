@@ -123,8 +123,8 @@ EVERYTHING = Path(__file__).parents[1] / "data" / "everything.toml"
 
 
 @pytest.mark.parametrize("chunk", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_every_kind_stands_beside_every_other_that_the_grammar_lets(chunk: int) -> None:
-    """Messengers that travel or end, class tokens that nobody reads, positions, windows: 24 networks count, build and run as one walk says."""
+def test_every_kind_of_block_beside_every_other_that_the_grammar_allows(chunk: int) -> None:
+    """Messengers that are taken along or dropped, unread class tokens, positions, windows: counters, built networks and runs agree with the cost."""
     space = load_space(EVERYTHING)
     rng = random.Random(chunk)
     for index in range(12):

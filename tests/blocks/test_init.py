@@ -1,4 +1,4 @@
-"""Every weight starts as its paper's specification says, and stochastic depth rises from block to block as there.
+"""Every weight is initialised as its paper specifies, and stochastic depth rises from block to block as in the paper.
 
 Statistics of drawn weights are compared with the law's own within SIGMAS standard errors, tensor by tensor and pooled over all tensors of a rule.
 """
@@ -22,7 +22,7 @@ from archsearch.blocks.msg import MsgBlock
 SIGMAS = (
     5.0  # of 2754 comparisons an honest draw would fail one in 0.2 % of the seeds; this seed's farthest stands at 3.4
 )
-LEAST_ALONE = 1000  # smaller tensors are judged in the pool only: their tail counts are too skewed for standard errors
+LEAST_ALONE = 1000  # smaller tensors are tested pooled only: their tail counts are too skewed for standard errors
 
 
 class Law(NamedTuple):
@@ -184,7 +184,7 @@ QUICK = ("van_b0", "pvt_tiny")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in RULES]
 )
-def test_every_parameter_starts_as_its_specification_says(name: str) -> None:
+def test_every_parameter_starts_as_its_paper_specifies(name: str) -> None:
     torch.manual_seed(0)
     model = build(paper(name))
     claimed: dict[tuple[Rule, str], list[str]] = {}

@@ -1,4 +1,4 @@
-"""Two ways of computing the same thing agree, and nobody who watches a network is told less for it."""
+"""Two implementations of one operation agree, and counters, compilers and hooks see the same network as without the faster one."""
 
 import copy
 from typing import Any

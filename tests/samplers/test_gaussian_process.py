@@ -91,7 +91,7 @@ def test_distances_know_order_and_sameness() -> None:
     assert 0 < distance({**base, "depth": 5}) < distance({**base, "depth": 12}) <= 1
     assert distance({**base, "hilo.window": 1}) < distance({**base, "hilo.window": 7})
     assert distance({**base, "block": "lka"}) == pytest.approx(1)
-    # Absent in one: as different as can be, give or take; absent in both (lka.kernel, rate above): no matter.
+    # Absent in one: nearly the largest distance; absent in both (lka.kernel, rate above): no effect.
     assert 0.75 <= distance({"block": "hilo", "depth": 4}) <= 1
     assert distance({**base, "lka.kernel": "9"}) == pytest.approx(1)
 
@@ -103,7 +103,7 @@ def test_final_score_follows_the_curves_of_finished_trials() -> None:
     found = infer_final({2: 0.0, 4: 0.9}, finished)
     assert found is not None
     assert found.value == pytest.approx(0.5 * 0.9 + 2, abs=0.05)
-    # One finished trial says where the level is, not how sure that is; none with the rung says nothing.
+    # One finished trial gives the level; without one that has the rung there is no estimate.
     alone = infer_final({4: 0.9}, finished[:1])
     assert alone is not None
     assert alone.value == pytest.approx(finished[0][1] + 0.9 - early[0])

@@ -1,4 +1,4 @@
-"""KnownCostSampler through Optuna's doors: what it may propose, that it never repeats, that it can be repeated, and that it finds fronts."""
+"""KnownCostSampler in Optuna studies: it proposes allowed candidates only, never one twice, equal ones for equal seeds, and it finds fronts."""
 
 import itertools
 import math
@@ -135,7 +135,7 @@ def test_optimize_ends_with_the_table(jobs: int) -> None:
 
 def test_same_study_and_seed_give_the_same_proposals() -> None:
     whole = study_of(sampler_of(candidates=every()))
-    run(whole, 18)  # beyond 14 trials hyperparameters are not fitted anew for each
+    run(whole, 18)  # beyond 14 trials hyperparameters are not refitted for each
     table = [dict(reversed(params.items())) for params in every()]  # names in another order
     sampler, short = sampler_of(candidates=table), study_of(RandomSampler())
     short.add_trials(whole.trials[:17])
@@ -201,9 +201,9 @@ def test_learns_a_conditional_space_from_plain_trials() -> None:
 
 
 def test_stopped_trials_inform_by_their_curves() -> None:
-    """Scores of stopped trials are told at their first rung only; the best unseen candidate is known from them alone."""
+    """Stopped trials have the score of their first rung only, and nothing else points to the best unseen candidate."""
 
-    def told_apart(**attributes: bool) -> float:
+    def share_found(**attributes: bool) -> float:
         study = study_of(sampler_of(candidates=every()))
         rng = random.Random(3)
         for index, params in enumerate(rng.sample(every(), 60)):
@@ -217,7 +217,7 @@ def test_stopped_trials_inform_by_their_curves() -> None:
         run(study, 6)
         return front_share(study)
 
-    assert told_apart(with_curves=True) > told_apart(with_curves=False)
+    assert share_found(with_curves=True) > share_found(with_curves=False)
 
 
 def test_what_was_measured_of_a_stopped_trial_counts_and_a_known_cost_is_not_taken_from_there() -> None:
@@ -242,7 +242,7 @@ def test_any_number_of_objectives_may_be_known(known: dict[int, Any]) -> None:
 
 @pytest.mark.slow
 def test_learns_names_that_depend_on_a_number() -> None:
-    """Optuna's usual example: as many layers as an integer says."""
+    """Optuna's usual example: an integer gives the number of layers."""
     asked: list[Params] = []
 
     def size(params: Params) -> float:
@@ -269,7 +269,7 @@ def test_single_objective_and_continuous_names() -> None:
     assert study.best_value < 1.1
 
 
-def test_misuse_is_told() -> None:
+def test_misuse_is_a_user_error() -> None:
     with pytest.raises(UserError, match="candidates is empty"):
         KnownCostSampler({}, [])
     with pytest.raises(UserError, match="names objective 5, but the study has 2"):

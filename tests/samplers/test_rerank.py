@@ -8,12 +8,12 @@ import pytest
 
 from archsearch.samplers import FEATURES, KnownCostSampler
 
-# Parameters say nothing about the score; a hidden number, known as a feature, says all.
+# The score does not depend on the parameters but on a hidden number alone, which is the feature.
 TABLE: list[dict[str, Any]] = [{"name": f"n{index}", "cost": index % 7} for index in range(60)]
 HIDDEN = {row["name"]: random.Random(row["name"]).random() for row in TABLE}
 
 
-def search(trials: int, features: Any, *, is_told: bool = True, seed: int = 0) -> optuna.Study:
+def search(trials: int, features: Any, *, has_features: bool = True, seed: int = 0) -> optuna.Study:
     sampler = KnownCostSampler(
         known={1: lambda params: float(params["cost"])}, candidates=TABLE, seed=seed, features=features
     )
@@ -22,7 +22,7 @@ def search(trials: int, features: Any, *, is_told: bool = True, seed: int = 0) -
         trial = study.ask()
         name = trial.suggest_categorical("name", [str(row["name"]) for row in TABLE])
         cost = trial.suggest_categorical("cost", list(range(7)))
-        if is_told:
+        if has_features:
             trial.set_user_attr(FEATURES, {"hint": HIDDEN[name]})
         study.tell(trial, [HIDDEN[name], float(cost)])
     return study
@@ -32,7 +32,7 @@ def names(study: optuna.Study) -> list[str]:
     return [trial.params["name"] for trial in study.trials]
 
 
-def test_only_a_few_candidates_are_asked_about_each_once_and_not_before_trials_have_features() -> None:
+def test_features_are_computed_for_a_few_candidates_once_each_and_not_before_trials_have_some() -> None:
     asked: list[str] = []
 
     def features(params: dict[str, Any]) -> dict[str, float]:
@@ -40,17 +40,17 @@ def test_only_a_few_candidates_are_asked_about_each_once_and_not_before_trials_h
         return {"hint": HIDDEN[params["name"]]}
 
     plain = search(14, None)
-    assert names(search(14, features, is_told=False)) == names(plain)
+    assert names(search(14, features, has_features=False)) == names(plain)
     assert asked == []
-    told = search(14, features)
-    assert names(told)[:8] == names(plain)[:8]
+    reranked = search(14, features)
+    assert names(reranked)[:8] == names(plain)[:8]
     assert len(asked) == len(set(asked)) > 0
     assert len(asked) <= 6 * 6
 
 
 @pytest.mark.slow
-def test_features_that_tell_lead_to_better_scores() -> None:
-    """Mean of the scores met after the first eight, over seeds: with the hint well above without."""
+def test_informative_features_lead_to_better_scores() -> None:
+    """Mean of the scores after the first eight, over seeds: with the hint well above without."""
 
     def mean(features: Any) -> float:
         scores = [trial.values[0] for seed in range(4) for trial in search(24, features, seed=seed).trials[8:]]

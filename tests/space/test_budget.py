@@ -1,4 +1,4 @@
-"""Counting and drawing inside a band: exact against brute force, uniform, never outside, honest when nothing is there."""
+"""Counting and drawing inside a band: exact against brute force, uniform, never outside, and a clear error for an empty band."""
 
 import itertools
 import random
@@ -252,7 +252,7 @@ def test_draws_from_the_default_space_are_in_the_band_by_fvcore() -> None:
         assert propose(space, params, random.Random(1)) == (params, arch)
 
 
-def test_repair_keeps_what_is_inside_and_moves_what_is_not() -> None:
+def test_repair_keeps_architectures_inside_the_band_and_moves_others_into_it() -> None:
     space, rng = load_space("hybrid"), random.Random(1)
     band = Band.around(4_500_000_000, 0.05)
     moved = 0
@@ -269,7 +269,7 @@ def test_repair_keeps_what_is_inside_and_moves_what_is_not() -> None:
     assert moved > 50
 
 
-def test_mutation_changes_one_choice_and_what_hangs_on_it() -> None:
+def test_mutation_changes_one_choice_and_the_names_that_depend_on_it() -> None:
     space, rng = load_space("hybrid"), random.Random(2)
     params, _ = propose(space, {}, rng)
     for _ in range(30):

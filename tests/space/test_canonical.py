@@ -1,4 +1,4 @@
-"""`arch_id` is the same for two architectures exactly when their networks are: same weights, same start, same cost, same outputs.
+"""`arch_id` is the same for two architectures exactly when their networks are: same weights and initialisation, same cost, same outputs.
 
 The oracle builds: every parameter is filled by a seed in the order of its module's kind and its name, so that networks of the same tensors get the same
 weights, and what comes out for one image is compared in float64.
@@ -231,7 +231,7 @@ def test_ids_are_equal_exactly_where_networks_are(text: str, number: int, least:
     assert least < len(ids) < len(written)
 
 
-def test_what_a_stage_never_reaches_makes_no_difference_but_what_it_brings_does() -> None:
+def test_blocks_that_a_stage_never_reaches_make_no_difference_but_the_layers_they_bring_do() -> None:
     def stage(**table: Any) -> str:
         document = {**tomllib.loads(ONE_STAGE), "stem": {"kind": "patch", "patch": {"kernel": 4}}}
         common = {"width": 32, "head_dim": 16, "mlp_ratio": 2}

@@ -1,4 +1,4 @@
-"""The grammar: what a space file may say, and one clear sentence for what it may not."""
+"""The grammar of space files: what is allowed, and one clear sentence for everything else."""
 
 import dataclasses
 import json
@@ -59,7 +59,7 @@ def rows_of_html(text: str) -> list[list[str]]:
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_whatever_is_picked_from_the_default_space_is_a_network(data: st.DataObject) -> None:
+def test_every_pick_from_the_default_space_gives_a_network(data: st.DataObject) -> None:
     space = load_space("hybrid")
     arch = space.sample(lambda name, choices: data.draw(st.sampled_from(list(choices)), label=name))
     assert arch.cost().macs > 0
@@ -99,7 +99,7 @@ def test_size_counts_the_parameter_sets_that_differ() -> None:
     assert space.size == len(every)
 
 
-def test_two_architectures_with_the_same_layers_are_equal_whatever_their_name() -> None:
+def test_two_architectures_with_the_same_layers_are_equal_under_any_name() -> None:
     document = paper("davit_tiny").to_dict()
     renamed = Arch.from_dict({**document, "name": "other"})
     assert renamed == paper("davit_tiny")
@@ -137,7 +137,7 @@ BAD = {
     ),
     "table of an absent block": (first_stage(lka={"kernel": 21}), ["stages.1.lka", "no choice of this stage"]),
     "empty choices": (first_stage(width=[]), ["stages.1.width", "empty"]),
-    "duplicate choices": (first_stage(depth=[1, 2, 1]), ["stages.1.depth", "1 stands twice"]),
+    "duplicate choices": (first_stage(depth=[1, 2, 1]), ["stages.1.depth", "1 is listed twice"]),
     "duplicate after conversion": (first_stage(mlp_ratio=[4, 4.0]), ["stages.1.mlp_ratio", "twice"]),
     "width not divisible": (first_stage(width=[32, 80]), ["stages.1.head_dim", "32", "80"]),
     "wrong type": (first_stage(width="wide"), ["stages.1.width", "'wide' is not a whole number"]),
@@ -242,7 +242,7 @@ def test_an_open_space_is_no_architecture() -> None:
         Arch.from_dict(document)
 
 
-def test_a_size_that_no_layer_can_stand_at_is_refused_before_building() -> None:
+def test_an_input_size_that_a_layer_does_not_fit_is_refused_before_building() -> None:
     with pytest.raises(UserError, match="even"):
         build(paper("litv2_s"), image_size=200)
     with pytest.raises(UserError, match="even"):
@@ -302,14 +302,16 @@ def test_fixed_names_leave_the_architectures_that_have_these_values() -> None:
         ("stages.1.depth", True, ["true", "1, 2"]),
     ],
 )
-def test_a_name_or_value_that_cannot_be_fixed_is_said_with_the_nearest(name: str, value: Any, words: list[str]) -> None:
+def test_a_name_or_value_that_cannot_be_fixed_is_named_with_the_nearest(
+    name: str, value: Any, words: list[str]
+) -> None:
     with pytest.raises(UserError) as caught:
         Space(small(), "small.toml").fixed({name: value})
     for word in ["small.toml", *words]:
         assert word in str(caught.value)
 
 
-def test_space_and_sample_commands_tell_the_same_counts(tmp_path: Path) -> None:
+def test_space_and_sample_commands_give_the_same_counts(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
     path.write_text(SMALL)
     asked = [str(path), "--fix", "stages.1.block=hilo", "--budget", "12M", "--tolerance", "40%", "--params", "0-1M"]
