@@ -57,7 +57,7 @@ class _Reader:
         checked = tuple(self._typed(key, value, kind) for value in values)
         repeated = [value for index, value in enumerate(checked) if value in checked[:index]]
         if repeated:
-            raise UserError(f"{self.locate(key)}: the choice {repeated[0]!r} is listed twice; list every choice once")
+            raise UserError(f"{self.locate(key)}: the choice {repeated[0]!r} stands twice; every choice may stand once")
         return checked
 
     def scalar(self, key: str, kind: type) -> Any:

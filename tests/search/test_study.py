@@ -243,7 +243,8 @@ def test_an_architecture_that_was_measured_brings_its_figures_along(tmp_path: Pa
 
 def test_unknown_sampler_names_the_known_ones(space: Space) -> None:
     with pytest.raises(
-        UserError, match=r"--sampler: unknown sampler 'tpee', did you mean 'tpe'\?; allowed: known-cost, tpe, nsga2, gp, random"
+        UserError,
+        match=r"--sampler: unknown sampler 'tpee', did you mean 'tpe'\?; allowed: known-cost, tpe, nsga2, gp, random",
     ):
         make_sampler("tpee", space, BAND, 0, set)
 

@@ -137,7 +137,7 @@ BAD = {
     ),
     "table of an absent block": (first_stage(lka={"kernel": 21}), ["stages.1.lka", "no choice of this stage"]),
     "empty choices": (first_stage(width=[]), ["stages.1.width", "empty"]),
-    "duplicate choices": (first_stage(depth=[1, 2, 1]), ["stages.1.depth", "1 is listed twice"]),
+    "duplicate choices": (first_stage(depth=[1, 2, 1]), ["stages.1.depth", "1 stands twice"]),
     "duplicate after conversion": (first_stage(mlp_ratio=[4, 4.0]), ["stages.1.mlp_ratio", "twice"]),
     "width not divisible": (first_stage(width=[32, 80]), ["stages.1.head_dim", "32", "80"]),
     "wrong type": (first_stage(width="wide"), ["stages.1.width", "'wide' is not a whole number"]),
