@@ -5,7 +5,8 @@ from .models.checkpoints import CheckpointWarning, load_official, read_checkpoin
 from .samplers.known_cost import KnownCostSampler
 from .search.load import Run, load_run
 from .space.arch import Arch
-from .space.papers import paper, paper_names
+from .space.papers import paper
+from .space.shipped import paper_names
 from .space.space import Space, load_space
 from .version import __version__
 

@@ -122,7 +122,7 @@ def _recount() -> dict[str, dict[str, Any]]:
     from archsearch.cli.progress import progress_display
     from archsearch.models.count import recount_all
     from archsearch.report import tables
-    from archsearch.space.papers import paper_names
+    from archsearch.space.shipped import paper_names
 
     with progress_display(tables.make_console(stderr=True)) as display:
         return recount_all(paper_names(), display.progress)

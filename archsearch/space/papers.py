@@ -5,7 +5,8 @@ from functools import cache
 
 from archsearch.errors import UserError, did_you_mean
 from archsearch.space.arch import Arch
-from archsearch.space.space import Space, load_space, spaces_folder
+from archsearch.space.shipped import paper_names
+from archsearch.space.space import Space, load_space
 
 # Timed before and after every candidate, so every trial pays for it: the smallest of the papers' models.
 REFERENCE = "van_b0"
@@ -53,11 +54,6 @@ def _named_papers(text: str, image_size: int) -> tuple[str, ...]:
                 f"--papers: {name} is a model for {paper(name).image_size} px, the space is for {image_size} px; their figures cannot be compared"
             )
     return tuple(names)
-
-
-def paper_names() -> list[str]:
-    """Names of the papers' models that are shipped as fixed trials, sorted."""
-    return sorted(path.stem for path in (spaces_folder() / "papers").glob("*.toml"))
 
 
 @cache

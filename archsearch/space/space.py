@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from archsearch.errors import UserError, did_you_mean
 from archsearch.space.arch import Arch, Pick, assemble, html_table
 from archsearch.space.grammar import Document, format_value, parse
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
+from archsearch.space.shipped import spaces_folder
 
 _PLAIN = 10**6  # up to here a number is shown whole
 
@@ -218,12 +218,6 @@ def _count_stage(stage: StagePlan) -> int:
 
 
 @cache
-def spaces_folder() -> Path:
-    """The shipped spaces: inside an installed package, or beside it in a checkout."""
-    inside = Path(str(resources.files("archsearch"))) / "spaces"
-    return inside if inside.is_dir() else inside.parent.parent / "spaces"
-
-
 def load_space(name: str | Path) -> Space:
     """A space from a TOML file, or a shipped one by name (`hybrid`, or a paper's such as `davit_tiny`).
 

@@ -30,7 +30,8 @@ from archsearch.samplers import SAMPLERS
 from archsearch.search import run as running
 from archsearch.search.engine.listener import Tally
 from archsearch.search.engine.workers.process import ProcessWorker
-from archsearch.space.papers import choose_papers, paper_names
+from archsearch.space.papers import choose_papers
+from archsearch.space.shipped import paper_names
 from archsearch.space.space import load_space
 from archsearch.throughput.protocol import Protocol
 

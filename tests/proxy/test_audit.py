@@ -23,7 +23,8 @@ from archsearch.proxy.audit.store import AuditStore, audit_folder, read_audit
 from archsearch.proxy.audit.verdict import verdict
 from archsearch.report.run import build_report
 from archsearch.report.run_tables import audit_sentence
-from archsearch.space.papers import paper, paper_names
+from archsearch.space.papers import paper
+from archsearch.space.shipped import paper_names
 
 
 def find_comparison(document: Mapping[str, Any], group: str, target: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from archsearch import Arch, UserError, build, load_space, paper, paper_names
 from archsearch.cli import main
 from archsearch.space.budget import propose
-from archsearch.space.space import Space, spaces_folder
+from archsearch.space.shipped import paper_table, spaces_folder
+from archsearch.space.space import Space
 
 SMALL = """
 name = "small"
@@ -399,3 +400,8 @@ def test_names_are_escaped_in_tables() -> None:
     ):
         assert "&lt;b&gt;&amp;small" in html
         assert "<b>" not in html
+
+
+@pytest.mark.parametrize("name", paper_names())
+def test_a_papers_table_is_that_of_its_space(name: str) -> None:
+    assert dict(paper_table(name)) == dict(load_space(name).paper)

@@ -17,7 +17,8 @@ from archsearch.models.checkpoints.keys import official_key, official_shape
 from archsearch.models.checkpoints.tables import check_computed, computed_buffers, computed_entries, fit_tables
 from archsearch.models.features import FeatureNetwork, features
 from archsearch.space.arch import Arch, ImageSize
-from archsearch.space.papers import paper, paper_names, paper_space
+from archsearch.space.papers import paper, paper_space
+from archsearch.space.shipped import paper_names
 from archsearch.units import format_names
 
 _CLASSIFIER = "head.fc"
