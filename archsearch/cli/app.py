@@ -1,4 +1,4 @@
-"""The command group: how every command ends, well or badly."""
+"""The command group: how commands end, and how errors become one sentence and an exit code."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from archsearch.errors import ArchsearchError
+from archsearch.errors import ArchsearchError, first_line
 from archsearch.version import __version__
 
 RESULTS = Path("results")
@@ -20,7 +20,7 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
 class Commands(click.Group):
-    """A group whose commands end in one sentence and an exit code, whatever happens inside them."""
+    """A group that turns every error of a command into one sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order they were added: the main job first."""
@@ -39,25 +39,21 @@ class Commands(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of a pipe has gone; click ends quietly
-            _end(ctx, f"unexpected {type(error).__name__}: {_first_line(error)}; {_log(ctx)}", 1)
+            _end(ctx, f"unexpected {type(error).__name__}: {first_line(error)}; {_keep_traceback(ctx)}", 1)
 
 
 def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:
-    """Say it on stderr and leave."""
+    """Print the sentence on stderr and exit."""
     if ctx.params.get("debug"):
         click.echo(traceback.format_exc(), err=True, nl=False)
     click.echo(f"error: {sentence}", err=True)
     ctx.exit(exit_code)
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "no further words")
-
-
-def _log(ctx: click.Context) -> str:
-    """Keep the traceback in a file and say where."""
+def _keep_traceback(ctx: click.Context) -> str:
+    """Write the traceback to a file; returns words that say where it is."""
     if ctx.params.get("debug"):
-        return "the traceback stands above"
+        return "the traceback is above"
     try:
         handle, path = tempfile.mkstemp(prefix=f"archsearch-{time.strftime('%Y%m%d-%H%M%S')}-", suffix=".log")
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,23 +1,25 @@
-"""What a name on the command line stands for: an architecture, a run, or a choice of the papers' models."""
+"""The arguments ARCH and RUN: the architecture or the run that a name on the command line stands for."""
 
-import difflib
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, did_you_mean
 from archsearch.results import MANIFEST_FILE, latest_run, read_trials
-from archsearch.space.arch import Arch
-from archsearch.space.space import load_space
+from archsearch.units import format_names
+
+if TYPE_CHECKING:  # loads torch, which `archsearch report` does without
+    from archsearch.space.arch import Arch
 
 
-def resolve_arch(text: str, results_root: Path) -> Arch:
+def resolve_arch(text: str, results_root: Path) -> "Arch":
     """The architecture behind a space file of size one, a paper's name, `RUN:TRIAL`, `:TRIAL` of the latest run, or `-` for JSON on stdin.
 
     TRIAL is a trial's number or the first digits of an arch_id. Raises UserError saying what was not found and what there is.
     """
+    from archsearch.space.space import load_space
+
     if text == "-":
         return _from_stdin()
     run, colon, trial = text.rpartition(":")
@@ -27,21 +29,22 @@ def resolve_arch(text: str, results_root: Path) -> Arch:
 
 
 def resolve_run(text: str | None, results_root: Path) -> Path:
-    """The folder of a run: a path, a name under `results_root`, or the latest run for None. Raises UserError when it is none."""
+    """The folder of a run: a path, a name under `results_root`, or the latest run for None. Raises UserError when there is no such run."""
     if text is None:
         return latest_run(results_root)
     for folder in (Path(text), results_root / text):
         if (folder / MANIFEST_FILE).is_file():
             return folder
     known = sorted(path.parent.name for path in results_root.glob(f"*/{MANIFEST_FILE}"))
-    close = difflib.get_close_matches(Path(text).name, known, n=1, cutoff=0.5)
-    hint = f", did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(Path(text).name, known)
     there = f"runs there: {', '.join(known)}" if known else "there is no run there yet"
-    raise UserError(f"{text}: no run's folder, neither here nor under {results_root}{hint}; {there}")
+    raise UserError(f"{text}: not the folder of a run, neither here nor under {results_root}{hint}; {there}")
 
 
-def _from_stdin() -> Arch:
+def _from_stdin() -> "Arch":
     """An architecture as `Arch.to_dict()` gives it, or one object of `archsearch sample --json`."""
+    from archsearch.space.arch import Arch
+
     try:
         document = json.load(sys.stdin)
     except (ValueError, RecursionError) as error:
@@ -51,16 +54,15 @@ def _from_stdin() -> Arch:
     if isinstance(document, dict) and isinstance(document.get("arch"), dict):
         document = document["arch"]
     if not isinstance(document, dict):
-        raise UserError(f"stdin: one architecture as a JSON object is needed, not {_shape_of(document)}")
+        found = f"a list of {len(document)}" if isinstance(document, list) else f"{document!r:.40}"
+        raise UserError(f"stdin: one architecture as a JSON object is needed, not {found}")
     return Arch.from_dict(document, "stdin")
 
 
-def _shape_of(document: Any) -> str:
-    return f"a list of {len(document)}" if isinstance(document, list) else f"{document!r:.40}"
-
-
-def _from_run(folder: Path, trial: str) -> Arch:
+def _from_run(folder: Path, trial: str) -> "Arch":
     """The architecture of one row of a run."""
+    from archsearch.space.arch import Arch
+
     rows = read_trials(folder)[["trial", "arch_id", "arch"]].to_dict("records")
     found = [row for row in rows if str(row["trial"]) == trial]
     if not found and trial:
@@ -68,15 +70,10 @@ def _from_run(folder: Path, trial: str) -> Arch:
     ids = sorted({row["arch_id"] for row in found})
     if len(ids) > 1:
         raise UserError(
-            f"{folder}: {trial!r} begins {len(ids)} architectures ({', '.join(ids[:5])}); write more digits"
+            f"{folder}: {trial!r} is the beginning of {len(ids)} arch_ids ({format_names(ids)}); write more digits"
         )
     if not found:
-        raise UserError(f"{folder}: no trial or arch_id {trial!r}; {_trials_there(rows)}")
+        numbers = [row["trial"] for row in rows]
+        there = f"its trials are {min(numbers)} to {max(numbers)}" if rows else "the run has no trials yet"
+        raise UserError(f"{folder}: no trial or arch_id {trial!r}; {there}")
     return Arch.from_dict(json.loads(found[0]["arch"]), f"{folder}: trial {found[0]['trial']}")
-
-
-def _trials_there(rows: Sequence[dict[Any, Any]]) -> str:
-    if not rows:
-        return "the run has no trials yet"
-    numbers = [row["trial"] for row in rows]
-    return f"its trials are {min(numbers)} to {max(numbers)}"

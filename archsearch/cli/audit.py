@@ -1,4 +1,4 @@
-"""`archsearch audit`: how well a proxy orders architectures."""
+"""`archsearch audit`: measure how well a proxy orders architectures."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ from archsearch.cli.options import MACS, device_option, json_option, threads_opt
     default=3,
     show_default=True,
     metavar="N",
-    help="How often each network is trained; two or more tell the noise.",
+    help="Trainings of each network, with different seeds; two or more show the noise.",
 )
 @click.option(
     "--hybrids",
@@ -31,7 +31,7 @@ from archsearch.cli.options import MACS, device_option, json_option, threads_opt
     default=10,
     show_default=True,
     metavar="N",
-    help="Hybrids to train: of the default space, or of the run.",
+    help="Hybrids to train, of the run or else of the default space.",
 )
 @click.option(
     "--longer",
@@ -39,15 +39,16 @@ from archsearch.cli.options import MACS, device_option, json_option, threads_opt
     default=4,
     show_default=True,
     metavar="N",
-    help="Compare with trainings of the hybrids so many times as long; 0 leaves them out.",
+    help="Compare with trainings of the hybrids that are N times as long; 0 leaves them out.",
 )
 @click.option(
     "--budget",
+    "budget_macs",
     type=MACS,
     default="4.5GFLOPs",
     show_default=True,
     metavar="MACS",
-    help="With --proxy: multiply-adds around which hybrids and papers' models lie.",
+    help="With --proxy: multiply-adds around which hybrids are drawn and papers' models chosen.",
 )
 @click.option(
     "--papers",
@@ -73,10 +74,9 @@ def audit(
     run: str | None,
     output: Path | None,
     as_json: bool,
-    budget: float,
     **asked: Any,
 ) -> None:
-    """Tell how well a proxy orders architectures.
+    """Measure how well a proxy orders architectures.
 
     Trains papers' models and hybrids on the proxy, and compares the order of their scores with the published top-1, with
     longer training, with counting parameters, and with itself under another seed.
@@ -87,26 +87,27 @@ def audit(
     """
     if run and (asked["proxy"] or asked["data"]):
         other = f"--proxy {asked['proxy']}" if asked["proxy"] else f"--data {asked['data']}"
-        raise click.UsageError(f"a run was named, {run}, and {other}; a run has its own proxy and images: name one")
+        raise click.UsageError(
+            f"got the run {run} and {other}; a run has its own proxy and images, so name only one of them"
+        )
     from archsearch.cli.arguments import resolve_run
     from archsearch.cli.progress import progress_display
-    from archsearch.proxy.audit import audit as auditing
-    from archsearch.report import audit as audit_tables
-    from archsearch.report import tables
+    from archsearch.proxy.audit.audit import AuditRequest
+    from archsearch.proxy.audit.audit import audit as carry_out
+    from archsearch.report.audit import audit_parts
+    from archsearch.report.tables import make_console, show, to_json
     from archsearch.system import command_line
 
     is_proxy = asked["proxy"] or asked["data"]
-    request = auditing.AuditRequest(
-        run=None if is_proxy else resolve_run(run, RESULTS), budget_macs=int(budget), **asked
-    )
+    request = AuditRequest(run=None if is_proxy else resolve_run(run, RESULTS), **asked)
     try:
-        with progress_display(tables.make_console(stderr=True)) as display:
-            document = auditing.audit(request, RESULTS, output, say=display.say, progress=display.progress)
+        with progress_display(make_console(stderr=True)) as display:
+            document = carry_out(request, RESULTS, output, say=display.say, progress=display.progress)
     except KeyboardInterrupt:
         go_on = command_line(sys.argv[1:])
         click.echo(f"interrupted: every finished training is kept; go on with: {go_on}", err=True)
         ctx.exit(INTERRUPTED)
     if as_json:
-        click.echo(tables.to_json(document))
+        click.echo(to_json(document))
     else:
-        tables.show(tables.make_console(), *audit_tables.audit_parts(document))
+        show(make_console(), *audit_parts(document))

@@ -1,4 +1,4 @@
-"""`archsearch bench`: throughput of single architectures by the house's protocol."""
+"""`archsearch bench`: measure the throughput of single architectures."""
 
 from typing import Any
 
@@ -17,17 +17,17 @@ from archsearch.cli.options import (
     threads_option,
 )
 
-# benching's word for a sweep without a largest batch size; importing it from there would load torch.
+# The same as in archsearch.throughput.bench, which loads torch: a sweep up to the device's own limit.
 SWEEP_ALL = "max"
 
 
 class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
-    """A positive number, or the word that stands for none given."""
+    """A positive integer, or `max`, the value of a bare `--sweep`."""
 
     name = "limit"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """The number, or the word as it is."""
+        """The number, or `max`."""
         if value == SWEEP_ALL:
             return SWEEP_ALL
         try:
@@ -48,7 +48,7 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
 @click.option(
     "--against",
     metavar="ARCH",
-    help="The reference that is timed around every block of each, and that ratios are to.  [default: van_b0]",
+    help="The reference of the ratios; it is timed before and after every block of each architecture.  [default: van_b0]",
 )
 @click.option(
     "--rounds",
@@ -56,7 +56,7 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
     default=1,
     show_default=True,
     metavar="N",
-    help="Measure all again, in a new order each time; then ratios have a spread.",
+    help="Measure all N times, in a new order each time; from two on the spread of the ratios is shown.",
 )
 @click.option(
     "--train", is_flag=True, help="Time a training step, forward, backward and AdamW.  [default: the forward pass]"
@@ -81,26 +81,26 @@ def bench(
     cpus: tuple[int, ...] | None,
     against: str | None,
     as_json: bool,
-    **how: Any,
+    **options: Any,
 ) -> None:
     """Measure throughput of architectures, in images/s."""
     from archsearch.cli.arguments import resolve_arch
     from archsearch.cli.progress import status_display
     from archsearch.device import use_cpu
-    from archsearch.report import tables
     from archsearch.report.bench import bench_parts, interrupted_sentence
+    from archsearch.report.tables import make_console, show, to_json
     from archsearch.throughput.bench import bench_document, bench_task
 
     use_cpu(threads, cpus)
     found = {text: resolve_arch(text, RESULTS) for text in archs}
-    task = bench_task(found, against=resolve_arch(against, RESULTS) if against else None, **how)
-    with status_display(tables.make_console(stderr=True)) as say:
+    task = bench_task(found, against=resolve_arch(against, RESULTS) if against else None, **options)
+    with status_display(make_console(stderr=True)) as say:
         document = bench_document(task, say)
     if as_json:
-        click.echo(tables.to_json(document))
+        click.echo(to_json(document))
     else:
-        console = tables.make_console()
-        tables.show(console, *bench_parts(document, console.width))
+        console = make_console()
+        show(console, *bench_parts(document, console.width))
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
         ctx.exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""`archsearch evaluate`: accuracy of an official checkpoint on a validation folder, beside the published one."""
+"""`archsearch evaluate`: the accuracy of an official checkpoint on validation images, beside the published one."""
 
 import re
 from pathlib import Path
@@ -32,20 +32,20 @@ def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | N
     type=click.Path(path_type=Path),
     required=True,
     metavar="FILE",
-    help="The official weights: .pth or .safetensors, as the paper's repository gives them out.",
+    help="The official weights, .pth or .safetensors, as the paper's repository publishes them.",
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
     required=True,
     metavar="PATH",
-    help="Validation images, CLASS/IMAGE, or a folder that holds them as val or validation.",
+    help="A folder of validation images, CLASS/IMAGE, or one with such a folder named val or validation.",
 )
 @click.option(
     "--resolution",
     callback=_parse_resolution,
     metavar="N|HxW",
-    help="Input in pixels; the picture is resized in proportion.  [default: the paper's own]",
+    help="Size of the input in pixels; images are resized in proportion.  [default: the paper's own]",
 )
 @click.option(
     "--batch-size",
@@ -59,15 +59,15 @@ def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | N
     "--workers",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Processes that decode images; 0 decodes in the main process.  [default: the cores there are, at most 16, fewer for few images]",
+    help="Processes that decode images; 0 decodes in the main process.  [default: the number of cores, at most 16, fewer for few images]",
 )
 @json_option
 @click.pass_context
-def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_json: bool, **how: Any) -> None:
-    """Measure top-1 and top-5 of a paper's own checkpoint.
+def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_json: bool, **options: Any) -> None:
+    """Measure top-1 and top-5 of a paper's official checkpoint.
 
-    NAME is a paper's model (`archsearch papers` lists them). Images are resized, cut and normalised as in that paper's evaluation, so that ImageNet's
-    validation set gives the published figure.
+    NAME is a paper's model (`archsearch papers` lists them). Images are resized, cropped and normalised as in that paper's evaluation, so that
+    ImageNet's validation set gives the published figure.
     """
     from archsearch.cli.progress import progress_display
     from archsearch.models.validation.checkpoint import (
@@ -76,16 +76,16 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
         evaluate_task,
         interrupted_sentence,
     )
-    from archsearch.report import tables
+    from archsearch.report.tables import make_console, show, to_json
     from archsearch.report.validation import evaluate_parts
 
-    task = evaluate_task(name, checkpoint, data, **how)
-    with progress_display(tables.make_console(stderr=True)) as display:
+    task = evaluate_task(name, checkpoint, data, **options)
+    with progress_display(make_console(stderr=True)) as display:
         document = evaluate_document(task, say=display.say, progress=display.progress)
     if as_json:
-        click.echo(tables.to_json(document))
+        click.echo(to_json(document))
     else:
-        tables.show(tables.make_console(), *evaluate_parts(document))
+        show(make_console(), *evaluate_parts(document))
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
         ctx.exit(INTERRUPTED)

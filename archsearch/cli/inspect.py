@@ -1,14 +1,11 @@
-"""Commands that look without measuring: blocks, cost, sample, space, papers, proxies. Their content comes from archsearch.listings and .space_listing."""
+"""Commands that measure nothing: blocks, cost, sample, space, papers, proxies."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from archsearch.cli.app import RESULTS
 from archsearch.cli.options import MACS, fix_option, json_option, params_option, seed_option, tolerance_option
-
-if TYPE_CHECKING:
-    from archsearch.report.space import Asked
 
 ARCH_HELP = """ARCH is a space file of size one, a paper's name, a row of a run (`RUN:TRIAL`, or `:TRIAL` of the latest run; TRIAL is a trial's number or
 the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
@@ -46,6 +43,7 @@ def cost(arch: str, as_json: bool) -> None:
 
 _budget_option = click.option(
     "--budget",
+    "budget_macs",
     type=MACS,
     metavar="MACS",
     help="Only architectures within --tolerance of it, such as 4.5GFLOPs (multiply-adds).  [default: none]",
@@ -69,22 +67,20 @@ _budget_option = click.option(
 @params_option
 @fix_option
 @json_option
-def sample(number: int, seed: int, as_json: bool, **asked: Any) -> None:
-    """Draw random architectures of a space, in a band or anywhere.
+def sample(number: int, seed: int, as_json: bool, **options: Any) -> None:
+    """Draw random architectures of a space, inside bounds or anywhere.
 
-    Draws are uniform over the distinct architectures, and repeat where these are few. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
+    Draws are uniform over the distinct architectures, with replacement. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
     """
-    from archsearch.report import space as space_listing
     from archsearch.report import tables
+    from archsearch.report.space import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table
 
-    request = _asked(**asked)
-    inside, archs = space_listing.sample_archs(request, number, seed)
+    query = SpaceQuery(**options)
+    inside, archs = sample_archs(query, number, seed)
     if as_json:
-        click.echo(tables.to_json([space_listing.arch_document(arch) for arch in archs]))
+        click.echo(tables.to_json([arch_document(arch) for arch in archs]))
         return
-    tables.show(
-        tables.make_console(), space_listing.sample_table(archs), space_listing.sample_sentence(request, inside)
-    )
+    tables.show(tables.make_console(), sample_table(archs), sample_sentence(query, inside))
 
 
 @click.command()
@@ -94,27 +90,20 @@ def sample(number: int, seed: int, as_json: bool, **asked: Any) -> None:
 @params_option
 @fix_option
 @json_option
-def space(as_json: bool, **asked: Any) -> None:
-    """Count the architectures of a space, and those in a band.
+def space(as_json: bool, **options: Any) -> None:
+    """Count the architectures of a space, and those inside bounds.
 
     Prints the ends of its range, the share of every block and the open parameters. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
     """
-    from archsearch.report import space as space_listing
     from archsearch.report import tables
+    from archsearch.report.space import SpaceQuery, space_document, space_parts
 
-    request = _asked(**asked)
-    document = space_listing.space_document(request)
+    query = SpaceQuery(**options)
+    document = space_document(query)
     if as_json:
         click.echo(tables.to_json(document))
         return
-    tables.show(tables.make_console(), *space_listing.space_parts(request, document))
-
-
-def _asked(budget: float | None, **rest: Any) -> "Asked":
-    """What the options of `sample` and `space` ask for."""
-    from archsearch.report.space import Asked
-
-    return Asked(budget_macs=None if budget is None else int(budget), **rest)
+    tables.show(tables.make_console(), *space_parts(query, document))
 
 
 def _recount() -> dict[str, dict[str, Any]]:
@@ -133,7 +122,7 @@ def _recount() -> dict[str, dict[str, Any]]:
     "--check",
     "is_check",
     is_flag=True,
-    help="Build every model and count it anew: MACs by fvcore, parameters by tensor; exit code 1 if one differs.  [default: off]",
+    help="Build and recount every model: MACs by fvcore, parameters by tensor; exit code 1 if one differs.  [default: off]",
 )
 @json_option
 def papers(is_check: bool, as_json: bool) -> None:
@@ -153,7 +142,7 @@ def papers(is_check: bool, as_json: bool) -> None:
         tables.show(tables.make_console(), paper_table(documents), PAPERS_NOTE)
     wrong = [document["name"] for document in documents if is_check and not document["check"]["is_equal"]]
     if wrong:
-        raise RunError(f"counted anew, {len(wrong)} of {len(documents)} models differ: {', '.join(wrong)}")
+        raise RunError(f"recounted, {len(wrong)} of {len(documents)} models differ: {', '.join(wrong)}")
     if is_check:
         click.echo(check_sentence(documents, time.monotonic() - start), err=as_json)
 
@@ -162,20 +151,20 @@ def papers(is_check: bool, as_json: bool) -> None:
 @click.argument("name", required=False)
 @json_option
 def proxies(name: str | None, as_json: bool) -> None:
-    """List the proxies of a run, or print one's file.
+    """List the shipped proxy profiles, or print one's file.
 
     NAME is one of them, or a file of your own to be checked.  [default: list all]
     """
     from archsearch.proxy.profiles import load_profile, profile_text
-    from archsearch.report import proxies as profile_listing
     from archsearch.report import tables
+    from archsearch.report.proxies import PROXIES_NOTE, profile_document, profile_list, profile_table
 
     if name is not None:
-        proxy = load_profile(name)
-        click.echo(tables.to_json(profile_listing.document(proxy)) if as_json else profile_text(name).rstrip())
+        profile = load_profile(name)
+        click.echo(tables.to_json(profile_document(profile)) if as_json else profile_text(name).rstrip())
         return
-    documents = profile_listing.proxy_list()
+    documents = profile_list()
     if as_json:
         click.echo(tables.to_json(documents))
         return
-    tables.show(tables.make_console(), profile_listing.proxy_table(documents), profile_listing.PROXIES_NOTE)
+    tables.show(tables.make_console(), profile_table(documents), PROXIES_NOTE)

@@ -1,5 +1,6 @@
 """Options that several commands share, and the types that read quantities with units."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,23 +10,22 @@ import click
 from archsearch.errors import UserError
 from archsearch.units import parse_count_range, parse_macs, parse_seconds, parse_share
 
-# Four digits: no machine has ten thousand cores, and a longer number would become a list that fills the memory.
+# Four digits: no machine has ten thousand cores, and the list of a longer range would fill the memory.
 _CPU_RANGE = re.compile(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
-    """A number with a unit; a bad one is a UserError that names the option."""
+    """A number with a unit, in its base unit; a bad one is a UserError that names the option."""
 
     def __init__(self, name: str, parse: Callable[[str, str], float]) -> None:
         self.name, self.parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number in its base unit."""
-        if not isinstance(value, str):
-            return float(value)
-        return self.parse(value, param.opts[0] if param else self.name)
+        """`4.5GFLOPs` as 4500000000; MACs are whole numbers."""
+        number: float = self.parse(value, param.opts[0] if param else self.name) if isinstance(value, str) else value
+        return number
 
 
 class CpuList(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
@@ -89,7 +89,7 @@ mode_option = click.option(
     type=click.Choice(["eager", "compile"]),
     default="eager",
     show_default=True,
-    help="Time the network as it is, or compiled by torch.compile.",
+    help="Time the network in eager mode, or compiled by torch.compile.",
 )
 batch_size_option = click.option(
     "--batch-size",
@@ -125,7 +125,6 @@ def _parse_fixed(ctx: click.Context, param: click.Parameter, value: tuple[str, .
 
 fix_option = click.option(
     "--fix",
-    "fixed",
     multiple=True,
     callback=_parse_fixed,
     metavar="NAME=VALUE",
@@ -139,26 +138,8 @@ params_option = click.option(
 )
 
 
-def images_options(whose: str) -> Callable[[Function], Function]:
-    """`--train-split`, `--val-split` and `--max-unreadable`, of the images that are called `whose`."""
-    options = (
-        click.option(
-            "--train-split", default="train", show_default=True, metavar="NAME", help=f"Split of {whose} to train on."
-        ),
-        click.option(
-            "--val-split",
-            metavar="NAME",
-            help=f"Split of {whose} to score on.  [default: images held out of the training split]",
-        ),
-        click.option(
-            "--max-unreadable",
-            type=SHARE,
-            default="1%",
-            show_default=True,
-            metavar="SHARE",
-            help="Share of a split's images that may be unreadable and are left out, named.",
-        ),
-    )
+def _apply(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Several options as one decorator, in the order of the help."""
 
     def add(function: Function) -> Function:
         for option in reversed(options):
@@ -168,12 +149,53 @@ def images_options(whose: str) -> Callable[[Function], Function]:
     return add
 
 
+def measuring_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `Measurement.resolve` but for the image size, handed to the command as one mapping `measuring`."""
+    options = {
+        "device": device_option,
+        "dtype": dtype_option,
+        "mode": mode_option,
+        "batch_size": batch_size_option,
+        "threads": threads_option,
+        "cpus": cpus_option,
+    }
+
+    @functools.wraps(function)
+    def command(*arguments: Any, **given: Any) -> Any:
+        measuring = {name: given.pop(name) for name in options}
+        return function(*arguments, measuring=measuring, **given)
+
+    return _apply(*options.values())(command)
+
+
+def images_options(source: str) -> Callable[[Function], Function]:
+    """`--train-split`, `--val-split` and `--max-unreadable` of the images given by `source`, such as `--data`."""
+    return _apply(
+        click.option(
+            "--train-split", default="train", show_default=True, metavar="NAME", help=f"Split of {source} to train on."
+        ),
+        click.option(
+            "--val-split",
+            metavar="NAME",
+            help=f"Split of {source} to score on.  [default: images held out of the training split]",
+        ),
+        click.option(
+            "--max-unreadable",
+            type=SHARE,
+            default="1%",
+            show_default=True,
+            metavar="SHARE",
+            help="Share of a split's images that may be unreadable; these are named and left out.",
+        ),
+    )
+
+
 def seed_option(what: str) -> Callable[[Function], Function]:
-    """`--seed N` with what it decides."""
+    """`--seed N`; `what` is its help."""
     return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=what)
 
 
 def image_size_option(default: str) -> Callable[[Function], Function]:
-    """`--image-size PX` with whose size it is else."""
-    words = f"Side of the input in pixels.  [default: {default}]"
-    return click.option("--image-size", type=click.IntRange(min=1), metavar="PX", help=words)
+    """`--image-size PX`; `default` says which size is taken without it."""
+    text = f"Side of the input in pixels.  [default: {default}]"
+    return click.option("--image-size", type=click.IntRange(min=1), metavar="PX", help=text)

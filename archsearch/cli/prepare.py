@@ -1,4 +1,4 @@
-"""`archsearch prepare`: decode a data set once, to a folder that every run maps into memory."""
+"""`archsearch prepare`: decode a data set once, into a folder that every run maps into memory."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> in
     "--check",
     metavar="OUT",
     type=click.Path(path_type=Path),
-    help="Only verify a prepared folder: every hash, count and label.  [default: prepare]",
+    help="Only check a prepared folder: every hash, count and label.  [default: prepare]",
 )
 @click.option(
     "--size",
@@ -42,13 +42,13 @@ def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> in
     default="all",
     show_default=True,
     metavar="N|all",
-    help="How many classes, drawn by --seed.",
+    help="Number of classes, drawn by --seed.",
 )
 @click.option(
     "--per-class",
     type=click.IntRange(min=1),
     metavar="N",
-    help="At most so many training images a class.  [default: all]",
+    help="At most N training images of each class.  [default: all]",
 )
 @click.option(
     "--share", type=SHARE, metavar="SHARE", help="Share of the training images, of every class.  [default: all]"
@@ -65,7 +65,7 @@ def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> in
     "--workers",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Threads that decode.  [default: one a core that may be used]",
+    help="Threads that decode.  [default: one for each core that may be used]",
 )
 @click.pass_context
 def prepare(
@@ -75,10 +75,9 @@ def prepare(
     source: str | None,
     out: Path | None,
     check: Path | None,
-    workers: int | None,
-    **asked: Any,
+    **options: Any,
 ) -> None:
-    """Decode images once, for every run after.
+    """Decode images once, for all later runs.
 
     SOURCE is an ImageFolder, a folder of class folders, one with the ILSVRC2012 tars, parquet or webdataset shards, or a
     name that timm's readers know, such as hfds/NAME. OUT is the folder to write; runs take it by --data OUT.
@@ -89,21 +88,23 @@ def prepare(
     if check is None and (source is None or out is None):
         raise click.UsageError("SOURCE and OUT are needed, or --check OUT")
     if check is not None and source is not None:
-        raise click.UsageError("--check takes a prepared folder and nothing else")
+        raise click.UsageError("--check takes a prepared folder and no SOURCE")
     from archsearch.cli.progress import progress_display
-    from archsearch.data import prepare as preparing
-    from archsearch.report import tables
+    from archsearch.data.prepare import PrepareRequest
+    from archsearch.data.prepare import check as check_folder
+    from archsearch.data.prepare import prepare as carry_out
+    from archsearch.report.tables import make_console
     from archsearch.system import command_line
 
     if check is not None:
-        click.echo(preparing.check(check))
+        click.echo(check_folder(check))
         return
     assert source is not None
     assert out is not None
-    request = preparing.PrepareRequest(source=source, out=out, workers=workers, **asked)
+    request = PrepareRequest(source=source, out=out, **options)
     try:
-        with progress_display(tables.make_console(stderr=True)) as display:
-            sentences = preparing.prepare(request, say=display.say, progress=display.progress)
+        with progress_display(make_console(stderr=True)) as display:
+            sentences = carry_out(request, say=display.say, progress=display.progress)
         click.echo(sentences)
     except KeyboardInterrupt:
         go_on = command_line(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""`archsearch report`: what a run found, on whose data, under which conditions."""
+"""`archsearch report`: the front of a run, its trials, and the conditions it was measured under. Starts without torch."""
 
 import click
 

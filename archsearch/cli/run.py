@@ -1,7 +1,8 @@
-"""`archsearch run`: the main job, from a space file to a Pareto front."""
+"""`archsearch run`: search a space inside a budget, up to a Pareto front."""
 
 import functools
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,24 @@ from archsearch.cli.app import INTERRUPTED, RESULTS
 from archsearch.cli.options import (
     MACS,
     SECONDS,
-    batch_size_option,
-    cpus_option,
-    device_option,
-    dtype_option,
     fix_option,
     images_options,
-    mode_option,
+    measuring_options,
     seed_option,
-    threads_option,
     tolerance_option,
 )
 from archsearch.errors import UserError
 
 DEFAULT_TRIALS = 12
-# Those of archsearch.samplers.SAMPLERS, which a help text cannot wait for: it imports torch and Optuna.
+# Those of archsearch.samplers.SAMPLERS, which loads torch and Optuna and would make the help slow.
 SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
-
-# Options that `Measurement.resolve` and `ProxyTask.resolve` take under these names.
-_MEASURING = ("device", "dtype", "mode", "batch_size", "threads", "cpus")
-_TRAINING = ("training_free", "free_rung", "data", "train_split", "val_split", "max_unreadable")
 
 
 @click.command()
 @click.argument("space", default="hybrid")
 @click.option(
     "--budget",
+    "budget_macs",
     type=MACS,
     required=True,
     metavar="MACS",
@@ -50,7 +43,7 @@ _TRAINING = ("training_free", "free_rung", "data", "train_split", "val_split", "
     default=DEFAULT_TRIALS,
     show_default=True,
     metavar="N",
-    help="Sampled candidates, beside the fixed trials.",
+    help="Candidates to sample, in addition to the fixed trials.",
 )
 @click.option(
     "--papers",
@@ -61,9 +54,10 @@ _TRAINING = ("training_free", "free_rung", "data", "train_split", "val_split", "
 )
 @click.option(
     "--timeout",
+    "timeout_s",
     type=SECONDS,
     metavar="TIME",
-    help="Start no new trial after this time, such as 90s, 30m or 2h; what --recheck does still follows.  [default: none]",
+    help="Start no new trial after this time, such as 90s, 30m or 2h; the work of --recheck still follows.  [default: none]",
 )
 @click.option(
     "--data",
@@ -78,17 +72,12 @@ _TRAINING = ("training_free", "free_rung", "data", "train_split", "val_split", "
     "[default: fashion-mnist; with --data imagenet-short on cuda, else cpu-small]",
 )
 @images_options("--data")
-@device_option
-@dtype_option
-@mode_option
-@batch_size_option
-@threads_option
-@cpus_option
+@measuring_options
 @click.option(
     "--recheck/--no-recheck",
     default=True,
     show_default=True,
-    help="Time the members of the front again at the end, in another order; the first figures stay the ranked ones.",
+    help="Time the members of the front again at the end, in another order; the ranking keeps the first figures.",
 )
 @click.option(
     "--seeds",
@@ -96,10 +85,11 @@ _TRAINING = ("training_free", "free_rung", "data", "train_split", "val_split", "
     default=1,
     show_default=True,
     metavar="N",
-    help="Train the members of the front with so many seeds, the first training counted; the first scores stay the ranked ones.",
+    help="Train the members of the front with N seeds, the first training included; the ranking keeps the first scores.",
 )
 @click.option(
     "--proxy-steps",
+    "steps",
     type=click.IntRange(min=1),
     metavar="N",
     help="Training steps of a proxy.  [default: the profile's]",
@@ -107,34 +97,34 @@ _TRAINING = ("training_free", "free_rung", "data", "train_split", "val_split", "
 @click.option(
     "--rungs",
     metavar="N,...",
-    help="Where a training pauses to be judged, in parts of the last number, its end; a candidate that can no longer matter is "
-    "stopped there.  [default: the profile's, such as 1,8]",
+    help="Where a training may be stopped, in parts of the last number, which is its end; there a candidate that can no longer reach "
+    "the front is stopped.  [default: the profile's, such as 1,8]",
 )
-@click.option("--no-rungs", is_flag=True, help="Train every candidate in full at once.  [default: with rungs]")
+@click.option("--no-rungs", is_flag=True, help="Train every candidate in full.  [default: with rungs]")
 @click.option(
     "--training-free",
     is_flag=True,
-    help="Work out training-free scores of every candidate too (seconds each): columns free_*, and features for the known-cost "
-    "sampler.  [default: off]",
+    help="Compute training-free scores of every candidate too, which takes seconds each: columns free_*, and features for the "
+    "known-cost sampler.  [default: off]",
 )
 @click.option(
     "--free-rung",
     metavar="NAME",
-    help="A training-free score to judge by before any training: naswot, zico, expressivity, progressivity or trainability.  [default: none]",
+    help="A training-free score that may stop candidates before any training: naswot, zico, expressivity, progressivity or trainability.  [default: none]",
 )
 @click.option(
     "--objectives",
     default="proxy_score,throughput_img_s,params",
     show_default=True,
     metavar="NAME,...",
-    help="What spans the front; also macs, latency_ms, peak_memory_bytes.",
+    help="Objectives of the front; allowed are also macs, latency_ms and peak_memory_bytes.",
 )
 @click.option(
     "--sampler",
     default=SAMPLER_NAMES[0],
     show_default=True,
     metavar="NAME",
-    help=f"How candidates are proposed: {', '.join(SAMPLER_NAMES[:-1])} or {SAMPLER_NAMES[-1]}.",
+    help=f"The sampler that proposes candidates: {', '.join(SAMPLER_NAMES[:-1])} or {SAMPLER_NAMES[-1]}.",
 )
 @click.option(
     "--storage",
@@ -158,64 +148,44 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from archsearch.cli.live import watching
     from archsearch.cli.progress import progress_display
-    from archsearch.report import tables
-    from archsearch.search import run as running
+    from archsearch.report.tables import make_console
+    from archsearch.search.run import carry_out, configure, interrupted_sentence
 
     request = _request(options)
-    console = tables.make_console(stderr=True)
+    console = make_console(stderr=True)
     folder = None
     try:
         with progress_display(console) as display:
-            config, folder = running.configure(request, say=display.say, progress=display.progress)
+            config, folder = configure(request, say=display.say, progress=display.progress)
         listen = functools.partial(watching, console)
-        state = running.carry_out(request, config, folder, sys.argv[1:], say=display.say, listen=listen)
+        state = carry_out(request, config, folder, sys.argv[1:], say=display.say, listen=listen)
     except KeyboardInterrupt:
         state = "interrupted"
     if state == "interrupted" or folder is None:
-        click.echo(running.interrupted_sentence(folder, sys.argv[1:]), err=True)
+        click.echo(interrupted_sentence(folder, sys.argv[1:]), err=True)
         ctx.exit(INTERRUPTED)
     _show_front(folder)
 
 
 def _request(options: dict[str, Any]) -> Any:
-    """The request of these options. Raises UserError for an unknown objective, and for rungs with and without."""
+    """The request of these options. Raises UserError for an unknown objective, and for bad rungs."""
     from archsearch.results import check_objectives
     from archsearch.search.run import RunRequest
 
-    objectives = tuple(name.strip() for name in options["objectives"].split(","))
+    objectives = tuple(name.strip() for name in options.pop("objectives").split(","))
     check_objectives(objectives)
-    return RunRequest(
-        **{
-            key: options[key]
-            for key in (
-                "space",
-                "tolerance",
-                "papers",
-                "sampler",
-                "seed",
-                "trials",
-                "storage",
-                "output",
-                "recheck",
-                "seeds",
-            )
-        },
-        budget_macs=round(options["budget"]),
-        timeout_s=options["timeout"],
-        objectives=objectives,
-        rungs=_rungs(options["rungs"], options["no_rungs"]),
-        fix=options["fixed"],
-        results_root=RESULTS,
-        proxy=options["proxy"],
-        measuring={key: options[key] for key in _MEASURING},
-        training={"steps": options["proxy_steps"], **{key: options[key] for key in _TRAINING}},
-    )
+    rungs = _rungs(options.pop("rungs"), options.pop("no_rungs"))
+    # An option that is no field of the request is a keyword of `ProxyTask.resolve`.
+    names = {field.name for field in fields(RunRequest)}
+    asked = {name: value for name, value in options.items() if name in names}
+    training = {name: value for name, value in options.items() if name not in names}
+    return RunRequest(**asked, training=training, objectives=objectives, rungs=rungs, results_root=RESULTS)
 
 
 def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
-    """`1,4,16` as numbers, none where they are off, None (the profile's) where nothing is said.
+    """`1,4,16` as numbers, () for --no-rungs, None (the profile's) without either option.
 
-    Raises UserError for anything else, and for yes and no at once.
+    Raises UserError for anything else, and for both options at once.
     """
     from archsearch.proxy.training.recipe import check_rungs
 

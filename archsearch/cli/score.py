@@ -15,7 +15,7 @@ from archsearch.cli.options import device_option, json_option, seed_option, thre
     default=8,
     show_default=True,
     metavar="N",
-    help="Random images that a network is asked about at once.",
+    help="Random images in one batch.",
 )
 @device_option
 @threads_option
@@ -25,13 +25,13 @@ def score(archs: tuple[str, ...], batch_size: int, device: str, threads: int | N
     """Training-free scores of architectures; no accuracy."""
     from archsearch.cli.arguments import resolve_arch
     from archsearch.device import pick_device, use_cpu
-    from archsearch.report import proxies as free_listing
     from archsearch.report import tables
+    from archsearch.report.proxies import FREE_NOTE, score_list, score_table
 
     use_cpu(threads)
     found = {text: resolve_arch(text, RESULTS) for text in archs}
     console = tables.make_console(stderr=True)
-    documents = free_listing.score_list(
+    documents = score_list(
         found,
         batch_size=batch_size,
         seed=seed,
@@ -41,4 +41,4 @@ def score(archs: tuple[str, ...], batch_size: int, device: str, threads: int | N
     if as_json:
         click.echo(tables.to_json(documents))
         return
-    tables.show(tables.make_console(), free_listing.score_table(documents), free_listing.FREE_NOTE)
+    tables.show(tables.make_console(), score_table(documents), FREE_NOTE)

@@ -1,23 +1,29 @@
-"""An audit's document as rich tables and sentences."""
+"""`archsearch audit`: an audit's document as rich tables and sentences."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 
 from archsearch.proxy.audit.verdict import number
-from archsearch.report.tables import make_table, text, titled
+from archsearch.report.tables import Document, make_table, text, titled
 from archsearch.units import format_count, format_seconds
-
-Document = Mapping[str, Any]
 
 _GROUPS = {"papers": "papers' models", "hybrids": "hybrids"}
 _JUDGES = {"proxy": "the proxy", "params": "parameters", "macs": "MACs"}
+_KEY = (
+    "Kendall tau is 1 for the same order, 0 for none, -1 for the reverse; 95 % by bootstrap over architectures. "
+    "One seed: the mean tau of a single training, which is what a run has. Seed to seed: how far two seeds of the "
+    "proxy agree with each other. The other judges need no training: counts, and scores of untrained networks."
+)
 
 
 def audit_parts(document: Document) -> Iterator[RenderableType]:
     """Scores, noise, a table for each comparison, and the verdict."""
-    yield _headline(document)
+    origin = f" of run {document['run']}" if document["run"] else ""
+    yield (
+        f"Audit of the proxy{origin}, {document['created_at']}: {document['trainings']} trainings, "
+        f"{format_seconds(document['seconds'])} of training in all, kept in {document['folder']}"
+    )
     for group in ("papers", "hybrids"):
         if any(row["group"] == group for row in document["architectures"]):
             yield _score_table(document, group)
@@ -32,28 +38,13 @@ def audit_parts(document: Document) -> Iterator[RenderableType]:
     yield "\n".join([f"proxy_id: {document['proxy_id']}", *map(_conditions_line, document["conditions"])])
 
 
-_KEY = (
-    "Kendall tau is 1 for the same order, 0 for none, -1 for the reverse; 95 % by bootstrap over architectures. "
-    "One seed: the mean tau of a single training, which is what a run has. Seed to seed: how far two seeds of the "
-    "proxy agree with each other. The other judges need no training: counts, and scores read off untrained networks."
-)
-
-
-def _headline(document: Document) -> str:
-    whose = f" of run {document['run']}" if document["run"] else ""
-    return (
-        f"Audit of the proxy{whose}, {document['created_at']}: {document['trainings']} trainings, "
-        f"{format_seconds(document['seconds'])} of training in all, kept in {document['folder']}"
-    )
-
-
 def _conditions_line(one: Document) -> str:
     threads = "" if one["threads"] is None else f", {one['threads']} thread{'s' if one['threads'] > 1 else ''}"
     return f"trained on {one['device']} ({one['device_name']}), torch {one['torch']}{threads}"
 
 
 def _score_table(document: Document, group: str) -> Group:
-    """Each architecture with the score of every seed and what it is compared with."""
+    """Each architecture with the score of every seed, and the top-1 or longer training that it is compared with."""
     is_papers = group == "papers"
     target = "top-1" if is_papers else f"{document['longer']}x steps"
     has_target = is_papers or bool(document["longer"])
@@ -78,7 +69,7 @@ def _score_table(document: Document, group: str) -> Group:
 
 
 def _noise_table(document: Document) -> Group:
-    """Spread between architectures beside the noise of their scores."""
+    """The spread of scores between architectures, and the noise of one score."""
     columns = ["scores of", "count", "seeds", "range", "sd", "binomial se", "sd of seeds", "ties", "a training"]
     rows = [
         [
@@ -99,7 +90,7 @@ def _noise_table(document: Document) -> Group:
 
 
 def _comparison_table(document: Document, comparison: Document) -> Group:
-    """Everyone who judges, against one target."""
+    """Rank correlation of each judge with one target."""
     rows = [_judge_row(_JUDGES.get(judge["judge"], judge["judge"]), judge) for judge in comparison["judges"]]
     if comparison["minus_params"]:
         rows.append(_judge_row("the proxy minus parameters", comparison["minus_params"]))
@@ -127,7 +118,7 @@ def _judge_row(name: str, judge: Document) -> list[str]:
 
 
 def _failures(document: Document) -> Iterator[RenderableType]:
-    """Who could not be trained with every seed, and why."""
+    """The architectures that could not be trained with every seed, with the reasons."""
     rows = [[row["name"] or row["architecture"], row["reason"]] for row in document["architectures"] if row["reason"]]
     if rows:
         yield titled(

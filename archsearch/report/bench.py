@@ -1,26 +1,24 @@
-"""What `archsearch bench` shows: the measurements beside the reference, failures, and the conditions."""
+"""`archsearch bench`: the measurements beside the reference, failures, and the conditions."""
 
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 
-from archsearch.report.tables import conditions_line, make_table, memory_text, text, titled
+from archsearch.report.tables import Document, conditions_line, make_table, memory_text, text, titled
 from archsearch.units import format_count
 
-Document = Mapping[str, Any]
 Column = tuple[str, Callable[[Document], str]]
 
-# Below this the exact counts, which `archsearch cost` tells too, would fold the architectures' names.
+# Columns of a terminal that has room for the exact counts; in a narrower one they would fold the architectures' names.
 _WIDE = 100
 
 
 def bench_parts(document: Document, width: int) -> Iterator[RenderableType]:
-    """The measurements as tables for a terminal of `width` columns, failures as sentences, the conditions, and what the columns mean."""
+    """Tables for a terminal of `width` columns, failures as sentences, the conditions, and the meaning of the columns."""
     figures = [result for result in document["results"] if not result["error"]]
     if figures:
         yield from _sweep_tables(document, figures) if document["is_sweep"] else [_table(document, figures, width)]
@@ -31,7 +29,7 @@ def bench_parts(document: Document, width: int) -> Iterator[RenderableType]:
     if document["results"]:
         yield "\n".join([_conditions(document), *_telemetry(document, figures)])
     if figures:
-        yield " ".join([*_unsettled(figures), *_meaning(document, figures)])
+        yield " ".join([*_order_sentences(figures), *_column_sentences(document, figures)])
 
 
 def interrupted_sentence(document: Document) -> str:
@@ -40,7 +38,7 @@ def interrupted_sentence(document: Document) -> str:
 
 
 def _table(document: Document, figures: Sequence[Document], width: int) -> Table:
-    """One row for each architecture, under the reference at every image size there is; counts where there is room."""
+    """One row for each architecture, after the reference at each image size; counts where there is room."""
     columns: list[Column] = [("architecture", _name)]
     if len({figure["image_size"] for figure in figures}) > 1:
         columns.append(("px", lambda row: str(row["image_size"])))
@@ -83,7 +81,7 @@ def _make(columns: Sequence[Column], rows: Sequence[Document]) -> Table:
 
 
 def _reference_rows(document: Document, figures: Sequence[Document]) -> Iterator[Document]:
-    """The reference at each image size: the median of all its timings, and their spread as far as there are several."""
+    """The reference at each image size, with the median of all its timings."""
     for image_size in dict.fromkeys(figure["image_size"] for figure in figures):
         beside = [figure for figure in figures if figure["image_size"] == image_size]
         rate = statistics.median(one["reference_img_s"] for figure in beside for one in figure["rounds"])
@@ -103,20 +101,20 @@ def _reference_rows(document: Document, figures: Sequence[Document]) -> Iterator
 
 
 def _name(row: Document) -> str:
-    """A paper's name, else what was asked for, which for stdin is a dash."""
+    """A paper's name, else the argument of the command, or the arch_id for one read from stdin."""
     if row["name"]:
         return str(row["name"])
     return str(row["arch_id"] if row["asked"] == "-" else row["asked"])
 
 
 def _rate(row: Document) -> str:
-    """Images per second with the marks of a figure that is not to be trusted."""
+    """Images per second, marked where noisy, drifted or throttled."""
     marks = {"noisy": "~", "drifted": "!", "throttled": "^"}
     return f"{row['throughput_img_s']:.1f}" + "".join(mark for key, mark in marks.items() if row.get(key))
 
 
 def _conditions(document: Document) -> str:
-    """Where and how all figures were taken; what differs between them has a column."""
+    """The conditions that all figures share; what differs between them has a column."""
     results, where = document["results"], document["conditions"]
     shared = {key: results[0][key] for key in ("dtype", "mode")}
     sizes = {result["image_size"] for result in results}
@@ -138,11 +136,11 @@ def _conditions(document: Document) -> str:
 
 
 def _telemetry(document: Document, figures: Sequence[Document]) -> Iterator[str]:
-    """What NVML told of the GPU while the figures were taken, or why it told nothing."""
+    """The GPU's clocks, power, temperature and throttling while the figures were taken, or why NVML gave none."""
     if document["telemetry_missing"]:
         yield document["telemetry_missing"]
-    told = [figure["telemetry"] for figure in figures if figure["telemetry"]]
-    if not told:
+    samples = [figure["telemetry"] for figure in figures if figure["telemetry"]]
+    if not samples:
         return
     parts = []
     for key, name, unit in (
@@ -150,19 +148,19 @@ def _telemetry(document: Document, figures: Sequence[Document]) -> Iterator[str]
         ("memory_clock_mhz", "memory clock", "MHz"),
         ("power_w", "power", "W"),
     ):
-        spreads = [one[key] for one in told if one[key]]
+        spreads = [one[key] for one in samples if one[key]]
         if spreads:
             low, high = min(one["min"] for one in spreads), max(one["max"] for one in spreads)
             parts.append(f"{name} {low:.0f} to {high:.0f} {unit}")
-    degrees = [one["max_temperature_c"] for one in told if one["max_temperature_c"] is not None]
+    degrees = [one["max_temperature_c"] for one in samples if one["max_temperature_c"] is not None]
     if degrees:
         parts.append(f"up to {max(degrees):.0f} C")
-    reasons = sorted({reason for one in told for reason in one["throttle_reasons"] or ()} - {"gpu_idle"})
-    yield f"GPU meanwhile: {', '.join([*parts, 'clocks held by ' + (', '.join(reasons) or 'nothing')])}"
+    reasons = sorted({reason for one in samples for reason in one["throttle_reasons"] or ()} - {"gpu_idle"})
+    yield f"GPU meanwhile: {', '.join([*parts, 'clocks limited by ' + (', '.join(reasons) or 'nothing')])}"
 
 
-def _unsettled(figures: Sequence[Document]) -> Iterator[str]:
-    """The pairs, next to each other by ratio, whose order was not the same in all rounds' figures."""
+def _order_sentences(figures: Sequence[Document]) -> Iterator[str]:
+    """Which neighbours in the order by ratio changed places between rounds, where there were several rounds."""
     if not all(len(figure["rounds"]) > 1 for figure in figures):
         return
     order = sorted(figures, key=lambda figure: float(figure["ratio_to_reference"]), reverse=True)
@@ -175,23 +173,24 @@ def _unsettled(figures: Sequence[Document]) -> Iterator[str]:
     if pairs:
         yield f"Over {number} rounds the order is not settled between {'; '.join(pairs)}."
     elif len(figures) > 1:
-        yield f"The order was the same in all {number} rounds, whichever round each ratio is taken from."
+        yield f"The order was the same in all {number} rounds, and the ranges of the ratios do not overlap."
 
 
 def _ratios(figure: Document) -> list[float]:
     return [one["ratio_to_reference"] for one in figure["rounds"]]
 
 
-def _meaning(document: Document, figures: Sequence[Document]) -> Iterator[str]:
+def _column_sentences(document: Document, figures: Sequence[Document]) -> Iterator[str]:
+    """What the columns mean."""
     yield (
         "img/s is the median of timed blocks, IQR their relative spread, ratio the median over blocks of the rate over the reference's beside it. "
         "~ spread above the protocol's limit, ! reference drifted meanwhile"
-        + (", ^ clocks held down by heat or power brake." if document["conditions"]["device"] == "cuda" else ".")
+        + (", ^ clocks reduced by heat or power brake." if document["conditions"]["device"] == "cuda" else ".")
     )
     if any(figure["ratio_spread"] is not None for figure in figures):
         yield "A row is the round with the median ratio, spread the range of the rounds' ratios over it."
     if any(figure["compile_s"] is not None for figure in figures):
-        yield "compile is the first pass; torch.compile's own files of an earlier time shorten it."
+        yield "compile is the first pass; torch.compile's cache of an earlier run shortens it."
     if document["conditions"]["device"] != "cuda":
-        yield "memory is the whole process's, with interpreter and reference: an upper bound of the network's own."
-    yield "Figures of other conditions cannot be compared."
+        yield "memory is that of the whole process, with interpreter and reference: an upper bound of the network's own."
+    yield "Figures measured under other conditions cannot be compared with these."

@@ -1,23 +1,24 @@
-"""archsearch/report/calibration.py."""
+"""`archsearch calibrate`: a calibration as a document, as tables and as sentences."""
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import RenderableType
 
-from archsearch.report.tables import conditions_line, make_table, titled
+from archsearch.report.tables import Document, conditions_line, make_table, titled
 from archsearch.throughput.calibration.calibration import TRUSTED_TAU, Calibration
 from archsearch.throughput.calibration.interpolation import left_out_errors
 from archsearch.units import format_count, format_seconds
 
+_GROUPS = {"held_out": "hybrids held out", "paper": "papers' models"}
+
 
 def calibration_document(calibration: Calibration) -> dict[str, Any]:
-    """Everything the table says and what it is made of, for JSON."""
+    """Everything that the tables say, and the figures behind it, for JSON."""
     about, key = calibration.about, calibration.key
-    networks = calibration.networks
     errors = [abs(error) for error in left_out_errors(calibration.slopes.timed).values()]
     plan = about["identity"]
     return {
@@ -35,7 +36,7 @@ def calibration_document(calibration: Calibration) -> dict[str, Any]:
         "space_settings": about["space_settings"],
         "space_settings_timed": about["space_settings_timed"],
         "interpolation_error_median": statistics.median(errors) if errors else None,
-        "networks": [asdict(network) for network in networks],
+        "networks": [asdict(network) for network in calibration.networks],
         "not_measured": [row["reason"] for row in calibration.rows if row["reason"]],
         "fit": asdict(calibration.fit),
         "scores": {group: asdict(score) if score else None for group, score in calibration.scores.items()},
@@ -46,7 +47,7 @@ def calibration_document(calibration: Calibration) -> dict[str, Any]:
 
 
 def _kinds(calibration: Calibration) -> list[dict[str, Any]]:
-    """Milliseconds a GMAC and image of every block kind, the fastest first."""
+    """Milliseconds per GMAC and image of every block kind, the fastest first."""
     rates: dict[str, list[float]] = defaultdict(list)
     for site, ms in calibration.slopes.timed.items():
         macs = site.layer.cost(site.shape).macs
@@ -65,25 +66,26 @@ def _kinds(calibration: Calibration) -> list[dict[str, Any]]:
     return sorted(found, key=lambda kind: float(kind["ms_per_gmac"]))
 
 
-_GROUPS = {"held_out": "hybrids held out", "paper": "papers' models"}
-
-
-def calibration_parts(document: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Scores, block kinds, and sentences on what was measured, under which conditions, and what it is good for."""
+def calibration_parts(document: Document) -> Iterator[RenderableType]:
+    """Tables of the predictions' errors and of the block kinds; what was measured, the conditions, and whether a run uses it."""
     rows = [_score_row(_GROUPS[group], score) for group, score in document["scores"].items()]
     columns = ["predicted against measured", "networks", "MAPE", "95 %", "Kendall tau", "95 %"]
     yield make_table(columns, rows, left=columns[:1])
     columns = ["block", "slopes", "ms/GMAC", "least", "most"]
+    rows = [
+        [kind["kind"], str(kind["slopes"]), *(f"{kind[name]:.2f}" for name in ("ms_per_gmac", "least", "most"))]
+        for kind in document["kinds"]
+    ]
     yield titled(
         "Time of an image's blocks per 1e9 multiply-adds, the fastest first",
-        make_table(columns, [_kind_row(kind) for kind in document["kinds"]], left=columns[:1]),
+        make_table(columns, rows, left=columns[:1]),
     )
     yield _measured_sentence(document)
     yield conditions_line({**document["conditions"], **document["key"]})
     yield _use_sentence(document)
 
 
-def _score_row(name: str, score: Mapping[str, Any] | None) -> list[str]:
+def _score_row(name: str, score: Document | None) -> list[str]:
     if score is None:
         return [name, "fewer than 3", "-", "-", "-", "-"]
     error, tau = score["mape"], score["tau"]
@@ -97,12 +99,8 @@ def _score_row(name: str, score: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _kind_row(kind: Mapping[str, Any]) -> list[str]:
-    return [kind["kind"], str(kind["slopes"]), *(f"{kind[name]:.2f}" for name in ("ms_per_gmac", "least", "most"))]
-
-
-def _measured_sentence(document: Mapping[str, Any]) -> str:
-    """What was timed, how long it took, and how the rest is filled in."""
+def _measured_sentence(document: Document) -> str:
+    """What was timed, how long it took, and how much is interpolated."""
     timed, known = document["space_settings_timed"], document["space_settings"]
     train = sum(network["group"] == "train" for network in document["networks"])
     interpolated = ""
@@ -111,13 +109,13 @@ def _measured_sentence(document: Mapping[str, Any]) -> str:
     failed = f" {len(document['not_measured'])} networks could not be measured." if document["not_measured"] else ""
     return (
         f"{document['slopes']} slopes and {len(document['networks'])} networks ({train} hybrids to fit on) in {format_seconds(document['seconds'])}, "
-        f"{document['created_at'][:10]}, archsearch {document['archsearch_version']}: measure anew after an update that changes the blocks. "
+        f"{document['created_at'][:10]}, archsearch {document['archsearch_version']}: repeat it after an update that changes the blocks. "
         f"Of {known} settings of layers in {document['space']}, {timed} were timed and {known - timed} are interpolated{interpolated}.{failed}"
     )
 
 
-def _use_sentence(document: Mapping[str, Any]) -> str:
-    """Whether a search will use it."""
+def _use_sentence(document: Document) -> str:
+    """Whether `archsearch run` will use it, and why."""
     band = f"within {document['tolerance']:.0%} of {format_count(document['budget_macs'])} MACs"
     if document["is_trusted"]:
         return f"`archsearch run` will use it: {document['file']} orders hybrids {band} with a Kendall tau of {document['trusted_from_tau']} or more."

@@ -1,4 +1,4 @@
-"""What the commands that only look print: layers, costs and papers, as plain documents and as tables."""
+"""`archsearch cost`: exact MACs and parameters of an architecture, layer by layer, as a document and as a table."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -17,7 +17,7 @@ _WIDE = 110  # columns of a terminal that has room for every layer's fields
 
 
 def cost_document(arch: Arch) -> dict[str, Any]:
-    """Exact totals and every layer in order of execution; shapes are [channels, height, width], `tokens` stand beside the input, shares are of the MACs."""
+    """Exact totals and every layer in order of execution; shapes are [channels, height, width], shares are of the MACs."""
     total = arch.cost()
     return {
         "arch_id": arch.arch_id,
@@ -53,14 +53,14 @@ def _layer_fields(layer: Layer) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """Equal layers of one stage: where they stand, and the first of them."""
+    """Equal layers of one stage: their paths, and the first of them."""
 
     paths: tuple[str, ...]
     first: Placed
 
 
 def _groups(placed: Iterable[Placed]) -> list[_Group]:
-    """Layers that are equal at equal shapes, in the order in which each first appears; only blocks repeat."""
+    """Equal layers at equal shapes together, in order of first appearance."""
     groups: dict[tuple[Layer, Shape, str], list[Placed]] = {}
     for item in placed:
         groups.setdefault((item.layer, item.shape, item.path.rpartition(".")[0]), []).append(item)
@@ -68,26 +68,24 @@ def _groups(placed: Iterable[Placed]) -> list[_Group]:
 
 
 def cost_table(arch: Arch, width: int) -> Group:
-    """Groups of equal layers with the MACs and parameters of each group together; the layers' fields where `width` columns allow."""
-    total = arch.cost()
+    """Groups of equal layers with the MACs and parameters of each group; the layers' fields where `width` columns allow."""
+    total, groups = arch.cost(), _groups(arch.layers())
     columns = ["path", "layer", "input", "layers", "MACs", "params", "share"]
-    rows = [_cost_row(group, total) for group in _groups(arch.layers())]
-    is_wide = width >= _WIDE
-    if is_wide:
-        columns.append("fields")
-        rows = [
-            [*row, _fields_text(group.first.layer)] for row, group in zip(rows, _groups(arch.layers()), strict=True)
-        ]
+    rows = [_cost_row(group, total) for group in groups]
     totals = [
         "total",
         "",
         "",
-        str(len(list(arch.layers()))),
+        str(sum(len(group.paths) for group in groups)),
         format_count(total.macs),
         format_count(total.params),
         "100.0%",
-        *([""] if is_wide else []),
     ]
+    if width >= _WIDE:
+        columns.append("fields")
+        totals.append("")
+        for row, group in zip(rows, groups, strict=True):
+            row.append(_fields_text(group.first.layer))
     title = f"{arch.name or arch.arch_id}: {arch.describe()}"
     table = make_table(columns, rows, left=["path", "layer", "fields"])
     table.rows[-1].end_section = True
@@ -99,7 +97,7 @@ def _cost_row(group: _Group, total: Cost) -> list[str]:
     layer, shape = group.first.layer, group.first.shape
     cost = layer.cost(shape) * len(group.paths)
     return [
-        _joined(group.paths),
+        _join_paths(group.paths),
         layer.kind,
         f"{shape.channels}x{shape.height}x{shape.width}" + (f"+{shape.tokens}" if shape.tokens else ""),
         str(len(group.paths)),
@@ -113,7 +111,7 @@ def _fields_text(layer: Layer) -> str:
     return " ".join(f"{name}={format_value(value)}" for name, value in _layer_fields(layer).items())
 
 
-def _joined(paths: Sequence[str]) -> str:
+def _join_paths(paths: Sequence[str]) -> str:
     """`stages.3.blocks.1-9`, or `stages.3.blocks.1,3,..,17` for every other one."""
     if len(paths) == 1:
         return paths[0]

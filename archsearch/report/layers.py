@@ -1,4 +1,4 @@
-"""archsearch/report/layers.py."""
+"""`archsearch blocks`: the layers that a space can name, as a document and as tables."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
@@ -19,13 +19,12 @@ _ROLES: dict[Role, str] = {
     "head": "Heads",
 }
 
-
 LAYERS_NOTE = """`a/b` as a stage's block alternates two blocks, as in sda/lda, lsa/gsa, window/channel and wmsa/swmsa; any two may be paired.
 A field that a space leaves out takes the choices listed here; the value of the papers' models comes first."""
 
 
 def layer_list() -> list[dict[str, Any]]:
-    """Every registered layer: role, kind, paper, what it is, fields with meaning, the papers' value and own choices."""
+    """Every registered layer: role, kind, paper, description, and fields with meaning, default and choices."""
     return [
         {
             "role": role,
@@ -40,7 +39,7 @@ def layer_list() -> list[dict[str, Any]]:
 
 
 def _field_list(layer: type[Layer]) -> list[dict[str, Any]]:
-    """The fields a space may write, searchable or not; width and num_classes belong to the stage and the top level."""
+    """The fields that a space may write: all that have a default, unlike the stage's width and the head's num_classes."""
     return [
         {
             "name": item.name,
@@ -54,7 +53,7 @@ def _field_list(layer: type[Layer]) -> list[dict[str, Any]]:
 
 
 def layer_tables() -> Iterator[Group]:
-    """One table a role."""
+    """One table for each role."""
     documents = layer_list()
     for role, title in _ROLES.items():
         rows = [row for document in documents if document["role"] == role for row in _layer_rows(document)]
@@ -63,7 +62,7 @@ def layer_tables() -> Iterator[Group]:
 
 
 def _layer_rows(document: Mapping[str, Any]) -> Iterator[list[str]]:
-    """A layer's fields, one a row; kind and paper stand in the first."""
+    """One row for each field of a layer; the first row has kind and paper."""
     head = [document["kind"], document["paper"] or "-"]
     for item in document["fields"] or [
         {"name": "-", "choices": ["-"], "default": "-", "meaning": document["description"]}

@@ -1,7 +1,7 @@
-"""Which differences of a run are larger than their noise: ties of scores, and members of the front whose place is not resolved."""
+"""Which differences between trials are larger than measurement noise: ties of scores, and unresolved members of the front."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,13 @@ _SPEED = frozenset({"throughput_img_s", "latency_ms"})
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """How much the scores of a run may be off: `training_sd` between seeds of one architecture, pooled over those trained with several; None without any."""
+    """Noise of a run's scores: `training_sd` is the standard deviation between seeds of one architecture, None where none had several."""
 
     training_sd: float | None = None
 
     @staticmethod
-    def of(rows: Sequence[Row]) -> "Noise":
-        """The pooled standard deviation: every repeated trial counts by its degrees of freedom."""
+    def from_rows(rows: Sequence[Row]) -> "Noise":
+        """Pools the standard deviations of all repeated trials, weighted by degrees of freedom."""
         repeated = [row for row in rows if row.get("proxy_score_sd") is not None and row["reused_from"] is None]
         freedom = sum(row["proxy_seeds"] - 1 for row in repeated)
         if not freedom:
@@ -28,25 +28,25 @@ class Noise:
         squares = math.fsum((row["proxy_seeds"] - 1) * row["proxy_score_sd"] ** 2 for row in repeated)
         return Noise(training_sd=math.sqrt(squares / freedom))
 
-    def error_of(self, row: Mapping[str, Any]) -> float:
-        """Standard error of a row's first score: the larger of the binomial one and the noise of training, as the second holds a part of the first."""
+    def standard_error(self, row: Mapping[str, Any]) -> float:
+        """Standard error of a row's first score: the larger of the binomial one and `training_sd`, since that one contains part of the binomial error."""
         return max(row["proxy_score_se"] or 0.0, self.training_sd or 0.0)
 
     def is_tie(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
         """True when two scores differ by less than TIE_SE standard errors of their difference, taken as independent."""
         if first["proxy_score"] is None or second["proxy_score"] is None:
             return False
-        error = math.hypot(self.error_of(first), self.error_of(second))
+        error = math.hypot(self.standard_error(first), self.standard_error(second))
         return bool(abs(first["proxy_score"] - second["proxy_score"]) < TIE_SE * error)
 
 
 def unresolved(
     front: Sequence[Row], complete: Sequence[Row], objectives: Sequence[str], noise: Noise
 ) -> dict[int, list[int]]:
-    """Members that are on the front by no more than noise: trial -> the trials that may dominate it.
+    """Members that may be dominated within measurement noise: trial -> the trials that may dominate it.
 
-    Another trial may when it is nowhere worse beyond the noise and somewhere better beyond it: scores by `Noise`, speeds by
-    the spread of their blocks or the drift allowed; what is counted has no noise.
+    A trial may dominate a member when it is worse beyond the noise in no objective and better beyond it in at least one.
+    Noise of scores is `Noise`'s, that of speeds the spread of their blocks or the drift allowed; counts have none.
     """
     found = {
         row["trial"]: [
@@ -58,28 +58,21 @@ def unresolved(
 
 
 def _may_dominate(other: Row, row: Row, objectives: Sequence[str], noise: Noise) -> bool:
-    signs = [_compared(other, row, name, noise) for name in objectives]
+    signs = [_compare(other, row, name, noise) for name in objectives]
     return min(signs) >= 0 and max(signs) > 0
 
 
-def _compared(other: Row, row: Row, name: str, noise: Noise) -> int:
-    """1 where the other is better beyond the noise, -1 where it is worse, 0 where nobody can say."""
-    if other[name] == row[name] or _tie_of(name, noise)(other, row):
+def _compare(other: Row, row: Row, name: str, noise: Noise) -> int:
+    """1 where the other is better beyond the noise, -1 where it is worse, 0 where they differ by no more than noise."""
+    is_tie = noise.is_tie(other, row) if name == "proxy_score" else name in _SPEED and _is_same_speed(other, row, name)
+    if is_tie or other[name] == row[name]:
         return 0
     is_more = other[name] > row[name]
     return 1 if is_more == (OBJECTIVES[name] == "maximize") else -1
 
 
-def _tie_of(name: str, noise: Noise) -> Callable[[Row, Row], bool]:
-    if name == "proxy_score":
-        return noise.is_tie
-    return lambda other, row: name in _SPEED and _is_same_speed(other[name], row[name], _spread(other) + _spread(row))
-
-
-def _is_same_speed(first: float, second: float, spread: float) -> bool:
-    return abs(first - second) <= max(spread, Protocol.drift_limit) * max(first, second)
-
-
-def _spread(row: Row) -> float:
-    """Half of the middle half of the blocks' spread, as a share."""
-    return (row["throughput_iqr"] or 0.0) / 2
+def _is_same_speed(first: Row, second: Row, name: str) -> bool:
+    """Whether two speeds differ by no more than half the interquartile ranges of their blocks, or the drift allowed."""
+    spread = ((first["throughput_iqr"] or 0.0) + (second["throughput_iqr"] or 0.0)) / 2
+    difference = abs(first[name] - second[name])
+    return bool(difference <= max(spread, Protocol.drift_limit) * max(first[name], second[name]))

@@ -1,12 +1,13 @@
-"""archsearch/report/papers.py."""
+"""`archsearch papers`: the papers' models, counted here and as published, as documents and as a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from archsearch.report.tables import make_table, signed_percent, text
-from archsearch.space.papers import paper_names, paper_space
+from archsearch.report.tables import Document, make_table, signed_percent, text
+from archsearch.space.papers import paper_space
+from archsearch.space.shipped import paper_names
 from archsearch.units import format_count
 
 PAPERS_NOTE = """MACs are multiply-adds, attention products and norms included; published FLOPs often leave some of these out (the paper's file says which).
@@ -14,7 +15,7 @@ Published top-1 is ImageNet-1K accuracy in percent after full training."""
 
 
 def paper_document(name: str) -> dict[str, Any]:
-    """A paper's model: our figures, the published ones, and how far apart they are (fractions)."""
+    """A paper's model: our figures, the published ones, and their relative difference."""
     space = paper_space(name)
     arch, published = space.arch(), space.paper
     cost = arch.cost()
@@ -39,16 +40,16 @@ def paper_document(name: str) -> dict[str, Any]:
     }
 
 
-def paper_list(checks: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Every shipped paper's model by family, the cheapest first; with what `recount` found where it was counted anew."""
+def paper_list(checks: Mapping[str, Document] | None = None) -> list[dict[str, Any]]:
+    """Every shipped model by family, the cheapest first; with the recount of `--check` where there is one."""
     documents = [paper_document(name) for name in paper_names()]
     for document in documents if checks else ():
         document["check"] = (checks or {})[document["name"]]
     return sorted(documents, key=lambda document: (str(document["family"]), document["macs"]))
 
 
-def paper_table(documents: Sequence[Mapping[str, Any]]) -> Table:
-    """One model a row; models that were counted anew say whether they came out equal."""
+def paper_table(documents: Sequence[Document]) -> Table:
+    """One row for each model; with a column for the recount of `--check` where there is one."""
     columns = ["name", "px", "MACs", "paper's", "diff", "params", "paper's", "diff", "top-1"]
     is_checked = any("check" in document for document in documents)
     rows = []
@@ -65,24 +66,23 @@ def paper_table(documents: Sequence[Mapping[str, Any]]) -> Table:
                 _unit(published["params_m"], "M"),
                 signed_percent(difference["params"]),
                 text(published["top1"], "g"),
-                *([_check_words(document)] if is_checked else []),
+                *([_describe_check(document["check"])] if is_checked else []),
             ]
         )
     return make_table([*columns, *(["built and counted"] if is_checked else [])], rows, left=["name"])
 
 
-def _check_words(document: Mapping[str, Any]) -> str:
-    check = document["check"]
+def _describe_check(check: Document) -> str:
     if check["is_equal"]:
         return "equal"
     return f"{check['macs_fvcore']} MACs, {check['params_built']} params"
 
 
-def check_sentence(documents: Sequence[Mapping[str, Any]], seconds: float) -> str:
-    """How many models came out equal, and in what time."""
+def check_sentence(documents: Sequence[Document], seconds: float) -> str:
+    """How many models are equal to their exact costs, and in what time they were built and counted."""
     equal = sum(document["check"]["is_equal"] for document in documents)
     return (
-        f"{equal} of {len(documents)} models, built and counted anew in {seconds:.0f} s: fvcore's MACs and the built parameters equal "
+        f"{equal} of {len(documents)} models, built and recounted in {seconds:.0f} s: fvcore's MACs and the built parameters equal "
         "the exact costs to the unit."
     )
 

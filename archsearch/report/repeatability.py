@@ -1,4 +1,4 @@
-"""How far a run's throughput figures could be repeated, and how far they were foreseen."""
+"""How well a run's throughput figures were repeated at its end, and how well they were predicted."""
 
 import math
 import statistics
@@ -7,17 +7,16 @@ from itertools import combinations
 from typing import Any
 
 from archsearch.metrics import kendall_tau
+from archsearch.report.tables import Document
 from archsearch.results import Row, timed_front
 from archsearch.throughput.protocol import Protocol
 
-Document = dict[str, Any]
-
 
 def again_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document | None:
-    """Change and order of the front when it was timed again, by the ratio to the reference; None when no member was.
+    """How the ratios to the reference changed when the front was timed again; None when no member was.
 
-    `tau` is Kendall's tau-b between the two orders; `swapped` are pairs that changed places though the middle halves of
-    their blocks lie apart both times; `changed` are trials whose change is above the protocol's limit for drift.
+    `tau` is Kendall's tau-b between the two orders. `swapped` are pairs that changed places although the interquartile
+    ranges of their blocks do not overlap either time. `changed` are trials that changed by more than the drift allowed.
     """
     front = timed_front(rows, objectives)
     twice = [row for row in front if row["throughput_again_img_s"] is not None]
@@ -31,19 +30,21 @@ def again_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document |
         "measured": len(twice),
         "median_change": statistics.median(abs(row["throughput_change"]) for row in paired) if paired else None,
         "tau": None if math.isnan(tau) else tau,
-        "swapped": [[one["trial"], other["trial"]] for one, other in combinations(paired, 2) if _swapped(one, other)],
+        "swapped": [
+            [one["trial"], other["trial"]] for one, other in combinations(paired, 2) if _is_swapped(one, other)
+        ],
         "changed": [row["trial"] for row in twice if is_changed(row)],
         "limit": Protocol.drift_limit,
     }
 
 
 def is_changed(row: Mapping[str, Any]) -> bool:
-    """Whether the second measurement against the reference differs from the first by more than a reference may drift."""
+    """Whether the second ratio to the reference differs from the first by more than the drift allowed."""
     return bool(abs(row["throughput_change"] or 0.0) > Protocol.drift_limit)
 
 
-def _swapped(one: Row, other: Row) -> bool:
-    """Whether two trials are told apart both times, and the other way round the second time."""
+def _is_swapped(one: Row, other: Row) -> bool:
+    """Whether the order of two trials is settled both times, and reversed the second time."""
     before = _order(one, other, "throughput_ratio", "throughput_iqr")
     after = _order(one, other, "throughput_again_ratio", "throughput_again_iqr")
     return before * after < 0
@@ -58,7 +59,7 @@ def _order(one: Row, other: Row, figure: str, iqr: str) -> int:
 
 
 def predicted_document(rows: Sequence[Row]) -> Document | None:
-    """How far predictions before building were off, as shares of what was measured; None when nothing was predicted."""
+    """Median relative error of the throughputs predicted before building; None when nothing was predicted."""
     both = [
         (row["throughput_predicted_img_s"], row["throughput_img_s"])
         for row in rows
@@ -73,7 +74,7 @@ def predicted_document(rows: Sequence[Row]) -> Document | None:
 
 
 def again_sentence(document: Mapping[str, Any]) -> str:
-    """`The front timed again at the end: 6 of 6 members, ...`."""
+    """`The front was timed again at the end, in another order: 6 of 6 members, ...`."""
     count = f"{document['measured']} of {document['members']} members"
     words = [f"The front was timed again at the end, in another order: {count}"]
     if document["median_change"] is not None:

@@ -1,8 +1,9 @@
-"""A run as one document: front, fixed trials beside published figures, dominance, who was stopped or failed, hypervolume, conditions, and what the score is."""
+"""A run as one document: its front, fixed trials beside published figures, stopped and failed trials, hypervolume, conditions, and the meaning of the score."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from archsearch.proxy.audit.store import read_audit
 from archsearch.proxy.training.recipe import is_starved
 from archsearch.report.noise import Noise, unresolved
 from archsearch.report.repeatability import again_document, predicted_document
+from archsearch.report.tables import Document
 from archsearch.results import (
     OBJECTIVES,
     RUN_FRONT,
@@ -26,9 +28,7 @@ from archsearch.results import (
     read_manifest,
     read_rows,
 )
-from archsearch.space.papers import paper_space
-
-Document = dict[str, Any]
+from archsearch.space.shipped import paper_table
 
 HYPERVOLUME_REFERENCE = 1.1
 HYPERVOLUME_SCALE = (
@@ -36,32 +36,33 @@ HYPERVOLUME_SCALE = (
     f"reference point {HYPERVOLUME_REFERENCE} in each; it grows with the front, and two runs' values are not comparable"
 )
 _ROW_COLUMNS = [name for name in SCHEMA.names if name not in ("arch", "conditions")]
+_AUDIT_KEYS = ("verdict", "created_at", "is_shipped", "conditions", "run", "seeds", "longer", "groups", "comparisons")
+_CONDITION_KEYS = ("device", "dtype", "mode", "batch_size", "image_size", "cpus")
+_PUBLISHED_KEYS = ("title", "arxiv", "params_m", "flops_g", "top1", "source", "throughput")
 
 
 def to_csv(rows: Sequence[Row]) -> str:
     """The trials table as CSV: every column of trials.parquet, empty for none, times in ISO 8601."""
+    # Not DataFrame.to_csv: it writes whole numbers beside missing ones as 2.0, and times without ISO 8601's T.
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(SCHEMA.names)
     for row in rows:
-        writer.writerow(
-            [
-                value.isoformat() if hasattr(value, "isoformat") else value
-                for value in (row[name] for name in SCHEMA.names)
-            ]
-        )
+        values = (row[name] for name in SCHEMA.names)
+        writer.writerow([value.isoformat() if isinstance(value, datetime) else value for value in values])
     return stream.getvalue()
 
 
 def build_report(folder: Path) -> Document:
-    """Everything the report says, as plain values; works on a run that is still going on, has no finished trial, or only failed ones."""
+    """Everything the report says, as plain values; the run may still go on, have no finished trial, or only failed ones."""
     manifest = read_manifest(folder)
     objectives = [name for name in manifest["objectives"] if name in OBJECTIVES]
     rows = ranked(read_rows(folder), objectives)
     complete = [row for row in rows if row["state"] == "complete" and row["reused_from"] is None]
-    front = sorted(front_members(rows), key=lambda row: _order(row, objectives))
-    noise = Noise.of(complete)
-    open_places = unresolved(front, complete, objectives, noise)
+    front = sorted(front_members(rows), key=lambda row: tuple(minimised([row], objectives)[0]))
+    noise = Noise.from_rows(complete)
+    dominated_by = unresolved(front, complete, objectives, noise)
+    audit = read_audit(folder.absolute().parent, manifest["proxy_id"])
     return {
         "run": manifest["name"],
         "folder": str(folder),
@@ -77,10 +78,19 @@ def build_report(folder: Path) -> Document:
         "sampler": manifest["sampler"],
         "seed": manifest["seed"],
         "trials": _counts(rows, manifest),
-        "score": {**_score(manifest), "training_sd": noise.training_sd},
-        "audit": _audit(folder, manifest),
+        "score": {
+            "proxy_id": manifest["proxy_id"],
+            "meaning": score_sentence(manifest["proxy_id"], manifest["settings"]),
+            "tie_standard_errors": TIE_SE,
+            "training_sd": noise.training_sd,
+        },
+        "audit": audit and {name: audit.get(name) for name in _AUDIT_KEYS},
         "front": [
-            {**_short(row), "score_ties": _ties(row, front, noise), "unresolved_by": open_places.get(row["trial"], [])}
+            {
+                **_row_document(row),
+                "score_ties": [other["trial"] for other in front if other is not row and noise.is_tie(row, other)],
+                "unresolved_by": dominated_by.get(row["trial"], []),
+            }
             for row in front
         ],
         "pair_fronts": _pair_fronts(rows, objectives),
@@ -91,61 +101,35 @@ def build_report(folder: Path) -> Document:
         "training": manifest.get("training"),
         "starved": _starved(complete),
         "fixed": _fixed(complete, objectives, noise),
-        "stopped": [_short(row) for row in rows if row["state"] == "stopped"],
-        "failed": [_short(row) for row in rows if row["state"] == "failed"],
-        "running": [_short(row) for row in rows if row["state"] == "running"],
+        **{
+            state: [_row_document(row) for row in rows if row["state"] == state]
+            for state in ("stopped", "failed", "running")
+        },
         "conditions": {
-            **{key: manifest["settings"].get(key) for key in _CONDITIONS},
+            **{key: manifest["settings"].get(key) for key in _CONDITION_KEYS},
             "machine": manifest["conditions"],
         },
         "versions": manifest["versions"],
     }
 
 
-_AUDIT = ("verdict", "created_at", "is_shipped", "conditions", "run", "seeds", "longer", "groups", "comparisons")
-_CONDITIONS = ("device", "dtype", "mode", "batch_size", "image_size", "cpus")
-
-
-def _order(row: Row, objectives: Sequence[str]) -> tuple[float, ...]:
-    """Best first objective first."""
-    return tuple(minimised([row], objectives)[0])
-
-
-def _short(row: Row) -> Row:
+def _row_document(row: Row) -> Row:
     return {name: row[name] for name in _ROW_COLUMNS}
 
 
 def _counts(rows: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Asked for (fixed ones included), and what became of them."""
+    """Numbers of trials asked for (fixed ones included), in each state, fixed and reused."""
     states = [row["state"] for row in rows]
     return {
         "asked": manifest["trials"] + len(manifest["papers"]),
-        "complete": states.count("complete"),
-        "stopped": states.count("stopped"),
-        "failed": states.count("failed"),
-        "running": states.count("running"),
+        **{state: states.count(state) for state in ("complete", "stopped", "failed", "running")},
         "fixed": sum(row["is_fixed"] for row in rows),
         "reused": sum(row["reused_from"] is not None for row in rows),
     }
 
 
-def _score(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What the score is and is not."""
-    return {
-        "proxy_id": manifest["proxy_id"],
-        "meaning": score_sentence(manifest["proxy_id"], manifest["settings"]),
-        "tie_standard_errors": TIE_SE,
-    }
-
-
-def _audit(folder: Path, manifest: Mapping[str, Any]) -> Document | None:
-    """The last audit of the run's proxy that lies beside the run: its verdict and the figures behind it."""
-    found = read_audit(folder.absolute().parent, manifest["proxy_id"])
-    return found and {name: found.get(name) for name in _AUDIT}
-
-
 def score_sentence(proxy_id: str | None, settings: Mapping[str, Any]) -> str:
-    """What a proxy score is and is not, plainly."""
+    """What a proxy score is, and that it is no accuracy."""
     if proxy_id is None:
         return "This run has no proxy score."
     proxy, num_val = settings.get("proxy") or {}, settings.get("proxy_num_val")
@@ -161,11 +145,6 @@ def score_sentence(proxy_id: str | None, settings: Mapping[str, Any]) -> str:
         f"proxy_score is the share of {images} of {proxy_id.partition('@')[0]} that {what} gets right after {training}. "
         "It ranks the candidates of this run; it is not ImageNet accuracy, and scores of another proxy_id cannot be compared with it."
     )
-
-
-def _ties(row: Row, others: Sequence[Row], noise: Noise) -> list[int]:
-    """Trials whose score cannot be told from this row's."""
-    return [other["trial"] for other in others if other is not row and noise.is_tie(row, other)]
 
 
 def _starved(rows: Sequence[Row]) -> list[int]:
@@ -190,10 +169,11 @@ def _pair_fronts(rows: Sequence[Row], objectives: Sequence[str]) -> dict[str, li
 
 
 def _hypervolume(complete: Sequence[Row], front: Sequence[Row], objectives: Sequence[str]) -> dict[str, Any] | None:
-    """Volume the front dominates, normalised over the run's complete trials; None when there are none."""
+    """The volume that the front dominates, scaled by the run's complete trials; None when there are none."""
     if not complete:
         return None
     values = minimised(complete, objectives)
+    columns = {name: [float(row[name]) for row in complete] for name in objectives}
     low, high = values.min(axis=0), values.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     scaled = (minimised(front, objectives) - low) / span
@@ -202,25 +182,21 @@ def _hypervolume(complete: Sequence[Row], front: Sequence[Row], objectives: Sequ
         "reference": HYPERVOLUME_REFERENCE,
         "normalisation": HYPERVOLUME_SCALE,
         "trials": len(complete),
-        "bounds": {name: _bounds([float(row[name]) for row in complete]) for name in objectives},
+        "bounds": {name: {"min": min(column), "max": max(column)} for name, column in columns.items()},
     }
 
 
-def _bounds(values: Sequence[float]) -> dict[str, float]:
-    return {"min": min(values), "max": max(values)}
-
-
 def _fixed(complete: Sequence[Row], objectives: Sequence[str], noise: Noise) -> list[Document]:
-    """The papers' models: measured and published figures, and which candidates dominate them and are dominated by them."""
+    """The papers' models with measured and published figures, the candidates that dominate them, and those they dominate."""
     matrix = domination_matrix(minimised(complete, objectives))
-    documents = []
+    documents: list[Document] = []
     for index, row in enumerate(complete):
         if row["is_fixed"]:
             over = [other for number, other in enumerate(complete) if matrix[number, index] and not other["is_fixed"]]
             under = [other for number, other in enumerate(complete) if matrix[index, number] and not other["is_fixed"]]
             documents.append(
                 {
-                    **_short(row),
+                    **_row_document(row),
                     "published": published(row["paper"]),
                     "dominated_by": [_relation(row, other, noise) for other in over],
                     "dominates": [_relation(row, other, noise) for other in under],
@@ -230,15 +206,14 @@ def _fixed(complete: Sequence[Row], objectives: Sequence[str], noise: Noise) -> 
 
 
 def _relation(row: Row, other: Row, noise: Noise) -> dict[str, Any]:
-    """The other trial, and whether the scores behind the relation cannot be told apart."""
+    """The other trial, and whether the two scores are tied."""
     return {"trial": other["trial"], "arch_id": other["arch_id"], "score_tie": noise.is_tie(row, other)}
 
 
 def published(name: str | None) -> dict[str, Any] | None:
     """The figures of a paper's own table; None for a model that is not shipped here."""
     try:
-        space = paper_space(str(name))
+        table = paper_table(str(name))
     except UserError:
         return None
-    keys = ("title", "arxiv", "params_m", "flops_g", "top1", "source", "throughput")
-    return {key: space.paper.get(key) for key in keys}
+    return {key: table.get(key) for key in _PUBLISHED_KEYS}

@@ -1,22 +1,19 @@
-"""The report's document as rich tables and sentences."""
+"""A run's document as rich tables and sentences."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 
 from archsearch.proxy.training.recipe import STARVED_UNDER
 from archsearch.report.repeatability import again_sentence, calibration_sentence, is_changed, predicted_sentence
-from archsearch.report.tables import conditions_line, make_table, memory_text, text, titled
+from archsearch.report.tables import Document, conditions_line, make_table, memory_text, text, titled
 from archsearch.system import command_line
 from archsearch.throughput.protocol import Protocol
-from archsearch.units import format_count, format_seconds
-
-Document = Mapping[str, Any]
+from archsearch.units import format_count, format_names, format_seconds
 
 _NAMES_SHOWN = 6
 _REASONS_SHOWN = 3
-# Objectives whose column the front's table has only when they are among the run's.
+# Objectives that have a column in the front's table only where the run has them.
 _EXTRA = {"latency_ms": "ms/batch", "peak_memory_bytes": "memory"}
 _MARKS = (
     "score: standard error behind +-, = ties with the first row, ? on the front by no more than noise. "
@@ -31,8 +28,9 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
     if document["front"]:
         yield front_table(document)
         yield f"{_MARKS}\n{_pair_sentence(document)}"
-        yield from _trust(document)
-        yield _hypervolume_sentence(document)
+        yield from _reliability(document)
+        volume = document["hypervolume"]
+        yield f"Hypervolume of the front: {volume['value']:.4f} ({volume['normalisation']})."
     else:
         yield _nothing_sentence(document)
     if document["fixed"]:
@@ -49,12 +47,12 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
 
 
 def summary_parts(document: Document) -> Iterator[RenderableType]:
-    """What a run prints when it ends: where it stands, the front, what the score is and is not."""
+    """What a run prints when it ends: its state, the front, and what the score means."""
     yield headline(document)
     if document["front"]:
         yield front_table(document)
         yield _MARKS
-        yield from _trust(document)
+        yield from _reliability(document)
     else:
         yield _nothing_sentence(document)
     yield from _training(document)
@@ -71,10 +69,10 @@ def _training(document: Document) -> Iterator[str]:
         )
 
 
-def _trust(document: Document) -> Iterator[str]:
-    """How far the figures could be repeated and were foreseen, where that was tried."""
+def _reliability(document: Document) -> Iterator[str]:
+    """How far the front is resolved, how well its figures were repeated and predicted, and the proxy's audit."""
     sentences = [
-        *_open_places(document),
+        *_resolution(document),
         *([again_sentence(document["again"])] if document["again"] else []),
         *([predicted_sentence(document["predicted"])] if document["predicted"] else []),
         *([audit_sentence(document)] if document["score"]["proxy_id"] else []),
@@ -83,40 +81,35 @@ def _trust(document: Document) -> Iterator[str]:
         yield "\n".join(sentences)
 
 
-def _open_places(document: Document) -> Iterator[str]:
-    """How much of the front is settled, and by what noise."""
+def _resolution(document: Document) -> Iterator[str]:
+    """Members of the front that may be dominated within noise, and the noise of the scores."""
     front = document["front"]
     open_rows = [row for row in front if row["unresolved_by"]]
     if open_rows:
-        words = "; ".join(f"{row['trial']} by {_listed(row['unresolved_by'])}" for row in open_rows[:_NAMES_SHOWN])
-        more = f" and {len(open_rows) - _NAMES_SHOWN} more" if len(open_rows) > _NAMES_SHOWN else ""
-        yield f"Not resolved, {len(open_rows)} of {len(front)}: a member may be dominated, were there no noise: {words}{more}."
+        words = [
+            f"{row['trial']} by {format_names(list(map(str, row['unresolved_by'])), _REASONS_SHOWN)}"
+            for row in open_rows
+        ]
+        yield (
+            f"Not resolved, {len(open_rows)} of {len(front)}: a member may be dominated, were there no noise: "
+            f"{format_names(words, _NAMES_SHOWN, '; ')}."
+        )
     if document["score"]["training_sd"] is not None:
         yield f"Scores of one architecture differ from seed to seed by a standard deviation of {document['score']['training_sd']:.3f}."
-
-
-def _listed(trials: Sequence[int]) -> str:
-    """`3, 5 and 2 more`."""
-    more = f" and {len(trials) - _REASONS_SHOWN} more" if len(trials) > _REASONS_SHOWN else ""
-    return ", ".join(map(str, trials[:_REASONS_SHOWN])) + more
 
 
 def audit_sentence(document: Document) -> str:
     """How well the score's proxy orders architectures, as the last audit of it found."""
     audit = document["audit"]
     if audit:
-        whose = f", by the house on {_devices(audit['conditions'])}" if audit["is_shipped"] else ""
-        return f"Audit of {audit['created_at'][:10]}{whose}: {audit['verdict']}"
+        devices = dict.fromkeys(f"{one['device']} ({one['device_name']})" for one in audit["conditions"])
+        origin = f", by the house on {', '.join(devices)}" if audit["is_shipped"] else ""
+        return f"Audit of {audit['created_at'][:10]}{origin}: {audit['verdict']}"
     return f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` tells how well it orders architectures."
 
 
-def _devices(conditions: Sequence[Document]) -> str:
-    """`cpu (AMD EPYC)`."""
-    return ", ".join(dict.fromkeys(f"{one['device']} ({one['device_name']})" for one in conditions))
-
-
 def headline(document: Document) -> str:
-    """Which run, and where it stands."""
+    """The run, its state, its band, and the numbers of its trials."""
     counts, (low, high) = document["trials"], document["band"]
     reused = f" ({counts['reused']} reused)" if counts["reused"] else ""
     stopped = f", {counts['stopped']} stopped early" if counts["stopped"] else ""
@@ -173,7 +166,7 @@ def _front_row(row: Document, first: Document, extra: Sequence[str], *, with_see
         format_count(row["params"]),
         format_count(row["macs"]),
         *(figures[name] for name in extra),
-        _who(row),
+        _architecture_name(row),
     ]
 
 
@@ -186,18 +179,18 @@ def score_text(row: Document) -> str:
 
 
 def rate_text(row: Document) -> str:
-    """Images per second with the marks of a figure that is not to be trusted."""
+    """Images per second, marked where noisy, drifted or not repeated."""
     noisy = "~" if row["throughput_noisy"] else ""
     drifted = "!" if (row["throughput_drift"] or 0.0) > Protocol.drift_limit else ""
     return text(row["throughput_img_s"], ".1f") + noisy + drifted + ("*" if is_changed(row) else "")
 
 
-def _who(row: Document) -> str:
+def _architecture_name(row: Document) -> str:
     return f"{row['paper']} (fixed)" if row["is_fixed"] else str(row["architecture"])
 
 
 def fixed_table(rows: Sequence[Document]) -> Group:
-    """The papers' models as measured here, beside what their papers say."""
+    """The papers' models as measured here, beside their published figures."""
     columns = ["fixed trial", "trial", "score", "img/s", "MACs", "paper's", "params", "paper's", "top-1"]
     title = "Fixed trials: measured here, and the papers' figures (top-1 is ImageNet-1K)"
     return titled(title, make_table(columns, [_fixed_row(row) for row in rows], left=["fixed trial"]))
@@ -220,17 +213,17 @@ def _fixed_row(row: Document) -> list[str]:
 
 
 def published_rates(rows: Sequence[Document]) -> Iterator[str]:
-    """One sentence with the first throughput that each paper publishes, if any does."""
+    """One sentence with the first throughput that each paper publishes, or nothing."""
     words = []
     for row in rows:
         for figure in ((row["published"] or {}).get("throughput") or [])[:1]:
-            words.append(f"{row['paper']} {figure['images_per_s']:g} ({figure.get('device', 'device not said')})")
+            words.append(f"{row['paper']} {figure['images_per_s']:g} ({figure.get('device', 'device not stated')})")
     if words:
         yield f"Published img/s, on other devices and not to be compared with ours: {', '.join(words)}."
 
 
 def dominance_sentences(document: Document) -> Iterator[str]:
-    """Which candidates dominate which fixed trials, and the other way round; ties in score said."""
+    """Which candidates dominate which fixed trials and the reverse, with ties in score marked."""
     verbs = {"dominated_by": "is dominated by", "dominates": "dominates"}
     related = [(row, key) for row in document["fixed"] for key in verbs if row[key]]
     for row, key in related:
@@ -242,13 +235,12 @@ def dominance_sentences(document: Document) -> Iterator[str]:
 
 
 def _trials(relations: Sequence[Document]) -> str:
-    words = [f"{item['trial']}{'=' if item['score_tie'] else ''}" for item in relations[:_NAMES_SHOWN]]
-    more = len(relations) - len(words)
-    return f"trial{'s' if len(relations) > 1 else ''} {', '.join(words)}" + (f" and {more} more" if more else "")
+    words = [f"{item['trial']}{'=' if item['score_tie'] else ''}" for item in relations]
+    return f"trial{'s' if len(relations) > 1 else ''} {format_names(words, _NAMES_SHOWN)}"
 
 
 def stopped_table(rows: Sequence[Document]) -> Group:
-    """Trials that were stopped, by the rung they came to: how many, and for the last few of each why."""
+    """Stopped trials by the rung at which they stopped: how many, and the reasons of the last few."""
     cells = []
     for rung in sorted({row["rung"] for row in rows}):
         at_rung = [row for row in rows if row["rung"] == rung]
@@ -263,7 +255,7 @@ def stopped_table(rows: Sequence[Document]) -> Group:
 
 
 def training_sentence(training: Document) -> str:
-    """What was spent on training, and what the rungs have saved of it."""
+    """What was spent on training, and what the rungs saved."""
     spent, saved = training["images_spent"], training["images_not_spent"]
     words = f"Training: {format_count(spent)} images in {format_seconds(training['seconds_spent'])}"
     steps = training["rungs"]
@@ -281,7 +273,7 @@ def training_sentence(training: Document) -> str:
 
 def failed_table(rows: Sequence[Document]) -> Group:
     """Failed trials with their reasons."""
-    cells = [[str(row["trial"]), _who(row), row["reason"] or "-"] for row in rows]
+    cells = [[str(row["trial"]), _architecture_name(row), row["reason"] or "-"] for row in rows]
     table = make_table(["trial", "architecture", "reason"], cells, left=["architecture", "reason"])
     return titled(f"Failed: {len(rows)}", table)
 
@@ -291,13 +283,8 @@ def _pair_sentence(document: Document) -> str:
     return f"Trials on the fronts of two: {'; '.join(fronts)}." if fronts else ""
 
 
-def _hypervolume_sentence(document: Document) -> str:
-    volume = document["hypervolume"]
-    return f"Hypervolume of the front: {volume['value']:.4f} ({volume['normalisation']})."
-
-
 def conditions_text(document: Document) -> str:
-    """What every figure of the run was measured under."""
+    """The conditions under which every figure of the run was measured."""
     given, machine = document["conditions"], document["conditions"]["machine"] or {}
     source = document["calibration"]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""What `sample` and `space` print: architectures drawn from a space, and what the space holds, as plain documents and as tables."""
+"""`archsearch sample` and `archsearch space`: draws from a space, and its size, range and choices, as documents and as tables."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from archsearch.blocks.base import Scalar
-from archsearch.report.tables import make_table, titled
+from archsearch.report.tables import Document, make_table, titled
 from archsearch.space.arch import Arch
 from archsearch.space.budget import Band, InBand, extremes
 from archsearch.space.grammar import format_value
@@ -20,18 +20,18 @@ _PLAIN_COUNTS = 10**6  # up to here a number is shown whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A space and what its architectures are held to: a band of MACs, a range of parameters, names fixed."""
+class SpaceQuery:
+    """A space with fixed parameters, and the bounds on its architectures: a band of MACs, a range of parameters."""
 
     space: str
     budget_macs: int | None = None
     tolerance: float = 0.05
     params: tuple[int, int] | None = None
-    fixed: Mapping[str, Scalar] = field(default_factory=dict)
+    fix: Mapping[str, Scalar] = field(default_factory=dict)
 
     def load(self) -> Space:
-        """The space with its names fixed."""
-        return load_space(self.space).fixed(self.fixed)
+        """The space with its parameters fixed."""
+        return load_space(self.space).fixed(self.fix)
 
     @property
     def band(self) -> Band | None:
@@ -49,15 +49,15 @@ class Asked:
         return self.band is not None or self.params_band is not None
 
     @property
-    def words(self) -> str:
-        """`with 4.28G to 4.72G MACs and ...`, or nothing."""
+    def bounds_text(self) -> str:
+        """` with 4.28G to 4.72G MACs and ...`, or nothing."""
         bounds = " and ".join(str(bound) for bound in (self.band, self.params_band) if bound)
         return f" with {bounds}" if bounds else ""
 
 
-def sample_archs(asked: Asked, number: int, seed: int) -> tuple[InBand, list[Arch]]:
-    """`number` uniform draws; the first of a longer draw are those of a shorter one. Raises UserError when there is nothing to draw from."""
-    inside = InBand(asked.load(), asked.band, asked.params_band)
+def sample_archs(query: SpaceQuery, number: int, seed: int) -> tuple[InBand, list[Arch]]:
+    """The architectures to draw from, and `number` uniform draws: a longer draw begins with a shorter one. Raises UserError when there are none."""
+    inside = InBand(query.load(), query.band, query.params_band)
     return inside, [arch for _, arch in inside.draw_many(number, random.Random(seed))]
 
 
@@ -68,7 +68,7 @@ def arch_document(arch: Arch) -> dict[str, Any]:
 
 
 def sample_table(archs: Sequence[Arch]) -> Table:
-    """One architecture a row."""
+    """One row for each architecture."""
     rows = []
     for arch in archs:
         cost = arch.cost()
@@ -80,9 +80,9 @@ def sample_table(archs: Sequence[Arch]) -> Table:
     )
 
 
-def sample_sentence(asked: Asked, inside: InBand) -> str:
+def sample_sentence(query: SpaceQuery, inside: InBand) -> str:
     """How many architectures the draws come from."""
-    return f"Drawn uniformly from the {count_words(inside.count, is_exact=inside.is_exact)} distinct architectures of {inside.space.name}{asked.words}."
+    return f"Drawn uniformly from the {count_words(inside.count, is_exact=inside.is_exact)} distinct architectures of {inside.space.name}{query.bounds_text}."
 
 
 def count_words(count: int, *, is_exact: bool = True) -> str:
@@ -91,11 +91,11 @@ def count_words(count: int, *, is_exact: bool = True) -> str:
     return words if is_exact else f"about {words}"
 
 
-def space_document(asked: Asked) -> dict[str, Any]:
-    """What a space holds: numbers of parameter sets and distinct architectures, range of costs, shares of the blocks, parameters with their choices."""
-    space = asked.load()
+def space_document(query: SpaceQuery) -> dict[str, Any]:
+    """Numbers of parameter sets and distinct architectures, range of costs, shares of the blocks, parameters with their choices."""
+    space = query.load()
     whole = InBand(space, None)
-    inside = InBand(space, asked.band, asked.params_band) if asked.has_bounds else whole
+    inside = InBand(space, query.band, query.params_band) if query.has_bounds else whole
     return {
         "space": space.name,
         "source": space.source,
@@ -105,7 +105,7 @@ def space_document(asked: Asked) -> dict[str, Any]:
         "architectures": whole.count,
         "architectures_is_exact": whole.is_exact,
         "range": {quantity: _range(space, quantity) for quantity in ("macs", "params")},
-        "band": _band_document(asked, whole, inside) if asked.has_bounds else None,
+        "band": _band_document(query, whole, inside) if query.has_bounds else None,
         "shares": [{"stage": number, "blocks": shares} for number, shares in enumerate(inside.shares(), start=1)],
         "parameters": {name: list(choices) for name, choices in space.parameters().items()},
     }
@@ -119,27 +119,27 @@ def _range(space: Space, quantity: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _band_document(asked: Asked, whole: InBand, inside: InBand) -> dict[str, Any]:
+def _band_document(query: SpaceQuery, whole: InBand, inside: InBand) -> dict[str, Any]:
     return {
-        "macs": [asked.band.low, asked.band.high] if asked.band else None,
-        "params": list(asked.params) if asked.params else None,
+        "macs": [query.band.low, query.band.high] if query.band else None,
+        "params": list(query.params) if query.params else None,
         "architectures": inside.count,
         "architectures_is_exact": inside.is_exact,
         "share": inside.count / whole.count,
     }
 
 
-def space_parts(asked: Asked, document: Mapping[str, Any]) -> list[RenderableType]:
+def space_parts(query: SpaceQuery, document: Document) -> list[RenderableType]:
     """The document as sentences and tables."""
     return [
-        *_sentences(asked, document),
+        *_sentences(query, document),
         _range_table(document),
-        _share_table(asked, document),
+        _share_table(query, document),
         _parameter_table(document),
     ]
 
 
-def _sentences(asked: Asked, document: Mapping[str, Any]) -> list[str]:
+def _sentences(query: SpaceQuery, document: Document) -> list[str]:
     whole = count_words(document["architectures"], is_exact=document["architectures_is_exact"])
     fixed = ", ".join(f"{name}={value}" for name, value in document["fixed"].items())
     words = [
@@ -149,11 +149,11 @@ def _sentences(asked: Asked, document: Mapping[str, Any]) -> list[str]:
     band = document["band"]
     if band:
         count = count_words(band["architectures"], is_exact=band["architectures_is_exact"])
-        words.append(f"{count} of them{asked.words}: {band['share']:.3%}.")
+        words.append(f"{count} of them{query.bounds_text}: {band['share']:.3%}.")
     return words
 
 
-def _range_table(document: Mapping[str, Any]) -> RenderableType:
+def _range_table(document: Document) -> RenderableType:
     names = {"macs": ("fewest MACs", "most MACs"), "params": ("fewest params", "most params")}
     rows = [
         [name, format_count(end["macs"]), format_count(end["params"]), end["arch_id"], end["architecture"]]
@@ -164,17 +164,17 @@ def _range_table(document: Mapping[str, Any]) -> RenderableType:
     return titled("Ends of the space", make_table(columns, rows, left=["", columns[-1]]))
 
 
-def _share_table(asked: Asked, document: Mapping[str, Any]) -> RenderableType:
+def _share_table(query: SpaceQuery, document: Document) -> RenderableType:
     stages = document["shares"]
     blocks = list(dict.fromkeys(block for stage in stages for block in stage["blocks"]))
     rows = [
         [block, *(f"{stage['blocks'][block]:.1%}" if block in stage["blocks"] else "-" for stage in stages)]
         for block in blocks
     ]
-    title = f"Share of the architectures{asked.words} that have the block"
+    title = f"Share of the architectures{query.bounds_text} that have the block"
     return titled(title, make_table(["block", *(f"stage {stage['stage']}" for stage in stages)], rows, left=["block"]))
 
 
-def _parameter_table(document: Mapping[str, Any]) -> RenderableType:
+def _parameter_table(document: Document) -> RenderableType:
     rows = [[name, ", ".join(map(format_value, choices))] for name, choices in document["parameters"].items()]
     return titled("Parameters that are open", make_table(["name", "choices"], rows, left=["name", "choices"]))

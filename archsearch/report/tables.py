@@ -1,4 +1,4 @@
-"""How tables and figures look on a terminal: one console, one table style, one way to write each quantity."""
+"""What all reports share: the console, the table style, JSON, and how conditions and quantities are written."""
 
 import json
 import math
@@ -14,19 +14,20 @@ from rich.text import Text
 
 from archsearch.units import format_bytes
 
-# What is written to a file or a pipe has no width of its own.
-_PIPE_WIDTH = 120
+Document = Mapping[str, Any]  # the content of a report as plain values: what --json prints
+
+_PIPE_WIDTH = 120  # of text written to a file or a pipe, which has no width of its own
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is: no markup, no guessed colours; NO_COLOR and COLUMNS are respected."""
+    """A console that prints text unchanged, without markup or highlighting; NO_COLOR and COLUMNS are respected."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
 def show(console: Console, *parts: RenderableType) -> None:
-    """Print the parts with an empty line between them, without the blanks that rich pads lines with."""
+    """Print the parts with an empty line between them, and without the blanks that rich appends to lines."""
     for number, part in enumerate(parts):
         with console.capture() as capture:
             console.print(part)
@@ -36,7 +37,7 @@ def show(console: Console, *parts: RenderableType) -> None:
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> Table:
-    """A table of text cells; columns named in `left` are left-aligned and may fold, all others are figures and may not."""
+    """A table of text cells; columns named in `left` are left-aligned and may fold, the others hold figures and may not."""
     table = Table(
         box=SIMPLE_HEAD,
         show_edge=False,
@@ -52,12 +53,12 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: S
 
 
 def titled(title: str, table: Table) -> Group:
-    """A table under its title, which may be wider than the table."""
+    """A table under its title; rich's own title may not be wider than the table."""
     return Group(Text(title, style="bold"), table)
 
 
 def text(value: object, pattern: str = "") -> str:
-    """A value through a format, or a dash for none."""
+    """A formatted value, or a dash for None."""
     return "-" if value is None else format(value, pattern)
 
 
@@ -67,7 +68,7 @@ def signed_percent(fraction: float | None) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Plain values for strict JSON: what is not a finite number becomes None."""
+    """Plain values for strict JSON: NaN and infinities become None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

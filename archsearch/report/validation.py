@@ -1,17 +1,16 @@
-"""archsearch/report/validation.py."""
+"""`archsearch evaluate`: the measured accuracy of a checkpoint beside the published one, as a table and as sentences."""
 
 from collections.abc import Iterator
 
 from rich.console import RenderableType
 
-from archsearch.models.validation.checkpoint import Document
-from archsearch.report.tables import make_table, text, titled
+from archsearch.report.tables import Document, make_table, text, titled
 
 _ROUNDING = 0.05  # points: published figures have one decimal
 
 
 def evaluate_parts(document: Document) -> Iterator[RenderableType]:
-    """The figures as a table, what to think of the difference, the preprocessing, and the conditions."""
+    """The figures as a table, the comparison with the published ones, the preprocessing, and the conditions."""
     published, points = document["published"], document["difference"]
     images = f"{document['images']} images"
     if not document["complete"]:
@@ -21,7 +20,7 @@ def evaluate_parts(document: Document) -> Iterator[RenderableType]:
             words,
             f"{100 * document[key]:.2f}",
             f"{100 * document[f'{key}_se']:.2f}",
-            # Beside figures of other images or another size a published one would invite the wrong comparison.
+            # A published figure beside one of other images or another size would invite a wrong comparison.
             text(None if points["reason"] else published[key], "g"),
             text(points[key], "+.2f"),
         ]
@@ -44,11 +43,11 @@ def comparison(document: Document) -> str:
     sentence = f"Published top-1 {published['top1']:g}{top5} ({published['source']})"
     if points is None:
         return f"{sentence}; no difference is given: {document['difference']['reason']}."
-    return f"{sentence}, measured here {100 * document['top1']:.2f}: {_judged(points, 100 * document['top1_se'])}."
+    return f"{sentence}, measured here {100 * document['top1']:.2f}: {_explain_difference(points, 100 * document['top1_se'])}."
 
 
-def _judged(points: float, standard_error: float) -> str:
-    """What a difference of so many points says. The published figure is of the same images, so that only rounding is expected."""
+def _explain_difference(points: float, standard_error: float) -> str:
+    """What may cause a difference of so many points; on the same images only rounding is expected."""
     size = abs(points)
     if size <= _ROUNDING + 1e-9:
         return f"equal up to rounding ({_ROUNDING})"

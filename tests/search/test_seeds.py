@@ -84,9 +84,9 @@ def test_the_noise_of_training_is_pooled_over_repeated_trials_and_widens_ties() 
         row(trial, values[0], 10.0, 10, proxy_seeds=len(values), proxy_score_sd=statistics.stdev(values))
         for trial, values in scores.items()
     ]
-    noise = Noise.of([*rows, row(2, 0.5, 10.0, 10)])
+    noise = Noise.from_rows([*rows, row(2, 0.5, 10.0, 10)])
     assert noise.training_sd == pytest.approx(math.sqrt((0.04**2 + 0.04**2 + 2 * 0.01**2) / 3))
     other = row(3, 0.74, 10.0, 10)
     assert not Noise().is_tie(rows[0], other)
     assert noise.is_tie(rows[0], other)
-    assert Noise.of([row(2, 0.5, 10.0, 10)]).training_sd is None
+    assert Noise.from_rows([row(2, 0.5, 10.0, 10)]).training_sd is None
