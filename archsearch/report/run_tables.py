@@ -91,7 +91,7 @@ def _resolution(document: Document) -> Iterator[str]:
             for row in open_rows
         ]
         yield (
-            f"Not resolved, {len(open_rows)} of {len(front)}: a member may be dominated, were there no noise: "
+            f"Not resolved, {len(open_rows)} of {len(front)} may be dominated within measurement noise: "
             f"{format_names(words, _NAMES_SHOWN, '; ')}."
         )
     if document["score"]["training_sd"] is not None:
@@ -103,7 +103,7 @@ def audit_sentence(document: Document) -> str:
     audit = document["audit"]
     if audit:
         devices = dict.fromkeys(f"{one['device']} ({one['device_name']})" for one in audit["conditions"])
-        origin = f", by the house on {', '.join(devices)}" if audit["is_shipped"] else ""
+        origin = f", shipped with archsearch, run on {', '.join(devices)}" if audit["is_shipped"] else ""
         return f"Audit of {audit['created_at'][:10]}{origin}: {audit['verdict']}"
     return f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` tells how well it orders architectures."
 
@@ -263,7 +263,7 @@ def training_sentence(training: Document) -> str:
         return f"{words}, without rungs."
     words += f", with rungs at {', '.join(map(str, steps[:-1]))} of {steps[-1]} steps"
     if not training["stopped"]:
-        return f"{words}, which stopped nobody."
+        return f"{words}; no trial was stopped."
     share, seconds = f"{saved / (spent + saved):.0%}", format_seconds(training["seconds_not_spent"])
     return (
         f"{words}, which saved {format_count(saved)} images "
