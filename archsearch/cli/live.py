@@ -1,4 +1,4 @@
-"""What a run shows on stderr while it works: a live panel on a terminal, one plain line a trial anywhere else."""
+"""The display of a run on stderr: a live panel on a terminal, one line for each trial anywhere else."""
 
 import contextlib
 import time
@@ -31,7 +31,7 @@ _REFRESH_PER_S = 4
 def watching(
     console: Console, folder: str, what: str, timeout_s: float | None, *, rechecks: bool = False
 ) -> Iterator[Listener]:
-    """The listener that fits the console, shown meanwhile; the live one leaves nothing behind."""
+    """The listener for this console: a panel that is gone at the end, or plain lines."""
     clock = Clock(timeout_s, rechecks=rechecks)
     if not console.is_terminal:
         console.print(f"{folder}: {what}", soft_wrap=True)
@@ -43,7 +43,7 @@ def watching(
 
 
 class Clock:
-    """Elapsed time, and time left by the mean of the trials that this session measured; `rechecks`: then the front again."""
+    """Elapsed time, and time left by the mean of the trials that this session measured; with `rechecks` the front is timed again after them."""
 
     def __init__(self, timeout_s: float | None = None, *, rechecks: bool = False) -> None:
         self._start, self._timeout_s, self._rechecks = time.monotonic(), timeout_s, rechecks
@@ -51,7 +51,7 @@ class Clock:
         self._timing_s = 0.0
 
     def ended(self, row: Row) -> None:
-        """Count a trial that was measured now; one that reused an older result took no time."""
+        """Count a finished trial, unless it reused an older result, which took no time."""
         self._measured += row["reused_from"] is None
         self._timing_s += (row.get("seconds_throughput") or 0.0) if row["reused_from"] is None else 0.0
 
@@ -69,7 +69,7 @@ class Clock:
             left = max(0.0, min(left, self._timeout_s - self.elapsed_s))
         return left + self._rechecks * tally.front_size * self._timing_s / self._measured
 
-    def words(self, tally: Tally) -> str:
+    def describe(self, tally: Tally) -> str:
         """`5m12s, about 12m left`."""
         left = self.left_s(tally)
         return format_seconds(self.elapsed_s) + (f", about {format_seconds(left)} left" if left is not None else "")
@@ -90,32 +90,30 @@ class PlainListener:
     def trial_finished(self, row: Row, tally: Tally) -> None:
         """The trial's line."""
         self._clock.ended(row)
-        words = (
-            f"[{tally.ended}/{tally.total}] {trial_words(row)}; front {tally.front_size}; {self._clock.words(tally)}"
-        )
+        words = f"[{tally.ended}/{tally.total}] {describe_trial(row)}; front {tally.front_size}; {self._clock.describe(tally)}"
         self._console.print(words, soft_wrap=True)
 
     def again_started(self, row: Row, place: int, total: int) -> None:
-        """Nothing: the line comes when it was timed."""
+        """Nothing: the line comes when it ended."""
 
     def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
         """The member's line."""
-        self._console.print(f"[front again {place}/{total}] {again_words(row, reason)}", soft_wrap=True)
+        self._console.print(f"[front again {place}/{total}] {describe_recheck(row, reason)}", soft_wrap=True)
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
-        """Nothing: the line comes when it was trained."""
+        """Nothing: the line comes when it ended."""
 
     def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
         """The training's line."""
-        self._console.print(f"[seeds {place}/{total}] {seed_words(row, reason)}", soft_wrap=True)
+        self._console.print(f"[seeds {place}/{total}] {describe_seeds(row, reason)}", soft_wrap=True)
 
     def finished(self, state: State, tally: Tally) -> None:
-        """Nothing more: the command says how it ended."""
+        """Nothing: the command says how the run ended."""
 
 
-def trial_words(row: Row) -> str:
-    """A trial that ended, in one line."""
-    # Figures before the architecture, whose end a narrow terminal cuts.
+def describe_trial(row: Row) -> str:
+    """A finished trial in one line."""
+    # The architecture comes last, since a narrow terminal cuts the end.
     figures = [f"trial {row['trial']}", f"{format_count(row['macs'])} MACs", f"{format_count(row['params'])} params"]
     if row["throughput_img_s"] is not None:
         predicted = row.get("throughput_predicted_img_s")
@@ -131,8 +129,8 @@ def trial_words(row: Row) -> str:
     return f"{', '.join(figures)}: {row['paper'] or row['architecture']}"
 
 
-def again_words(row: Row, reason: str | None) -> str:
-    """A member of the front that was timed another time, in one line."""
+def describe_recheck(row: Row, reason: str | None) -> str:
+    """A member of the front that was timed again, in one line."""
     name = row["paper"] or row["architecture"]
     if reason is not None:
         return f"trial {row['trial']} could not be measured again ({reason}): {name}"
@@ -142,7 +140,7 @@ def again_words(row: Row, reason: str | None) -> str:
     return f"trial {row['trial']}, {rates}{ratio}: {name}"
 
 
-def seed_words(row: Row, reason: str | None) -> str:
+def describe_seeds(row: Row, reason: str | None) -> str:
     """A member of the front that was trained with another seed, in one line."""
     name = row["paper"] or row["architecture"]
     if reason is not None:
@@ -152,7 +150,7 @@ def seed_words(row: Row, reason: str | None) -> str:
 
 
 class LiveListener:
-    """A few lines that are drawn anew several times a second."""
+    """A few lines that are redrawn several times a second."""
 
     def __init__(self, folder: str, what: str, clock: Clock) -> None:
         self._folder, self._what, self._clock = folder, what, clock
@@ -160,42 +158,42 @@ class LiveListener:
         self._row: Row | None = None
         self._event: Mapping[str, Any] = {}
         self._last: str = ""
-        self._again = ""
+        self._front_work = ""
 
     def trial_started(self, row: Row, tally: Tally) -> None:
-        """The trial at work from now on."""
+        """Show this trial as the current one."""
         self._row, self._tally, self._event = row, tally, {}
 
     def progress(self, event: Mapping[str, Any]) -> None:
-        """Where the trial at work is."""
+        """Show how far the current trial is."""
         if event["event"] == "progress":
             self._event = event
 
     def trial_finished(self, row: Row, tally: Tally) -> None:
-        """The last trial's figures stay in sight."""
+        """Show the trial as the last one."""
         self._clock.ended(row)
-        self._row, self._tally, self._last = None, tally, trial_words(row)
+        self._row, self._tally, self._last = None, tally, describe_trial(row)
 
     def again_started(self, row: Row, place: int, total: int) -> None:
-        """The member of the front at work from now on."""
+        """Show this member of the front as the current one."""
         self._row, self._event = row, {}
-        self._again = f"measuring the front again {place}/{total}: "
+        self._front_work = f"measuring the front again {place}/{total}: "
 
     def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """How the figure has changed stays in sight."""
-        self._row, self._last = None, again_words(row, reason)
+        """Show the change of its figure."""
+        self._row, self._last = None, describe_recheck(row, reason)
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
-        """The member of the front at work from now on."""
+        """Show this member of the front as the current one."""
         self._row, self._event = row, {}
-        self._again = f"training the front with other seeds {place}/{total}: "
+        self._front_work = f"training the front with other seeds {place}/{total}: "
 
     def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """What the seeds say by now stays in sight."""
-        self._row, self._last = None, seed_words(row, reason)
+        """Show its scores over the seeds so far."""
+        self._row, self._last = None, describe_seeds(row, reason)
 
     def finished(self, state: State, tally: Tally) -> None:
-        """The last state of the run."""
+        """Show the last state of the run."""
         self._row, self._tally = None, tally
 
     def render(self) -> Table:
@@ -207,11 +205,12 @@ class LiveListener:
         grid.add_row("search", self._what)
         grid.add_row("trials", self._trials())
         grid.add_row("now", self._now())
-        grid.add_row("", phase_words(self._event) if self._row else "")
+        grid.add_row("", describe_phase(self._event) if self._row else "")
         grid.add_row("last", self._last or "-")
         tally = self._tally
         grid.add_row(
-            "time", self._clock.words(tally) if tally and not self._again else format_seconds(self._clock.elapsed_s)
+            "time",
+            self._clock.describe(tally) if tally and not self._front_work else format_seconds(self._clock.elapsed_s),
         )
         return grid
 
@@ -232,15 +231,15 @@ class LiveListener:
             return "-"
         paper = f"{row['paper']}: " if row["paper"] else ""
         predicted = row.get("throughput_predicted_img_s")
-        speed = f"predicted {predicted:.1f} img/s, " if predicted is not None and not self._again else ""
+        speed = f"predicted {predicted:.1f} img/s, " if predicted is not None and not self._front_work else ""
         what = f"trial {row['trial']}, {format_count(row['macs'])} MACs"
-        return f"{self._again}{what}, {speed}{paper}{row['architecture']}"
+        return f"{self._front_work}{what}, {speed}{paper}{row['architecture']}"
 
 
-def phase_words(event: Mapping[str, Any]) -> str:
+def describe_phase(event: Mapping[str, Any]) -> str:
     """`training the small copy, step 120 of 200, 812 img/s`."""
     if not event:
-        return "handed to the worker"
+        return "sent to the worker"
     phase = str(event.get("phase")).partition("@")[0]
     parts = [_PHASES.get(phase, phase)]
     if event.get("rungs", 1) > 1:
