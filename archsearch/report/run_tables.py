@@ -105,7 +105,7 @@ def audit_sentence(document: Document) -> str:
         devices = dict.fromkeys(f"{one['device']} ({one['device_name']})" for one in audit["conditions"])
         origin = f", shipped with archsearch, run on {', '.join(devices)}" if audit["is_shipped"] else ""
         return f"Audit of {audit['created_at'][:10]}{origin}: {audit['verdict']}"
-    return f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` tells how well it orders architectures."
+    return f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` measures how well it orders architectures."
 
 
 def headline(document: Document) -> str:

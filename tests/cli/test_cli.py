@@ -1,4 +1,4 @@
-"""The command line through its own door: what it prints, where, and how it ends."""
+"""The command line by click's test runner: what it prints, where, and how it ends."""
 
 import functools
 import io
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pandas as pd
 import pytest
 import torch
@@ -24,15 +25,21 @@ from rich.console import Console
 import archsearch
 from archsearch.blocks.base import own_choices, registered_layers
 from archsearch.cli import main
+from archsearch.cli.bench import SWEEP_ALL
 from archsearch.cli.live import LiveListener, watching
 from archsearch.cli.run import SAMPLER_NAMES
+from archsearch.data.subset import DEFAULT_VAL_SHARE
+from archsearch.proxy.task import DEFAULT_PROXY
 from archsearch.samplers import SAMPLERS
 from archsearch.search import run as running
 from archsearch.search.engine.listener import Tally
 from archsearch.search.engine.workers.process import ProcessWorker
-from archsearch.space.papers import choose_papers
+from archsearch.space.papers import REFERENCE, choose_papers
 from archsearch.space.shipped import paper_names
 from archsearch.space.space import load_space
+from archsearch.throughput import bench
+from archsearch.throughput.calibration.plan import MOST_SLOPES
+from archsearch.throughput.measurement import DEFAULT_BATCH_SIZE
 from archsearch.throughput.protocol import Protocol
 
 Cli = Callable[..., Result]
@@ -408,8 +415,25 @@ def test_a_run_ends_with_a_front_and_the_next_command(cli: Cli, tmp_path: Path, 
     assert "study.db" in refused(cli(*RUN))
 
 
-def test_sampler_names_of_the_help_are_those_there_are() -> None:
+def test_what_the_command_line_repeats_is_what_the_services_have() -> None:
     assert set(SAMPLER_NAMES) == set(SAMPLERS)
+    assert SWEEP_ALL == bench.SWEEP_ALL
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "default"),
+    [
+        ("run", "batch_size", ", ".join(f"{size} on {device}" for device, size in DEFAULT_BATCH_SIZE.items())),
+        ("run", "proxy", DEFAULT_PROXY),
+        ("calibrate", "slopes", f"{MOST_SLOPES['eager']}, {MOST_SLOPES['compile']} compiled"),
+        ("prepare", "val_share", f"{DEFAULT_VAL_SHARE:.0%}"),
+        ("bench", "against", REFERENCE),
+    ],
+)
+def test_a_default_in_a_help_text_is_that_of_the_service(command: str, option: str, default: str) -> None:
+    (found,) = (parameter for parameter in main.commands[command].params if parameter.name == option)
+    assert isinstance(found, click.Option)
+    assert f"[default: {default}" in str(found.help)
 
 
 @pytest.mark.slow
@@ -565,7 +589,7 @@ def test_bench_measures_between_two_timings_of_the_reference(
     quick = functools.partial(Protocol, warmup_s=0.0, block_s=0.001, max_s=0.0, min_blocks=2, min_warmup_iterations=2)
     monkeypatch.setattr(Protocol, "for_device", lambda device, **given: quick(**given))
     arguments = ["bench", "van_b0", "--device", "cpu", "--batch-size", "2", "--image-size", "32"]
-    # Two threads that wait for each other take minutes beside somebody else's.
+    # With two threads this takes minutes where another process uses the cores.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

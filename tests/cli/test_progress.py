@@ -10,7 +10,7 @@ from archsearch.cli.progress import progress_display, status_display
 
 
 class Time:
-    """A clock that only moves when told."""
+    """A clock that stands still until a test sets `now`."""
 
     now = 0.0
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,21 @@ def test_csv_is_the_trials_table(tmp_path: Path, report: Report) -> None:
     assert ",3," in report("--csv").stdout.splitlines()[-1]  # a whole number stays one beside missing ones
 
 
+def test_a_report_loads_no_torch(tmp_path: Path, report: Report) -> None:
+    rates = {"proxy_loader_images_s": 1000.0, "proxy_step_images_s": 900.0}
+    folder = write_run(tmp_path, [*SIX, trial(7, 0.5, 12.0, 10, **rates)])
+    program = (
+        "import sys; from archsearch.cli import main\n"
+        "main(['report', *sys.argv[1:]], standalone_mode=False)\n"
+        "print(sorted({'torch', 'torchvision', 'timm', 'optuna'} & set(sys.modules)), file=sys.stderr)"
+    )
+    for form in ([], ["--json"], ["--csv"]):
+        command = [sys.executable, "-c", program, str(folder), *form]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stderr.strip() == "[]"
+        assert len(done.stdout) > 1000
+
+
 def test_the_latest_run_is_the_default_and_names_and_paths_find_others(tmp_path: Path, report: Report) -> None:
     first = write_run(tmp_path, SIX, name="first")
     write_run(tmp_path, SIX, name="second")
@@ -202,7 +219,7 @@ def test_orders_that_the_spread_explains_and_runs_without_a_second_measurement(t
     assert "timed again at the end, in" not in " ".join(report("older").stdout.split())
 
 
-def test_the_error_of_predictions_is_told(tmp_path: Path, report: Report) -> None:
+def test_the_error_of_predictions_is_printed(tmp_path: Path, report: Report) -> None:
     rows = [trial(n, 0.5, 100.0, 10, throughput_predicted_img_s=value) for n, value in enumerate((90.0, 120.0, 104.0))]
     folder = write_run(tmp_path, [*rows, trial(3, 0.5, 100.0, 10)])
     source = {"file": "results/calibration/here.parquet", "kendall_tau": 0.95, "mape": 0.041}
@@ -232,7 +249,7 @@ TRAINING = {
 }
 
 
-def test_stopped_trials_are_told_by_rung_and_are_in_no_front(tmp_path: Path, report: Report) -> None:
+def test_stopped_trials_are_listed_by_rung_and_are_in_no_front(tmp_path: Path, report: Report) -> None:
     rows = [*SIX, *(stopped(number, 1, 0.9) for number in range(7, 12)), stopped(12, 2, 0.31)]
     folder = write_run(tmp_path, rows, extra={"training": TRAINING})
     document = strict(report("--json").stdout)
