@@ -68,7 +68,7 @@ _budget_option = click.option(
 @fix_option
 @json_option
 def sample(number: int, seed: int, as_json: bool, **options: Any) -> None:
-    """Draw random architectures of a space, inside bounds or anywhere.
+    """Draw random architectures of a space, in a band or anywhere.
 
     Draws are uniform over the distinct architectures, with replacement. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
     """
@@ -91,7 +91,7 @@ def sample(number: int, seed: int, as_json: bool, **options: Any) -> None:
 @fix_option
 @json_option
 def space(as_json: bool, **options: Any) -> None:
-    """Count the architectures of a space, and those inside bounds.
+    """Count the architectures of a space, and those in a band.
 
     Prints the ends of its range, the share of every block and the open parameters. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
     """

@@ -10,6 +10,7 @@ from typing import Any
 from archsearch.errors import UserError, did_you_mean
 
 
+@cache
 def spaces_folder() -> Path:
     """The shipped spaces: inside an installed package, or beside it in a checkout."""
     inside = Path(str(resources.files("archsearch"))) / "spaces"

@@ -5,7 +5,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,6 @@ def _count_stage(stage: StagePlan) -> int:
     return entries * positions * blocks * len(stage.depth) * len(stage.width)
 
 
-@cache
 def load_space(name: str | Path) -> Space:
     """A space from a TOML file, or a shipped one by name (`hybrid`, or a paper's such as `davit_tiny`).
 
