@@ -88,7 +88,7 @@ def audit(
     if run and (asked["proxy"] or asked["data"]):
         other = f"--proxy {asked['proxy']}" if asked["proxy"] else f"--data {asked['data']}"
         raise click.UsageError(
-            f"got the run {run} and {other}; a run has its own proxy and images, so name only one of them"
+            f"got the run {run} and {other}; a run has its own proxy and images, so name one of the two"
         )
     from archsearch.cli.arguments import resolve_run
     from archsearch.cli.progress import progress_display

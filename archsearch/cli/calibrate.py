@@ -74,7 +74,7 @@ def calibrate(
     The same command goes on where it was interrupted. `archsearch run` predicts with the result when it can be trusted.
     """
     if space and space_option:
-        raise click.UsageError(f"got two spaces, {space} and --space {space_option}; name one")
+        raise click.UsageError(f"two spaces were named, {space} and --space {space_option}; name one")
     from archsearch.cli.progress import progress_display
     from archsearch.report.calibration import calibration_document, calibration_parts
     from archsearch.report.tables import make_console, show, to_json
