@@ -68,7 +68,7 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 @click.option(
     "--proxy",
     metavar="NAME|FILE",
-    help="How candidates are trained: a proxy that `archsearch proxies` lists, or a TOML file like those.  "
+    help="How candidates are trained: a profile that `archsearch proxies` lists, or a TOML file like those.  "
     "[default: fashion-mnist; with --data imagenet-short on cuda, else cpu-small]",
 )
 @images_options("--data")
@@ -92,13 +92,13 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     "steps",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Training steps of a proxy.  [default: the proxy's]",
+    help="Training steps of a proxy.  [default: the profile's]",
 )
 @click.option(
     "--rungs",
     metavar="N,...",
     help="Where a training may be stopped, in parts of the last number, which is its end; there a candidate that can no longer reach "
-    "the front is stopped.  [default: the proxy's, such as 1,8]",
+    "the front is stopped.  [default: the profile's, such as 1,8]",
 )
 @click.option("--no-rungs", is_flag=True, help="Train every candidate in full.  [default: with rungs]")
 @click.option(
@@ -183,7 +183,7 @@ def _request(options: dict[str, Any]) -> Any:
 
 
 def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
-    """`1,4,16` as numbers, () for --no-rungs, None (the proxy's) without either option.
+    """`1,4,16` as numbers, () for --no-rungs, None (the profile's) without either option.
 
     Raises UserError for anything else, and for both options at once.
     """
