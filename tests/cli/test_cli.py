@@ -38,7 +38,7 @@ from archsearch.space.papers import REFERENCE, choose_papers
 from archsearch.space.shipped import paper_names
 from archsearch.space.space import load_space
 from archsearch.throughput import bench
-from archsearch.throughput.calibration.plan import MOST_SLOPES
+from archsearch.throughput.calibration.plan import DEFAULT_SLOPES
 from archsearch.throughput.measurement import DEFAULT_BATCH_SIZE
 from archsearch.throughput.protocol import Protocol
 
@@ -425,7 +425,7 @@ def test_what_the_command_line_repeats_is_what_the_services_have() -> None:
     [
         ("run", "batch_size", ", ".join(f"{size} on {device}" for device, size in DEFAULT_BATCH_SIZE.items())),
         ("run", "proxy", DEFAULT_PROXY),
-        ("calibrate", "slopes", f"{MOST_SLOPES['eager']}, {MOST_SLOPES['compile']} compiled"),
+        ("calibrate", "slopes", f"{DEFAULT_SLOPES['eager']}, {DEFAULT_SLOPES['compile']} compiled"),
         ("prepare", "val_share", f"{DEFAULT_VAL_SHARE:.0%}"),
         ("bench", "against", REFERENCE),
     ],
