@@ -1,6 +1,6 @@
-"""The files of a run: the frozen schema of trials.parquet, fronts and ranks, the manifest, and reading them back.
+"""The files of a run: the schema of trials.parquet, Pareto fronts, the manifest; writing and reading them.
 
-Everything here is derived from the study storage: a file that is lost or damaged is written anew when the run goes on.
+All of them are derived from the study: a file that is lost or damaged is written again when the run is continued.
 """
 
 import json
@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, first_line
 from archsearch.metrics import Array, domination_matrix, front_ranks
 from archsearch.system import replace_file
 
@@ -31,6 +31,8 @@ OBJECTIVES: dict[str, Direction] = {
     "latency_ms": "minimize",
     "peak_memory_bytes": "minimize",
 }
+# Objectives that vary from one measurement to the next; the others are exact or repeatable.
+_TIMED = frozenset({"throughput_img_s", "latency_ms"})
 
 RUN_FRONT = "objectives"
 PAIR_FRONTS: dict[str, tuple[str, str]] = {
@@ -44,6 +46,7 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
+# The columns of trials.parquet; docs/results.md says what each of them means. Frozen: columns are only added, at the end.
 SCHEMA = pa.schema(
     [
         _required("trial", pa.int64()),
@@ -114,16 +117,16 @@ SCHEMA = pa.schema(
         pa.field("free_trainability", pa.float64()),
     ]
 )
-# Of the schema's later versions: a file written before has none of them, which reads as none measured.
+# Columns that a file of an earlier version may lack; they are then read as empty.
 _LATER = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_predicted_img_s") :])
 FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
 
-# What the engine works out of a trial's training up to its rungs; `rung` counts those that are through, the full one among them.
+# Filled in by the engine from the trainings up to each rung.
 RUNG_COLUMNS = tuple(SCHEMA.names[SCHEMA.names.index("rung") : SCHEMA.names.index("proxy_seeds")])
-# Of a trial trained with several seeds: how many, mean and standard deviation over them, and the scores in order.
+# Filled in by the engine for a trial trained with several seeds.
 SEED_COLUMNS = ("proxy_seeds", "proxy_score_mean", "proxy_score_sd", "proxy_seed_scores")
 
-# What an evaluation may fill in; the rest is the engine's.
+# The columns that an evaluation may fill in; the engine fills in the others.
 MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s") :]).union({"macs_fvcore"}) - {
     "seed",
     "started_at",
@@ -136,19 +139,19 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     *SEED_COLUMNS,
 }
 
-# What a figure was measured under. Figures of different conditions are never ranked together; one run has one of each.
+# The measurement conditions. Figures of different conditions are never ranked together; a run has one value of each.
 CONDITION_COLUMNS = ("device", "dtype", "mode", "batch_size", "image_size")
 
 
 def check_measured(phase: str, values: Mapping[str, Any]) -> None:
-    """Raise ValueError when an evaluation's phase gives a column it may not fill, or a value the column cannot hold."""
+    """Raise ValueError when a phase of an evaluation gives a column that it may not fill in, or a value that the column cannot hold."""
     for name, value in values.items():
         if name not in MEASURED_COLUMNS:
             raise ValueError(f"phase {phase} measured {name}, which is no column of {TRIALS_FILE} to be measured")
         if name != "conditions":
             kind = SCHEMA.field(name).type
             pa.array([value], kind)
-            pa.array([value]).cast(kind)  # this one refuses to cut 1.5 to 1
+            pa.array([value]).cast(kind)  # unlike the line above, refuses 1.5 as an integer
 
 
 def check_objectives(names: Sequence[str], where: str = "--objectives") -> None:
@@ -166,7 +169,7 @@ def minimised(rows: Sequence[Row], objectives: Sequence[str]) -> Array:
 
 
 def ranked(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
-    """The same rows with `front` set among the complete ones: 0 for the Pareto front, 1 for the next, None elsewhere."""
+    """The same rows with `front` set: 0 for the Pareto front of the complete ones, 1 for the next front, None for the others."""
     rankable = _rankable(rows, objectives)
     ranks = front_ranks(minimised(rankable, objectives))
     by_trial = {row["trial"]: int(rank) for row, rank in zip(rankable, ranks, strict=True)}
@@ -174,7 +177,7 @@ def ranked(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
 
 
 def _rankable(rows: Iterable[Row], objectives: Sequence[str]) -> list[Row]:
-    """Complete rows that have every objective, all measured under the same conditions."""
+    """The complete rows that have every objective; asserts that they were measured under the same conditions."""
     chosen = [row for row in rows if row["state"] == "complete" and all(row[name] is not None for name in objectives)]
     for column in (*CONDITION_COLUMNS, "proxy_id"):
         values = {row[column] for row in chosen}
@@ -183,7 +186,7 @@ def _rankable(rows: Iterable[Row], objectives: Sequence[str]) -> list[Row]:
 
 
 def front_rows(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
-    """Members of the run's front and of each pairwise front, with `front_name`; an architecture stands once in each."""
+    """The members of the run's front and of each pairwise front, with `front_name`; every architecture once in each."""
     originals = [row for row in rows if row["reused_from"] is None]
     members: list[Row] = []
     for name, axes in {RUN_FRONT: tuple(objectives), **PAIR_FRONTS}.items():
@@ -194,8 +197,18 @@ def front_rows(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
 
 
 def front_members(rows: Sequence[Row]) -> list[Row]:
-    """Members of the run's front among rows that `ranked` gave; an architecture stands once."""
+    """The members of the run's front among rows that `ranked` gave; every architecture once."""
     return [row for row in rows if row["front"] == 0 and row["reused_from"] is None]
+
+
+def is_timed(objectives: Sequence[str]) -> bool:
+    """Whether one of these objectives is timed, and so varies when measured again."""
+    return not _TIMED.isdisjoint(objectives)
+
+
+def timed_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
+    """The members of the run's front among rows that `ranked` gave; none where no objective is timed."""
+    return front_members(rows) if is_timed(objectives) else []
 
 
 def write_trials(rows: Sequence[Row], folder: Path) -> None:
@@ -225,20 +238,30 @@ def read_trials(folder: Path) -> pd.DataFrame:
     return _read(folder / TRIALS_FILE, SCHEMA)
 
 
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of trials.parquet as plain values, None for an empty one. Raises UserError when the file is missing or damaged."""
+    frame = read_trials(folder)
+    try:
+        rows: list[Row] = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).to_pylist()
+    except pa.ArrowException as error:
+        raise UserError(f"{folder}: trials.parquet does not hold what its columns say ({first_line(error)})") from error
+    return rows
+
+
 def read_front(folder: Path) -> pd.DataFrame:
     """front.parquet as a frame: `front_name` and the columns of SCHEMA. Raises UserError when it is missing or damaged."""
     return _read(folder / FRONT_FILE, FRONT_SCHEMA)
 
 
 def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
-    again = "give the run's `archsearch run` command again to have it written anew from the run's storage"
+    again = "give the run's `archsearch run` command again to have it written from the run's storage"
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; {again}")
     try:
-        # In one go: pyarrow opens a path twice, and a run may replace the file in between.
+        # Read at once: pyarrow opens a path twice, and a run may replace the file in between.
         table = pq.read_table(pa.BufferReader(path.read_bytes()))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); {again}") from error
+        raise UserError(f"{path}: not a readable parquet file ({first_line(error)}); {again}") from error
     for name in schema.names:
         if name not in table.column_names:
             if name not in _LATER:
@@ -254,11 +277,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        words = (
-            "there is no such file" if isinstance(error, FileNotFoundError) else f"not a readable manifest ({error})"
-        )
+        is_missing = isinstance(error, FileNotFoundError)
+        problem = "there is no such file" if is_missing else f"not a readable manifest ({error})"
         raise UserError(
-            f"{path}: {words}; name the folder of a run, or give its `archsearch run` command again"
+            f"{path}: {problem}; name the folder of a run, or give its `archsearch run` command again"
         ) from error
     if not isinstance(manifest, dict) or manifest.get("format_version") != MANIFEST_VERSION:
         raise UserError(
@@ -268,36 +290,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def latest_run(root: Path) -> Path:
-    """The run under `root` that was written to last. Raises UserError when there is none."""
+    """The folder of the run under `root` that was written last. Raises UserError when there is none."""
     manifests = list(root.glob(f"*/{MANIFEST_FILE}"))
     if not manifests:
         raise UserError(
             f"{root}: holds no run; start one with `archsearch run --budget 4.5GFLOPs`, or name a run's folder"
         )
     return max(manifests, key=lambda path: path.stat().st_mtime_ns).parent
-
-
-# Throughput is what changes from one minute to the next; a front of exact figures needs no second look.
-_TIMED = frozenset({"throughput_img_s", "latency_ms"})
-
-
-def is_due(objectives: Sequence[str]) -> bool:
-    """Whether a run over these objectives has something to measure again."""
-    return not _TIMED.isdisjoint(objectives)
-
-
-def timed_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
-    """The front's members whose speed placed them there, among rows that `ranked` gave; none where speed is no objective."""
-    return front_members(rows) if is_due(objectives) else []
-
-
-def read_rows(folder: Path) -> list[Row]:
-    """Rows of trials.parquet as plain values, missing ones None. Raises UserError when the file is missing or damaged."""
-    frame = read_trials(folder)
-    try:
-        rows: list[Row] = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(
-            f"{folder}: trials.parquet does not hold what its columns say ({str(error).splitlines()[0]})"
-        ) from error
-    return rows

@@ -64,9 +64,9 @@ def command_line(arguments: Sequence[str]) -> str:
     return shlex.join(["archsearch", *arguments])
 
 
-def utc_now() -> str:
-    """The time now in UTC as ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def utc_now(timespec: str = "seconds") -> str:
+    """The time now in UTC as ISO 8601, to the second or another `timespec` of `datetime.isoformat`."""
+    return datetime.now(UTC).isoformat(timespec=timespec)
 
 
 @contextlib.contextmanager

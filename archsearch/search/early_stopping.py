@@ -1,13 +1,13 @@
-"""Multi-objective early stopping: after a rung, a part of its training, a candidate goes on only if it can still matter.
+"""Multi-objective early stopping: after each rung (a part of its training) a candidate goes on only if it can still reach the front.
 
-Everything but the score is known before the first training, so a candidate matters unless another one is no worse in all of
-that and its score is out of reach. Not MO-ASHA, whose open code reads an argsort as a rank and so keeps the median as often
-as the best. Sums are exact (fsum), so that the same set in another order gives the same decision to the last bit.
+Everything but the score is known before the first training, so a candidate is stopped when another one is no worse in all of
+that and has a score that is out of reach. Not MO-ASHA, whose open code reads an argsort as a rank and so keeps the median as
+often as the best. Sums are exact (fsum), so that the same set in another order gives the same decision to the last bit.
 
 Which noise is counted where. The gain from one rung to the next is a regression of measured scores on measured scores: its
 residuals hold the noise of both, so a candidate's own standard error is not added to them. Another candidate's score at the
-next rung is measured already, its noise in no residual: its standard error is added. Where neither has been there, two
-residuals stand between them. Whatever the residuals say, a margin is never narrower than a tie of the two scores.
+next rung is measured already, its noise in no residual: its standard error is added. Where neither has reached the next rung,
+both residuals count. The margin is never narrower than a tie of the two scores.
 """
 
 import math
@@ -16,23 +16,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from archsearch.metrics import domination_matrix
+from archsearch.metrics import TIE_SE, domination_matrix
 
 # Optimism: the candidate is taken to be this many standard deviations better than expected.
 OPTIMISM = 2.0
-# Scores closer than this many standard errors of their difference are called a tie, as in the report.
-TIE_SE = 2.0
-# What is believed of gains before any was seen: slope 1, this scatter, at the weight of this many pairs spread like this.
+# Prior of the gain: slope 1 and this scatter, weighted as this many pairs with this spread.
 _PRIOR_SD, _PRIOR_PAIRS, _PRIOR_SPREAD = 0.05, 4, 0.1
-# Fewer trials than this do not say what a usual score is.
-_JUNK_JUDGES = 8
-# Trials that have a training-free score and a trained one, before the first says anything about the second.
-_FREE_JUDGES = 8
+# The score floor needs at least this many trials.
+_MIN_FLOOR_TRIALS = 8
+# The regression of trained scores on a training-free one needs at least this many trials with both.
+_MIN_FREE_PAIRS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """What a rung gave: the share of validation images that are right, and its standard error."""
+class RungScore:
+    """The score of a finished rung: the share of validation images classified correctly, and its standard error."""
 
     value: float
     standard_error: float = 0.0
@@ -40,16 +38,16 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A candidate as rungs see it: `costs` are its other objectives, all to be minimised, `scores` its finished rungs in order."""
+    """A candidate for early stopping: `costs` are its other objectives, all minimised; `scores` those of its finished rungs, in order."""
 
     trial: int
     costs: tuple[float, ...]
-    scores: tuple[Score, ...]
+    scores: tuple[RungScore, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Whether a candidate goes on; if not, why, and which trial was the reason (None for one that is merely junk)."""
+    """Whether a candidate goes on; if not, the reason and the trial that beats it (None where its score is hopeless at any cost)."""
 
     goes_on: bool
     reason: str | None = None
@@ -58,10 +56,10 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """How a score at one rung becomes the next one's, learnt from `num_pairs` trials that have both.
+    """Predicts the score at the next rung from the score at this one, fitted to `num_pairs` trials that have both.
 
     A linear regression with a conjugate prior (slope 1, flat intercept): `variance` is of the residuals, `slope_variance` of
-    the slope. Trials go on because of their score at this rung, so those left out do not bias what is expected given it.
+    the slope. Trials go on because of their score at this rung, so leaving the stopped ones out does not bias the fit.
     """
 
     num_pairs: int
@@ -72,15 +70,15 @@ class Gain:
     slope_variance: float
 
     @staticmethod
-    def of(pairs: Sequence[tuple[float, float]]) -> "Gain":
-        """The gain of (score, next score) pairs; none are needed."""
+    def fit(pairs: Sequence[tuple[float, float]]) -> "Gain":
+        """The gain fitted to (score, next score) pairs; without any it is the prior."""
         number = len(pairs)
         mean = math.fsum(score for score, _ in pairs) / max(number, 1)
         next_mean = math.fsum(score for _, score in pairs) / max(number, 1)
         centred = [(score - mean, following - next_mean) for score, following in pairs]
         prior = _PRIOR_PAIRS * _PRIOR_SPREAD**2
         spread = math.fsum(x * x for x, _ in centred) + prior
-        # A score that forecasts nothing has slope 0; better trials are never expected to end worse.
+        # Never negative: a better score is not expected to become a worse one.
         slope = max(0.0, (math.fsum(x * y for x, y in centred) + prior) / spread)
         squares = math.fsum((y - slope * x) ** 2 for x, y in centred) + prior * (slope - 1.0) ** 2
         variance = (_PRIOR_PAIRS * _PRIOR_SD**2 + squares) / (_PRIOR_PAIRS + max(number - 1, 0))
@@ -94,30 +92,31 @@ class Gain:
         )
 
     def expected(self, score: float) -> float:
-        """The next score of a trial with this one; where no pair was seen, up to a constant that is the same for all."""
+        """The expected next score; without any pair only up to a constant that is the same for all trials."""
         return self.next_mean + self.slope * (score - self.mean)
 
-    def variance_of(self, score: float, z: float) -> float:
-        """Of the next measured score about `expected`: residual, intercept and slope."""
+    def variance_of_next(self, score: float, z: float) -> float:
+        """Variance of the measured next score about `expected`: residual, intercept and slope."""
         return self.variance * (1 + 1 / max(self.num_pairs, 1)) + self._slope_part(score - self.mean, z)
 
-    def variance_between(self, difference: float, z: float) -> float:
-        """Of the difference of two next scores, both unseen: the intercept is common and cancels."""
+    def variance_of_difference(self, difference: float, z: float) -> float:
+        """Variance of the difference of two unmeasured next scores, given the difference of the scores: the common intercept cancels."""
         return 2 * self.variance + self._slope_part(difference, z)
 
     def _slope_part(self, distance: float, z: float) -> float:
-        # Capped where optimism would outgrow the slope: else a lower score would be the more hopeful one.
+        # Capped where z standard deviations would exceed the slope: else a lower score would be the more promising one.
         return distance**2 * min(self.slope_variance, (self.slope / z) ** 2)
 
 
 def with_free_rung(curves: Sequence[Curve], values: Mapping[int, float]) -> list[Curve]:
-    """The curves with a score that needs no training as their first, by trial; empty where trials do not say (yet) that it is worth anything.
+    """The curves with a training-free score (`values`, by trial) as their first rung; those of trials without one are left out.
 
-    It is brought to the scale of the first trained scores by their regression on it, over the trials that have both, and what that
-    leaves open is its standard error: so the same rule can judge by it, and where it foretells little it stops nobody. More must be better.
+    The score is brought to the scale of the first trained one by a linear regression over the trials that have both; the residual
+    standard deviation becomes its standard error, so that `goes_on` applies as to any rung and an uninformative score stops no trial.
+    Higher must be better. Empty with too few such trials, and where the slope is not positive.
     """
     both = [(values[curve.trial], curve.scores[0].value) for curve in curves if curve.scores and curve.trial in values]
-    if len(both) < _FREE_JUDGES:
+    if len(both) < _MIN_FREE_PAIRS:
         return []
     free, trained = np.array(both, dtype=np.float64).T
     offsets = free - free.mean()
@@ -126,98 +125,83 @@ def with_free_rung(curves: Sequence[Curve], values: Mapping[int, float]) -> list
         return []
     error = float(np.sqrt(np.sum((trained - trained.mean() - slope * offsets) ** 2) / (len(both) - 2)))
 
-    def score(trial: int) -> Score:
-        return Score(value=float(trained.mean() + slope * (values[trial] - free.mean())), standard_error=error)
+    def rescale(trial: int) -> RungScore:
+        return RungScore(value=float(trained.mean() + slope * (values[trial] - free.mean())), standard_error=error)
 
-    return [replace(curve, scores=(score(curve.trial), *curve.scores)) for curve in curves if curve.trial in values]
+    return [replace(curve, scores=(rescale(curve.trial), *curve.scores)) for curve in curves if curve.trial in values]
 
 
 def goes_on(candidate: Curve, others: Sequence[Curve], *, names: Sequence[str] = (), z: float = OPTIMISM) -> Decision:
-    """Whether a candidate that has just finished a rung is to be trained for the next one.
+    """Whether a candidate that has just finished a rung is trained up to the next one.
 
-    `others` are all other trials that did not fail, stopped ones among them; those without this rung say nothing. `names` are
-    what the costs are called, for the reason.
+    `others` are all other trials that did not fail, stopped ones included; those that have not finished this rung are ignored.
+    `names` are the names of the costs, for the reason.
     """
     assert z > 0, "optimism counts standard deviations"
     rung = len(candidate.scores) - 1
     rivals = [other for other in others if len(other.scores) > rung]
-    gain = Gain.of(
+    gain = Gain.fit(
         [(one.scores[rung].value, one.scores[rung + 1].value) for one in rivals if len(one.scores) > rung + 1]
     )
     beyond = [(excess, other) for other in rivals if (excess := _excess(candidate, other, gain, z)) > 0]
     if beyond:
-        _, worst = max(beyond, key=lambda item: (item[0], -item[1].trial))
-        return Decision(goes_on=False, reason=_reason(candidate, worst, gain, names, z), stopped_by=worst.trial)
-    fence, mine = junk_fence(rivals, rung), candidate.scores[rung]
-    if fence is not None and _is_below(mine, fence, z):
-        words = (
-            f"its score {mine.value:.3f} is too low to matter at any cost: the fence of this rung is {fence.value:.3f}"
-        )
-        return Decision(goes_on=False, reason=words)
+        excess, best = max(beyond, key=lambda item: (item[0], -item[1].trial))
+        return Decision(goes_on=False, reason=_reason(candidate, best, excess, names), stopped_by=best.trial)
+    score, floor = candidate.scores[rung], score_floor(rivals, rung)
+    if floor is not None:
+        margin = max(z, TIE_SE) * math.hypot(score.standard_error, floor.standard_error)
+        if score.value + margin < floor.value:
+            reason = f"its score {score.value:.3f} is too low to matter at any cost: the floor of this rung is {floor.value:.3f}"
+            return Decision(goes_on=False, reason=reason)
     return Decision(goes_on=True)
 
 
-def _is_below(mine: Score, fence: Score, z: float) -> bool:
-    return mine.value + max(z, TIE_SE) * math.hypot(mine.standard_error, fence.standard_error) < fence.value
-
-
 def _excess(candidate: Curve, other: Curve, gain: Gain, z: float) -> float:
-    """How far the other's next score is beyond the candidate's optimistic one; not above 0 for one that stops nobody."""
+    """How far the other's next score lies above the candidate's optimistic one; at most 0 if it does not stop the candidate."""
     rung = len(candidate.scores) - 1
-    mine, theirs = candidate.scores[rung], other.scores[rung]
-    if theirs.value < mine.value or any(a > b for a, b in zip(other.costs, candidate.costs, strict=True)):
+    own, rival, later = candidate.scores[rung], other.scores[rung], other.scores[rung + 1 :]
+    if rival.value < own.value or any(a > b for a, b in zip(other.costs, candidate.costs, strict=True)):
         return 0.0
-    lead, variance, tie = _lead(mine, theirs, other.scores[rung + 1 :], gain, z)
+    stretch = max(gain.slope, 1.0)
+    if later:
+        lead = later[0].value - gain.expected(own.value)
+        variance = gain.variance_of_next(own.value, z) + later[0].standard_error ** 2
+        tie = math.hypot(stretch * own.standard_error, later[0].standard_error)
+    else:
+        difference = rival.value - own.value
+        lead = gain.slope * difference
+        variance = gain.variance_of_difference(difference, z)
+        tie = stretch * math.hypot(own.standard_error, rival.standard_error)
     return lead - max(z * math.sqrt(variance), TIE_SE * tie)
 
 
-def _lead(mine: Score, theirs: Score, later: Sequence[Score], gain: Gain, z: float) -> tuple[float, float, float]:
-    """By how much the other is expected to lead at the next rung, that figure's variance, and the standard error of the two scores alone."""
-    stretch = max(gain.slope, 1.0)
-    if later:
-        lead = later[0].value - gain.expected(mine.value)
-        variance = gain.variance_of(mine.value, z) + later[0].standard_error ** 2
-        return lead, variance, math.hypot(stretch * mine.standard_error, later[0].standard_error)
-    difference = theirs.value - mine.value
-    tie = stretch * math.hypot(mine.standard_error, theirs.standard_error)
-    return gain.slope * difference, gain.variance_between(difference, z), tie
+def score_floor(rivals: Sequence[Curve], rung: int) -> RungScore | None:
+    """The score below which a candidate is hopeless at any cost, though it may be the cheapest; None with too few trials.
 
-
-def junk_fence(rivals: Sequence[Curve], rung: int) -> Score | None:
-    """The score below which a candidate would be kept alive only because nothing is cheaper: as far below the worst score of this
-    rung's front (over the costs and the score) as that is below the best.
-
-    The front is that of the trials that went on, where there are enough, so that one junk does not speak for the next. None where
-    there are too few trials to say. Quartiles of the front's scores (Tukey's fences) were tried: on our table of hybrids they
-    stopped one in ten members of the final front, which are its cheap end.
+    It lies as far below the worst score of this rung's front (over the costs and the score) as that lies below the best one. The
+    front is that of the trials that went on, where there are enough, so that one hopeless trial does not lower the floor for the
+    next. Quartiles of the front's scores (Tukey's fences) were tried: on our table of hybrids they stopped one in ten members of
+    the final front, those at its cheap end.
     """
     went_on = [curve for curve in rivals if len(curve.scores) > rung + 1]
-    judges = went_on if len(went_on) >= _JUNK_JUDGES else rivals
-    if len(judges) < _JUNK_JUDGES:
+    judged = went_on if len(went_on) >= _MIN_FLOOR_TRIALS else rivals
+    if len(judged) < _MIN_FLOOR_TRIALS:
         return None
-    values = np.array([(*curve.costs, -curve.scores[rung].value) for curve in judges], dtype=np.float64)
-    is_out = np.any(domination_matrix(values), axis=0)
-    front = sorted((curve.scores[rung] for curve, out in zip(judges, is_out, strict=True) if not out), key=_order)
+    values = np.array([(*curve.costs, -curve.scores[rung].value) for curve in judged], dtype=np.float64)
+    is_dominated = np.any(domination_matrix(values), axis=0)
+    front = [curve.scores[rung] for curve, is_out in zip(judged, is_dominated, strict=True) if not is_out]
+    front.sort(key=lambda score: (score.value, -score.standard_error))
     worst, best = front[0], front[-1]
-    return Score(value=worst.value - (best.value - worst.value), standard_error=worst.standard_error)
+    return RungScore(value=worst.value - (best.value - worst.value), standard_error=worst.standard_error)
 
 
-def _order(score: Score) -> tuple[float, float]:
-    return score.value, -score.standard_error
-
-
-def _reason(candidate: Curve, other: Curve, gain: Gain, names: Sequence[str], z: float) -> str:
-    """The decision in words: who is no worse, in what, and which score is out of reach."""
+def _reason(candidate: Curve, other: Curve, excess: float, names: Sequence[str]) -> str:
+    """The decision in words: which trial is no worse in which costs, and which of its scores is out of reach."""
     rung = len(candidate.scores) - 1
-    mine, theirs, later = candidate.scores[rung], other.scores[rung], other.scores[rung + 1 :]
-    what = f"no worse in {_listed(names)}" if names else "no worse in all else"
-    if later:
-        most = later[0].value - _excess(candidate, other, gain, z)
-        return f"trial {other.trial} is {what}, and its next score {later[0].value:.3f} is beyond {most:.3f}, the most hoped for here"
-    return f"trial {other.trial} is {what}, and its score {theirs.value:.3f} is out of reach from {mine.value:.3f}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+    listed = " and ".join(", ".join(names).rsplit(", ", 1)) or "all else"
+    if len(other.scores) > rung + 1:
+        following = other.scores[rung + 1].value
+        outcome = f"its next score {following:.3f} is beyond {following - excess:.3f}, the best expected here"
+    else:
+        outcome = f"its score {other.scores[rung].value:.3f} is out of reach from {candidate.scores[rung].value:.3f}"
+    return f"trial {other.trial} is no worse in {listed}, and {outcome}"

@@ -1,4 +1,4 @@
-"""One candidate from architecture to row, in a worker process: exact count, measured throughput, proxy score; each phase is told as soon as it is through."""
+"""The evaluation of one candidate in a worker process: exact count, measured throughput, proxy score; each phase is emitted as soon as it ends."""
 
 import json
 import math
@@ -20,6 +20,7 @@ from archsearch.proxy.shrink import shrink
 from archsearch.proxy.task import ProxyTask, load_images
 from archsearch.proxy.training.train import ProxyScore, Training, TrainingProgress, start_training
 from archsearch.proxy.training_free import scores as free_scores
+from archsearch.search.engine.workers.base import Emit
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.space.arch import Arch
 from archsearch.space.papers import REFERENCE, reference_arch
@@ -27,20 +28,17 @@ from archsearch.throughput.measure import measure
 from archsearch.throughput.measurement import Measurement
 from archsearch.version import __version__
 
-Event = dict[str, Any]
-Emit = Callable[[Event], None]
-
 PHASES = ("count", "throughput", "proxy")
 
 
 def evaluate(
     arch_document: Mapping[str, Any], settings: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]], emit: Emit
 ) -> None:
-    """Run the phases that are not in `done`, emitting progress and, after each phase, its columns.
+    """Measure the phases that are not in `done`; an `Evaluator` (see `engine.workers.base`).
 
-    They are `count`, `throughput` and `proxy`, unless settings["phases"] names others; `again` is the throughput anew, `free` the training-free scores,
-    `proxy@50` the proxy's training up to step 50, one of settings["proxy"]["rungs"], from which `proxy` goes on, and `seed@2` the
-    whole training with the second of other seeds.
+    The phases are those of settings["phases"], by default `count`, `throughput` and `proxy`. Further ones are `again` (the throughput
+    another time), `free` (the training-free scores), `proxy@50` (the proxy's training up to step 50, one of its rungs, from which a
+    later rung or `proxy` continues) and `seed@2` (the whole training with another seed, the second of these).
     Raises RunError with the reason when the counts disagree, the candidate does not fit into memory or its training diverges.
     """
     measurement = Measurement.from_dict(settings)
@@ -50,7 +48,7 @@ def evaluate(
     task = ProxyTask.from_dict(settings) if settings.get("proxy") else None
     rungs = rungs_of(settings)
     _free_stopped_training(arch, task, device)
-    full = cache(lambda: build(arch))  # counted, then timed
+    full = cache(lambda: build(arch))  # one model is counted and timed
     phases: dict[str, Callable[[], dict[str, Any]]] = {
         "count": lambda: _count(arch, full()),
         "throughput": lambda: _throughput(full(), measurement, emit),
@@ -123,7 +121,7 @@ def _throughput(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[
 
 
 def _measure_again(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[str, Any]:
-    """The same measurement another time, under names of its own: the first figure stays the ranked one."""
+    """The throughput another time, in columns of its own: the first figure stays the ranked one."""
     values = _throughput(model, measurement, lambda event: emit({**event, "phase": "again"}))
     return {
         "throughput_again_img_s": values["throughput_img_s"],
@@ -134,7 +132,7 @@ def _measure_again(model: nn.Module, measurement: Measurement, emit: Emit) -> di
 
 
 def _training_free(arch: Arch, task: ProxyTask, device: torch.device) -> dict[str, Any]:
-    """The training-free scores; one that is not defined is left out."""
+    """The training-free scores that are finite."""
     with device_lock(device, exclusive=False):
         found = free_scores(arch, seed=task.recipe.seed, device=device)
     return {f"{FREE_PHASE}_{name}": found[name] for name in FREE_SCORES if math.isfinite(found[name])}
@@ -148,13 +146,13 @@ def _reference(device: str) -> nn.Module:
 
 @cache
 def _proxy_data(source: str) -> ProxyData:
-    """The data of this worker, read once for all its trials; `source` is JSON."""
+    """The data of a proxy, read once for all trials of this worker; `source` is JSON, to be hashable."""
     return load_images(json.loads(source))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Paused:
-    """A training that waits for the decision whether it goes on."""
+    """A training that waits for the driver's decision whether it goes on."""
 
     arch: Arch
     task: ProxyTask
@@ -162,17 +160,17 @@ class _Paused:
     training: Training
 
 
-# At most one, and during an evaluation only one of its own architecture.
+# At most one; during an evaluation only one of the same architecture.
 _paused: list[_Paused] = []
 
 
 def _free_stopped_training(arch: Arch, task: ProxyTask | None, device: torch.device) -> None:
-    """Drop the paused training of another architecture: that was stopped, and its memory must not weigh on what is measured now."""
+    """Free the paused training of another architecture: that trial was stopped, and its memory would count in the next measurement."""
     _paused[:] = [each for each in _paused if (each.arch, each.task, each.device) == (arch, task, device)]
 
 
 def _train(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: Emit) -> dict[str, Any]:
-    """Train the small version of the architecture up to this rung: on from the last one where this process has it, else from the start.
+    """Train the proxy of the architecture up to this rung, continuing from the rung before if this process has it, else from the start.
 
     Every candidate gets the same seed, order and augmentation.
     """
@@ -193,7 +191,7 @@ def _train(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: 
 
 
 def _train_seed(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: Emit) -> dict[str, Any]:
-    """The whole training once more, from other weights and in another order: the seed's number stands in the phase."""
+    """The whole training with another seed, so other weights and another order; the phase `seed@2` adds 2 to the recipe's seed."""
     training = _start_training(arch, task, device, more_seed=int(rung.phase.removeprefix(SEED_PHASE)))
     score = _advance(training, rung, device, emit)
     return {"proxy_score": score.score, "proxy_score_se": score.standard_error}
@@ -205,7 +203,7 @@ def _start_training(arch: Arch, task: ProxyTask, device: torch.device, more_seed
 
 
 def _advance(training: Training, rung: Rung, device: torch.device, emit: Emit) -> ProxyScore:
-    """Train up to the rung's steps, emitting progress."""
+    """Train up to the steps of a rung, emitting progress."""
 
     def report(progress: TrainingProgress) -> None:
         place = {"phase": rung.phase, "rung": rung.place, "rungs": rung.total}
@@ -217,7 +215,7 @@ def _advance(training: Training, rung: Rung, device: torch.device, emit: Emit) -
 
 
 def refuse_unknown_shape(arch: Arch, task: ProxyTask) -> None:
-    """Raise UserError when the proxy cannot hold this architecture; called before a run starts."""
+    """Raise UserError when the proxy cannot be made of this architecture; called before a run starts."""
     try:
         shrink(arch, task.scale, task.num_classes)
     except UserError as error:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from archsearch.errors import UserError
 from archsearch.proxy.profiles import Profile
 from archsearch.proxy.task import ProxyTask, choose_profile
-from archsearch.results import MANIFEST_FILE, Row, is_due
+from archsearch.results import MANIFEST_FILE, Row, is_timed
 from archsearch.samplers.make import check_sampler
 from archsearch.search.config import RunConfig, make_settings
 from archsearch.search.engine.driver import Driver
@@ -149,7 +149,7 @@ def carry_out(
     predict = predictor.predict if predictor else None
     with RunStore.open(folder, config, request.storage, predict=predict) as store:
         refuse_other_threads(folder, store.rows(), config.measurement)
-        rechecks = request.recheck and is_due(config.objectives)
+        rechecks = request.recheck and is_timed(config.objectives)
         with listen(str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
             driver = Driver(
                 config,

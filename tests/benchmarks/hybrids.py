@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from archsearch.metrics import domination_matrix, hypervolume
-from archsearch.search.early_stopping import Curve, Score
+from archsearch.search.early_stopping import Curve, RungScore
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "hybrid_table.parquet"
 _FIGURES = (
@@ -29,7 +29,7 @@ class Hybrid:
     choices: dict[str, Any]
     params: int
     throughput_img_s: float
-    scores: tuple[Score, ...]
+    scores: tuple[RungScore, ...]
     images: tuple[int, ...]
 
     @property
@@ -99,6 +99,6 @@ def _hybrid(curve: Sequence[dict[str, Any]]) -> Hybrid:
         choices={name: value for name, value in first.items() if name not in _FIGURES},
         params=first["params"],
         throughput_img_s=first["throughput_img_s"],
-        scores=tuple(Score(value=point["score"], standard_error=point["standard_error"]) for point in curve),
+        scores=tuple(RungScore(value=point["score"], standard_error=point["standard_error"]) for point in curve),
         images=tuple(point["train_images"] for point in curve),
     )

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archsearch.search.early_stopping import Curve, Gain, Score, goes_on, junk_fence
+from archsearch.search.early_stopping import Curve, Gain, RungScore, goes_on, score_floor
 
 _ERROR = 0.005
 
 
 def curve(trial: int, costs: tuple[float, ...], *scores: float, error: float = _ERROR) -> Curve:
-    return Curve(trial=trial, costs=costs, scores=tuple(Score(value=value, standard_error=error) for value in scores))
+    return Curve(
+        trial=trial, costs=costs, scores=tuple(RungScore(value=value, standard_error=error) for value in scores)
+    )
 
 
 @st.composite
@@ -69,7 +71,7 @@ def test_the_order_of_arrival_changes_nothing(
     shuffled = shuffler.sample(others, len(others))
     assert goes_on(candidate, shuffled) == goes_on(candidate, others)
     pairs = [(other.scores[0].value, other.scores[-1].value) for other in others]
-    assert Gain.of(shuffler.sample(pairs, len(pairs))) == Gain.of(pairs)
+    assert Gain.fit(shuffler.sample(pairs, len(pairs))) == Gain.fit(pairs)
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
@@ -131,19 +133,19 @@ def test_cheap_junk_stops_though_nothing_is_cheaper() -> None:
 def test_junk_does_not_drag_the_fence_down_that_it_is_judged_by() -> None:
     front = [curve(10 + index, (float(index), 0.0), 0.5 + 0.01 * index) for index in range(12)]
     dominated = [curve(50 + index, (20.0, 1.0), 0.1) for index in range(30)]
-    fence = junk_fence([*front, *dominated], 0)
+    fence = score_floor([*front, *dominated], 0)
     assert fence is not None
     assert fence.value == pytest.approx(0.5 - (0.61 - 0.5))
-    assert fence == junk_fence(front, 0)
+    assert fence == score_floor(front, 0)
     # Nor does junk that was stopped itself, once enough trials have gone on.
-    went_on = [replace(one, scores=(*one.scores, Score(value=0.9))) for one in front]
-    assert junk_fence([*went_on, curve(60, (-2.0, 0.0), 0.1)], 0) == fence
+    went_on = [replace(one, scores=(*one.scores, RungScore(value=0.9))) for one in front]
+    assert score_floor([*went_on, curve(60, (-2.0, 0.0), 0.1)], 0) == fence
 
 
 def test_gain_is_the_least_squares_line_once_there_are_many_pairs() -> None:
     curves = learning(4000, slope=0.7, gain=0.3, scatter=0.02)
     pairs = [(one.scores[0].value, one.scores[1].value) for one in curves]
-    gain = Gain.of(pairs)
+    gain = Gain.fit(pairs)
     scores, nexts = np.array(pairs).T
     (slope, intercept), covariance = np.polyfit(scores, nexts, 1, cov=True)
     assert gain.slope == pytest.approx(slope, abs=1e-3)
@@ -154,7 +156,7 @@ def test_gain_is_the_least_squares_line_once_there_are_many_pairs() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_few_pairs_leave_the_prior_standing(number: int) -> None:
-    gain = Gain.of([(0.3 + 0.1 * index, 0.6 - 0.1 * index) for index in range(number)])
+    gain = Gain.fit([(0.3 + 0.1 * index, 0.6 - 0.1 * index) for index in range(number)])
     assert gain.expected(0.5) - gain.expected(0.4) > 0.0
     assert gain.variance**0.5 >= 0.05 * (4 / 5) ** 0.5
 

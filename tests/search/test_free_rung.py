@@ -13,7 +13,7 @@ from archsearch.errors import UserError
 from archsearch.report.run import build_report
 from archsearch.report.run_tables import report_parts
 from archsearch.report.tables import make_console, show
-from archsearch.search.early_stopping import Curve, Score, with_free_rung
+from archsearch.search.early_stopping import Curve, RungScore, with_free_rung
 from archsearch.search.rungs import check_free_rung
 
 TWO = ("proxy_score", "throughput_img_s")
@@ -21,7 +21,7 @@ NUMBER = 26
 
 
 def curve(trial: int, *scores: float) -> Curve:
-    return Curve(trial=trial, costs=(0.0,), scores=tuple(Score(value=value) for value in scores))
+    return Curve(trial=trial, costs=(0.0,), scores=tuple(RungScore(value=value) for value in scores))
 
 
 def test_a_free_score_is_brought_to_the_scale_of_the_first_trained_one() -> None:

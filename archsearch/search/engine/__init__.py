@@ -1,1 +1,1 @@
-"""The engine: a driver that asks, tells and is the only writer, and workers that evaluate."""
+"""The engine: a driver that proposes, evaluates and stores trials as the only writer, and workers that evaluate them."""

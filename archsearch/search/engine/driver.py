@@ -1,7 +1,6 @@
-"""The driver: asks for candidates, has them evaluated, tells the study, and writes the run's files. It is the only writer."""
+"""The driver of a run: proposes candidates, has them evaluated, and stores the results; the only writer of the study and the run's files."""
 
 import contextlib
-import json
 import signal
 import sys
 import threading
@@ -15,8 +14,7 @@ from archsearch.search.config import RunConfig
 from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.search.engine.manifest import describe
 from archsearch.search.engine.promotion import Ending, judge, stages
-from archsearch.search.engine.recheck import PHASE as AGAIN_PHASE
-from archsearch.search.engine.recheck import scored_front, to_remeasure, to_reseed
+from archsearch.search.engine.recheck import AGAIN_PHASE, scored_front, to_remeasure, to_reseed
 from archsearch.search.engine.workers.base import Event, Job, Worker
 from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.rungs import FREE_PHASE, SEED_PHASE
@@ -24,26 +22,26 @@ from archsearch.search.study.store import RunStore
 from archsearch.space.arch import Arch
 from archsearch.space.papers import paper
 
-# How long Ctrl-C may go unnoticed while the worker has nothing to say.
-_ATTENTION_S = 0.1
+# How long a Ctrl-C may go unnoticed while the worker sends no events.
+_INTERRUPT_POLL_S = 0.1
 
 
 class Predictor(Protocol):
-    """Foresees images/s before anything is built; `source` says for the manifest where that knowledge comes from."""
+    """Predicts throughput before anything is built."""
 
     @property
     def source(self) -> Mapping[str, Any]:
-        """The calibration's file and how good it is."""
+        """For the manifest: the calibration's file and its accuracy."""
 
     def predict(self, arch: Arch) -> float | None:
-        """Images/s of the architecture; None for one it knows nothing about."""
+        """Images/s of the architecture, or None if it cannot be predicted."""
 
 
 class Driver:
-    """One run from where it stands to `trials` sampled candidates, or all of the band. Whatever kills it, the next one goes on.
+    """Takes one run from where it stands to `trials` sampled candidates, or to the end of its band. A killed run is continued by the next driver.
 
-    `fixed` are the models measured first, by name: by default the papers of the configuration. `recheck` has the front
-    timed another time at the end, `num_seeds` has it trained with so many seeds, the first training counted.
+    `fixed` are the models measured first, by name: by default the papers of the configuration. With `recheck` the throughput of the
+    front is measured again at the end; with `num_seeds` above 1 the front is trained with that many seeds, the first training counted.
     """
 
     def __init__(
@@ -70,10 +68,10 @@ class Driver:
         self._rows: list[Row] = []
 
     def run(self, trials: int, timeout: float | None = None) -> State:
-        """Evaluate the fixed trials, then candidates until `trials` of them have ended, or no new one after `timeout` seconds;
-        then time the front again and train it with further seeds, whichever of the two it was.
+        """Evaluate the fixed trials, then candidates until `trials` of them have ended or `timeout` seconds are over, whichever is first;
+        then measure the front again and train it with further seeds, as asked for.
 
-        Returns `complete` or `interrupted` (Ctrl-C; the trial at work is taken up by the next run). Closes the worker.
+        Returns `complete` or `interrupted` (Ctrl-C; the next run continues the unfinished trial). Closes the worker.
         Raises RunError when every trial failed, UserError when the storage or a file cannot be written.
         """
         self._trials = trials
@@ -99,19 +97,21 @@ class Driver:
                     if self._is_stopped or time.monotonic() >= deadline:
                         break
                 if self._recheck:
-                    self._measure_again()
-                self._train_again()
+                    self._remeasure_front()
+                self._reseed_front()
             except KeyboardInterrupt:
-                # A second Ctrl-C, or one that somebody else raised.
+                # A second Ctrl-C, or one raised outside our handler.
                 self._is_stopped = True
             if self._is_stopped:
-                self._rescue()
+                for event in self._worker.events(0):  # phases that ended before Ctrl-C and were not read yet
+                    self._record(event)
+                self._worker.close()
                 return "interrupted"
-        self._check_any()
+        self._fail_if_all_failed()
         return "complete"
 
     def _queue(self) -> Iterator[Row]:
-        """Trials to evaluate, each stored when it is its turn: those a dead driver left, the fixed ones, then the sampler's, while it has any."""
+        """The trials to evaluate, each stored at its turn: unfinished ones of an earlier driver, the fixed ones, then the sampler's."""
         yield from self._store.unfinished()
         known = {row["paper"] for row in self._store.rows()}
         for name, arch in self._fixed.items():
@@ -129,34 +129,33 @@ class Driver:
         return sum(not row["is_fixed"] and row["state"] != "running" for row in self._store.rows())
 
     def _evaluate(self, row: Row) -> None:
-        """Have one trial evaluated, tell the study, bring the files up to date; leave it running when Ctrl-C came first."""
+        """Evaluate one trial, store how it ended, and update the files; a trial interrupted by Ctrl-C stays `running`."""
         trial = row["trial"]
         self._listener.trial_started(row, self._tally())
-        ending = self._have_measured(row) if row["reused_from"] is None else self._as_before(row["reused_from"])
-        if ending is None:
-            return
+        if row["reused_from"] is None:
+            ending = self._run_stages(row)
+            if ending is None:
+                return
+        else:
+            same = self._row(row["reused_from"])
+            ending = Ending(reason=same["reason"], is_stopped=same["state"] == "stopped")
         self._store.finish(trial, ending.reason, is_stopped=ending.is_stopped)
         self._write("running")
         self._listener.trial_finished(self._row(trial), self._tally())
 
-    def _as_before(self, trial: int) -> Ending:
-        """How a trial of the same architecture ended."""
-        before = self._row(trial)
-        return Ending(reason=before["reason"], is_stopped=before["state"] == "stopped")
-
-    def _have_measured(self, row: Row) -> Ending | None:
-        """Take a trial from rung to rung as far as it is worth it; None when Ctrl-C came first."""
+    def _run_stages(self, row: Row) -> Ending | None:
+        """Evaluate a trial stage by stage until it is complete, failed or stopped early; None after Ctrl-C."""
         has_rungs = len(self._stages) > 1
-        are_told = has_rungs or FREE_PHASE in self._stages[0]
-        for place, phases in enumerate(self._stages, start=1):
+        names_phases = has_rungs or FREE_PHASE in self._stages[0]
+        for stage, phases in enumerate(self._stages, start=1):
             done = self._store.phases(row["trial"])
             if not done.keys() >= set(phases):
-                last = self._have_evaluated(row, done, **({"phases": list(phases)} if are_told else {}))
+                last = self._run_job(row, phases if names_phases else None, done)
                 if last is None:
                     return None
                 if "reason" in last:
                     return Ending(reason=last["reason"])
-            ending = judge(self._config, self._store, row, place) if has_rungs else None
+            ending = judge(self._config, self._store, row, stage) if has_rungs else None
             if ending is not None:
                 return ending
         return Ending()
@@ -164,15 +163,15 @@ class Driver:
     def _row(self, trial: int) -> Row:
         return next(row for row in self._rows if row["trial"] == trial)
 
-    def _measure_again(self) -> None:
-        """Time members of the front another time; one that cannot be is left to the next run of the same command."""
+    def _remeasure_front(self) -> None:
+        """Measure the throughput of the front again; what fails is tried again by the next run of the same command."""
         members = timed_front(self._rows, self._config.objectives)
         left = to_remeasure(members, self._config.seed)
         for place, row in enumerate(left, start=len(members) - len(left) + 1):
             if self._is_stopped:
                 return
             self._listener.again_started(row, place, len(members))
-            last = self._have_evaluated(row, {}, phases=[AGAIN_PHASE])
+            last = self._run_job(row, [AGAIN_PHASE])
             if last is None:
                 return
             self._write("running")
@@ -180,59 +179,53 @@ class Driver:
             missing = "the evaluation gave no figure" if now["throughput_again_img_s"] is None else None
             self._listener.again_finished(now, place, len(members), last.get("reason", missing))
 
-    def _train_again(self) -> None:
-        """Train members of the front with further seeds; one that fails is left to the next run of the same command."""
+    def _reseed_front(self) -> None:
+        """Train the front with further seeds; what fails is tried again by the next run of the same command."""
         left = to_reseed(scored_front(self._rows, self._config.objectives), self._num_seeds)
         for place, (row, phase) in enumerate(left, start=1):
             if self._is_stopped:
                 return
             self._listener.seed_started(row, place, len(left))
-            last = self._have_evaluated(row, {}, phases=[phase])
+            last = self._run_job(row, [phase])
             if last is None:
                 return
             self._write("running")
             self._listener.seed_finished(self._row(row["trial"]), place, len(left), last.get("reason"))
 
-    def _have_evaluated(self, row: Row, done: dict[str, dict[str, Any]], **told: Any) -> Event | None:
-        """The evaluation's last event, its phases kept meanwhile; None when Ctrl-C came first."""
+    def _run_job(
+        self, row: Row, phases: Sequence[str] | None, done: Mapping[str, dict[str, Any]] | None = None
+    ) -> Event | None:
+        """Have `phases` of a trial measured (None: the evaluation's default), and store each as it ends; the job's last event, None after Ctrl-C."""
         if self._is_stopped:
             return None
-        settings = {**self._config.settings, "seed": self._config.seed, **told}
-        self._worker.submit(Job(trial=row["trial"], arch=json.loads(row["arch"]), settings=settings, done=done))
-        return self._follow()
-
-    def _follow(self) -> Event | None:
-        """Keep what the evaluation measures as it comes, up to its last event; None when Ctrl-C came first."""
+        settings = {**self._config.settings, "seed": self._config.seed}
+        if phases is not None:
+            settings["phases"] = list(phases)
+        arch = self._store.arch_document(row["trial"])
+        self._worker.submit(Job(trial=row["trial"], arch=arch, settings=settings, done=dict(done or {})))
         while not self._is_stopped:
-            for event in self._worker.events(_ATTENTION_S):
+            for event in self._worker.events(_INTERRUPT_POLL_S):
                 if event["event"] in ("done", "failed"):
                     return event
-                self._keep(event)
+                self._record(event)
+                self._listener.progress(event)
         return None
 
-    def _keep(self, event: Event) -> None:
-        self._record(event)
-        self._listener.progress(event)
-
     def _record(self, event: Event) -> None:
-        if event["event"] == "phase" and event["phase"] == AGAIN_PHASE:
-            self._store.record_again(event["trial"], event["values"])
-        elif event["event"] == "phase" and event["phase"].startswith(SEED_PHASE):
-            self._store.record_seed(
-                event["trial"], event["phase"].removeprefix(SEED_PHASE), event["values"]["proxy_score"]
-            )
-        elif event["event"] == "phase":
-            self._store.record_phase(event["trial"], event["phase"], event["values"])
-
-    def _rescue(self) -> None:
-        """Keep phases that were through when Ctrl-C came but not yet read."""
-        for event in self._worker.events(0):
-            self._record(event)
-        self._worker.close()
+        """Store what a phase measured; other events are ignored."""
+        if event["event"] != "phase":
+            return
+        trial, phase, values = event["trial"], event["phase"], event["values"]
+        if phase == AGAIN_PHASE:
+            self._store.record_again(trial, values)
+        elif phase.startswith(SEED_PHASE):
+            self._store.record_seed(trial, phase.removeprefix(SEED_PHASE), values["proxy_score"])
+        else:
+            self._store.record_phase(trial, phase, values)
 
     @contextlib.contextmanager
     def _deferred_interrupt(self) -> Iterator[None]:
-        """Ctrl-C is noted and acted on between two steps, so that nothing measured is lost in the middle of one; a second one is not."""
+        """Let the first Ctrl-C only set `_is_stopped`, which is checked between two steps, so that no measurement is lost; a second one raises."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -248,8 +241,7 @@ class Driver:
         finally:
             signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
-    def _check_any(self) -> None:
-        """Raise RunError when there are trials and all failed."""
+    def _fail_if_all_failed(self) -> None:
         failed = [row for row in self._store.rows() if row["state"] == "failed"]
         if failed and len(failed) == len(self._store.rows()):
             raise RunError(
@@ -271,15 +263,12 @@ class Driver:
         )
 
     def _write(self, state: State) -> None:
-        """Bring the run's files up to date with the study."""
+        """Update the run's files from the study."""
         self._rows = ranked(self._store.rows(), self._config.objectives)
         folder = self._store.folder
         write_trials(self._rows, folder)
         write_front(self._rows, folder, self._config.objectives)
-        write_manifest(self._manifest(state), folder)
-
-    def _manifest(self, state: State) -> dict[str, Any]:
-        return {
+        manifest = {
             **describe(self._config, self._rows),
             "command": self._command,
             "trials": self._trials,
@@ -289,3 +278,4 @@ class Driver:
             "state": state,
             "exhausted": self._is_exhausted,
         }
+        write_manifest(manifest, folder)

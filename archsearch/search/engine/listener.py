@@ -1,4 +1,4 @@
-"""Who watches a run, and what it is told."""
+"""The listener of a run: callbacks for its events, such as a display implements."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -11,7 +11,7 @@ State = Literal["running", "complete", "interrupted", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Where a run stands: trials ended (failed, stopped and reused ones among them) of those asked for, fixed ones included."""
+    """The progress of a run: trials that ended (failed, stopped and reused ones included) out of `total`, fixed ones included."""
 
     ended: int
     failed: int
@@ -21,28 +21,28 @@ class Tally:
 
 
 class Listener(Protocol):
-    """Who watches a run."""
+    """Receives the events of a run, in the driver's process and thread."""
 
     def trial_started(self, row: Row, tally: Tally) -> None:
-        """A candidate goes to the worker (or, with `reused_from`, is known already)."""
+        """A trial is about to be evaluated or, with `reused_from`, to take over the figures of an earlier one."""
 
     def progress(self, event: Event) -> None:
-        """An event of the evaluation: `progress`, or `phase` with its `values`."""
+        """An event of the evaluation: `progress`, or `phase` with its `values`, which are stored already."""
 
     def trial_finished(self, row: Row, tally: Tally) -> None:
-        """A trial ended, complete, stopped or failed, and the files show it."""
+        """A trial ended as complete, stopped or failed, and the run's files are up to date."""
 
     def again_started(self, row: Row, place: int, total: int) -> None:
-        """The `place`-th of `total` members of the front goes to the worker, to be timed another time."""
+        """The throughput of a front member is about to be measured again, the `place`-th of `total`."""
 
     def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """It was timed, and the files show it; or it could not be, for `reason`."""
+        """It was measured and the files are up to date, or it failed for `reason`."""
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
-        """A member of the front goes to the worker, to be trained with another seed: the `place`-th of `total` such trainings."""
+        """A front member is about to be trained with another seed, the `place`-th of `total` such trainings."""
 
     def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """It was trained, and the files show it; or it could not be, for `reason`."""
+        """It was trained and the files are up to date, or it failed for `reason`."""
 
     def finished(self, state: State, tally: Tally) -> None:
         """The run ended, and its files are written."""

@@ -1,22 +1,22 @@
-"""manifest.json: what was asked for, under which conditions it was measured, and where the run stands."""
+"""The contents of manifest.json: what was asked for, under which conditions it was measured, and what the trainings cost."""
 
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from typing import Any
 
 from archsearch.results import Row
 from archsearch.search.config import RunConfig
+from archsearch.system import utc_now
 from archsearch.version import __version__
 
 _VERSIONS = ("torch", "torchvision", "timm", "optuna")
 
 
 def describe(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any]:
-    """What follows from the run's identity and its rows."""
+    """The part of the manifest that follows from the configuration and the rows."""
     conditions = next((json.loads(row["conditions"]) for row in rows if row["conditions"]), None)
     return {
         "name": config.name,
@@ -34,43 +34,37 @@ def describe(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any]:
         "proxy_id": config.settings.get("proxy_id"),
         "versions": _versions(),
         "conditions": conditions and {key: value for key, value in conditions.items() if key != "again"},
-        "created_at": rows[0]["started_at"].isoformat(timespec="seconds") if rows else _now(),
-        "updated_at": _now(),
+        "created_at": rows[0]["started_at"].isoformat(timespec="seconds") if rows else utc_now(),
+        "updated_at": utc_now(),
     }
 
 
 @cache
 def _versions() -> dict[str, str]:
-    """Of what the figures depend on; reading them from disk takes milliseconds, and the manifest is written every trial."""
+    """Versions of what the figures depend on; cached, since reading them takes milliseconds and the manifest is written after every trial."""
     libraries = {name: metadata.version(name) for name in _VERSIONS}
     return {"archsearch": __version__, **libraries, "python": platform.python_version()}
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 def training_document(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Training images and seconds that a run spent and, by its rungs, did not; None where its settings do not say how long it trains.
+    """Training images and seconds that a run spent, and that early stopping saved; None where the settings give no training length.
 
-    Not spent is what is left of the trainings that were stopped; its seconds are taken in proportion. What failed or is at work counts only
-    as spent.
+    Saved is the rest of every stopped training, its seconds in proportion to its steps. Failed and unfinished trials only count as spent.
     """
     if not config.trainings:
         return None
     full = config.trainings[-1]
     measured = [row for row in rows if row["learning_curve"] is not None and row["reused_from"] is None]
-    # Those that a training-free score has stopped; their seconds are not known.
-    unspent = full.images * sum(
-        row["state"] == "stopped" and row["rung"] == 0 and row["reused_from"] is None for row in rows
-    )
+    stopped = [row for row in rows if row["state"] == "stopped" and row["reused_from"] is None]
+    # Stopped before any training; how many seconds that saved is unknown.
+    unspent = full.images * sum(row["rung"] == 0 for row in stopped)
     spent_s, unspent_s = 0.0, 0.0
     for row in measured:
         curve: list[Mapping[str, Any]] = json.loads(row["learning_curve"])
         seconds = sum(point["seconds"] or 0.0 for point in curve)
         spent_s += seconds
         if row["state"] == "stopped":
-            unspent += config.trainings[-1].images - config.trainings[row["rung"] - 1].images
+            unspent += full.images - config.trainings[row["rung"] - 1].images
             unspent_s += seconds * (full.steps / curve[-1]["steps"] - 1)
     return {
         "rungs": [rung.steps for rung in config.trainings],
@@ -79,5 +73,5 @@ def training_document(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any] 
         "seconds_spent": spent_s,
         "seconds_not_spent": unspent_s,
         "trials": len(measured),
-        "stopped": sum(row["state"] == "stopped" and row["reused_from"] is None for row in rows),
+        "stopped": len(stopped),
     }

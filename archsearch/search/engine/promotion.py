@@ -1,28 +1,26 @@
-"""Where a candidate's training may end early, and what the trainings of a run came to."""
+"""Early stopping in a run: the stages of a candidate's evaluation, and the decision after each whether it goes on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from operator import mul
 
 from archsearch.results import OBJECTIVES, Row
 from archsearch.search.config import RunConfig
-from archsearch.search.early_stopping import Curve, Decision, goes_on, with_free_rung
+from archsearch.search.early_stopping import Curve, goes_on, with_free_rung
 from archsearch.search.rungs import FREE_PHASE, FULL_PHASE
 from archsearch.search.study.store import RunStore
-
-_SCORE = "proxy_score"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How a trial ended: complete without a reason, else failed or stopped for it."""
+    """How a trial ended: complete without a reason, else failed or stopped for that reason."""
 
     reason: str | None = None
     is_stopped: bool = False
 
 
 def stages(config: RunConfig) -> list[tuple[str, ...]]:
-    """The phases of a candidate, cut where it may be stopped: all that is no training belongs to the first rung."""
+    """The phases of a candidate in stages; after each stage it may be stopped. Phases before the first training share a stage with it."""
     first, *later = [rung.phase for rung in config.trainings] or [FULL_PHASE]
     after = [(phase,) for phase in later]
     if config.settings.get("free_rung"):
@@ -31,70 +29,46 @@ def stages(config: RunConfig) -> list[tuple[str, ...]]:
     return [("count", "throughput", *free, first), *after]
 
 
-def judge(config: RunConfig, store: RunStore, row: Row, place: int) -> Ending | None:
-    """After the `place`-th stage: why this trial goes no further; None if it does. It depends on the stored trials alone.
+def judge(config: RunConfig, store: RunStore, row: Row, stage: int) -> Ending | None:
+    """Decide after a trial's `stage`-th stage, from 1: why it ends here, or None if it goes on. Only the stored trials matter.
 
-    Fixed trials always go on: they are what has to be beaten, and they teach how scores grow from rung to rung.
+    Fixed trials always go on: they are the models to beat, and show how scores grow from rung to rung.
     """
-    if config.settings.get("free_rung"):
-        if place == 1:
-            return _judge_free(config, store, row)
-        place -= 1
-    rung, full = config.trainings[place - 1], config.trainings[-1]
-    if rung is full:
-        return None
-    if len(store.scores(row["trial"])) < place:
-        return Ending(reason=f"the evaluation gave no score after {rung.steps} training steps")
+    free_name = config.settings.get("free_rung")
+    num_trainings = stage - 1 if free_name else stage
+    if num_trainings:
+        rung, full = config.trainings[num_trainings - 1], config.trainings[-1]
+        if rung is full:
+            return None
+        if len(store.scores(row["trial"])) < num_trainings:
+            return Ending(reason=f"the evaluation gave no score after {rung.steps} training steps")
+        when = f"after {rung.steps} of {full.steps} training steps"
+    else:
+        when = f"before training, {free_name} on the scale of the first rung's scores"
     if row["is_fixed"]:
         return None
-    decision = decide(config, store, row["trial"])
-    if decision.goes_on:
-        return None
-    return Ending(reason=f"after {rung.steps} of {full.steps} training steps: {decision.reason}", is_stopped=True)
 
-
-def _judge_free(config: RunConfig, store: RunStore, row: Row) -> Ending | None:
-    """Before any training: why this trial is not worth one, by the training-free score that was asked for."""
-    name = config.settings["free_rung"]
-    column = f"{FREE_PHASE}_{name}"
-    values = {other["trial"]: other[column] for other in store.rows() if other[column] is not None}
-    if row["is_fixed"] or row["trial"] not in values:
-        return None
-    curves = with_free_rung(_curves(config, store), values)
+    costs = [name for name in config.objectives if name != "proxy_score"]
+    curves = _curves(store, costs)
+    if not num_trainings:
+        free_scores = {other["trial"]: other[f"{FREE_PHASE}_{free_name}"] for other in store.rows()}
+        curves = with_free_rung(curves, {trial: score for trial, score in free_scores.items() if score is not None})
     candidate = next((curve for curve in curves if curve.trial == row["trial"]), None)
-    if candidate is None:
+    if candidate is None:  # nothing to compare it by; one that lacks an objective fails at its end
         return None
-    decision = goes_on(candidate, [curve for curve in curves if curve is not candidate], names=_costs(config))
-    if decision.goes_on:
-        return None
-    return Ending(
-        reason=f"before training, {name} on the scale of the first rung's scores: {decision.reason}", is_stopped=True
-    )
+    decision = goes_on(candidate, [curve for curve in curves if curve is not candidate], names=costs)
+    return None if decision.goes_on else Ending(reason=f"{when}: {decision.reason}", is_stopped=True)
 
 
-def decide(config: RunConfig, store: RunStore, trial: int) -> Decision:
-    """The decision on a trial that has just finished a rung, against all that did not fail and were measured for themselves."""
-    curves = _curves(config, store)
-    candidate = next((curve for curve in curves if curve.trial == trial), None)
-    if candidate is None:  # nothing to be compared by: told as a failure at its end
-        return Decision(goes_on=True)
-    return goes_on(candidate, [curve for curve in curves if curve is not candidate], names=_costs(config))
-
-
-def _costs(config: RunConfig) -> list[str]:
-    return [name for name in config.objectives if name != _SCORE]
-
-
-def _curves(config: RunConfig, store: RunStore) -> list[Curve]:
-    """Of all trials that did not fail, were measured for themselves and have all other objectives."""
-    names = _costs(config)
-    signs = [-1.0 if OBJECTIVES[name] == "maximize" else 1.0 for name in names]
-    found = []
+def _curves(store: RunStore, costs: Sequence[str]) -> list[Curve]:
+    """The curves of all trials that can be compared: not failed, not reused from another trial, all costs measured."""
+    signs = [-1.0 if OBJECTIVES[name] == "maximize" else 1.0 for name in costs]
+    curves = []
     for row in store.rows():
-        figures = [row[name] for name in names]
+        figures = [row[name] for name in costs]
         if row["state"] == "failed" or row["reused_from"] is not None or None in figures:
             continue
-        costs = tuple(map(mul, signs, figures))
-        if all(map(isfinite, costs)):
-            found.append(Curve(trial=row["trial"], costs=costs, scores=store.scores(row["trial"])))
-    return found
+        minimised = tuple(sign * figure for sign, figure in zip(signs, figures, strict=True))
+        if all(map(isfinite, minimised)):
+            curves.append(Curve(trial=row["trial"], costs=minimised, scores=store.scores(row["trial"])))
+    return curves

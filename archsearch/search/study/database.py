@@ -1,4 +1,4 @@
-"""Where a run's study lies: its database file, made in one step and safe against `kill -9`, or a server; the lock of its one writer."""
+"""The database of a run's study: a SQLite file, created in one step and safe against `kill -9`, or a server; and the lock of its one writer."""
 
 import contextlib
 import json
@@ -14,13 +14,13 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, first_line
 from archsearch.results import Direction
-from archsearch.system import flocked
+from archsearch.system import flocked, replace_file
 
 DATABASE_FILE, LOCK_FILE = "study.db", "run.lock"
 _CONFIG = "archsearch:config"
-# Without one of these trials would be missing in silence: Optuna creates, empty, what it does not find.
+# Checked for, since Optuna creates a missing table, empty, and trials would be lost in silence.
 _TABLES = {f"trial_{name}" for name in ("params", "values", "user_attributes", "system_attributes")} | {
     "studies",
     "study_directions",
@@ -30,8 +30,8 @@ _TABLES = {f"trial_{name}" for name in ("params", "values", "user_attributes", "
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make the run's folder and hold it against a second driver; the system drops the lock when we die, however we die."""
+def run_lock(folder: Path) -> Iterator[None]:
+    """Make the run's folder and lock it against a second driver; the lock ends with this process, however that ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
@@ -40,13 +40,13 @@ def locked(folder: Path) -> Iterator[None]:
             f"--output {folder}: cannot be written ({error.strerror}); choose a folder of your own"
         ) from error
     try:
-        with flocked(descriptor, wait=False) as is_ours:
-            if not is_ours:
+        with flocked(descriptor, wait=False) as is_locked:
+            if not is_locked:
                 holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
                 raise UserError(
                     f"{folder}: another archsearch (process {holder}) is at work in this run; wait for it, or use another --output"
                 )
-            with contextlib.suppress(OSError):  # the number is only for the sentence above
+            with contextlib.suppress(OSError):  # the process id is only for the message above
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
@@ -56,40 +56,36 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storage_errors(where: str) -> Iterator[None]:
-    """Turn what a database raises into one sentence: damaged, or not to be read or written."""
+    """Turn what a database raises into a UserError: damaged, or cannot be read or written."""
     try:
         yield
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError, OSError) as error:
-        words = _words(error)
-        if any(sign in words for sign in ("malformed", "not a database", "no such table", "no such column")):
-            raise damaged(where, words) from error
+        text = _database_message(error)
+        if any(sign in text for sign in ("malformed", "not a database", "no such table", "no such column")):
+            raise damaged_error(where, text) from error
         raise UserError(
-            f"{where}: cannot be read or written ({words}); everything measured before is kept: "
+            f"{where}: cannot be read or written ({text}); everything measured before is kept: "
             "make room or make it writable, then give the same command again"
         ) from error
 
 
-def damaged(where: str, words: str) -> UserError:
-    """The error for a database that is there but not whole."""
+def damaged_error(where: str, text: str) -> UserError:
+    """The error for a database that exists but is incomplete or unreadable."""
     return UserError(
-        f"{where}: damaged ({words}); put a copy of it back, or move it away and start the run again, or use another --output"
+        f"{where}: damaged ({text}); put a copy of it back, or move it away and start the run again, or use another --output"
     )
 
 
-def _words(error: BaseException) -> str:
-    """The database's own words, without SQL and its parameters."""
+def _database_message(error: BaseException) -> str:
+    """The message of the database itself, without SQL and its parameters."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return _first_line(cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause or error)
+    return first_line(cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause or error)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def shown(url: str) -> str:
-    """A storage URL without its password."""
+def without_password(url: str) -> str:
+    """A storage URL to be shown. Raises UserError for one that cannot be parsed."""
     try:
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
     except SQLAlchemyError as error:
@@ -97,18 +93,18 @@ def shown(url: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, url: str | None) -> Iterator[RDBStorage]:
+def open_storage(folder: Path, url: str | None) -> Iterator[RDBStorage]:
     """Connect to the run's database file, or to `url`; every connection is closed at the end."""
     path = folder / DATABASE_FILE
-    where = shown(url) if url else str(path)
+    where = without_password(url) if url else str(path)
     try:
         with storage_errors(where):
-            # Optuna fills in braces of a URL as a template; a user's are meant literally.
+            # Optuna takes braces in a URL for a template.
             literal = (url or "").replace("{", "{{").replace("}", "}}")
-            storage = RDBStorage(literal) if url else _file_storage(path, _prepare(path))
+            storage = RDBStorage(literal) if url else _file_storage(path, _check_file(path))
     except (ImportError, RuntimeError) as error:
-        # The database's driver is not installed, or another Optuna made the tables.
-        raise UserError(f"{where}: cannot be used ({_first_line(error)})") from error
+        # The database's driver is not installed, or another version of Optuna made the tables.
+        raise UserError(f"{where}: cannot be used ({first_line(error)})") from error
     try:
         yield storage
     finally:
@@ -116,7 +112,7 @@ def opened(folder: Path, url: str | None) -> Iterator[RDBStorage]:
 
 
 def _file_storage(path: Path, synchronous: str) -> RDBStorage:
-    """Optuna's storage on a file, opened by ourselves: a URL cannot carry every path, nor the pragma."""
+    """Optuna's storage on a file. We connect ourselves, since a URL can hold neither every path nor the pragma."""
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, check_same_thread=False)
@@ -126,21 +122,23 @@ def _file_storage(path: Path, synchronous: str) -> RDBStorage:
     return RDBStorage(f"sqlite:///{DATABASE_FILE}", engine_kwargs={"creator": connect})
 
 
-def _prepare(path: Path) -> str:
-    """Check the whole file and turn on write-ahead logging; returns how often to wait for the disk.
+def _check_file(path: Path) -> str:
+    """Check the whole file and turn on write-ahead logging; returns the mode for SQLite's `synchronous`.
 
-    With the log NORMAL: no wait a commit. A kill loses nothing, a power cut the last trials at worst, and never the file.
-    Network file systems have no such log: FULL.
+    With the log it is NORMAL, which does not wait for the disk at a commit: a kill loses nothing, a power cut at worst the last
+    trials, and never the file. Where the log is not available, as on network file systems, it is FULL.
     """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if verdict != "ok" or not tables >= _TABLES:
-            raise damaged(str(path), verdict if verdict != "ok" else f"it lacks the table {min(_TABLES - tables)}")
+            raise damaged_error(
+                str(path), verdict if verdict != "ok" else f"it lacks the table {min(_TABLES - tables)}"
+            )
         with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode=WAL")
-        # Fails here and now on a read-only file.
+        # Fails at once on a read-only file.
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
         is_wal = connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
@@ -150,28 +148,24 @@ def _prepare(path: Path) -> str:
 
 
 def create_database(folder: Path, name: str, directions: Sequence[Direction], config: Mapping[str, Any]) -> None:
-    """Make study.db with its study beside the final name, then rename: once it is there, it is whole."""
-    path, temporary = folder / DATABASE_FILE, folder / f".{DATABASE_FILE}.new"
-    with storage_errors(str(path)):
-        # A log left by a database of that name would be played into the new one.
+    """Create study.db with its study under a temporary name, then rename it: a file of the final name is always complete."""
+    path = folder / DATABASE_FILE
+
+    def write(temporary: Path) -> None:
+        # SQLite would replay the log of an earlier database of the same name into the new one.
         for leftover in (temporary, Path(f"{temporary}-journal"), Path(f"{path}-wal"), Path(f"{path}-shm")):
             leftover.unlink(missing_ok=True)
-        # One wait for the disk at the end instead of one a table.
+        # Wait for the disk once at the end, instead of once a table.
         storage = _file_storage(temporary, "OFF")
         try:
             _create_study(storage, name, directions, config)
         finally:
             _close(storage)
-        _replace_durably(temporary, path)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
 
-
-def _replace_durably(temporary: Path, path: Path) -> None:
-    descriptor = os.open(temporary, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)
+    with storage_errors(str(path)):
+        replace_file(path, write)
 
 
 def _create_study(storage: RDBStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]) -> None:
@@ -180,7 +174,7 @@ def _create_study(storage: RDBStorage, name: str, directions: Sequence[Direction
 
 
 def load_study(storage: RDBStorage, name: str | None) -> optuna.Study:
-    """The study of that name, or the only one (a folder may have been renamed)."""
+    """The study of that name or, without one, the only one: the folder may have been renamed. Raises ValueError if there are several."""
     names = optuna.get_all_study_names(storage)
     if name is None and len(names) != 1:
         raise ValueError(f"it holds {len(names)} studies instead of one")
@@ -188,7 +182,7 @@ def load_study(storage: RDBStorage, name: str | None) -> optuna.Study:
 
 
 def ensure_study(storage: RDBStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]) -> None:
-    """Create the study in a shared storage unless it is there. Raises UserError when one of that name is no run of ours."""
+    """Create the study in a shared storage unless it exists. Raises UserError when a study of that name is not a run of archsearch."""
     if name not in optuna.get_all_study_names(storage):
         _create_study(storage, name, directions, config)
     study = load_study(storage, name)
@@ -197,12 +191,12 @@ def ensure_study(storage: RDBStorage, name: str, directions: Sequence[Direction]
             raise UserError(
                 f"--storage: holds a study {name!r} that is not a run of archsearch; use another --output name"
             )
-        # We died between the two steps of creating it.
+        # A driver died between the two steps of creating it.
         study.set_user_attr(_CONFIG, dict(config))
 
 
 def stored_config(study: optuna.Study) -> dict[str, Any]:
-    """The configuration the study was created with."""
+    """The configuration that the study was created with."""
     config = study.user_attrs[_CONFIG]
     assert isinstance(config, dict)
     return json.loads(json.dumps(config))  # type: ignore[no-any-return]  # a dict in, a dict out

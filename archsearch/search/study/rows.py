@@ -1,4 +1,4 @@
-"""A row of trials.parquet from what a run's storage knows of a trial."""
+"""Makes a row of trials.parquet from a stored trial."""
 
 import json
 import statistics
@@ -12,28 +12,29 @@ from archsearch.results import CONDITION_COLUMNS, MEASURED_COLUMNS, SCHEMA, Row
 from archsearch.search.config import RunConfig
 from archsearch.search.rungs import RUNG_PHASE, Rung
 
+# Keys of a trial's attributes: the architecture, what is known when it starts and when it ends, and a prefix of each phase.
 ARCH, CANDIDATE, OUTCOME, PHASE = "arch", "candidate", "outcome", "phase:"
 
 
 @dataclass(kw_only=True)
 class StoredTrial:
-    """What the storage knows of a trial. We are its only writer, so it is read once, and every change goes there first."""
+    """A trial as it is stored, kept in memory: the run has one writer, so it is read once, and every change is stored first."""
 
     number: int
     trial_id: int
     state: str
     attrs: dict[str, Any]
-    again: dict[str, Any] | None = None
-    seeds: dict[str, float] = field(default_factory=dict)  # further seed -> score
+    again: dict[str, Any] | None = None  # the second throughput measurement
+    seeds: dict[str, float] = field(default_factory=dict)  # number of a further seed -> score
 
     @property
     def phases(self) -> dict[str, dict[str, Any]]:
-        """Phase -> column -> value."""
+        """What was measured: phase -> column -> value."""
         return {key.removeprefix(PHASE): values for key, values in self.attrs.items() if key.startswith(PHASE)}
 
 
-def trained(config: RunConfig, trial: StoredTrial) -> Iterator[tuple[Rung, dict[str, Any]]]:
-    """The rungs that a trial has finished without a gap, each with what it measured."""
+def finished_rungs(config: RunConfig, trial: StoredTrial) -> Iterator[tuple[Rung, dict[str, Any]]]:
+    """The rungs that a trial finished with a finite score, up to the first it did not, each with what was measured."""
     for rung in config.trainings:
         measured = trial.attrs.get(f"{PHASE}{rung.phase}")
         if measured is None or not isfinite(measured.get("proxy_score", nan)):
@@ -42,7 +43,7 @@ def trained(config: RunConfig, trial: StoredTrial) -> Iterator[tuple[Rung, dict[
 
 
 def make_row(config: RunConfig, trial: StoredTrial) -> Row:
-    """One row of trials.parquet, `front` left open."""
+    """The row of a trial, with every column of the schema; `front` is not set yet."""
     row: Row = dict.fromkeys(SCHEMA.names)
     row |= {name: config.settings.get(name) for name in (*CONDITION_COLUMNS, "proxy_id")}
     row |= {"trial": trial.number, "state": trial.state, "seed": config.seed, "arch": json.dumps(trial.attrs[ARCH])}
@@ -53,7 +54,7 @@ def make_row(config: RunConfig, trial: StoredTrial) -> Row:
         if not phase.startswith(RUNG_PHASE):
             measured = {f"seconds_{phase}": values.get("seconds"), **values}
             row |= {key: value for key, value in measured.items() if key in MEASURED_COLUMNS}
-    row |= _rungs(config, trial, is_reused=row["reused_from"] is not None)
+    row |= _rung_columns(config, trial, is_reused=row["reused_from"] is not None)
     # Reused figures took no time of their own.
     row["seconds_total"] = 0.0 if row["reused_from"] is not None else seconds
     if trial.state != "running":
@@ -61,20 +62,20 @@ def make_row(config: RunConfig, trial: StoredTrial) -> Row:
         row["finished_at"] = datetime.fromisoformat(row["finished_at"])
     row["started_at"] = datetime.fromisoformat(row["started_at"])
     if trial.again is not None:
-        row |= _again(row, trial.again)
+        row |= _recheck_columns(row, trial.again)
     if trial.seeds and row["proxy_score"] is not None:
-        row |= _seeds([row["proxy_score"], *(trial.seeds[key] for key in sorted(trial.seeds, key=int))])
+        row |= _seed_columns([row["proxy_score"], *(trial.seeds[key] for key in sorted(trial.seeds, key=int))])
     if isinstance(row["conditions"], dict):
         row["conditions"] = json.dumps(row["conditions"])
     return row
 
 
-def _rungs(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> dict[str, Any]:
-    """The columns of the rungs: how far the trial came, its last score below the full one, and all of them as one curve."""
-    through = list(trained(config, trial))
-    if not through:
+def _rung_columns(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> dict[str, Any]:
+    """The number of finished rungs, the last score below the full training, and all scores as a learning curve."""
+    finished = list(finished_rungs(config, trial))
+    if not finished:
         return {"rung": 0} if trial.state == "stopped" else {}
-    lower = [(rung, measured) for rung, measured in through if rung.place < rung.total]
+    lower = [(rung, measured) for rung, measured in finished if rung.place < rung.total]
     score, error, proxy_id = None, None, None
     if lower:
         rung, measured = lower[-1]
@@ -87,13 +88,13 @@ def _rungs(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> dict[st
             "proxy_id": rung.proxy_id,
             "seconds": measured.get("seconds_proxy", measured.get("seconds")),
         }
-        for rung, measured in through
+        for rung, measured in finished
     ]
-    last, measured = through[-1]
-    # A training that diverged and was tried again is counted twice: how far the first one came is not known.
+    last, measured = finished[-1]
+    # A training that diverged and was repeated counts twice, since it is not known when the first one diverged.
     images = last.images * (2 if measured.get("proxy_retried") else 1)
     return {
-        "rung": len(through),
+        "rung": len(finished),
         "rung_score": score,
         "rung_score_se": error,
         "rung_proxy_id": proxy_id,
@@ -102,8 +103,8 @@ def _rungs(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> dict[st
     }
 
 
-def _again(row: Row, again: Mapping[str, Any]) -> Row:
-    """The columns of the second measurement, the change against the first, and its conditions beside the first's."""
+def _recheck_columns(row: Row, again: Mapping[str, Any]) -> Row:
+    """The columns of the second throughput measurement, the change from the first, and the conditions of both."""
     figures = {key: value for key, value in again.items() if key in MEASURED_COLUMNS and key != "conditions"}
     first, second = row["throughput_ratio"], figures.get("throughput_again_ratio")
     if first and second:
@@ -111,8 +112,8 @@ def _again(row: Row, again: Mapping[str, Any]) -> Row:
     return {**figures, "conditions": {**(row["conditions"] or {}), "again": again.get("conditions")}}
 
 
-def _seeds(scores: list[float]) -> dict[str, Any]:
-    """The columns of a trial trained with several seeds, the first score among them."""
+def _seed_columns(scores: list[float]) -> dict[str, Any]:
+    """The columns of a trial trained with several seeds; `scores` starts with the first one's."""
     return {
         "proxy_seeds": len(scores),
         "proxy_score_mean": statistics.fmean(scores),

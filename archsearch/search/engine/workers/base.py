@@ -1,18 +1,33 @@
-"""archsearch/search/engine/workers/base.py."""
+"""The interface between a run's driver and its workers: a job goes in, events come out.
 
-from collections.abc import Callable
+The driver submits one job at a time and calls `Worker.events` until the job's last event has come. A worker may evaluate in another
+process or on another machine, so jobs and events are plain values that JSON can carry, in both directions. Events:
+
+- `{"event": "progress", "trial": 7, "phase": "proxy", ...}`: only for displays; further keys depend on the phase
+- `{"event": "phase", "trial": 7, "phase": "proxy", "values": {...}}`: a phase has ended with these columns, checked by
+  `results.check_measured`, and `seconds`, its duration; the driver stores it at once, and never has it measured again
+- `{"event": "done", "trial": 7}`: the last event of a job that succeeded
+- `{"event": "failed", "trial": 7, "reason": "..."}`: the last event of one that did not, with the reason in one line
+
+A job has exactly one last event, unless the worker is closed first. A crash of the evaluation, or of the process or machine it runs in, is
+a `failed` event and never an exception; afterwards the worker accepts the next job.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 Event = dict[str, Any]
-
-
-Evaluator = Callable[[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]], Callable[[Event], None]], None]
+Emit = Callable[[Event], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One evaluation: plain values only. `done` holds the phases already measured, which are not measured again."""
+    """One evaluation of a trial, as plain values.
+
+    `arch` is what `Arch.to_dict` gave. `settings` are those of the run with its `seed` and, where not the default ones are meant, the
+    `phases` to measure. `done` has the phases measured before (phase -> column -> value), which are not measured again.
+    """
 
     trial: int
     arch: dict[str, Any]
@@ -20,14 +35,28 @@ class Job:
     done: dict[str, dict[str, Any]]
 
 
+class Evaluator(Protocol):
+    """The function that a worker calls with the parts of a job, `search.evaluate.evaluate` in every real run."""
+
+    def __call__(
+        self,
+        arch: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        done: Mapping[str, Mapping[str, Any]],
+        emit: Emit,
+        /,
+    ) -> None:
+        """Emit `progress` and `phase` events without their `trial` and `seconds`; raise to fail the trial."""
+
+
 class Worker(Protocol):
-    """Where evaluations happen. Events carry their `trial`; `done` or `failed` (with `reason`) is a job's last."""
+    """Evaluates jobs, one at a time."""
 
     def submit(self, job: Job) -> None:
-        """Start an evaluation; one at a time."""
+        """Start a job, and return at once. The last event of the job before must have been read."""
 
     def events(self, timeout: float) -> list[Event]:
-        """What has happened since the last call, waiting up to `timeout` seconds for something."""
+        """The events since the last call, in order; where there are none yet, wait up to `timeout` seconds for the first."""
 
     def close(self) -> None:
-        """Stop at once, whatever is being evaluated. A second call does nothing."""
+        """Stop at once and free everything, also in the middle of a job, whose last event then never comes. A second call does nothing."""

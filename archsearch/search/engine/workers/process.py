@@ -1,4 +1,4 @@
-"""Evaluation in another process: a job goes in, events come out, and whatever dies in between is a reason in words."""
+"""The worker on this machine: evaluates in a spawned process, and turns a crash of it into a failure reason."""
 
 import atexit
 import contextlib
@@ -12,12 +12,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import asdict
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
 
 from archsearch.errors import ArchsearchError
 from archsearch.results import check_measured
@@ -27,13 +24,15 @@ from archsearch.system import without_interrupts
 EVALUATOR = "archsearch.search.evaluate:evaluate"
 LOG_FILE = "worker.log"
 _REASON_LENGTH = 500
-_PATIENCE_S = 5.0
+# How long a process whose pipe has broken may take to exit before it is killed.
+_EXIT_TIMEOUT_S = 5.0
 
 
 class ProcessWorker:
-    """One spawned process, kept for many jobs and started again when it dies; it never outlives its driver.
+    """A worker (see `base`) in one spawned process, which serves many jobs, is restarted when it dies, and never outlives the driver.
 
-    `evaluator` is "module:function". The process starts now, so that importing torch overlaps with what the driver does.
+    `evaluator` is "module:function", an `Evaluator`; what it prints goes to the file `log`. The process starts at construction, so
+    that importing torch overlaps with the driver's own work.
     """
 
     def __init__(self, log: Path, evaluator: str = EVALUATOR) -> None:
@@ -45,13 +44,13 @@ class ProcessWorker:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the process now at work."""
+        """Id of the current process."""
         return self._process.pid
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        # Nothing is ever sent here: it ends when we close it, or die.
+        # Nothing is ever sent here: the worker exits when the driver closes its end or dies.
         lifeline, self._lifeline = context.Pipe(duplex=False)
         arguments = (theirs, lifeline, self._evaluator, str(self._log))
         self._process: SpawnProcess = context.Process(target=_serve, args=arguments, name="archsearch-worker")
@@ -61,57 +60,57 @@ class ProcessWorker:
         lifeline.close()
 
     def submit(self, job: Job) -> None:
-        """Start an evaluation; one at a time."""
+        """Start a job, in a new process where the old one has died meanwhile."""
         assert self._trial is None, f"trial {self._trial} is still being evaluated"
-        message = json.dumps(asdict(job)).encode()
+        message = json.dumps(vars(job)).encode()
         try:
             self._connection.send_bytes(message)
         except OSError:
-            # It died while it had nothing to do: that is not this job's fault.
-            self._bury()
+            # It died while idle, which must not fail this job.
+            self._reap()
             self._start()
             self._connection.send_bytes(message)
         self._trial = job.trial
 
     def events(self, timeout: float) -> list[Event]:
-        """What has happened since the last call, waiting up to `timeout` seconds for something."""
+        """The events since the last call; a process that died is a `failed` event, and a new one has been started."""
         events: list[Event] = []
         try:
             while self._connection.poll(0 if events else timeout):
                 events.append(json.loads(self._connection.recv_bytes()))
         except (EOFError, OSError):
-            # Also in the middle of a message.
+            # The process died, perhaps in the middle of a message.
             if self._trial is not None:
-                events.append({"event": "failed", "trial": self._trial, "reason": self._bury()})
+                events.append({"event": "failed", "trial": self._trial, "reason": self._reap()})
                 self._start()
         if events and events[-1]["event"] in ("done", "failed"):
             self._trial = None
         return events
 
-    def _bury(self, patience_s: float = _PATIENCE_S) -> str:
-        """Why the process died, once it and whatever it started are gone; one that lives on after `patience_s` is killed."""
+    def _reap(self, exit_timeout_s: float = _EXIT_TIMEOUT_S) -> str:
+        """Wait for the process to exit, kill it after the timeout, kill its children; returns why it ended."""
         self._connection.close()
         self._lifeline.close()
-        if not wait([self._process.sentinel], patience_s):
+        if not wait([self._process.sentinel], exit_timeout_s):
             self._process.kill()
             wait([self._process.sentinel])
         if sys.platform != "win32" and self._process.pid:
-            # What it left behind in its process group; nobody has waited for it yet, so the number is still its own.
+            # Its children, in its process group. It has not been joined yet, so its id cannot belong to another process.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.join()
-        return _death(self._process.exitcode, self._log.name)
+        return _describe_exit(self._process.exitcode, self._log.name)
 
     def close(self) -> None:
-        """Stop at once, whatever is being evaluated. A second call does nothing."""
+        """Kill the process, also in the middle of a job. A second call does nothing."""
         atexit.unregister(self.close)
         self._trial = None
         if not self._connection.closed:
-            self._bury(patience_s=0)
+            self._reap(exit_timeout_s=0)
 
 
-def _death(exitcode: int | None, log: str) -> str:
-    """A process's end in words."""
+def _describe_exit(exitcode: int | None, log: str) -> str:
+    """Why a process ended, in words."""
     if exitcode is None or exitcode >= 0:
         return f"the worker process ended by itself with exit code {exitcode}; {log} may say more"
     name = signal.Signals(-exitcode).name if -exitcode in set(signal.Signals) else "unknown"
@@ -121,24 +120,25 @@ def _death(exitcode: int | None, log: str) -> str:
 
 
 def _serve(jobs: Connection, lifeline: Connection, evaluator: str, log: str) -> None:
-    """The worker's life: evaluate what comes until the driver hangs up."""
+    """The main function of the process: evaluate jobs until the driver closes the pipe."""
     _detach(Path(log))
-    threading.Thread(target=_follow, args=(lifeline,), daemon=True).start()
-    function = _load(evaluator)
+    threading.Thread(target=_die_with_driver, args=(lifeline,), daemon=True).start()
+    function = _load_evaluator(evaluator)
     while True:
         try:
-            job = json.loads(jobs.recv_bytes())
+            job = Job(**json.loads(jobs.recv_bytes()))
         except (EOFError, OSError):
             return
-        jobs.send_bytes(json.dumps({"trial": job["trial"], **_evaluate(function, job, jobs)}).encode())
+        last = _evaluate(function, job, jobs)
+        jobs.send_bytes(json.dumps({"trial": job.trial, **last}).encode())
 
 
 def _detach(log: Path) -> None:
-    """A process group of our own, so that Ctrl-C is the driver's to handle; what libraries print goes to the log."""
+    """Start a process group of our own, so that only the driver gets Ctrl-C, and send stdout and stderr to the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         os.setpgid(0, 0)
-    with contextlib.suppress(OSError):  # a full disk is no reason not to measure
+    with contextlib.suppress(OSError):  # measuring needs no log, as on a full disk
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
@@ -146,8 +146,8 @@ def _detach(log: Path) -> None:
         faulthandler.enable(file=2)
 
 
-def _follow(lifeline: Connection) -> None:
-    """Die with the driver, at once and with everything we started."""
+def _die_with_driver(lifeline: Connection) -> None:
+    """Wait until the driver closes its end or dies, then kill this process and its children at once."""
     with contextlib.suppress(EOFError, OSError):
         lifeline.recv_bytes()
     if sys.platform != "win32":
@@ -155,8 +155,8 @@ def _follow(lifeline: Connection) -> None:
     os._exit(1)
 
 
-def _load(evaluator: str) -> Evaluator:
-    """The function of "module:function"; one that cannot be imported fails every job with the reason."""
+def _load_evaluator(evaluator: str) -> Evaluator:
+    """The function named by "module:function"; if it cannot be imported, one that fails every job with the reason."""
     module, _, name = evaluator.partition(":")
     try:
         function: Evaluator = getattr(importlib.import_module(module), name)
@@ -171,8 +171,8 @@ def _load(evaluator: str) -> Evaluator:
     return function
 
 
-def _evaluate(function: Evaluator, job: Mapping[str, Any], jobs: Connection) -> Event:
-    """Evaluate, passing events on; the last event, `done` or `failed`."""
+def _evaluate(function: Evaluator, job: Job, jobs: Connection) -> Event:
+    """Evaluate a job and send its events; returns the last one, `done` or `failed`."""
     started = time.perf_counter()
 
     def emit(event: Event) -> None:
@@ -182,17 +182,17 @@ def _evaluate(function: Evaluator, job: Mapping[str, Any], jobs: Connection) -> 
             now = time.perf_counter()
             event = {**event, "values": {**event["values"], "seconds": now - started}}
             started = now
-        jobs.send_bytes(json.dumps({**event, "trial": job["trial"]}).encode())
+        jobs.send_bytes(json.dumps({**event, "trial": job.trial}).encode())
 
     try:
-        function(job["arch"], job["settings"], job["done"], emit)
-    except BaseException as error:  # SystemExit and KeyboardInterrupt too: an evaluation ends a trial, never the worker
-        return {"event": "failed", "reason": _reason(error)}
+        function(job.arch, job.settings, job.done, emit)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt too: they end the trial, not the worker
+        return {"event": "failed", "reason": _describe_error(error)}
     return {"event": "done"}
 
 
-def _reason(error: BaseException) -> str:
-    """One line: our own errors by their text, others by type, text and place, with the traceback in the log."""
+def _describe_error(error: BaseException) -> str:
+    """An error in one line: the text of our own errors; type, text and place of others, whose traceback goes to the log."""
     text = " ".join(str(error).split())
     if not isinstance(error, ArchsearchError):
         traceback.print_exception(error)
