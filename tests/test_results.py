@@ -1,4 +1,4 @@
-"""The files of a run: schema, fronts, atomic writing, and what a reader is told when one is missing or damaged."""
+"""The files of a run: schema, fronts, atomic writing, and the errors for missing and damaged ones."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from archsearch import results
 from archsearch.errors import UserError
 from archsearch.results import Row
 
-# The contract with everybody who reads our files: add columns at the end of a version, never change one.
+# The contract with the readers of our files: columns may be added at the end, never changed.
 FROZEN = """
 trial: int64 not null
 arch_id: string not null

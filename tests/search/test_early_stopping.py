@@ -1,4 +1,4 @@
-"""Early stopping by its invariants, and by hand-made rungs whose decision can be worked out."""
+"""Early stopping: its invariants, and hand-made rungs whose decision can be computed."""
 
 import random
 import statistics
@@ -35,7 +35,7 @@ def rungs(draw: st.DrawFn, num_costs: int = 2, most: int = 24) -> list[Curve]:
 
 
 def learning(number: int, *, slope: float = 1.0, gain: float = 0.2, scatter: float = 0.01) -> list[Curve]:
-    """Trials that went through two rungs, of costs that nobody is no worse in than anybody else."""
+    """Trials that finished two rungs; no trial is at least as good as another in both costs."""
     draws = np.random.default_rng(0)
     starts = draws.uniform(0.3, 0.5, number)
     nexts = slope * starts + gain + draws.normal(0, scatter, number)
@@ -91,7 +91,7 @@ def test_an_objective_that_is_the_same_for_all_decides_nothing_and_one_more_neve
     decision = goes_on(candidate, others)
     same = [replace(other, costs=(*other.costs, 1.0)) for other in others]
     assert goes_on(replace(candidate, costs=(*candidate.costs, 1.0)), same) == decision
-    others = others[:7]  # from eight on, another objective makes another front, and another fence
+    others = others[:7]  # from eight on, another objective makes another front, and another floor
     more = [replace(other, costs=(*other.costs, float(other.trial % 3))) for other in others]
     with_one_more = goes_on(replace(candidate, costs=(*candidate.costs, float(second))), more)
     assert with_one_more.goes_on or not goes_on(candidate, others).goes_on
@@ -107,7 +107,7 @@ def test_the_unit_and_the_place_of_a_cost_decide_nothing(others: list[Curve], sc
 
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.integers(0, 20), st.floats(0.0, 0.99), st.sampled_from([0.5, 1.0, 1.5]))
-def test_scores_within_ties_stop_nobody(number: int, share: float, slope: float) -> None:
+def test_scores_within_ties_stop_no_trial(number: int, share: float, slope: float) -> None:
     error = 0.02
     tie = share * 2 * 2**0.5 * error
     learnt = learning(number, slope=slope, scatter=1e-6)  # gains that are all but certain
@@ -119,27 +119,27 @@ def test_scores_within_ties_stop_nobody(number: int, share: float, slope: float)
         assert goes_on(curve(0, (1.0, 1.0), 0.4, error=error), [*others, *learnt]).goes_on
 
 
-def test_cheap_junk_stops_though_nothing_is_cheaper() -> None:
+def test_a_hopeless_score_stops_even_the_cheapest_trial() -> None:
     front = [curve(10 + index, (float(index), 0.0), 0.5 + 0.01 * index) for index in range(12)]
-    good, junk = curve(1, (-1.0, 0.0), 0.48), curve(2, (-2.0, 0.0), 0.2)
+    good, hopeless = curve(1, (-1.0, 0.0), 0.48), curve(2, (-2.0, 0.0), 0.2)
     assert goes_on(good, front).goes_on
-    decision = goes_on(junk, front)
+    decision = goes_on(hopeless, front)
     assert (decision.goes_on, decision.stopped_by) == (False, None)
     assert "its score 0.200 is too low to matter" in str(decision.reason)
-    # Seven trials are too few to say what junk is.
-    assert goes_on(junk, front[:7]).goes_on
+    # Seven trials are too few for a floor.
+    assert goes_on(hopeless, front[:7]).goes_on
 
 
-def test_junk_does_not_drag_the_fence_down_that_it_is_judged_by() -> None:
+def test_hopeless_trials_do_not_lower_the_floor() -> None:
     front = [curve(10 + index, (float(index), 0.0), 0.5 + 0.01 * index) for index in range(12)]
     dominated = [curve(50 + index, (20.0, 1.0), 0.1) for index in range(30)]
-    fence = score_floor([*front, *dominated], 0)
-    assert fence is not None
-    assert fence.value == pytest.approx(0.5 - (0.61 - 0.5))
-    assert fence == score_floor(front, 0)
-    # Nor does junk that was stopped itself, once enough trials have gone on.
+    floor = score_floor([*front, *dominated], 0)
+    assert floor is not None
+    assert floor.value == pytest.approx(0.5 - (0.61 - 0.5))
+    assert floor == score_floor(front, 0)
+    # Nor does a hopeless trial that was stopped, once enough trials have gone on.
     went_on = [replace(one, scores=(*one.scores, RungScore(value=0.9))) for one in front]
-    assert score_floor([*went_on, curve(60, (-2.0, 0.0), 0.1)], 0) == fence
+    assert score_floor([*went_on, curve(60, (-2.0, 0.0), 0.1)], 0) == floor
 
 
 def test_gain_is_the_least_squares_line_once_there_are_many_pairs() -> None:
@@ -155,7 +155,7 @@ def test_gain_is_the_least_squares_line_once_there_are_many_pairs() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_few_pairs_leave_the_prior_standing(number: int) -> None:
+def test_with_few_pairs_the_prior_dominates(number: int) -> None:
     gain = Gain.fit([(0.3 + 0.1 * index, 0.6 - 0.1 * index) for index in range(number)])
     assert gain.expected(0.5) - gain.expected(0.4) > 0.0
     assert gain.variance**0.5 >= 0.05 * (4 / 5) ** 0.5
@@ -193,7 +193,7 @@ def test_the_reason_names_the_trial_that_is_out_of_reach_and_what_it_is_no_worse
     )
 
 
-def test_one_that_is_worse_in_anything_or_behind_at_this_rung_stops_nobody() -> None:
+def test_a_trial_that_is_worse_in_any_cost_or_at_this_rung_stops_no_other() -> None:
     candidate = curve(0, (1.0, 1.0), 0.4)
     assert goes_on(candidate, [curve(1, (0.0, 1.5), 0.9, 0.95), *learning(20)]).goes_on
     assert goes_on(candidate, [curve(2, (0.0, 0.0), 0.39, 0.95), *learning(20)]).goes_on

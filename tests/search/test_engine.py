@@ -1,4 +1,4 @@
-"""The engine through its doors, with real worker processes: order, failures, reuse, interrupts, files, full disks."""
+"""The engine with real worker processes: order, failures, reuse, interrupts, files, full disks."""
 
 import json
 import multiprocessing
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import FIXED, Ear, fixed_archs, is_running, make_config, run, start, wait_until
+from support.runs import FIXED, RecordingListener, fixed_archs, is_running, make_config, run, start, wait_until
 from support.stub_evaluators import fraction, noted
 
 from archsearch import results
@@ -32,7 +32,7 @@ def _no_process_is_left() -> Iterator[None]:
 
 def test_a_run_from_fixed_trials_to_files(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", sampler="tpe")
-    ear = run(tmp_path / "run", config, 3)
+    listener = run(tmp_path / "run", config, 3)
     frame = results.read_trials(tmp_path / "run")
     assert frame["trial"].tolist() == [0, 1, 2, 3, 4]
     assert frame["paper"].tolist()[:2] == list(FIXED)
@@ -45,11 +45,15 @@ def test_a_run_from_fixed_trials_to_files(tmp_path: Path) -> None:
         assert row.conditions == '{"threads": 1}'
     front = results.read_front(tmp_path / "run")
     assert set(front.loc[front["front_name"] == "objectives", "trial"]) == set(frame.loc[frame["front"] == 0, "trial"])
-    assert [row["trial"] for row in ear.started] == [row["trial"] for row in ear.finished_rows] == [0, 1, 2, 3, 4]
-    assert [tally.ended for tally in ear.tallies] == [1, 2, 3, 4, 5, 5]
-    assert {(tally.total, tally.failed) for tally in ear.tallies} == {(5, 0)}
-    assert ear.state == "complete"
-    assert {event["event"] for event in ear.events} == {"progress", "phase"}
+    assert (
+        [row["trial"] for row in listener.started]
+        == [row["trial"] for row in listener.finished_rows]
+        == [0, 1, 2, 3, 4]
+    )
+    assert [tally.ended for tally in listener.tallies] == [1, 2, 3, 4, 5, 5]
+    assert {(tally.total, tally.failed) for tally in listener.tallies} == {(5, 0)}
+    assert listener.state == "complete"
+    assert {event["event"] for event in listener.events} == {"progress", "phase"}
 
 
 def test_the_manifest_says_what_was_run(tmp_path: Path) -> None:
@@ -76,21 +80,21 @@ def test_the_manifest_says_what_was_run(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "space.toml").read_text() == config.space_text
 
 
-def test_going_on_with_more_trials_measures_only_those(tmp_path: Path) -> None:
+def test_continuing_with_more_trials_measures_only_those(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
     run(tmp_path / "run", config, 1)
     first = results.read_trials(tmp_path / "run")
-    ear = run(tmp_path / "run", config, 3)
+    listener = run(tmp_path / "run", config, 3)
     frame = results.read_trials(tmp_path / "run")
-    assert [row["trial"] for row in ear.started] == [3, 4]
-    assert ear.tallies[0].ended == 4
+    assert [row["trial"] for row in listener.started] == [3, 4]
+    assert listener.tallies[0].ended == 4
     assert frame.drop(columns="front").head(3).equals(first.drop(columns="front"))
     assert len(noted(tmp_path / "log")) == 5 * 6
     assert run(tmp_path / "run", config, 2).started == []
     assert len(results.read_trials(tmp_path / "run")) == 5
 
 
-def test_damaged_files_are_written_anew(tmp_path: Path) -> None:
+def test_damaged_files_are_written_again(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
     run(tmp_path / "run", config, 1)
     before = results.read_trials(tmp_path / "run")
@@ -105,8 +109,8 @@ def test_damaged_files_are_written_anew(tmp_path: Path) -> None:
 
 def test_what_was_measured_is_reused(tmp_path: Path) -> None:
     arch = fixed_archs()["van_b2"]
-    ear = run(tmp_path / "run", make_config(tmp_path / "log"), 0, fixed={"one": arch, "two": arch})
-    one, two = ear.finished_rows
+    listener = run(tmp_path / "run", make_config(tmp_path / "log"), 0, fixed={"one": arch, "two": arch})
+    one, two = listener.finished_rows
     assert (one["reused_from"], two["reused_from"]) == (None, 0)
     assert (two["proxy_score"], two["throughput_img_s"]) == (one["proxy_score"], one["throughput_img_s"])
     assert (two["state"], two["front"], two["seconds_total"]) == ("complete", 0, 0.0)
@@ -128,7 +132,7 @@ REASONS = {
 }
 
 
-def test_whatever_an_evaluation_does_costs_one_trial(tmp_path: Path) -> None:
+def test_a_failing_evaluation_costs_one_trial(tmp_path: Path) -> None:
     settings = {"behaviours": [word for behaviour in REASONS for word in (behaviour, "well")][: 2 * len(REASONS) - 1]}
     trials = len(settings["behaviours"]) - len(FIXED)
     run(tmp_path / "run", make_config(tmp_path / "log", settings=settings), trials, evaluator="misbehave")
@@ -160,12 +164,12 @@ def test_an_evaluation_that_cannot_be_loaded_is_a_reason(tmp_path: Path) -> None
 
 def test_no_new_trial_after_the_timeout(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", settings={"phase_s": 0.1})
-    ear = run(tmp_path / "run", config, 100, timeout=0.5)
-    assert ear.state == "complete"
-    assert 1 <= len(ear.finished_rows) <= 3
+    listener = run(tmp_path / "run", config, 100, timeout=0.5)
+    assert listener.state == "complete"
+    assert 1 <= len(listener.finished_rows) <= 3
 
 
-class _Interrupting(Ear):
+class _Interrupting(RecordingListener):
     """Presses Ctrl-C at the n-th event of the run."""
 
     def __init__(self, at: int, times: int = 1) -> None:
@@ -182,15 +186,15 @@ class _Interrupting(Ear):
 @pytest.mark.parametrize("at", [1, 4, 6])
 def test_ctrl_c_at_any_event_loses_nothing(tmp_path: Path, at: int) -> None:
     config = make_config(tmp_path / "log", settings={"phase_s": 0.01})
-    ear = _Interrupting(at)
+    listener = _Interrupting(at)
     fixed = {"van_b2": fixed_archs()["van_b2"]}
     before = signal.getsignal(signal.SIGINT)
     with RunStore.open(tmp_path / "run", config) as store:
         worker = ProcessWorker(tmp_path / "run" / "worker.log", "support.stub_evaluators:evaluate")
-        assert Driver(config, store, worker, ear, fixed=fixed, command=[]).run(1) == "interrupted"
+        assert Driver(config, store, worker, listener, fixed=fixed, command=[]).run(1) == "interrupted"
         stored = set(store.phases(0))
     assert signal.getsignal(signal.SIGINT) is before
-    assert stored >= {event["phase"] for event in ear.events if event["event"] == "phase"}
+    assert stored >= {event["phase"] for event in listener.events if event["event"] == "phase"}
     assert results.read_manifest(tmp_path / "run")["state"] == "interrupted"
     assert run(tmp_path / "run", config, 0, fixed=fixed).state == "complete"
     starts = [words[2] for words in noted(tmp_path / "log") if words[0] == "start"]
@@ -214,7 +218,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_it_measured(tmp_path: Path) ->
     run(tmp_path / "run", config, 2)
     whole = results.read_trials(tmp_path / "run")
 
-    class Filling(Ear):
+    class Filling(RecordingListener):
         def trial_started(self, row: Any, tally: Any) -> None:
             super().trial_started(row, tally)
             resource.setrlimit(resource.RLIMIT_FSIZE, (8192, old[1]))
@@ -287,8 +291,8 @@ def test_close_stops_an_evaluation_at_once(tmp_path: Path) -> None:
 
 
 def test_a_driver_in_a_thread_needs_no_signals(tmp_path: Path) -> None:
-    ears: list[Ear] = []
-    thread = threading.Thread(target=lambda: ears.append(run(tmp_path / "run", make_config(tmp_path / "log"), 0)))
+    listeners: list[RecordingListener] = []
+    thread = threading.Thread(target=lambda: listeners.append(run(tmp_path / "run", make_config(tmp_path / "log"), 0)))
     thread.start()
     thread.join()
-    assert ears[0].state == "complete"
+    assert listeners[0].state == "complete"

@@ -1,4 +1,4 @@
-"""Training-free scores in a run: columns and, where asked for, a first rung that stops only by what it has proved to foretell."""
+"""Training-free scores in a run: columns and, on request, a first rung that stops candidates only where the score predicts the trained one."""
 
 import json
 from pathlib import Path
@@ -38,18 +38,16 @@ def test_a_free_score_is_brought_to_the_scale_of_the_first_trained_one() -> None
     assert [one.scores[0].standard_error for one in found] == pytest.approx([np.sqrt(np.sum(left**2) / 6)] * 9)
     assert [one.scores[1].value for one in found[:-1]] == trained
     assert len(found[-1].scores) == 1
-    assert with_free_rung([*curves[:7], waiting], values) == [], "seven say nothing yet"
-    assert with_free_rung(curves, dict.fromkeys(range(8), 1.0)) == [], "nor does a score that is the same for all"
-    assert with_free_rung(curves, {trial: -float(trial) for trial in range(8)}) == [], (
-        "nor one that is the worse the more"
+    assert with_free_rung([*curves[:7], waiting], values) == [], "seven trials are too few"
+    assert with_free_rung(curves, dict.fromkeys(range(8), 1.0)) == [], (
+        "a score that is the same for all predicts nothing"
     )
+    assert with_free_rung(curves, {trial: -float(trial) for trial in range(8)}) == [], "lower must not be better"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["zico", "naswot"])
-def test_a_free_rung_stops_before_training_by_a_score_that_foretells_and_not_by_noise(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_free_rung_stops_before_training_by_a_predictive_score_and_not_by_noise(tmp_path: Path, name: str) -> None:
     settings = {"training_free": True, "free_rung": name}
     run(tmp_path / "run", make_rung_config(tmp_path / "log", objectives=TWO, settings=settings), NUMBER)
     frame = results.read_trials(tmp_path / "run")

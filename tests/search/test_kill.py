@@ -35,7 +35,7 @@ def always_readable(folder: Path) -> Iterator[list[int]]:
                     finished.append(int((results.read_trials(folder)["state"] != "running").sum()))
                     results.read_front(folder)
                     results.read_manifest(folder)
-                except Exception as error:  # whatever it is, the test fails of it
+                except Exception as error:  # fails the test below
                     errors.append(error)
             time.sleep(0.03)
 
@@ -75,10 +75,10 @@ def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> pd.D
     """The trials of a run that is killed again and again, then left to end; checks on the way that nothing is lost or measured twice."""
     rng, trials = random.Random(seed), 3 * len(kills)
     with always_readable(folder) as finished:
-        for victim in [*kills, "nobody"]:
+        for victim in [*kills, None]:
             (known, ended), lines = stored(folder, log), len(noted(log))
             driver = start(folder, log, trials, PHASE_S)
-            if victim == "nobody":
+            if victim is None:
                 output, _ = driver.communicate(timeout=120)
                 assert (driver.returncode, output) == (0, "complete\n")
             else:
@@ -95,20 +95,20 @@ def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> pd.D
     assert all(
         ends[(written(arch), phase)] >= 1 for arch in complete["arch"] for phase in ("count", "throughput", "proxy")
     )
-    # A killed driver takes a tenth of a second to be gone, and its worker learns of it then: one phase or two of 0.08 s.
-    assert sum(ends.values()) - len(ends) <= 2 * len(kills), "a kill costs no more than what was at work"
+    # A killed driver takes a tenth of a second to exit, and only then does its worker: one phase or two of 0.08 s.
+    assert sum(ends.values()) - len(ends) <= 2 * len(kills), "a kill loses only the phase being measured"
     return frame
 
 
 def assert_whole(frame: pd.DataFrame, kills: list[str]) -> None:
-    """Every trial asked for is there once, and a killed worker cost one at most."""
+    """Every requested trial exists once, and a killed worker cost at most one."""
     assert frame["trial"].tolist() == list(range(3 * len(kills) + len(fixed_archs())))
     assert (frame["state"] == "failed").sum() <= kills.count("worker")
     assert frame["arch_id"].is_unique
 
 
 def kill(driver: "subprocess.Popen[str]", victim: str, log: Path, rng: random.Random) -> None:
-    """Kill the driver, and see that its worker follows; or kill the worker, let the driver go on a little, then stop both."""
+    """Kill the driver and check that its worker exits; or kill the worker, let the driver continue a little, then kill both."""
     if victim == "worker":
         worker = worker_pids(log)[-1]
         os.kill(worker, signal.SIGKILL)

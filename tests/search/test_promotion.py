@@ -1,4 +1,4 @@
-"""Rungs in a run: who is stopped, what is stored and counted, and that nothing is decided anew after an interruption."""
+"""Rungs in a run: which trials are stopped, what is stored and counted, and that an interruption changes no decision."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from support.runs import FIXED, Ear, make_rung_config, run, start, wait_until
+from support.runs import FIXED, RecordingListener, make_rung_config, run, start, wait_until
 from support.settings import settings_for
 from support.stub_evaluators import arch_id, fraction, measure, noted
 
@@ -26,14 +26,14 @@ from archsearch.search.study.store import RunStore
 
 NUMBER = 9
 TWO = ("proxy_score", "throughput_img_s")
-# What decides a trial's fate, and what it has learnt.
-FATE = ["trial", "arch_id", "state", "reason", "rung", "rung_score", "learning_curve", "proxy_score", "train_images"]
+# The outcome of a trial and its training.
+OUTCOME = ["trial", "arch_id", "state", "reason", "rung", "rung_score", "learning_curve", "proxy_score", "train_images"]
 
 
 def without_seconds(frame: Any) -> list[list[Any]]:
-    """Rows of FATE; the learning curve without how long it took."""
-    rows: list[list[Any]] = frame[FATE].astype(object).where(frame[FATE].notna(), None).to_numpy().tolist()
-    place = FATE.index("learning_curve")
+    """Rows of OUTCOME; the learning curve without how long it took."""
+    rows: list[list[Any]] = frame[OUTCOME].astype(object).where(frame[OUTCOME].notna(), None).to_numpy().tolist()
+    place = OUTCOME.index("learning_curve")
     for row in rows:
         row[place] = [{**point, "seconds": None} for point in json.loads(row[place])]
     return rows
@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_candidates_that_no_longer_matter_are_stopped_and_counted_as_ended(whole: Path) -> None:
+def test_hopeless_candidates_are_stopped_and_counted_as_ended(whole: Path) -> None:
     frame = results.read_trials(whole / "run")
     assert len(frame) == NUMBER + len(FIXED)
     stopped, complete = frame[frame["state"] == "stopped"], frame[frame["state"] == "complete"]
@@ -74,7 +74,7 @@ def test_candidates_that_no_longer_matter_are_stopped_and_counted_as_ended(whole
         assert row["train_images"] == 32 * curve[-1]["steps"]
 
 
-def test_a_stopped_candidate_is_beaten_in_everything_by_the_trial_it_was_stopped_by(whole: Path) -> None:
+def test_a_candidate_is_stopped_by_a_trial_that_is_better_in_everything(whole: Path) -> None:
     rows = {row["trial"]: row for row in results.read_trials(whole / "run").to_dict("records")}
     for row in rows.values():
         if row["state"] == "stopped" and "trial" in row["reason"]:
@@ -112,7 +112,7 @@ def test_to_optuna_a_stopped_trial_is_pruned_and_every_trained_one_has_its_learn
         assert trial.user_attrs["learning_curve"] == {str(point["steps"]): point["score"] for point in points}
 
 
-class _Interrupting(Ear):
+class _Interrupting(RecordingListener):
     """Presses Ctrl-C when the n-th phase of that name begins."""
 
     def __init__(self, phase: str, number: int) -> None:
@@ -133,13 +133,13 @@ def test_a_run_that_was_interrupted_in_a_rung_decides_as_if_it_had_not(
     whole: Path, tmp_path: Path, phase: str, number: int
 ) -> None:
     config = make_rung_config(tmp_path / "log", objectives=TWO, settings={"phase_s": 0.005})
-    run(tmp_path / "run", config, NUMBER, ear=_Interrupting(phase, number))
+    run(tmp_path / "run", config, NUMBER, listener=_Interrupting(phase, number))
     assert results.read_manifest(tmp_path / "run")["state"] == "interrupted"
     run(tmp_path / "run", config, NUMBER)
     one, other = results.read_trials(whole / "run"), results.read_trials(tmp_path / "run")
     assert without_seconds(one) == without_seconds(other)
     starts = Counter((words[1], words[2]) for words in noted(tmp_path / "log") if words[0] == "start")
-    assert sorted(starts.values())[-2:] in ([1, 1], [1, 2]), "no more than what was at work is trained again"
+    assert sorted(starts.values())[-2:] in ([1, 1], [1, 2]), "only the training that was interrupted is repeated"
 
 
 def test_an_architecture_that_was_stopped_is_not_trained_again_unless_it_is_fixed(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_an_architecture_that_was_stopped_is_not_trained_again_unless_it_is_fixe
         twin = store.start(asked)
         assert (twin["reused_from"], twin["state"], twin["train_images"]) == (0, "running", 0)
         worker = ProcessWorker(tmp_path / "run" / "worker.log", "support.stub_evaluators:evaluate")
-        Driver(config, store, worker, Ear(), fixed={"same": asked.arch}, command=[]).run(0)
+        Driver(config, store, worker, RecordingListener(), fixed={"same": asked.arch}, command=[]).run(0)
         rows = store.rows()
     assert [row["state"] for row in rows] == ["stopped", "stopped", "complete"]
     assert rows[1]["reason"] == rows[0]["reason"]
@@ -182,7 +182,7 @@ def has_begun(log: Path, before: int, phase: str) -> bool:
 
 
 @pytest.mark.slow
-def test_a_driver_killed_in_a_rung_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+def test_a_driver_killed_in_a_rung_continues_as_if_it_had_not(tmp_path: Path) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"
     run(tmp_path / "whole", make_rung_config(tmp_path / "other"), 6)
     for phase in ("proxy@100", "proxy"):
@@ -235,7 +235,7 @@ def test_configurations_from_before_there_were_rungs_have_none(tmp_path: Path) -
     assert with_rungs.differences(make_rung_config(tmp_path / "log", rungs=(1, 4))) == ["rungs was 1,4,16, now 1,4"]
 
 
-def test_what_was_not_spent_is_worked_out_by_hand(tmp_path: Path) -> None:
+def test_spent_and_saved_training_against_hand_computed_figures(tmp_path: Path) -> None:
     config = make_rung_config(tmp_path / "log")
 
     def row(state: str, *curve: tuple[int, float], **changes: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The front timed again at a run's end, and throughput foreseen before building: through the engine's doors, with real worker processes."""
+"""The front measured again at the end of a run, and throughput predicted before building; with real worker processes."""
 
 import io
 import itertools
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from support.runs import Ear, fixed_archs, is_running, make_config, run, start, wait_until
+from support.runs import RecordingListener, fixed_archs, is_running, make_config, run, start, wait_until
 from support.stub_evaluators import fraction, measure, noted, written
 
 from archsearch import results
@@ -24,7 +24,7 @@ from archsearch.space.arch import Arch
 
 
 class Oracle:
-    """Foresees what the stub will measure, a tenth too high; knows nothing about every other architecture."""
+    """Predicts what the stub will measure, a tenth too high; None for half of the architectures."""
 
     def __init__(self) -> None:
         self.source = {"file": "here.parquet", "kendall_tau": 0.95, "mape": 0.1}
@@ -45,14 +45,14 @@ def timed_again(log: Path) -> list[str]:
 
 def test_the_front_is_timed_again_and_keeps_its_first_figures(tmp_path: Path) -> None:
     config, log = make_config(tmp_path / "log"), tmp_path / "log"
-    ear = run(tmp_path / "run", config, 8, recheck=True, predictor=Oracle())
+    listener = run(tmp_path / "run", config, 8, recheck=True, predictor=Oracle())
     frame = results.read_trials(tmp_path / "run")
     front = frame[frame["front"] == 0]
     assert len(front) >= 3
     assert sorted(timed_again(log)) == sorted(map(written, front["arch"]))
     order = front["trial"].tolist()
     random.Random(config.seed).shuffle(order)
-    assert ear.again == [(trial, place, len(front), None) for place, trial in enumerate(order, 1)]
+    assert listener.again == [(trial, place, len(front), None) for place, trial in enumerate(order, 1)]
     assert order != sorted(order)
     for row in front.itertuples():
         arch = json.loads(str(row.arch))
@@ -63,9 +63,9 @@ def test_the_front_is_timed_again_and_keeps_its_first_figures(tmp_path: Path) ->
         assert row.throughput_change == second["throughput_again_ratio"] / first["throughput_ratio"] - 1
         assert json.loads(str(row.conditions)) == {"threads": 1, "again": {"threads": 1, "date": "later"}}
     assert frame.loc[frame["front"] != 0, "throughput_again_img_s"].isna().all()
-    foreseen = ~frame["is_fixed"] & frame["arch"].map(lambda text: _is_known(json.loads(text)))
-    expected = (1.1 * frame["throughput_img_s"]).where(foreseen)
-    assert foreseen.any()
+    predicted = ~frame["is_fixed"] & frame["arch"].map(lambda text: _is_known(json.loads(text)))
+    expected = (1.1 * frame["throughput_img_s"]).where(predicted)
+    assert predicted.any()
     assert frame["throughput_predicted_img_s"].equals(expected)
     manifest = results.read_manifest(tmp_path / "run")
     assert (manifest["calibration"], manifest["conditions"]) == (Oracle().source, {"threads": 1})
@@ -99,29 +99,29 @@ def test_a_front_without_speed_is_not_timed_again_and_nothing_is_unless_asked(tm
 @pytest.mark.slow
 def test_a_timeout_still_has_the_front_timed_again(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", settings={"phase_s": 0.1})
-    ear = run(tmp_path / "run", config, 100, timeout=0.3, recheck=True)
-    assert ear.state == "complete"
-    assert len(ear.again) == ear.tallies[-1].front_size > 0
+    listener = run(tmp_path / "run", config, 100, timeout=0.3, recheck=True)
+    assert listener.state == "complete"
+    assert len(listener.again) == listener.tallies[-1].front_size > 0
 
 
 @pytest.mark.slow
-def test_a_member_that_cannot_be_timed_again_stays_on_the_front_and_has_another_chance(tmp_path: Path) -> None:
+def test_a_member_that_cannot_be_timed_again_stays_on_the_front_and_is_tried_again(tmp_path: Path) -> None:
     behaviours = ["well"] * len(fixed_archs()) + ["killed", "own_error"]
     config = make_config(tmp_path / "log", settings={"behaviours": behaviours}, objectives=("throughput_img_s", "macs"))
-    ear = run(tmp_path / "run", config, 0, recheck=True, evaluator="misbehave")
+    listener = run(tmp_path / "run", config, 0, recheck=True, evaluator="misbehave")
     frame = results.read_trials(tmp_path / "run")
     assert (frame["state"] == "complete").all()
-    reasons = [reason or "" for *_, reason in ear.again]
+    reasons = [reason or "" for *_, reason in listener.again]
     assert "the worker process was killed" in reasons[0]
     assert all("the data are not images" in reason for reason in reasons[1:])
     assert frame["throughput_again_img_s"].isna().all()
     assert run(tmp_path / "run", config, 0, recheck=True, evaluator="misbehave").again == [
-        (*told, None) for *told, _ in ear.again
+        (*member, None) for *member, _ in listener.again
     ]
 
 
-class _Interrupting(Ear):
-    """Presses Ctrl-C when the first member has been timed again and the second is at work."""
+class _Interrupting(RecordingListener):
+    """Presses Ctrl-C when the first member has been timed again and the second is being timed."""
 
     def progress(self, event: Any) -> None:
         super().progress(event)
@@ -132,10 +132,10 @@ class _Interrupting(Ear):
 @pytest.mark.slow
 def test_ctrl_c_while_the_front_is_timed_again_keeps_what_was(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", settings={"phase_s": 0.05})
-    ear = run(tmp_path / "run", config, 3, recheck=True, ear=_Interrupting())
-    assert (ear.state, len(ear.again)) == ("interrupted", 1)
+    listener = run(tmp_path / "run", config, 3, recheck=True, listener=_Interrupting())
+    assert (listener.state, len(listener.again)) == ("interrupted", 1)
     assert results.read_manifest(tmp_path / "run")["state"] == "interrupted"
-    (_, _, total, _), *_ = ear.again
+    (_, _, total, _), *_ = listener.again
     kept = int(results.read_trials(tmp_path / "run")["throughput_again_img_s"].notna().sum())
     more = run(tmp_path / "run", config, 3, recheck=True)
     assert more.state == "complete"
@@ -144,7 +144,7 @@ def test_ctrl_c_while_the_front_is_timed_again_keeps_what_was(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_kill_9_while_the_front_is_timed_again_loses_only_what_was_at_work(tmp_path: Path) -> None:
+def test_kill_9_while_the_front_is_timed_again_loses_only_the_timing_in_progress(tmp_path: Path) -> None:
     folder, log, phase_s = tmp_path / "run", tmp_path / "log", 0.15
     for kills in (1, 2):
         driver = start(folder, log, 4, phase_s, "recheck")
@@ -158,15 +158,15 @@ def test_kill_9_while_the_front_is_timed_again_loses_only_what_was_at_work(tmp_p
     front = frame[frame["front"] == 0]
     assert front["throughput_again_ratio"].notna().all()
     assert set(timed_again(log)) == set(map(written, front["arch"]))
-    assert len(timed_again(log)) - len(front) <= 2, "a kill costs no more than the timing at work"
+    assert len(timed_again(log)) - len(front) <= 2, "a kill costs at most the timing in progress"
     others = Counter((words[1], words[2]) for words in noted(log) if words[0] == "end" and words[2] != "again")
     assert set(others.values()) == {1}
 
 
-# What is seen of it
+# The display
 
 
-def test_the_display_says_what_is_foreseen_and_where_the_second_timing_stands() -> None:
+def test_the_display_shows_the_prediction_and_the_progress_of_the_second_timing() -> None:
     row: results.Row = {
         "trial": 7,
         "paper": None,

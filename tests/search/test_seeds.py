@@ -1,4 +1,4 @@
-"""Further seeds for the front, and which places the noise leaves open."""
+"""Further seeds for the front, and which members of it may be dominated within the noise."""
 
 import json
 import math
@@ -22,9 +22,9 @@ def test_the_front_is_trained_with_more_seeds_once_and_the_first_score_stays(tmp
     first = run(tmp_path / "run", config, 4)
     assert first.seeds == []
     front = sorted(int(trial) for trial, rank in read_trials(tmp_path / "run")[["trial", "front"]].values if rank == 0)
-    ear = run(tmp_path / "run", config, 4, num_seeds=3)
-    assert [trial for trial, *_ in ear.seeds] == [*front, *front]
-    assert [(place, total) for _, place, total, _ in ear.seeds] == [
+    listener = run(tmp_path / "run", config, 4, num_seeds=3)
+    assert [trial for trial, *_ in listener.seeds] == [*front, *front]
+    assert [(place, total) for _, place, total, _ in listener.seeds] == [
         (i, 2 * len(front)) for i in range(1, 2 * len(front) + 1)
     ]
     for row in read_trials(tmp_path / "run").to_dict("records"):
@@ -63,7 +63,7 @@ def row(trial: int, score: float, img_s: float, params: int, **changes: Any) -> 
     return {**noise, **named, **changes}
 
 
-def test_places_are_open_where_only_noise_keeps_another_from_dominating() -> None:
+def test_members_that_may_be_dominated_within_the_noise() -> None:
     best = row(0, 0.80, 10.0, 30)
     tied = row(1, 0.79, 12.0, 20)  # within 2 x 0.014 of the best, and better in the rest
     far = row(2, 0.70, 14.0, 25)

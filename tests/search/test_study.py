@@ -1,4 +1,4 @@
-"""The study of a run, through its doors: what is stored, what is refused, and samplers that stay in the band."""
+"""The study of a run: what is stored, what is refused, and samplers that stay in the band."""
 
 import contextlib
 import json
@@ -154,10 +154,10 @@ def test_the_known_cost_sampler_stays_in_the_band_and_learns(space: Space, tmp_p
 
 
 def test_a_papers_model_is_described_in_the_names_of_a_space(space: Space) -> None:
-    said = params_in_space(paper("davit_tiny"), space)
-    assert (said["stages.1.block"], said["stages.1.width"]) == ("window/channel", 96)
-    assert said["stages.3.window.window"] == 7
-    assert set(said) <= set(space.parameters())
+    parameters = params_in_space(paper("davit_tiny"), space)
+    assert (parameters["stages.1.block"], parameters["stages.1.width"]) == ("window/channel", 96)
+    assert parameters["stages.3.window.window"] == 7
+    assert set(parameters) <= set(space.parameters())
     small = Space(tomllib.loads(SMALL), "small.toml")
     assert params_in_space(paper("davit_tiny"), small) == {}, "another number of stages has no names for it"
     sampled = space.sample(lambda name, choices: choices[-1])
@@ -167,7 +167,7 @@ def test_a_papers_model_is_described_in_the_names_of_a_space(space: Space) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_goes_on_after_trials_that_were_stopped(name: str, tmp_path: Path) -> None:
+def test_every_sampler_continues_after_stopped_trials(name: str, tmp_path: Path) -> None:
     """In studies of several objectives Optuna's samplers have raised on trials without values, and on intermediate ones."""
     count, met = (
         15 if name == "known-cost" else 33,
@@ -227,7 +227,7 @@ def test_an_exhausted_band_has_no_further_proposal(tmp_path: Path) -> None:
         assert store.propose() is None
 
 
-def test_an_architecture_that_was_measured_brings_its_figures_along(tmp_path: Path) -> None:
+def test_the_figures_of_an_architecture_measured_before_are_reused(tmp_path: Path) -> None:
     with RunStore.open(tmp_path / "run", make_config(tmp_path / "log")) as store:
         asked = store.propose()
         assert asked is not None
@@ -252,7 +252,7 @@ def test_unknown_sampler_names_the_known_ones(space: Space) -> None:
 # The store
 
 
-def test_a_trial_is_whole_from_its_first_moment(tmp_path: Path) -> None:
+def test_a_trial_is_stored_completely_when_it_starts(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
     with RunStore.open(tmp_path / "run", config) as store:
         proposal = store.propose()
@@ -281,7 +281,7 @@ def test_rows_are_the_same_after_reopening(tmp_path: Path) -> None:
     assert all(row["seconds_total"] == row["seconds_throughput"] + row["seconds_proxy"] == 1.5 for row in rows)
 
 
-def test_a_renamed_folder_goes_on(tmp_path: Path) -> None:
+def test_a_renamed_folder_is_continued(tmp_path: Path) -> None:
     with RunStore.open(tmp_path / "run", make_config(tmp_path / "log")) as store:
         advance(store, 1)
     (tmp_path / "run").rename(tmp_path / "other")
@@ -334,7 +334,7 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         with refused(tmp_path / "run", other, rf"run: holds another run: .*{words}.*; use another --output"):
             pass
     with RunStore.open(tmp_path / "run", make_config(tmp_path / "log")) as store:
-        assert store.rows() == [], "the run that was there goes on"
+        assert store.rows() == [], "the run in the folder is not changed"
 
 
 DIFFERENCES: list[tuple[dict[str, Any], str]] = [
@@ -420,7 +420,7 @@ def test_a_damaged_database_is_one_sentence(tmp_path: Path) -> None:
         assert (tmp_path / name / "study.db").read_bytes() == damaged, "what is left of it is not touched"
 
 
-def test_a_lost_database_is_not_started_anew(tmp_path: Path) -> None:
+def test_a_lost_database_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
     with RunStore.open(tmp_path / "run", config):
         pass

@@ -1,4 +1,4 @@
-"""A driver as a program of its own, for tests that kill it: FOLDER LOG TRIALS PHASE_S [recheck] [rungs]; prints the state it ended in.
+"""A driver as a program, for tests that kill it: FOLDER LOG TRIALS PHASE_S [recheck] [rungs]; prints the final state.
 
 It imports what it needs late, as `archsearch` does: the worker imports its driver's main module.
 """

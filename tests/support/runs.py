@@ -1,4 +1,4 @@
-"""Runs for tests: a configuration of the default space, a listener that keeps what it hears, and a driver in a process of its own."""
+"""Runs for tests: a configuration of the default space, a recording listener, and a driver in its own process."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ FIXED = ("van_b2", "davit_tiny")
 def make_config(log: Path, *, settings: Mapping[str, Any] | None = None, **changes: Any) -> RunConfig:
     """The default space at 4.5G +- 5 %, evaluated by a stub that writes to `log`."""
     space = load_space("hybrid")
-    told = {
+    conditions = {
         "device": "cpu",
         "dtype": "float32",
         "mode": "eager",
@@ -42,7 +42,7 @@ def make_config(log: Path, *, settings: Mapping[str, Any] | None = None, **chang
         "budget_macs": BUDGET,
         "tolerance": 0.05,
         "settings": {
-            **told,
+            **conditions,
             "proxy": {"recipe": {"steps": 400, "batch_size": 32}},
             "log": str(log),
             **(settings or {}),
@@ -54,15 +54,15 @@ def make_config(log: Path, *, settings: Mapping[str, Any] | None = None, **chang
 
 
 def make_rung_config(log: Path, *, settings: Mapping[str, Any] | None = None, **changes: Any) -> RunConfig:
-    """The same with rungs of 25, 100 and 400 steps."""
+    """`make_config` with rungs of 25, 100 and 400 steps."""
     lower = [{"steps": steps, "source": {"kind": "stub"}, "proxy_id": f"stub@{steps}"} for steps in (25, 100)]
     proxy = {"recipe": {"steps": 400, "batch_size": 32}, "rungs": lower}
     return make_config(log, settings={"proxy": proxy, **(settings or {})}, **{"rungs": (1, 4, 16), **changes})
 
 
 @dataclass
-class Ear:
-    """A listener that keeps what it hears."""
+class RecordingListener:
+    """A listener that keeps every call."""
 
     started: list[Row] = field(default_factory=list)
     events: list[Mapping[str, Any]] = field(default_factory=list)
@@ -111,17 +111,17 @@ def run(
     recheck: bool = False,
     num_seeds: int = 1,
     predictor: Predictor | None = None,
-    ear: Ear | None = None,
-) -> Ear:
+    listener: RecordingListener | None = None,
+) -> RecordingListener:
     """A whole run in this process, its evaluations in a real worker."""
-    ear = ear or Ear()
+    listener = listener or RecordingListener()
     with RunStore.open(folder, config, storage_url) as store:
         worker = ProcessWorker(folder / "worker.log", f"support.stub_evaluators:{evaluator}")
         driver = Driver(
             config,
             store,
             worker,
-            ear,
+            listener,
             fixed=fixed,
             command=["test"],
             recheck=recheck,
@@ -129,11 +129,11 @@ def run(
             predictor=predictor,
         )
         driver.run(trials, timeout)
-    return ear
+    return listener
 
 
 def start(folder: Path, log: Path, trials: int, phase_s: float, *words: str) -> "subprocess.Popen[str]":
-    """The same as a program in a process and a process group of its own, as a shell would start it; `words` are drive.py's."""
+    """A whole run in its own process and process group, as a shell would start it; `words` are drive.py's."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     program = str(ROOT / "tests" / "support" / "drive.py")
     arguments = [sys.executable, program, str(folder), str(log), str(trials), str(phase_s), *words]
@@ -143,7 +143,7 @@ def start(folder: Path, log: Path, trials: int, phase_s: float, *words: str) -> 
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and not merely waiting to be buried."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except (FileNotFoundError, ProcessLookupError):
@@ -151,10 +151,10 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait for something that must come."""
+    """Wait until `condition()` holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"nothing came in {seconds} s"
+        assert time.monotonic() < deadline, f"did not happen within {seconds} s"
         time.sleep(0.01)
 
 

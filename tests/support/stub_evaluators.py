@@ -1,4 +1,4 @@
-"""Evaluations that measure nothing: what the engine's tests and benchmark have evaluated, in a real worker process.
+"""Evaluators that measure nothing, for the tests and the benchmark of the engine; they run in a real worker process.
 
 They write every phase they start and end to a log beside the run, so that a test can count what was measured, and how often.
 """
@@ -19,7 +19,7 @@ Done = dict[str, Document]
 
 
 def arch_id(arch: Document) -> str:
-    """A name for what is written in this document, worked out without the package."""
+    """An id of the architecture, computed without the package."""
     text = json.dumps(
         {key: value for key, value in arch.items() if key != "name"}, sort_keys=True, separators=(",", ":")
     )
@@ -27,7 +27,7 @@ def arch_id(arch: Document) -> str:
 
 
 def written(arch: str) -> str:
-    """The same for the text of trials.parquet: the name under which the log knows that trial."""
+    """The same id, from the JSON text in trials.parquet."""
     return arch_id(json.loads(arch))
 
 
@@ -62,7 +62,7 @@ def measure(phase: str, arch: Document) -> Document:
     if phase == "proxy":
         return {"proxy_score": fraction(arch, "proxy"), "proxy_score_se": 0.01}
     if phase == "free":
-        # One that foretells the score, on a scale of its own, and one that says nothing.
+        # One that predicts the score, on another scale, and one that is noise.
         return {"free_zico": 1000 + 500 * fraction(arch, "proxy"), "free_naswot": 100 * fraction(arch, "free")}
     if phase.startswith("seed@"):
         return {"proxy_score": fraction(arch, "proxy") + 0.02 * (fraction(arch, phase) - 0.5), "proxy_score_se": 0.01}
