@@ -46,7 +46,7 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, nullable=False)
 
 
-# The columns of trials.parquet; docs/results.md says what each of them means. Frozen: columns are only added, at the end.
+# The columns of trials.parquet; docs/results.md has the meaning of each. Frozen: columns are only added, at the end.
 SCHEMA = pa.schema(
     [
         _required("trial", pa.int64()),

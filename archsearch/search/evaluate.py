@@ -1,4 +1,4 @@
-"""The evaluation of one candidate in a worker process: exact count, measured throughput, proxy score; each phase is emitted as soon as it ends."""
+"""The evaluation of one candidate in a worker: exact count, throughput, proxy score; each phase is emitted as soon as it ends."""
 
 import json
 import math

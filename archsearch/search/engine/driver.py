@@ -1,4 +1,4 @@
-"""The driver of a run: proposes candidates, has them evaluated, and stores the results; the only writer of the study and the run's files."""
+"""The driver of a run: proposes candidates, has them evaluated, stores the results; the only writer of the study and the files."""
 
 import contextlib
 import signal
@@ -38,7 +38,7 @@ class Predictor(Protocol):
 
 
 class Driver:
-    """Takes one run from where it stands to `trials` sampled candidates, or to the end of its band. A killed run is continued by the next driver.
+    """Continues one run, new or old, up to a number of sampled candidates or the end of its band. Killed, it leaves a run to continue.
 
     `fixed` are the models measured first, by name: by default the papers of the configuration. With `recheck` the throughput of the
     front is measured again at the end; with `num_seeds` above 1 the front is trained with that many seeds, the first training counted.
@@ -195,7 +195,10 @@ class Driver:
     def _run_job(
         self, row: Row, phases: Sequence[str] | None, done: Mapping[str, dict[str, Any]] | None = None
     ) -> Event | None:
-        """Have `phases` of a trial measured (None: the evaluation's default), and store each as it ends; the job's last event, None after Ctrl-C."""
+        """Have `phases` of a trial measured (None: the evaluator's default) and store each as it ends.
+
+        Returns the last event of the job, or None after Ctrl-C.
+        """
         if self._is_stopped:
             return None
         settings = {**self._config.settings, "seed": self._config.seed}
@@ -225,7 +228,7 @@ class Driver:
 
     @contextlib.contextmanager
     def _deferred_interrupt(self) -> Iterator[None]:
-        """Let the first Ctrl-C only set `_is_stopped`, which is checked between two steps, so that no measurement is lost; a second one raises."""
+        """The first Ctrl-C only sets `_is_stopped`, which is checked between steps, so no measurement is lost; a second one raises."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -41,7 +41,7 @@ def describe(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any]:
 
 @cache
 def _versions() -> dict[str, str]:
-    """Versions of what the figures depend on; cached, since reading them takes milliseconds and the manifest is written after every trial."""
+    """Versions of what the figures depend on; cached, since reading them takes milliseconds, after every trial."""
     libraries = {name: metadata.version(name) for name in _VERSIONS}
     return {"archsearch": __version__, **libraries, "python": platform.python_version()}
 

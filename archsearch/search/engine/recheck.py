@@ -10,7 +10,7 @@ AGAIN_PHASE = "again"
 
 
 def to_remeasure(rows: Sequence[Row], seed: int) -> list[Row]:
-    """Those of `rows` whose throughput was not measured again yet, shuffled: in another order, slow drift affects other trials than the first time."""
+    """The rows not measured again yet, shuffled: in another order a slow drift affects other trials than the first time."""
     left = sorted((row for row in rows if row["throughput_again_img_s"] is None), key=lambda row: int(row["trial"]))
     random.Random(seed).shuffle(left)
     return left

@@ -1,4 +1,4 @@
-"""The database of a run's study: a SQLite file, created in one step and safe against `kill -9`, or a server; and the lock of its one writer."""
+"""The database of a run's study (a SQLite file, safe against `kill -9`, or a server), and the lock of its one writer."""
 
 import contextlib
 import json

@@ -160,7 +160,7 @@ class RunStore:
         return self._start(proposal, None, predicted_img_s)
 
     def _start(self, proposal: Proposal, paper: str | None, predicted_img_s: float | None = None) -> Row:
-        """Store a running trial in one transaction, so that none lacks its architecture; one measured before gets the figures of that trial."""
+        """Store a running trial in one transaction, so that none lacks its architecture; figures measured before are copied."""
         arch, cost = proposal.arch, proposal.arch.cost()
         known = self._find_reusable(arch.arch_id, is_fixed=paper is not None)
         candidate = {
@@ -269,7 +269,7 @@ class RunStore:
 
 
 def _make_features(config: RunConfig) -> Callable[[Arch], Mapping[str, float]] | None:
-    """The function that gives the sampler the training-free scores of its best candidates, equal to those of their trials; None in a run without."""
+    """Gives the sampler the training-free scores of an architecture, as its trial would; None in a run without them."""
     if not config.settings.get("training_free"):
         return None
 
