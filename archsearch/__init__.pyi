@@ -1,7 +1,7 @@
 from .blocks.cost import Cost
 from .errors import ArchsearchError, RunError, UserError
-from .models.build import build
 from .models.checkpoints import CheckpointWarning, load_official, read_checkpoint, save_official
+from .models.network import build
 from .samplers.known_cost import KnownCostSampler
 from .search.load import Run, load_run
 from .space.arch import Arch

@@ -127,7 +127,7 @@ def test_the_block_of_ones_own_is_priced_exactly(tmp_path: Path) -> None:
     program = code_blocks("blocks", "python")[0] + (
         "\nimport tomllib, torch\n"
         "from archsearch.space.space import Space\n"
-        "from archsearch.models.build import build\n"
+        "from archsearch.models.network import build\n"
         "from archsearch.models.count import count_flop_counter, count_fvcore\n"
         "text = \"image_size = 64\\nstem = { kind = 'patch', patch = { kernel = 4 } }\\n\"\n"
         "text += \"[[stages]]\\nwidth = 32\\ndepth = 2\\nblock = 'pooling'\\nmlp_ratio = 2\"\n"

@@ -17,7 +17,7 @@ def test_readme_is_short_and_has_the_two_commands() -> None:
 
 
 def test_the_space_has_twelve_lines_and_gives_networks() -> None:
-    from archsearch.space.space import Space
+    from archsearch.space import Space
 
     text = code_blocks("README", "toml")[0]
     assert len(text.strip().splitlines()) == 12

@@ -1,5 +1,20 @@
-"""The block families; importing this package fills the registry."""
+"""Layers that price and build themselves: the base, its registry, ten block families; importing this package fills the registry."""
 
+from archsearch.blocks.base import (
+    Block,
+    Layer,
+    LayerError,
+    Role,
+    Scalar,
+    Shape,
+    choice,
+    field_scale,
+    layer_type,
+    own_choices,
+    register,
+    registered_layers,
+)
+from archsearch.blocks.cost import Cost
 from archsearch.blocks.crossformer import CrossScaleDownsample, CrossScaleStem, LongDistanceBlock, ShortDistanceBlock
 from archsearch.blocks.davit import ChannelBlock, WindowBlock
 from archsearch.blocks.head import PoolHead, TokenHead
@@ -14,7 +29,9 @@ from archsearch.blocks.twins import GlobalBlock, LocalBlock, PegLayer
 from archsearch.blocks.van import LargeKernel, OverlappingDownsample, OverlappingStem, StageNorm
 
 __all__ = [
+    "Block",
     "ChannelBlock",
+    "Cost",
     "CrossScaleDownsample",
     "CrossScaleStem",
     "DeformableDownsample",
@@ -22,6 +39,8 @@ __all__ = [
     "GlobalBlock",
     "HiLoBlock",
     "LargeKernel",
+    "Layer",
+    "LayerError",
     "LearnedPositions",
     "LocalBlock",
     "LongDistanceBlock",
@@ -38,10 +57,19 @@ __all__ = [
     "PegLayer",
     "PoolHead",
     "RegularWindowBlock",
+    "Role",
+    "Scalar",
+    "Shape",
     "ShiftedWindowBlock",
     "ShortDistanceBlock",
     "SpatialReductionBlock",
     "StageNorm",
     "TokenHead",
     "WindowBlock",
+    "choice",
+    "field_scale",
+    "layer_type",
+    "own_choices",
+    "register",
+    "registered_layers",
 ]

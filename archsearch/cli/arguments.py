@@ -10,7 +10,7 @@ from archsearch.results import MANIFEST_FILE, latest_run, read_trials
 from archsearch.units import format_names
 
 if TYPE_CHECKING:  # loads torch, which `archsearch report` does without
-    from archsearch.space.arch import Arch
+    from archsearch.space import Arch
 
 
 def resolve_arch(text: str, results_root: Path) -> "Arch":
@@ -18,7 +18,7 @@ def resolve_arch(text: str, results_root: Path) -> "Arch":
 
     TRIAL is a trial's number or the first digits of an arch_id. Raises UserError saying what was not found and what there is.
     """
-    from archsearch.space.space import load_space
+    from archsearch.space import load_space
 
     if text == "-":
         return _from_stdin()
@@ -43,7 +43,7 @@ def resolve_run(text: str | None, results_root: Path) -> Path:
 
 def _from_stdin() -> "Arch":
     """An architecture as `Arch.to_dict()` gives it, or one object of `archsearch sample --json`."""
-    from archsearch.space.arch import Arch
+    from archsearch.space import Arch
 
     try:
         document = json.load(sys.stdin)
@@ -61,7 +61,7 @@ def _from_stdin() -> "Arch":
 
 def _from_run(folder: Path, trial: str) -> "Arch":
     """The architecture of one row of a run."""
-    from archsearch.space.arch import Arch
+    from archsearch.space import Arch
 
     rows = read_trials(folder)[["trial", "arch_id", "arch"]].to_dict("records")
     found = [row for row in rows if str(row["trial"]) == trial]

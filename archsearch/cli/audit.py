@@ -92,10 +92,9 @@ def audit(
         )
     from archsearch.cli.arguments import resolve_run
     from archsearch.cli.progress import progress_display
-    from archsearch.proxy.audit.audit import AuditRequest
+    from archsearch.proxy import AuditRequest
     from archsearch.proxy.audit.audit import audit as carry_out
-    from archsearch.report.audit import audit_parts
-    from archsearch.report.tables import make_console, show, to_json
+    from archsearch.report import audit_parts, make_console, show, to_json
     from archsearch.system import command_line
 
     is_proxy = asked["proxy"] or asked["data"]

@@ -87,9 +87,9 @@ def bench(
     from archsearch.cli.arguments import resolve_arch
     from archsearch.cli.progress import status_display
     from archsearch.device import use_cpu
-    from archsearch.report.bench import bench_parts, interrupted_sentence
-    from archsearch.report.tables import make_console, show, to_json
-    from archsearch.throughput.bench import bench_document, bench_task
+    from archsearch.report import bench_parts, make_console, show, to_json
+    from archsearch.report.bench import interrupted_sentence
+    from archsearch.throughput import bench_document, bench_task
 
     use_cpu(threads, cpus)
     found = {text: resolve_arch(text, RESULTS) for text in archs}

@@ -76,10 +76,9 @@ def calibrate(
     if space and space_option:
         raise click.UsageError(f"two spaces were named, {space} and --space {space_option}; name one")
     from archsearch.cli.progress import progress_display
-    from archsearch.report.calibration import calibration_document, calibration_parts
-    from archsearch.report.tables import make_console, show, to_json
+    from archsearch.report import calibration_document, calibration_parts, make_console, show, to_json
     from archsearch.system import command_line
-    from archsearch.throughput.calibration.calibrate import CalibrateRequest, calibration_plan
+    from archsearch.throughput import CalibrateRequest, calibration_plan
     from archsearch.throughput.calibration.calibrate import calibrate as carry_out
 
     request = CalibrateRequest(space=space or space_option or "hybrid", **options)

@@ -70,14 +70,9 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
     ImageNet's validation set gives the published figure.
     """
     from archsearch.cli.progress import progress_display
-    from archsearch.models.validation.checkpoint import (
-        check_complete,
-        evaluate_document,
-        evaluate_task,
-        interrupted_sentence,
-    )
-    from archsearch.report.tables import make_console, show, to_json
-    from archsearch.report.validation import evaluate_parts
+    from archsearch.models import check_complete, evaluate_document, evaluate_task
+    from archsearch.models.validation.checkpoint import interrupted_sentence
+    from archsearch.report import evaluate_parts, make_console, show, to_json
 
     task = evaluate_task(name, checkpoint, data, **options)
     with progress_display(make_console(stderr=True)) as display:

@@ -15,8 +15,7 @@ the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
 @json_option
 def blocks(as_json: bool) -> None:
     """List the layers a space can name, with their choices."""
-    from archsearch.report import tables
-    from archsearch.report.layers import LAYERS_NOTE, layer_list, layer_tables
+    from archsearch.report import LAYERS_NOTE, layer_list, layer_tables, tables
 
     if as_json:
         click.echo(tables.to_json(layer_list()))
@@ -30,8 +29,7 @@ def blocks(as_json: bool) -> None:
 def cost(arch: str, as_json: bool) -> None:
     """Exact MACs and parameters of an architecture, layer by layer."""
     from archsearch.cli.arguments import resolve_arch
-    from archsearch.report import tables
-    from archsearch.report.cost import cost_document, cost_sentence, cost_table
+    from archsearch.report import cost_document, cost_sentence, cost_table, tables
 
     found = resolve_arch(arch, RESULTS)
     if as_json:
@@ -72,8 +70,7 @@ def sample(number: int, seed: int, as_json: bool, **options: Any) -> None:
 
     Draws are uniform over the distinct architectures, with replacement. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
     """
-    from archsearch.report import tables
-    from archsearch.report.space import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table
+    from archsearch.report import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table, tables
 
     query = SpaceQuery(**options)
     inside, archs = sample_archs(query, number, seed)
@@ -95,8 +92,7 @@ def space(as_json: bool, **options: Any) -> None:
 
     Prints the ends of its range, the share of every block and the open parameters. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
     """
-    from archsearch.report import tables
-    from archsearch.report.space import SpaceQuery, space_document, space_parts
+    from archsearch.report import SpaceQuery, space_document, space_parts, tables
 
     query = SpaceQuery(**options)
     document = space_document(query)
@@ -109,9 +105,9 @@ def space(as_json: bool, **options: Any) -> None:
 def _recount() -> dict[str, dict[str, Any]]:
     """Every shipped model counted by fvcore, with a bar on a terminal."""
     from archsearch.cli.progress import progress_display
-    from archsearch.models.count import recount_all
+    from archsearch.models import recount_all
     from archsearch.report import tables
-    from archsearch.space.shipped import paper_names
+    from archsearch.space import paper_names
 
     with progress_display(tables.make_console(stderr=True)) as display:
         return recount_all(paper_names(), display.progress)
@@ -130,8 +126,7 @@ def papers(is_check: bool, as_json: bool) -> None:
     import time
 
     from archsearch.errors import RunError
-    from archsearch.report import tables
-    from archsearch.report.papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
+    from archsearch.report import PAPERS_NOTE, check_sentence, paper_list, paper_table, tables
 
     start = time.monotonic()
     checks = _recount() if is_check else None
@@ -155,9 +150,8 @@ def proxies(name: str | None, as_json: bool) -> None:
 
     NAME is one of them, or a file of your own to be checked.  [default: list all]
     """
-    from archsearch.proxy.profiles import load_profile, profile_text
-    from archsearch.report import tables
-    from archsearch.report.proxies import PROXIES_NOTE, profile_document, profile_list, profile_table
+    from archsearch.proxy import load_profile, profile_text
+    from archsearch.report import PROXIES_NOTE, profile_document, profile_list, profile_table, tables
 
     if name is not None:
         profile = load_profile(name)

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from archsearch.results import Row
-from archsearch.search.engine.listener import Listener, State, Tally
+from archsearch.search import Listener, State, Tally
 from archsearch.units import format_count, format_seconds
 
 _PHASES = {

@@ -93,7 +93,7 @@ def prepare(
     from archsearch.data.prepare import PrepareRequest
     from archsearch.data.prepare import check as check_folder
     from archsearch.data.prepare import prepare as carry_out
-    from archsearch.report.tables import make_console
+    from archsearch.report import make_console
     from archsearch.system import command_line
 
     if check is not None:

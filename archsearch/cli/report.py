@@ -18,9 +18,7 @@ def report(run: str | None, as_json: bool, as_csv: bool) -> None:
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
     from archsearch.cli.arguments import resolve_run
-    from archsearch.report import tables
-    from archsearch.report.run import build_report, to_csv
-    from archsearch.report.run_tables import report_parts
+    from archsearch.report import build_report, report_parts, tables, to_csv
     from archsearch.results import read_rows
 
     folder = resolve_run(run, RESULTS)

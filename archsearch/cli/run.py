@@ -148,8 +148,9 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from archsearch.cli.live import watching
     from archsearch.cli.progress import progress_display
-    from archsearch.report.tables import make_console
-    from archsearch.search.run import carry_out, configure, interrupted_sentence
+    from archsearch.report import make_console
+    from archsearch.search import carry_out, configure
+    from archsearch.search.run import interrupted_sentence
 
     request = _request(options)
     console = make_console(stderr=True)
@@ -170,7 +171,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 def _request(options: dict[str, Any]) -> Any:
     """The request of these options. Raises UserError for an unknown objective, and for bad rungs."""
     from archsearch.results import check_objectives
-    from archsearch.search.run import RunRequest
+    from archsearch.search import RunRequest
 
     objectives = tuple(name.strip() for name in options.pop("objectives").split(","))
     check_objectives(objectives)
@@ -187,7 +188,7 @@ def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
 
     Raises UserError for anything else, and for both options at once.
     """
-    from archsearch.proxy.training.recipe import check_rungs
+    from archsearch.proxy import check_rungs
 
     if text is not None and is_off:
         raise UserError(f"--rungs: got {text!r} together with --no-rungs; leave one of them out")
@@ -203,9 +204,7 @@ def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
 
 def _show_front(folder: Path) -> None:
     """The front, what the score is, and the next command."""
-    from archsearch.report import tables
-    from archsearch.report.run import build_report
-    from archsearch.report.run_tables import summary_parts
+    from archsearch.report import build_report, summary_parts, tables
     from archsearch.system import command_line
 
     tables.show(

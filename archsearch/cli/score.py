@@ -25,8 +25,7 @@ def score(archs: tuple[str, ...], batch_size: int, device: str, threads: int | N
     """Training-free scores of architectures; no accuracy."""
     from archsearch.cli.arguments import resolve_arch
     from archsearch.device import pick_device, use_cpu
-    from archsearch.report import tables
-    from archsearch.report.proxies import FREE_NOTE, score_list, score_table
+    from archsearch.report import FREE_NOTE, score_list, score_table, tables
 
     use_cpu(threads)
     found = {text: resolve_arch(text, RESULTS) for text in archs}

@@ -22,9 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch.device import usable_cores
 from archsearch.errors import RunError
-from archsearch.models.build import build_without_weights
-from archsearch.space.arch import ImageSize
-from archsearch.space.papers import paper
+from archsearch.models.network import build_without_weights
+from archsearch.space import ImageSize, paper
 from archsearch.system import Progress, ignore, without_interrupts
 
 # Each process that counts takes up to 2.3 GiB, for the largest model (van_b6).

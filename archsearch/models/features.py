@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archsearch.blocks.base import Block, Layer, Shape
+from archsearch.blocks import Block, Layer, Shape
 from archsearch.blocks.common import ChannelNorm, to_map, to_tokens
 from archsearch.blocks.positions import from_windows, window_grid
 from archsearch.errors import UserError
-from archsearch.space.arch import Arch, ImageSize, Placed
+from archsearch.space import Arch, ImageSize, Placed
 
 # Where tokens pass from stage to stage (MSG-Transformer's messengers) a map carries the stream that it was cut from as an attribute of this name, since
 # the code that runs the stages passes on the map alone. The attribute is on the tensor, not in state that the stages share, so that copies, threads and

@@ -14,9 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from archsearch.data.load import EMBEDDED
+from archsearch.data import EMBEDDED
 from archsearch.errors import UserError, did_you_mean
-from archsearch.proxy.shrink import Scale
+from archsearch.proxy.scale import Scale
 from archsearch.proxy.training.recipe import Recipe
 
 # What a profile may name as its data beside the embedded ones: those of --data.

@@ -6,12 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from archsearch.data.dataset import ProxyData
-from archsearch.data.load import EMBEDDED, DataRequest, load_data
-from archsearch.data.prepared import is_prepared
+from archsearch.data import EMBEDDED, DataRequest, ProxyData, is_prepared, load_data
 from archsearch.errors import UserError
 from archsearch.proxy.profiles import Profile, load_profile, recipe_marks
-from archsearch.proxy.shrink import Scale
+from archsearch.proxy.scale import Scale
 from archsearch.proxy.training.recipe import Recipe, rung_steps
 from archsearch.system import Progress, Say, ignore
 

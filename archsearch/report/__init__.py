@@ -1,1 +1,5 @@
-"""."""
+"""What commands show: documents of plain values, and the tables made from them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

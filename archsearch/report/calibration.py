@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from archsearch.report.tables import Document, conditions_line, make_table, titled
-from archsearch.throughput.calibration.calibration import TRUSTED_TAU, Calibration
-from archsearch.throughput.calibration.interpolation import left_out_errors
+from archsearch.throughput import TRUSTED_TAU, Calibration, left_out_errors
 from archsearch.units import format_count, format_seconds
 
 _GROUPS = {"held_out": "hybrids held out", "paper": "papers' models"}

@@ -6,11 +6,9 @@ from typing import Any
 
 from rich.console import Group
 
-from archsearch.blocks.base import Layer, Shape
-from archsearch.blocks.cost import Cost
+from archsearch.blocks import Cost, Layer, Shape
 from archsearch.report.tables import make_table, titled
-from archsearch.space.arch import Arch, Placed
-from archsearch.space.grammar import format_value
+from archsearch.space import Arch, Placed, format_value
 from archsearch.units import format_count
 
 _WIDE = 110  # columns of a terminal that has room for every layer's fields

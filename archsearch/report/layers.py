@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Group
 
-from archsearch.blocks.base import Layer, Role, registered_layers
+from archsearch.blocks import Layer, Role, registered_layers
 from archsearch.report.tables import make_table, titled
-from archsearch.space.grammar import format_value
+from archsearch.space import format_value
 
 _ROLES: dict[Role, str] = {
     "block": "Blocks",

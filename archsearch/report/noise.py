@@ -7,7 +7,7 @@ from typing import Any
 
 from archsearch.metrics import TIE_SE
 from archsearch.results import OBJECTIVES, Row
-from archsearch.throughput.protocol import Protocol
+from archsearch.throughput import Protocol
 
 _SPEED = frozenset({"throughput_img_s", "latency_ms"})
 

@@ -6,8 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from archsearch.report.tables import Document, make_table, signed_percent, text
-from archsearch.space.papers import paper_space
-from archsearch.space.shipped import paper_names
+from archsearch.space import paper_names, paper_space
 from archsearch.units import format_count
 
 PAPERS_NOTE = """MACs are multiply-adds, attention products and norms included; published FLOPs often leave some of these out (the paper's file says which).

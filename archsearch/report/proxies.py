@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Group
 
-from archsearch.proxy.profiles import Profile, load_profile, profile_names
+from archsearch.proxy import Profile, load_profile, profile_names
 from archsearch.proxy.training_free import SCORES, aggregate, scores
 from archsearch.report.tables import Document, make_table, text, titled
-from archsearch.space.arch import Arch
+from archsearch.space import Arch
 from archsearch.units import format_count
 
 PROXIES_NOTE = (

@@ -9,7 +9,7 @@ from typing import Any
 from archsearch.metrics import kendall_tau
 from archsearch.report.tables import Document
 from archsearch.results import Row, timed_front
-from archsearch.throughput.protocol import Protocol
+from archsearch.throughput import Protocol
 
 
 def again_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document | None:

@@ -11,8 +11,7 @@ import numpy as np
 
 from archsearch.errors import UserError
 from archsearch.metrics import TIE_SE, domination_matrix, hypervolume
-from archsearch.proxy.audit.store import read_audit
-from archsearch.proxy.training.recipe import is_starved
+from archsearch.proxy import is_starved, read_audit
 from archsearch.report.noise import Noise, unresolved
 from archsearch.report.repeatability import again_document, predicted_document
 from archsearch.report.tables import Document
@@ -28,7 +27,7 @@ from archsearch.results import (
     read_manifest,
     read_rows,
 )
-from archsearch.space.shipped import paper_table
+from archsearch.space import paper_table
 
 HYPERVOLUME_REFERENCE = 1.1
 HYPERVOLUME_SCALE = (

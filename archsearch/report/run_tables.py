@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 
-from archsearch.proxy.training.recipe import STARVED_UNDER
+from archsearch.proxy import STARVED_UNDER
 from archsearch.report.repeatability import again_sentence, calibration_sentence, is_changed, predicted_sentence
 from archsearch.report.tables import Document, conditions_line, make_table, memory_text, text, titled
 from archsearch.system import command_line
-from archsearch.throughput.protocol import Protocol
+from archsearch.throughput import Protocol
 from archsearch.units import format_count, format_names, format_seconds
 
 _NAMES_SHOWN = 6

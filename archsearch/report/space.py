@@ -8,12 +8,9 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from archsearch.blocks.base import Scalar
+from archsearch.blocks import Scalar
 from archsearch.report.tables import Document, make_table, titled
-from archsearch.space.arch import Arch
-from archsearch.space.budget import Band, InBand, extremes
-from archsearch.space.grammar import format_value
-from archsearch.space.space import Space, load_space
+from archsearch.space import Arch, Band, InBand, Space, extremes, format_value, load_space
 from archsearch.units import format_count
 
 _PLAIN_COUNTS = 10**6  # up to here a number is shown whole

@@ -2,7 +2,7 @@
 
 from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
 from archsearch.samplers.known_cost import KnownCostSampler
-from archsearch.samplers.make import SAMPLERS, make_sampler
+from archsearch.samplers.make import SAMPLERS, PredictThroughput, check_sampler, make_sampler
 from archsearch.samplers.observations import CURVE, MEASURED
 from archsearch.samplers.pool import Pool, TablePool
 from archsearch.samplers.rerank import FEATURES
@@ -17,9 +17,11 @@ __all__ = [
     "InBandSampler",
     "KnownCostSampler",
     "Pool",
+    "PredictThroughput",
     "Proposal",
     "TablePool",
     "always_asked",
+    "check_sampler",
     "make_sampler",
     "params_in_space",
 ]

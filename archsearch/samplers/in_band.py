@@ -12,12 +12,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from archsearch.blocks.base import Scalar
+from archsearch.blocks import Scalar
 from archsearch.errors import UserError
 from archsearch.samplers.base import ProposingSampler
-from archsearch.space.arch import Arch
-from archsearch.space.budget import Band, Params, cached_in_band, draw, mutate, repair
-from archsearch.space.space import Space
+from archsearch.space import Arch, Band, Params, Space, cached_in_band, draw, mutate, repair
 
 _STEPS = 18
 # In a band of N architectures N (log N + _SURE) draws miss a given one with a probability of exp(-_SURE) / N: then the band is taken to be used up. A band

@@ -10,9 +10,7 @@ from archsearch.samplers.in_band import InBandSampler, Proposal
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.optuna_samplers import BASES
 from archsearch.samplers.space_pool import DESCRIBED, SpacePool, known_costs
-from archsearch.space.arch import Arch
-from archsearch.space.budget import Band
-from archsearch.space.space import Space
+from archsearch.space import Arch, Band, Space
 
 KNOWN_COST = "known-cost"
 SAMPLERS = (KNOWN_COST, *BASES)

@@ -7,11 +7,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from archsearch.blocks.cost import Cost
+from archsearch.blocks import Cost
 from archsearch.samplers.pool import items_key
-from archsearch.space.arch import Arch
-from archsearch.space.budget import Band, Params, draw, mutate, propose
-from archsearch.space.space import Space
+from archsearch.space import Arch, Band, Params, Space, draw, mutate, propose
 
 # The user attribute of a fixed trial with its `params_in_space`.
 DESCRIBED = "described"

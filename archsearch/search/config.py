@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from archsearch.proxy.task import ProxyTask
-from archsearch.proxy.training.recipe import check_rungs
+from archsearch.proxy import ProxyTask, check_rungs
 from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, check_objectives
 from archsearch.search.rungs import Rung, rungs_of
-from archsearch.space.budget import Band
-from archsearch.space.space import Space
-from archsearch.throughput.measurement import Measurement
+from archsearch.space import Band, Space
+from archsearch.throughput import Measurement
 
 SPACE_FILE = "space.toml"  # a run's copy of its space
 

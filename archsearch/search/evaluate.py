@@ -11,21 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from archsearch.data.dataset import ProxyData
+from archsearch.data import ProxyData
 from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
-from archsearch.models.build import build
-from archsearch.models.count import count_fvcore
-from archsearch.proxy.shrink import shrink
-from archsearch.proxy.task import ProxyTask, load_images
-from archsearch.proxy.training.train import ProxyScore, Training, TrainingProgress, start_training
+from archsearch.models import build, count_fvcore
+from archsearch.proxy import ProxyScore, ProxyTask, Training, TrainingProgress, load_images, shrink, start_training
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.engine.workers.base import Emit
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
-from archsearch.space.arch import Arch
-from archsearch.space.papers import REFERENCE, reference_arch
-from archsearch.throughput.measure import measure
-from archsearch.throughput.measurement import Measurement
+from archsearch.space import REFERENCE, Arch, reference_arch
+from archsearch.throughput import Measurement, measure
 from archsearch.version import __version__
 
 PHASES = ("count", "throughput", "proxy")

@@ -10,10 +10,10 @@ import pandas as pd
 from torch import nn
 
 from archsearch.errors import UserError
-from archsearch.models.build import build
+from archsearch.models import build
 from archsearch.results import RUN_FRONT, read_front, read_manifest, read_trials
 from archsearch.search.config import SPACE_FILE, RunConfig
-from archsearch.space.arch import Arch
+from archsearch.space import Arch
 
 _FRONT_COLUMNS = ("trial", "paper", "proxy_score", "throughput_img_s", "params", "macs", "architecture")
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from archsearch.errors import UserError
-from archsearch.proxy.profiles import Profile
-from archsearch.proxy.task import ProxyTask, choose_profile
+from archsearch.proxy import Profile, ProxyTask, choose_profile
 from archsearch.results import MANIFEST_FILE, Row, is_timed
-from archsearch.samplers.make import check_sampler
+from archsearch.samplers import check_sampler
 from archsearch.search.config import RunConfig, make_settings
 from archsearch.search.engine.driver import Driver
 from archsearch.search.engine.listener import Listener, State
@@ -22,12 +21,9 @@ from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
 from archsearch.search.study.store import RunStore
-from archsearch.space.budget import Band, draw
-from archsearch.space.papers import choose_papers, paper
-from archsearch.space.space import Space, load_space
+from archsearch.space import Band, Space, choose_papers, draw, load_space, paper
 from archsearch.system import Progress, Say, command_line, ignore
-from archsearch.throughput.calibration.predictor import find_predictor
-from archsearch.throughput.measurement import Measurement
+from archsearch.throughput import Measurement, find_predictor
 from archsearch.units import format_count, format_names
 
 _ID_DIGITS = 6

@@ -8,9 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import archsearch.blocks  # noqa: F401  # fills the registry
-from archsearch.blocks.base import Block, Layer, LayerError, Scalar, Shape
-from archsearch.blocks.cost import Cost
-from archsearch.blocks.positions import PatchesLayer
+from archsearch.blocks import Block, Cost, Layer, LayerError, PatchesLayer, Scalar, Shape
 from archsearch.errors import UserError
 from archsearch.space.grammar import Document, parse
 from archsearch.space.plan import LayerPlan, Plan, StagePlan

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from archsearch.blocks.base import Layer, Role, Scalar, Shape, layer_type, own_choices, registered_layers
+from archsearch.blocks import Layer, Role, Scalar, Shape, layer_type, own_choices, registered_layers
 from archsearch.errors import UserError, did_you_mean
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan, valid_layer, valid_stage
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from archsearch.blocks.base import Block, Layer, LayerError, Scalar, Shape, field_scale, own_choices
+from archsearch.blocks import Block, Layer, LayerError, Scalar, Shape, field_scale, own_choices
 from archsearch.errors import UserError
 
 Choices = tuple[Scalar, ...]

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from archsearch.blocks.base import Scalar
+from archsearch.blocks import Scalar
 from archsearch.errors import UserError, did_you_mean
 from archsearch.space.arch import Arch, Pick, assemble, html_table
 from archsearch.space.grammar import Document, format_value, parse

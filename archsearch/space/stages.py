@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from archsearch.blocks.base import Block, Layer, Scalar, Shape
+from archsearch.blocks import Block, Layer, Scalar, Shape
 
 _ANY_MAP = Shape(1, 1, 1)
 

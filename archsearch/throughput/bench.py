@@ -12,14 +12,13 @@ from torch import nn
 
 from archsearch.device import conditions, device_lock
 from archsearch.errors import RunError, UserError
-from archsearch.models.build import build
-from archsearch.space.arch import Arch
-from archsearch.space.papers import reference_arch
+from archsearch.models import build
+from archsearch.space import Arch, reference_arch
 from archsearch.system import Say, ignore
-from archsearch.throughput.measure import InfeasibleError, measure
 from archsearch.throughput.measurement import Measurement
 from archsearch.throughput.protocol import Protocol
 from archsearch.throughput.telemetry import missing_telemetry
+from archsearch.throughput.throughput import InfeasibleError, measure
 
 SWEEP_ALL = "max"
 # Largest batch size of `--sweep max`; on CUDA memory usually ends the sweep earlier.

@@ -29,8 +29,8 @@ from torch import nn
 
 from archsearch import paper
 from archsearch.blocks.van import DilatedDepthwise
-from archsearch.report.tables import make_console, make_table, show
-from archsearch.space.papers import choose_papers
+from archsearch.report import make_console, make_table, show
+from archsearch.space import choose_papers
 
 TASK_DTYPES = {"forward": DTYPES, "train": ("float32", "amp_bfloat16")}
 SIZES = {"forward": (224, 4), "train": (112, 16)}

@@ -19,11 +19,11 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
 from archsearch import load_space
-from archsearch.report.tables import make_console, make_table, show
+from archsearch.report import make_console, make_table, show
 from archsearch.samplers import KnownCostSampler
 from archsearch.samplers.pool import Params
 from archsearch.samplers.space_pool import SpacePool
-from archsearch.space.budget import Band
+from archsearch.space import Band
 
 NAME = "ask_time"
 BUDGET = 4_500_000_000

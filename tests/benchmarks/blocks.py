@@ -21,11 +21,9 @@ from roofline import PROBE, SMOKE_GEMMS, MovedBytes, Peaks, gemm_gflop_s
 from torch import Tensor, nn
 
 from archsearch import paper
-from archsearch.blocks.base import Layer, Role, registered_layers
-from archsearch.report.tables import make_console, make_table, show
-from archsearch.space.arch import Placed
-from archsearch.space.papers import choose_papers
-from archsearch.space.space import load_space
+from archsearch.blocks import Layer, Role, registered_layers
+from archsearch.report import make_console, make_table, show
+from archsearch.space import Placed, choose_papers, load_space
 
 ROLES: tuple[Role, ...] = ("stem", "downsample", "block")
 PASSES = ("forward", "forward+backward")

@@ -5,6 +5,8 @@
 A stub evaluates in a real worker process, in no time; the default space, real SQLite, and all files written each trial.
 """
 
+# ruff: noqa: E402  # the checkout comes first in the path, not an installed package
+
 import argparse
 import statistics
 import sys
@@ -16,13 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from archsearch.results import Row  # noqa: E402  # after the path is set
-from archsearch.search.config import RunConfig  # noqa: E402  # the checkout, not an installed package
-from archsearch.search.engine.driver import Driver  # noqa: E402  # after the path is set
-from archsearch.search.engine.listener import Tally  # noqa: E402  # after the path is set
-from archsearch.search.engine.workers.process import ProcessWorker  # noqa: E402  # after the path is set
-from archsearch.search.study.store import RunStore  # noqa: E402  # after the path is set
-from archsearch.space.space import load_space  # noqa: E402  # after the path is set
+from archsearch.results import Row
+from archsearch.search import Driver, ProcessWorker, RunConfig, RunStore, Tally
+from archsearch.space import load_space
 
 PAPERS = ("davit_tiny", "twins_svt_small", "van_b2")
 

@@ -23,13 +23,9 @@ import torch
 
 from archsearch import build, load_space
 from archsearch.device import conditions, use_cpu
-from archsearch.proxy.profiles import load_profile
-from archsearch.proxy.shrink import shrink
-from archsearch.proxy.task import ProxyTask
-from archsearch.proxy.training.train import Training
-from archsearch.space.arch import Arch
-from archsearch.throughput.measure import measure
-from archsearch.throughput.protocol import Protocol
+from archsearch.proxy import ProxyTask, Training, load_profile, shrink
+from archsearch.space import Arch
+from archsearch.throughput import Protocol, measure
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPACE, TABLE = DATA / "hybrid_table.toml", DATA / "hybrid_table.parquet"

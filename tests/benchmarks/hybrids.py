@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from archsearch.metrics import domination_matrix, hypervolume
-from archsearch.search.early_stopping import Curve, RungScore
+from archsearch.search import Curve, RungScore
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "hybrid_table.parquet"
 _FIGURES = (

@@ -11,9 +11,7 @@ import numpy as np
 import torch
 
 from archsearch import build, paper
-from archsearch.proxy.shrink import shrink
-from archsearch.proxy.task import ProxyTask, choose_profile
-from archsearch.proxy.training.train import train_and_score
+from archsearch.proxy import ProxyTask, choose_profile, shrink, train_and_score
 
 ANCHORS = ("davit_tiny", "van_b2", "litv2_s")
 RATES = (1e-3, 2e-3, 4e-3)

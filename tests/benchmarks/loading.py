@@ -20,14 +20,10 @@ import torch
 from clock import CPU, Row, Spread, arguments, write
 
 from archsearch import build, paper
-from archsearch.data.dataset import ProxyData
-from archsearch.proxy.profiles import load_profile
-from archsearch.proxy.shrink import Scale, shrink
-from archsearch.proxy.training.batches import Loader
-from archsearch.proxy.training.recipe import Recipe
-from archsearch.proxy.training.train import train_and_score
-from archsearch.report.tables import make_console, make_table, show
-from archsearch.space.papers import choose_papers
+from archsearch.data import ProxyData
+from archsearch.proxy import Loader, Recipe, Scale, load_profile, shrink, train_and_score
+from archsearch.report import make_console, make_table, show
+from archsearch.space import choose_papers
 
 NAME = "loading"
 STORED, NUM_VAL, NUM_CLASSES = 144, 32, 10

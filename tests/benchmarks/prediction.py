@@ -20,16 +20,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from archsearch.space.arch import Arch
-from archsearch.space.budget import draw
-from archsearch.space.papers import paper
-from archsearch.space.space import load_space
-from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
+from archsearch.space import Arch, draw, load_space, paper
+from archsearch.throughput import (
+    Calibration,
+    CalibrationKey,
+    CalibrationPlan,
+    Measurement,
+    fit_calibration,
+    load_calibration,
+)
 from archsearch.throughput.calibration.collect import site_json
-from archsearch.throughput.calibration.file import FOLDER, SCHEMA, load_calibration, read_rows
-from archsearch.throughput.calibration.key import CalibrationKey
-from archsearch.throughput.calibration.plan import CalibrationPlan
-from archsearch.throughput.measurement import Measurement
+from archsearch.throughput.calibration.file import FOLDER, SCHEMA, read_rows
 
 BUDGET, TOLERANCE = 4_500_000_000, 0.05
 SETTINGS = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 224}

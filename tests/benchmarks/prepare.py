@@ -32,11 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # beside the tests
 
 from support.image_forms import FORMS, read_folder
 
+from archsearch.data import Policy, Preparation, Prepared, open_source
 from archsearch.data.decode import load_square
-from archsearch.data.preparation import Preparation, prepare
-from archsearch.data.prepared import IMAGES, Prepared, hash_file
-from archsearch.data.sources.detect import open_source
-from archsearch.data.subset import Policy
+from archsearch.data.preparation import prepare
+from archsearch.data.prepared import IMAGES, hash_file
 
 _COPIES = ("tars", "parquet", "webdataset")
 _BLOCK = 64  # images in one timing

@@ -22,13 +22,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from archsearch import build, paper
-from archsearch.data.dataset import ProxyData
-from archsearch.data.load import DataRequest, load_data
-from archsearch.proxy.profiles import load_profile
-from archsearch.proxy.shrink import shrink
-from archsearch.proxy.training.recipe import Recipe
-from archsearch.proxy.training.train import Training
-from archsearch.report.tables import make_console, make_table, show
+from archsearch.data import DataRequest, ProxyData, load_data
+from archsearch.proxy import Recipe, Training, load_profile, shrink
+from archsearch.report import make_console, make_table, show
 
 NAME = "proxy_loop"
 LOOPS = ("proxy", "plain, JPEGs", "plain, JPEGs, 1 worker", "plain, squares")

@@ -19,7 +19,7 @@ import numpy as np
 from clock import RESULTS, write
 
 from archsearch.metrics import domination_matrix, hypervolume
-from archsearch.report.tables import make_console, make_table, show
+from archsearch.report import make_console, make_table, show
 from archsearch.results import read_manifest, read_rows
 
 SPACE = Path(__file__).with_name("real_space.toml")

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/repeatability.py [--pause 5] [--load]
 
-Each time in a fresh process, by `archsearch.throughput.measure` between two timings of the reference, as in a run. `--load` has
+Each time in a fresh process, by `archsearch.throughput.throughput` between two timings of the reference, as in a run. `--load` has
 another process multiply matrices on one core during the second time. Prints the change of each ratio to the reference, the
 median of their sizes, and Kendall's tau between the two orders.
 """
@@ -24,10 +24,9 @@ from clock import CPU, Row, arguments, fresh_process, quiet_device, write
 from archsearch import build, paper
 from archsearch.device import use_cpu
 from archsearch.metrics import kendall_tau
-from archsearch.report.tables import make_console, make_table, show
-from archsearch.space.papers import choose_papers, reference_arch
-from archsearch.throughput.measure import measure
-from archsearch.throughput.protocol import Protocol
+from archsearch.report import make_console, make_table, show
+from archsearch.space import choose_papers, reference_arch
+from archsearch.throughput import Protocol, measure
 
 SMOKE_PAPERS = ("van_b0", "pvt_tiny")
 KEPT = (

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from archsearch import build, paper
 from archsearch.errors import RunError
-from archsearch.models.count import count_flop_counter
+from archsearch.models import count_flop_counter
 
 Side = Literal["ours", "timm"]
 DTYPES = ("float32", "bfloat16", "amp_bfloat16")

@@ -24,10 +24,10 @@ from hybrids import TABLE, Hybrid, HybridTable, front
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from archsearch.report.tables import make_console, make_table, show
+from archsearch.report import make_console, make_table, show
 from archsearch.results import Direction
 from archsearch.samplers import KnownCostSampler
-from archsearch.search.early_stopping import Curve, goes_on
+from archsearch.search import Curve, goes_on
 
 DIRECTIONS: list[Direction] = ["maximize", "maximize", "minimize"]
 Row = dict[str, Any]

@@ -26,7 +26,7 @@ from nas_bench_201 import DATASETS, nas_bench_201
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from table_problem import TableProblem
 
-from archsearch.report.tables import make_console, make_table, show
+from archsearch.report import make_console, make_table, show
 from archsearch.samplers import KnownCostSampler
 
 NAME = "samplers"

@@ -13,9 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from archsearch.report.space import arch_document
-from archsearch.space.budget import Band, InBand, propose  # after the path is set
-from archsearch.space.space import load_space
+from archsearch.report import arch_document
+from archsearch.space import Band, InBand, load_space, propose
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

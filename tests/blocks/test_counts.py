@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from archsearch import Arch, RunError, build, load_space, paper
-from archsearch.blocks.base import Block, Layer, LayerError, Shape, own_choices, registered_layers
-from archsearch.models.count import count_flop_counter, count_fvcore
-from archsearch.space.budget import propose
-from archsearch.space.space import Space
+from archsearch.blocks import Block, Layer, LayerError, Shape, own_choices, registered_layers
+from archsearch.models import count_flop_counter, count_fvcore
+from archsearch.space import Space, propose
 
 ROLES = ("stem", "downsample", "positions", "block", "extra", "head")
 SHAPES = (Shape(64, 14, 14),)

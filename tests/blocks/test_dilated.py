@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch.blocks.van import DilatedDepthwise, dilated_by_phases
-from archsearch.models.count import count_fvcore
+from archsearch.models import count_fvcore
 
 SIZES = [(side, side) for side in range(1, 21)] + [(1, 9), (13, 4), (2, 20)]
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from archsearch import build, paper, paper_names
-from archsearch.blocks.base import Shape, registered_layers
-from archsearch.blocks.msg import MsgBlock
+from archsearch.blocks import MsgBlock, Shape, registered_layers
 
 SIGMAS = (
     5.0  # of 2754 comparisons an honest draw would fail one in 0.2 % of the seeds; this seed's farthest stands at 3.4

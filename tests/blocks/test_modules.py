@@ -14,12 +14,11 @@ from support.official import official_tensor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch.blocks import litv2
-from archsearch.blocks.base import Shape
+from archsearch.blocks import DeformableDownsample, HiLoBlock, Shape, litv2
 from archsearch.blocks.common import grouped_attention, padded_key_mask, pre_norm_cost, to_map, to_tokens
-from archsearch.blocks.lit import DeformableDownsample, DeformableMerging
-from archsearch.blocks.litv2 import HiLo, HiLoBlock
-from archsearch.models.count import count_fvcore
+from archsearch.blocks.lit import DeformableMerging
+from archsearch.blocks.litv2 import HiLo
+from archsearch.models import count_fvcore
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "litv2_modules.json").read_text())
 

@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 import archsearch
-from archsearch.blocks.base import own_choices, registered_layers
+from archsearch.blocks import own_choices, registered_layers
 from archsearch.cli import main
 from archsearch.cli.bench import SWEEP_ALL
 from archsearch.cli.live import LiveListener, watching
@@ -31,16 +31,12 @@ from archsearch.cli.run import SAMPLER_NAMES
 from archsearch.data.subset import DEFAULT_VAL_SHARE
 from archsearch.proxy.task import DEFAULT_PROXY
 from archsearch.samplers import SAMPLERS
+from archsearch.search import ProcessWorker, Tally
 from archsearch.search import run as running
-from archsearch.search.engine.listener import Tally
-from archsearch.search.engine.workers.process import ProcessWorker
-from archsearch.space.papers import REFERENCE, choose_papers
-from archsearch.space.shipped import paper_names
-from archsearch.space.space import load_space
-from archsearch.throughput import bench
+from archsearch.space import REFERENCE, choose_papers, load_space, paper_names
+from archsearch.throughput import Protocol, bench
 from archsearch.throughput.calibration.plan import DEFAULT_SLOPES
 from archsearch.throughput.measurement import DEFAULT_BATCH_SIZE
-from archsearch.throughput.protocol import Protocol
 
 Cli = Callable[..., Result]
 

@@ -12,9 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from archsearch.data.constellation import NUM_ARRANGEMENTS, make_constellation
-from archsearch.data.dataset import ProxyData, load_fashion_mnist
-from archsearch.data.load import DataRequest, load_data
+from archsearch.data import DataRequest, ProxyData, load_data, load_fashion_mnist, make_constellation
+from archsearch.data.constellation import NUM_ARRANGEMENTS
 from archsearch.errors import UserError
 from archsearch.system import Progress, ignore
 

@@ -18,10 +18,9 @@ from PIL import Image
 from support.image_forms import make_pictures, write_flat, write_folder
 
 from archsearch.cli import main
-from archsearch.data.load import DataRequest, load_data
-from archsearch.data.prepared import MANIFEST, open_prepared
-from archsearch.data.sources.detect import open_source
-from archsearch.data.subset import Policy, allocate, select
+from archsearch.data import DataRequest, Policy, load_data, open_prepared, open_source
+from archsearch.data.prepared import MANIFEST
+from archsearch.data.subset import allocate, select
 from archsearch.errors import UserError
 
 Cli = Callable[..., Result]

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from support.image_forms import CLASSES, FORMS, VAL_SPLITS, Pictures, make_pictures, write_folder, write_parquet
 
-from archsearch.data.preparation import Preparation, prepare
-from archsearch.data.prepared import IMAGES, LABELS, Prepared
-from archsearch.data.sources.detect import open_source
-from archsearch.data.subset import Policy
+from archsearch.data import Policy, Preparation, Prepared, open_source
+from archsearch.data.preparation import prepare
+from archsearch.data.prepared import IMAGES, LABELS
 from archsearch.errors import UserError
 
 SIZE = 24

@@ -20,7 +20,7 @@ from support.official_keys import OFFICIAL, Entry
 from torch import Tensor, nn
 
 from archsearch import UserError, build, paper, paper_names
-from archsearch.models.checkpoints import (
+from archsearch.models import (
     CheckpointWarning,
     key_pattern,
     load_official,

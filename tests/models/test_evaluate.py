@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from support.pictures import CLASSES, SORTED, expected_labels, make_folder, picture, rigged, save, ten_classes
 
 from archsearch.cli import main
-from archsearch.models.validation.accuracy import Accuracy
-from archsearch.models.validation.checkpoint import EvaluateTask, difference, evaluate_task
+from archsearch.models import Accuracy, EvaluateTask, evaluate_task
+from archsearch.models.validation.checkpoint import difference
 from archsearch.report.validation import comparison
 
 CHECKOUT = Path(__file__).resolve().parents[2]

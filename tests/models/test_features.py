@@ -19,8 +19,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from archsearch import Arch, UserError, build, load_space, paper, paper_names
 from archsearch.models.features import FeatureNetwork, features
-from archsearch.space.arch import Placed
-from archsearch.space.budget import propose
+from archsearch.space import Placed, propose
 
 TESTS = Path(__file__).parents[1]
 STAGES = json.loads((TESTS / "data" / "stages.json").read_text())

@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from support.pictures import Recorder, picture
 
-from archsearch.models.validation.accuracy import validate
-from archsearch.models.validation.preprocessing import Preprocessing
-from archsearch.space.papers import paper
-from archsearch.space.shipped import paper_names
+from archsearch.models import Preprocessing, validate
+from archsearch.space import paper, paper_names
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from archsearch import UserError, build, paper
-from archsearch.models.count import count_flop_counter
+from archsearch.models import count_flop_counter
 
 SIZES = [(224, 224), (192, 256), (200, 260), (224, 448), (448, 448), (112, 448), (97, 131), (32, 32), (3, 500)]
 HALVES_BADLY = {(200, 260), (112, 448), (3, 500)}  # a map with an odd side reaches a merging

@@ -15,8 +15,8 @@ from support.pictures import SORTED, Recorder, expected_labels, make_folder, rig
 from torch import Tensor, nn
 
 from archsearch.errors import RunError, UserError
-from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_workers, validate
-from archsearch.models.validation.preprocessing import Preprocessing
+from archsearch.models import Accuracy, Preprocessing, ValidationSet, validate
+from archsearch.models.validation.accuracy import default_workers
 
 
 @pytest.fixture

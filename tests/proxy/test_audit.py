@@ -16,15 +16,15 @@ from support.report_runs import PROXY_ID, SIX, write_run
 from support.settings import settings_for
 
 from archsearch.metrics import estimate, kendall_tau
+from archsearch.proxy import AuditStore, read_audit
 from archsearch.proxy.audit.from_run import run_hybrids, run_records
 from archsearch.proxy.audit.plan import LONGER_SEED, hybrid_subjects
 from archsearch.proxy.audit.statistics import conclude
-from archsearch.proxy.audit.store import AuditStore, audit_folder, read_audit
+from archsearch.proxy.audit.store import audit_folder
 from archsearch.proxy.audit.verdict import verdict
-from archsearch.report.run import build_report
+from archsearch.report import build_report
 from archsearch.report.run_tables import audit_sentence
-from archsearch.space.papers import paper
-from archsearch.space.shipped import paper_names
+from archsearch.space import paper, paper_names
 
 
 def find_comparison(document: Mapping[str, Any], group: str, target: str) -> tuple[dict[str, Any], dict[str, Any]]:

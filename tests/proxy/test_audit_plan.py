@@ -14,10 +14,9 @@ from support.audits import STEPS, make_plan, make_record
 from support.settings import settings_for
 
 from archsearch.cli.audit import audit as audit_command
-from archsearch.proxy.audit.plan import AuditPlan, Subject, paper_subjects
-from archsearch.proxy.audit.store import AuditStore
-from archsearch.proxy.task import ProxyTask
-from archsearch.space.papers import paper
+from archsearch.proxy import AuditPlan, AuditStore, ProxyTask, Subject
+from archsearch.proxy.audit.plan import paper_subjects
+from archsearch.space import paper
 
 
 def test_a_line_cut_short_is_ignored_and_writing_continues_after_it(tmp_path: Path) -> None:

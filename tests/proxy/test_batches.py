@@ -11,12 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from archsearch.data.constellation import make_constellation
-from archsearch.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ProxyData
+from archsearch.data import IMAGENET_MEAN, IMAGENET_STD, ProxyData, make_constellation
+from archsearch.proxy import STARVED_UNDER, Loader, Recipe, is_starved, train_and_score
 from archsearch.proxy.training.augment import augmented
-from archsearch.proxy.training.batches import Loader, draw_batches
-from archsearch.proxy.training.recipe import STARVED_UNDER, Recipe, is_starved
-from archsearch.proxy.training.train import train_and_score
+from archsearch.proxy.training.batches import draw_batches
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(steps=8, batch_size=16, learning_rate=1e-3, image_size=32, dtype="float32", augment="shift")

@@ -7,10 +7,9 @@ import pytest
 from support.settings import settings_for
 
 from archsearch.errors import UserError
-from archsearch.proxy.profiles import load_profile, parse_profile, profile_names, profile_text
-from archsearch.proxy.shrink import shrink
-from archsearch.proxy.task import choose_profile
-from archsearch.space.papers import paper
+from archsearch.proxy import choose_profile, load_profile, profile_names, profile_text, shrink
+from archsearch.proxy.profiles import parse_profile
+from archsearch.space import paper
 
 TEXT = profile_text("fashion-mnist")
 

@@ -10,12 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from archsearch.data.constellation import make_constellation
-from archsearch.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ProxyData
+from archsearch.data import IMAGENET_MEAN, IMAGENET_STD, ProxyData, make_constellation
 from archsearch.errors import RunError, UserError
+from archsearch.proxy import Recipe, Training, TrainingProgress, train_and_score
 from archsearch.proxy.training.gradients import Gradients
-from archsearch.proxy.training.recipe import Recipe
-from archsearch.proxy.training.train import Training, TrainingProgress, train_and_score
 
 RECIPE = Recipe(steps=8, batch_size=16, learning_rate=1e-3, image_size=32, dtype="float32", augment="shift")
 

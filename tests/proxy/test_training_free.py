@@ -12,7 +12,7 @@ from archsearch.proxy.training_free import SCORES, aggregate, scores
 from archsearch.proxy.training_free.az_nas import expressivity, progressivity, spectral_entropy, trainability
 from archsearch.proxy.training_free.naswot import naswot
 from archsearch.proxy.training_free.zico import zico
-from archsearch.space.papers import choose_papers, paper
+from archsearch.space import choose_papers, paper
 
 
 class Tiny(nn.Module):

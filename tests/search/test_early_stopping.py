@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archsearch.search.early_stopping import Curve, Gain, RungScore, goes_on, score_floor
+from archsearch.search import Curve, RungScore, goes_on
+from archsearch.search.early_stopping import Gain, score_floor
 
 _ERROR = 0.005
 

@@ -18,10 +18,7 @@ from support.stub_evaluators import fraction, noted
 
 from archsearch import results
 from archsearch.errors import RunError, UserError
-from archsearch.search.engine.driver import Driver
-from archsearch.search.engine.workers.base import Job
-from archsearch.search.engine.workers.process import ProcessWorker
-from archsearch.search.study.store import RunStore
+from archsearch.search import Driver, Job, ProcessWorker, RunStore
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,9 @@ from support.stub_evaluators import arch_id, measure, noted
 
 from archsearch import results
 from archsearch.errors import UserError
-from archsearch.report.run import build_report
-from archsearch.report.run_tables import report_parts
-from archsearch.report.tables import make_console, show
-from archsearch.search.early_stopping import Curve, RungScore, with_free_rung
+from archsearch.report import build_report, make_console, report_parts, show
+from archsearch.search import Curve, RungScore
+from archsearch.search.early_stopping import with_free_rung
 from archsearch.search.rungs import check_free_rung
 
 TWO = ("proxy_score", "throughput_img_s")

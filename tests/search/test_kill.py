@@ -18,7 +18,7 @@ from support.runs import fixed_archs, is_running, make_config, start, wait_until
 from support.stub_evaluators import noted, written
 
 from archsearch import results
-from archsearch.search.study.store import RunStore
+from archsearch.search import RunStore
 
 PHASE_S = 0.08
 

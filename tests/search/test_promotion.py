@@ -16,13 +16,11 @@ from support.stub_evaluators import arch_id, fraction, measure, noted
 
 from archsearch import results
 from archsearch.errors import UserError
-from archsearch.proxy.training.recipe import check_rungs, rung_steps
-from archsearch.search.config import RunConfig
-from archsearch.search.engine.driver import Driver
+from archsearch.proxy import check_rungs
+from archsearch.proxy.training.recipe import rung_steps
+from archsearch.search import Driver, ProcessWorker, RunConfig, RunStore
 from archsearch.search.engine.manifest import training_document
-from archsearch.search.engine.workers.process import ProcessWorker
 from archsearch.search.rungs import rungs_of
-from archsearch.search.study.store import RunStore
 
 NUMBER = 9
 TWO = ("proxy_score", "throughput_img_s")

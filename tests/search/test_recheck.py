@@ -19,8 +19,8 @@ from support.stub_evaluators import fraction, measure, noted, written
 from archsearch import results
 from archsearch.cli.live import Clock, LiveListener, PlainListener
 from archsearch.metrics import kendall_tau
-from archsearch.search.engine.listener import Tally
-from archsearch.space.arch import Arch
+from archsearch.search import Tally
+from archsearch.space import Arch
 
 
 class Oracle:

@@ -18,17 +18,15 @@ from support.settings import settings_for
 
 from archsearch import Arch
 from archsearch.cli import main
-from archsearch.data.dataset import load_fashion_mnist
+from archsearch.data import load_fashion_mnist
 from archsearch.device import affinity
 from archsearch.errors import UserError
-from archsearch.proxy.shrink import Scale
-from archsearch.proxy.training.recipe import Recipe
-from archsearch.proxy.training.train import start_training
+from archsearch.proxy import Recipe, Scale, start_training
 from archsearch.proxy.training_free import scores
 from archsearch.search.evaluate import evaluate
 from archsearch.search.run import refuse_other_threads
-from archsearch.space.space import Space
-from archsearch.throughput.measurement import Measurement
+from archsearch.space import Space
+from archsearch.throughput import Measurement
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "clothing-mini"
 SPACE = """

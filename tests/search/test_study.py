@@ -18,16 +18,12 @@ import pytest
 from support.runs import BUDGET, fixed_archs, make_config, make_rung_config
 from support.stub_evaluators import fraction, measure
 
-from archsearch.blocks.base import Scalar
+from archsearch.blocks import Scalar
 from archsearch.errors import UserError
 from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, make_sampler, params_in_space
 from archsearch.samplers.optuna_samplers import BASES
-from archsearch.search.config import RunConfig
-from archsearch.search.study.store import RunStore
-from archsearch.space.arch import Arch
-from archsearch.space.budget import Band, draw
-from archsearch.space.papers import paper
-from archsearch.space.space import Space, load_space
+from archsearch.search import RunConfig, RunStore
+from archsearch.space import Arch, Band, Space, draw, load_space, paper
 
 BAND = Band.around(BUDGET, 0.05)
 # Six architectures: mlp has one choice of its own.

@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archsearch import Cost, UserError, build, load_space
-from archsearch.models.count import count_fvcore
-from archsearch.space.budget import Band, InBand, cached_in_band, draw, extremes, mutate, propose, repair
-from archsearch.space.space import Space
+from archsearch.models import count_fvcore
+from archsearch.space import Band, InBand, Space, cached_in_band, draw, extremes, mutate, propose, repair
 
 TINY = """
 name = "tiny"

@@ -16,11 +16,8 @@ import torch
 from torch import nn
 
 from archsearch import build
-from archsearch.blocks.base import Block, Layer, LayerError, Shape, registered_layers
-from archsearch.blocks.patch import PatchStem
-from archsearch.space.arch import Arch
-from archsearch.space.budget import propose
-from archsearch.space.space import Space
+from archsearch.blocks import Block, Layer, LayerError, PatchStem, Shape, registered_layers
+from archsearch.space import Arch, Space, propose
 
 # Values at which something begins or ends to make a difference on maps of 4x4 with 32 channels.
 VALUES: dict[str, Sequence[Any]] = {

@@ -15,9 +15,7 @@ from hypothesis import strategies as st
 
 from archsearch import Arch, UserError, build, load_space, paper, paper_names
 from archsearch.cli import main
-from archsearch.space.budget import propose
-from archsearch.space.shipped import paper_table, spaces_folder
-from archsearch.space.space import Space
+from archsearch.space import Space, paper_table, propose, spaces_folder
 
 SMALL = """
 name = "small"

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from archsearch.proxy.audit.plan import AuditPlan, Subject, paper_subjects
+from archsearch.proxy import AuditPlan, ProxyTask, Subject, load_profile
+from archsearch.proxy.audit.plan import paper_subjects
 from archsearch.proxy.audit.store import Record
-from archsearch.proxy.profiles import load_profile
-from archsearch.proxy.task import ProxyTask
-from archsearch.space.papers import paper
+from archsearch.space import paper
 
 NAMES = ("van_b0", "van_b1", "van_b2", "pvt_tiny", "pvt_small", "davit_tiny")
 STEPS = 8

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from archsearch.errors import RunError
-from archsearch.space.arch import Arch
+from archsearch.space import Arch
 
 Document = dict[str, Any]
 

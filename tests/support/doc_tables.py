@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from archsearch.report.papers import paper_list
+from archsearch.report import paper_list
 from archsearch.results import FRONT_SCHEMA, SCHEMA
 
 DOCS = Path(__file__).resolve().parents[2] / "archsearch" / "docs"

@@ -8,14 +8,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from archsearch.space.arch import Arch
-from archsearch.space.papers import paper
-from archsearch.space.space import Space
-from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
+from archsearch.space import Arch, Space, paper
+from archsearch.throughput import Calibration, CalibrationKey, CalibrationPlan, calibration_path, fit_calibration
 from archsearch.throughput.calibration.collect import site_json
-from archsearch.throughput.calibration.file import SCHEMA, calibration_path
-from archsearch.throughput.calibration.key import CalibrationKey
-from archsearch.throughput.calibration.plan import CalibrationPlan
+from archsearch.throughput.calibration.file import SCHEMA
 from archsearch.throughput.calibration.sites import Site, arch_sites
 
 SMALL = """

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from archsearch.models.checkpoints import key_pattern
+from archsearch.models import key_pattern
 from archsearch.models.checkpoints.keys import official_key
 
 

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from archsearch.models.build import build
-from archsearch.models.checkpoints import save_official
-from archsearch.space.papers import paper
+from archsearch.models import build, save_official
+from archsearch.space import paper
 
 # Sorted names have neither the order of creation nor of numbers: capitals come first, and "c10" before "c9".
 CLASSES = ("c9", "c10", "B", "a", "d", "e", "f", "g", "h", "i")

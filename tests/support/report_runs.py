@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.results import SCHEMA, Row, ranked, write_front, write_manifest, write_trials
-from archsearch.space.papers import paper
+from archsearch.space import paper
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")
 PROXY_ID = "fashion-mnist-12k@32px/400steps/v1"

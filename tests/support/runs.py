@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.results import Row
-from archsearch.search.config import RunConfig
-from archsearch.search.engine.driver import Driver, Predictor
-from archsearch.search.engine.listener import State, Tally
-from archsearch.search.engine.workers.process import ProcessWorker
-from archsearch.search.study.store import RunStore
-from archsearch.space.arch import Arch
-from archsearch.space.papers import paper
-from archsearch.space.space import load_space
+from archsearch.search import Driver, ProcessWorker, RunConfig, RunStore, State, Tally
+from archsearch.search.engine.driver import Predictor
+from archsearch.space import Arch, load_space, paper
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 4_500_000_000

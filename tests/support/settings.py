@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from archsearch.proxy.task import ProxyTask, choose_profile
-from archsearch.search.config import make_settings
-from archsearch.throughput.measurement import Measurement
+from archsearch.proxy import ProxyTask, choose_profile
+from archsearch.search import make_settings
+from archsearch.throughput import Measurement
 
 
 def settings_for(

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from archsearch.cli import main
 from archsearch.errors import UserError
-from archsearch.space.space import Space, load_space
+from archsearch.space import Space, load_space
 from archsearch.units import parse_count_range, parse_macs, parse_share
 
 Call = Callable[[], object]

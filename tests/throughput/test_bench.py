@@ -16,11 +16,11 @@ from rich.console import Console
 from archsearch.cli import main
 from archsearch.device import affinity, use_cpu
 from archsearch.errors import UserError
-from archsearch.report.bench import bench_parts, interrupted_sentence
-from archsearch.report.tables import show
-from archsearch.space.papers import paper
-from archsearch.throughput.bench import BenchTask, Document, bench_document, bench_task
-from archsearch.throughput.protocol import Protocol
+from archsearch.report import bench_parts, show
+from archsearch.report.bench import interrupted_sentence
+from archsearch.space import paper
+from archsearch.throughput import BenchTask, Protocol, bench_document, bench_task
+from archsearch.throughput.bench import Document
 
 QUICK = functools.partial(Protocol, warmup_s=0.0, block_s=0.001, max_s=0.0, min_blocks=2, min_warmup_iterations=2)
 ARCHS = {"van_b0": paper("van_b0"), "twin": paper("van_b0")}

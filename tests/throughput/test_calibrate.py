@@ -13,18 +13,11 @@ from support.known_machine import KEY, SMALL, known_calibration, measurements, s
 
 from archsearch.cli import main
 from archsearch.errors import UserError
+from archsearch.throughput import CalibrationKey, Measurement, calibration_path, load_calibration, save_calibration
 from archsearch.throughput.calibration.collect import measure_plan, partial_path
-from archsearch.throughput.calibration.file import (
-    calibration_path,
-    load_calibration,
-    read_rows,
-    save_calibration,
-    write_rows,
-)
-from archsearch.throughput.calibration.key import CalibrationKey
+from archsearch.throughput.calibration.file import read_rows, write_rows
 from archsearch.throughput.calibration.sites import Site
 from archsearch.throughput.calibration.slopes import time_slope
-from archsearch.throughput.measurement import Measurement
 
 
 def test_a_calibration_is_restored_from_its_file(tmp_path: Path) -> None:

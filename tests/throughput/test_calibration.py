@@ -13,8 +13,8 @@ from support.known_machine import KEY, SMALL, known_calibration, small_plan, tru
 
 from archsearch.errors import UserError
 from archsearch.metrics import kendall_tau
-from archsearch.space.space import Space
-from archsearch.throughput.calibration.interpolation import left_out_errors
+from archsearch.space import Space
+from archsearch.throughput import left_out_errors
 from archsearch.throughput.calibration.regression import (
     left_out_residuals,
     mape,

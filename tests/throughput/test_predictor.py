@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 
 from archsearch import Arch, load_space
-from archsearch.space.budget import Band, draw
-from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
-from archsearch.throughput.calibration.file import SCHEMA, calibration_path, save_calibration
-from archsearch.throughput.calibration.key import CalibrationKey
-from archsearch.throughput.calibration.predictor import find_predictor
+from archsearch.space import Band, draw
+from archsearch.throughput import (
+    Calibration,
+    CalibrationKey,
+    Measurement,
+    calibration_path,
+    find_predictor,
+    fit_calibration,
+    save_calibration,
+)
+from archsearch.throughput.calibration.file import SCHEMA
 from archsearch.throughput.calibration.sites import unique_sites
-from archsearch.throughput.measurement import Measurement
 
 SETTINGS = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 224, "threads": 1}
 EMPTY: dict[str, Any] = {**dict.fromkeys(SCHEMA.names), "reference_img_s": 10.0, "error": 0.0}

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
-from archsearch.models.build import Network, build_without_weights
 from archsearch.models.checkpoints.files import read_checkpoint, unwrap, write_checkpoint
 from archsearch.models.checkpoints.keys import official_key, official_shape
 from archsearch.models.checkpoints.tables import check_computed, computed_buffers, computed_entries, fit_tables
 from archsearch.models.features import FeatureNetwork, features
-from archsearch.space.arch import Arch, ImageSize
-from archsearch.space.papers import paper, paper_space
-from archsearch.space.shipped import paper_names
+from archsearch.models.network import Network, build_without_weights
+from archsearch.space import Arch, ImageSize, paper, paper_names, paper_space
 from archsearch.units import format_names
 
 _CLASSIFIER = "head.fc"

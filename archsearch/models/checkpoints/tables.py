@@ -7,15 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from archsearch.blocks.base import Shape
+from archsearch.blocks import GlobalAttentionBlock, LearnedPositions, Shape
 from archsearch.blocks.common import relative_position_index
 from archsearch.blocks.crossformer import GroupAttention
-from archsearch.blocks.lit import GlobalAttentionBlock
-from archsearch.blocks.positions import LearnedPositions
 from archsearch.errors import UserError
-from archsearch.models.build import Network
 from archsearch.models.checkpoints.keys import official_key
-from archsearch.space.arch import Arch, ImageSize, Placed
+from archsearch.models.network import Network
+from archsearch.space import Arch, ImageSize, Placed
 
 
 def computed_buffers(network: Network) -> dict[str, Tensor]:

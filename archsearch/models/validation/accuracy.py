@@ -16,11 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from archsearch.data.image_folder import IMAGE_SUFFIXES, folders_in, read_split
+from archsearch.data import IMAGE_SUFFIXES, folders_in, read_split
 from archsearch.device import is_out_of_memory, usable_cores
 from archsearch.errors import RunError, UserError
 from archsearch.models.validation.preprocessing import Preprocessing, sides
-from archsearch.space.arch import ImageSize
+from archsearch.space import ImageSize
 from archsearch.system import without_interrupts
 from archsearch.units import DType
 

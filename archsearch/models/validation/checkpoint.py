@@ -15,7 +15,7 @@ from archsearch.errors import RunError, UserError
 from archsearch.models.checkpoints import CheckpointWarning, load_official
 from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_batch_size, default_workers, validate
 from archsearch.models.validation.preprocessing import Preprocessing, sides
-from archsearch.space.papers import paper, paper_space
+from archsearch.space import paper, paper_space
 from archsearch.system import Progress, Say, ignore
 from archsearch.units import DType, format_names
 

@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from archsearch.space.arch import ImageSize
-from archsearch.space.papers import paper_space
+from archsearch.space import ImageSize, paper_space
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from archsearch.proxy.audit.training import train_all
 from archsearch.proxy.audit.verdict import verdict
 from archsearch.proxy.task import ProxyTask, choose_profile, proxy_id
 from archsearch.results import read_manifest, read_rows
-from archsearch.space.papers import choose_papers
+from archsearch.space import choose_papers
 from archsearch.system import Progress, Say, ignore, replace_file, utc_now
 from archsearch.version import __version__
 

@@ -9,7 +9,7 @@ from archsearch.proxy.audit.plan import Subject
 from archsearch.proxy.audit.store import Record
 from archsearch.proxy.task import ProxyTask
 from archsearch.results import Row
-from archsearch.space.arch import Arch
+from archsearch.space import Arch
 
 
 def run_hybrids(rows: Sequence[Row], number: int) -> list[Subject]:

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from archsearch.proxy.audit.store import Key, Record
 from archsearch.proxy.task import ProxyTask
 from archsearch.proxy.training.recipe import rung_steps
-from archsearch.space.arch import Arch
-from archsearch.space.budget import Band, InBand
-from archsearch.space.papers import paper, paper_space
-from archsearch.space.space import load_space
+from archsearch.space import Arch, Band, InBand, load_space, paper, paper_space
 
 Group = Literal["papers", "hybrids"]
 

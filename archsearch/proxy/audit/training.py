@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from archsearch.data.dataset import ProxyData
+from archsearch.data import ProxyData
 from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.proxy.audit.plan import AuditPlan, AuditTraining

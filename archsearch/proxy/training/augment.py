@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from archsearch.data.dataset import ProxyData
+from archsearch.data import ProxyData
 from archsearch.proxy.training.recipe import Recipe
 
 NUM_UNIFORMS = 5  # uniform numbers an image: mirror, area, ratio, x, y

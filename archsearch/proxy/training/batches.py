@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archsearch.data.dataset import ProxyData
+from archsearch.data import ProxyData
 from archsearch.proxy.training.augment import NUM_UNIFORMS, augmented, centred
 from archsearch.proxy.training.recipe import Recipe
 

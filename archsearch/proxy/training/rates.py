@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from archsearch.data.dataset import ProxyData
+from archsearch.data import ProxyData
 from archsearch.device import device_seconds
 from archsearch.proxy.training.batches import Loader
 from archsearch.proxy.training.recipe import Recipe

@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from archsearch.data.dataset import ProxyData
+from archsearch.data import ProxyData
 from archsearch.errors import RunError
-from archsearch.models.build import build
-from archsearch.proxy.shrink import Scale, shrink
+from archsearch.models import build
+from archsearch.proxy.scale import Scale, shrink
 from archsearch.proxy.training.batches import Loader
 from archsearch.proxy.training.determinism import (
     deterministic,
@@ -24,7 +24,7 @@ from archsearch.proxy.training.gradients import Gradients
 from archsearch.proxy.training.rates import StepClock, loader_images_s
 from archsearch.proxy.training.recipe import Recipe
 from archsearch.proxy.training.top1 import NotFiniteError, top1
-from archsearch.space.arch import Arch
+from archsearch.space import Arch
 
 # How often losses are read back: each time waits for the device, and a diverged training is noticed this much later.
 _REPORT_EVERY_S = 0.5

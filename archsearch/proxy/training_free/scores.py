@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch.models.build import Network, build
-from archsearch.proxy.shrink import Scale, shrink
+from archsearch.models import Network, build
+from archsearch.proxy.scale import Scale, shrink
 from archsearch.proxy.training_free.az_nas import BlockSpectra, expressivity, progressivity, trainability
 from archsearch.proxy.training_free.naswot import naswot
 from archsearch.proxy.training_free.zico import zico
-from archsearch.space.arch import Arch
+from archsearch.space import Arch
 
 # What each score is and its source; more is better in all of them.
 SCORES = {

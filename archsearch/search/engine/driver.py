@@ -19,8 +19,7 @@ from archsearch.search.engine.workers.base import Event, Job, Worker
 from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.rungs import FREE_PHASE, SEED_PHASE
 from archsearch.search.study.store import RunStore
-from archsearch.space.arch import Arch
-from archsearch.space.papers import paper
+from archsearch.space import Arch, paper
 
 # How long a Ctrl-C may go unnoticed while the worker sends no events.
 _INTERRUPT_POLL_S = 0.1

@@ -14,8 +14,16 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
 from archsearch.results import MANIFEST_FILE, Row
-from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, Proposal, make_sampler, params_in_space
-from archsearch.samplers.make import PredictThroughput
+from archsearch.samplers import (
+    CURVE,
+    DESCRIBED,
+    FEATURES,
+    MEASURED,
+    PredictThroughput,
+    Proposal,
+    make_sampler,
+    params_in_space,
+)
 from archsearch.search.config import SPACE_FILE, RunConfig
 from archsearch.search.early_stopping import RungScore
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES
@@ -32,7 +40,7 @@ from archsearch.search.study.database import (
     without_password,
 )
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, finished_rungs, make_row
-from archsearch.space.arch import Arch
+from archsearch.space import Arch
 from archsearch.system import replace_file, utc_now
 from archsearch.version import __version__
 

@@ -14,8 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.blocks.base import Layer, Scalar, Shape
-from archsearch.blocks.cost import Cost
+from archsearch.blocks import Cost, Layer, Scalar, Shape
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, StagePlan
 from archsearch.space.space import Space
 from archsearch.space.stages import Stage, shortest

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from archsearch.blocks.base import Scalar
+from archsearch.blocks import Scalar
 from archsearch.space.arch import Arch
 from archsearch.space.budget.band import Band
 from archsearch.space.budget.graph import Params

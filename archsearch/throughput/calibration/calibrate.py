@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from archsearch.device import conditions
-from archsearch.space.papers import choose_papers, reference_arch
-from archsearch.space.space import load_space
+from archsearch.space import choose_papers, load_space, reference_arch
 from archsearch.system import Progress, ignore, utc_now
 from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
 from archsearch.throughput.calibration.collect import measure_plan, partial_path

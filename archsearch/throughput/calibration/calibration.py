@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from archsearch.blocks.base import Layer, Shape
+from archsearch.blocks import Layer, Shape
 from archsearch.errors import RunError
 from archsearch.metrics import Array, kendall_tau
-from archsearch.space.arch import Arch
-from archsearch.space.budget import Band
+from archsearch.space import Arch, Band
 from archsearch.throughput.calibration.fitting import LatencyFit, Slopes, fit_latency
 from archsearch.throughput.calibration.interpolation import fit_kinds
 from archsearch.throughput.calibration.key import CalibrationKey

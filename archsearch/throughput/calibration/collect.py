@@ -11,14 +11,14 @@ import torch
 
 from archsearch.device import device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
-from archsearch.models.build import build
+from archsearch.models import build
 from archsearch.system import Progress, ignore
 from archsearch.throughput.calibration.calibration import CalibrationRow
 from archsearch.throughput.calibration.file import SCHEMA, read_rows, write_rows
 from archsearch.throughput.calibration.plan import CalibrationPlan, NetworkTask
 from archsearch.throughput.calibration.sites import Site
 from archsearch.throughput.calibration.slopes import ReferenceSpeed, network_protocol, time_slope
-from archsearch.throughput.measure import measure
+from archsearch.throughput.throughput import measure
 
 _NETWORK_WEIGHT = 5.0  # a network takes about as long as five slopes
 _WRITE_EVERY_S = 5.0

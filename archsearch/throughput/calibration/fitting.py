@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from archsearch.metrics import Array
-from archsearch.space.arch import Arch
+from archsearch.space import Arch
 from archsearch.throughput.calibration.interpolation import KindModel
 from archsearch.throughput.calibration.regression import left_out_residuals, ridge
 from archsearch.throughput.calibration.sites import Site, arch_sites

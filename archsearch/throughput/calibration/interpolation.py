@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from archsearch.blocks.base import Scalar
+from archsearch.blocks import Scalar
 from archsearch.metrics import Array
 from archsearch.throughput.calibration.regression import non_negative
 from archsearch.throughput.calibration.sites import Site

@@ -9,10 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from archsearch.errors import UserError
-from archsearch.space.arch import Arch
-from archsearch.space.budget import Band, draw
-from archsearch.space.papers import paper
-from archsearch.space.space import Space
+from archsearch.space import Arch, Band, Space, draw, paper
 from archsearch.throughput.calibration.key import CalibrationKey
 from archsearch.throughput.calibration.sites import Site, choose_sites, space_sites, unique_sites
 from archsearch.version import __version__

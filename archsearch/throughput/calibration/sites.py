@@ -6,11 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
-from archsearch.blocks.base import Layer, Scalar, Shape, registered_layers
+from archsearch.blocks import Layer, Scalar, Shape, registered_layers
 from archsearch.errors import UserError
-from archsearch.space.arch import Arch
-from archsearch.space.budget import propose
-from archsearch.space.space import Space
+from archsearch.space import Arch, Space, propose
 
 _DRAWS = (
     4000  # finds 95 % of the default space's 700 sites in a second; the others are interpolated like those not chosen

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from archsearch.errors import UserError
 from archsearch.models.features import FeatureNetwork, features
-from archsearch.space.arch import Arch, ImageSize
+from archsearch.space import Arch, ImageSize
 
 # The operations of torch.nn.init. On meta tensors each call takes up to a millisecond: van_b6 without weights takes 1.1 s, and 0.4 s with these skipped.
 _INIT_OPERATIONS = frozenset("kaiming_uniform_ uniform_ normal_ erfinv_ mul_ add_ clamp_ fill_ zero_".split())

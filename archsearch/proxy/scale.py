@@ -8,11 +8,9 @@ the small map. Depths, kinds, ratios and kernels stay. The whole scale is part o
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from archsearch.blocks.base import Layer, LayerError, Shape, field_scale, own_choices
-from archsearch.blocks.positions import LearnedPositions
+from archsearch.blocks import Layer, LayerError, LearnedPositions, Shape, field_scale, own_choices
 from archsearch.errors import UserError
-from archsearch.space.arch import Arch
-from archsearch.space.stages import Stage
+from archsearch.space import Arch, Stage
 
 
 @dataclass(frozen=True, kw_only=True)

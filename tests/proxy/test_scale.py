@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from archsearch import UserError, build, load_space, paper, paper_names
-from archsearch.blocks.base import Shape
-from archsearch.proxy.profiles import load_profile
-from archsearch.proxy.shrink import Scale, nearest_divisor, shrink
-from archsearch.space.budget import Band, draw
+from archsearch.blocks import Shape
+from archsearch.proxy import Scale, load_profile, shrink
+from archsearch.proxy.scale import nearest_divisor
+from archsearch.space import Band, draw
 
 FASHION_MNIST, FOLDER_SMALL, FOLDER_FULL = (
     load_profile(name).scale for name in ("fashion-mnist", "cpu-small", "imagenet-short")

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from archsearch.device import conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
-from archsearch.throughput.measure import InfeasibleError, measure
-from archsearch.throughput.protocol import Protocol, Task
+from archsearch.throughput import InfeasibleError, Protocol, Task, measure
 from archsearch.throughput.telemetry import missing_telemetry
 from archsearch.units import DType
 

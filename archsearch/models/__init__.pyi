@@ -1,0 +1,30 @@
+from .checkpoints import CheckpointWarning, key_pattern, load_official, official_keys, read_checkpoint, save_official
+from .count import count_flop_counter, count_fvcore, recount_all
+from .features import FeatureNetwork
+from .network import Network, build
+from .validation.accuracy import Accuracy, ValidationSet, validate
+from .validation.checkpoint import EvaluateTask, check_complete, evaluate_document, evaluate_task
+from .validation.preprocessing import Preprocessing
+
+__all__ = [
+    "Accuracy",
+    "CheckpointWarning",
+    "EvaluateTask",
+    "FeatureNetwork",
+    "Network",
+    "Preprocessing",
+    "ValidationSet",
+    "build",
+    "check_complete",
+    "count_flop_counter",
+    "count_fvcore",
+    "evaluate_document",
+    "evaluate_task",
+    "key_pattern",
+    "load_official",
+    "official_keys",
+    "read_checkpoint",
+    "recount_all",
+    "save_official",
+    "validate",
+]

@@ -1,0 +1,53 @@
+from .audit import audit_parts
+from .bench import bench_parts
+from .calibration import calibration_document, calibration_parts
+from .cost import cost_document, cost_sentence, cost_table
+from .layers import LAYERS_NOTE, layer_list, layer_tables
+from .papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
+from .proxies import FREE_NOTE, PROXIES_NOTE, profile_document, profile_list, profile_table, score_list, score_table
+from .run import build_report, to_csv
+from .run_tables import report_parts, summary_parts
+from .space import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table, space_document, space_parts
+from .tables import Document, make_console, make_table, show, to_json
+from .validation import evaluate_parts
+
+__all__ = [
+    "FREE_NOTE",
+    "LAYERS_NOTE",
+    "PAPERS_NOTE",
+    "PROXIES_NOTE",
+    "Document",
+    "SpaceQuery",
+    "arch_document",
+    "audit_parts",
+    "bench_parts",
+    "build_report",
+    "calibration_document",
+    "calibration_parts",
+    "check_sentence",
+    "cost_document",
+    "cost_sentence",
+    "cost_table",
+    "evaluate_parts",
+    "layer_list",
+    "layer_tables",
+    "make_console",
+    "make_table",
+    "paper_list",
+    "paper_table",
+    "profile_document",
+    "profile_list",
+    "profile_table",
+    "report_parts",
+    "sample_archs",
+    "sample_sentence",
+    "sample_table",
+    "score_list",
+    "score_table",
+    "show",
+    "space_document",
+    "space_parts",
+    "summary_parts",
+    "to_csv",
+    "to_json",
+]

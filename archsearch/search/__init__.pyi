@@ -1,0 +1,30 @@
+from .config import RunConfig, make_settings
+from .early_stopping import Curve, RungScore, goes_on
+from .engine.driver import Driver
+from .engine.listener import Listener, State, Tally
+from .engine.workers.base import Job, Worker
+from .engine.workers.process import ProcessWorker
+from .load import Run, load_run
+from .run import RunRequest, carry_out, configure
+from .study.store import RunStore
+
+__all__ = [
+    "Curve",
+    "Driver",
+    "Job",
+    "Listener",
+    "ProcessWorker",
+    "Run",
+    "RunConfig",
+    "RunRequest",
+    "RunStore",
+    "RungScore",
+    "State",
+    "Tally",
+    "Worker",
+    "carry_out",
+    "configure",
+    "goes_on",
+    "load_run",
+    "make_settings",
+]

@@ -1,0 +1,34 @@
+from .arch import Arch, ImageSize, Placed
+from .budget import Band, InBand, Params, cached_in_band, draw, extremes, mutate, propose, repair
+from .grammar import format_value
+from .papers import REFERENCE, choose_papers, paper, paper_space, reference_arch
+from .shipped import paper_names, paper_table, spaces_folder
+from .space import Space, load_space
+from .stages import Stage
+
+__all__ = [
+    "REFERENCE",
+    "Arch",
+    "Band",
+    "ImageSize",
+    "InBand",
+    "Params",
+    "Placed",
+    "Space",
+    "Stage",
+    "cached_in_band",
+    "choose_papers",
+    "draw",
+    "extremes",
+    "format_value",
+    "load_space",
+    "mutate",
+    "paper",
+    "paper_names",
+    "paper_space",
+    "paper_table",
+    "propose",
+    "reference_arch",
+    "repair",
+    "spaces_folder",
+]

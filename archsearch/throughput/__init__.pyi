@@ -1,0 +1,36 @@
+from .bench import BenchTask, bench_document, bench_task
+from .calibration.calibrate import CalibrateRequest, calibration_plan
+from .calibration.calibration import TRUSTED_TAU, Calibration, fit_calibration
+from .calibration.file import calibration_path, load_calibration, save_calibration
+from .calibration.interpolation import left_out_errors
+from .calibration.key import CalibrationKey
+from .calibration.plan import CalibrationPlan
+from .calibration.predictor import find_predictor
+from .measurement import Measurement
+from .protocol import Mode, Protocol, Task
+from .throughput import InfeasibleError, Throughput, measure
+
+__all__ = [
+    "TRUSTED_TAU",
+    "BenchTask",
+    "CalibrateRequest",
+    "Calibration",
+    "CalibrationKey",
+    "CalibrationPlan",
+    "InfeasibleError",
+    "Measurement",
+    "Mode",
+    "Protocol",
+    "Task",
+    "Throughput",
+    "bench_document",
+    "bench_task",
+    "calibration_path",
+    "calibration_plan",
+    "find_predictor",
+    "fit_calibration",
+    "left_out_errors",
+    "load_calibration",
+    "measure",
+    "save_calibration",
+]
