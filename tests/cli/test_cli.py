@@ -103,18 +103,16 @@ def tiny_space(folder: Path, *changes: tuple[str, str]) -> str:
 # Help
 
 
-def test_help_loads_nothing_heavy_and_is_instant() -> None:
+def test_help_loads_nothing_heavy() -> None:
     program = (
-        "import sys, time; start = time.process_time(); from archsearch.cli import main\n"
+        "import sys; from archsearch.cli import main\n"
         "try: main(['run', '--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'optuna', 'pandas', 'rich', 'numpy', 'pyarrow', 'timm'} & set(sys.modules)\n"
-        "print(sorted(heavy), time.process_time() - start, file=sys.stderr)"
+        "print(sorted(heavy), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    loaded, seconds = done.stderr.rsplit(" ", 1)
-    assert loaded == "[]"
-    assert float(seconds) < 0.3
+    assert done.stderr == "[]\n"
     assert "--budget" in done.stdout
 
 

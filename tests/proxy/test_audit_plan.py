@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from support.audits import STEPS, make_plan, make_record
 from support.settings import settings_for
 
 from archsearch.cli.audit import audit as audit_command
+from archsearch.data import load
+from archsearch.data.dataset import load_fashion_mnist
 from archsearch.proxy import AuditPlan, AuditStore, ProxyTask, Subject
 from archsearch.proxy.audit.plan import paper_subjects
 from archsearch.space import paper
@@ -83,7 +85,7 @@ stem_stride = 2
 width_divisor = 16
 [recipe]
 steps = 4
-batch_size = 8
+batch_size = 50
 learning_rate = 2e-3
 dtype = "float32"
 augment = "shift"
@@ -92,6 +94,9 @@ augment = "shift"
 
 @pytest.mark.slow
 def test_the_command_resumes_and_trains_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_fashion_mnist()
+    few = replace(data, val_images=data.val_images[:200], val_labels=data.val_labels[:200])
+    monkeypatch.setattr(load, "load_fashion_mnist", lambda: few)
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(TINY)
     options = ["--proxy", "tiny.toml", "--hybrids", "0", "--device", "cpu", "--output", "here", "--json"]

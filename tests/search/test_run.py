@@ -4,6 +4,7 @@ import json
 import shutil
 import tomllib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from archsearch.device import affinity
 from archsearch.errors import UserError
 from archsearch.proxy import Recipe, Scale, start_training
 from archsearch.proxy.training_free import scores
+from archsearch.search import run as running
+from archsearch.search.engine.workers.process import ProcessWorker
 from archsearch.search.evaluate import evaluate
 from archsearch.search.run import refuse_other_threads
 from archsearch.space import Space
@@ -55,6 +58,13 @@ BUDGET = 20_000_000
 
 
 @pytest.fixture
+def _short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `archsearch run` time networks in tenths of seconds: how well it times is asserted in tests/throughput."""
+    evaluator = "support.cli_stub:evaluate_with_short_timings"
+    monkeypatch.setattr(running, "ProcessWorker", partial(ProcessWorker, evaluator=evaluator))
+
+
+@pytest.fixture
 def space(tmp_path: Path) -> Path:
     file = tmp_path / "tiny.toml"
     file.write_text(SPACE)
@@ -79,6 +89,7 @@ def run(space: Path, output: Path, *options: str) -> Result:
     return CliRunner().invoke(main, [*base, "--batch-size", "1", "--output", str(output), *options])
 
 
+@pytest.mark.usefixtures("_short_timings")
 def test_a_real_run_from_space_to_front_and_again(space: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     here = affinity()
@@ -185,6 +196,7 @@ def test_bad_data_is_one_sentence_and_leaves_no_run(space: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_short_timings")
 def test_a_real_run_in_rungs(space: Path, tmp_path: Path) -> None:
     done = run(space, tmp_path / "run", "--trials", "3", "--no-recheck", "--proxy-steps", "12", "--rungs", "1,2,6")
     assert done.exit_code == 0, done.output

@@ -1,17 +1,30 @@
-"""An evaluation that measures nothing, for runs that the command line starts."""
+"""Evaluations for runs that the command line starts: some that measure nothing, and the real one with short timings."""
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 from archsearch.errors import RunError
-from archsearch.space import Arch
 
 Document = dict[str, Any]
+SHORT_TIMINGS: dict[str, Any] = {
+    "warmup_s": 0.1,
+    "min_warmup_iterations": 2,
+    "min_slow_warmup_iterations": 2,
+    "block_s": 0.005,
+    "min_blocks": 3,
+    "max_s": 0.2,
+    "iqr_limit": 10.0,
+    "agree": 1.0,
+}
 
 
 def evaluate(arch: Document, settings: Document, done: Document, emit: Callable[[Document], None]) -> None:
     """Figures that follow from the exact cost, so that a test can work them out again."""
+    from archsearch.space import Arch  # late: this imports torch, which a worker without jobs does not need
+
     cost = Arch.from_dict(arch).cost()
     if settings.get("phases") == ["again"]:
         figures = {"throughput_again_img_s": 1.02e9 / cost.params, "throughput_again_ratio": 1.02}
@@ -45,3 +58,15 @@ def sleep(arch: Document, settings: Document, done: Document, emit: Callable[[Do
 def fail(arch: Document, settings: Document, done: Document, emit: Callable[[Document], None]) -> None:
     """Ends in one sentence."""
     raise RunError("proxy: out of memory on cpu")
+
+
+def evaluate_with_short_timings(
+    arch: Document, settings: Document, done: Document, emit: Callable[[Document], None]
+) -> None:
+    """The product's own evaluation; only its timings take tenths of seconds, and every round counts as quiet."""
+    from archsearch.search.evaluate import evaluate as evaluate_candidate
+    from archsearch.throughput.measurement import Measurement
+
+    protocol = replace(Measurement.from_dict(settings).protocol(), **SHORT_TIMINGS)
+    with mock.patch.object(Measurement, "protocol", return_value=protocol):
+        evaluate_candidate(arch, settings, done, emit)

@@ -14,6 +14,7 @@ from support.known_machine import KEY, SMALL, known_calibration, measurements, s
 from archsearch.cli import main
 from archsearch.errors import UserError
 from archsearch.throughput import CalibrationKey, Measurement, calibration_path, load_calibration, save_calibration
+from archsearch.throughput.calibration import collect, slopes
 from archsearch.throughput.calibration.collect import measure_plan, partial_path
 from archsearch.throughput.calibration.file import read_rows, write_rows
 from archsearch.throughput.calibration.sites import Site
@@ -147,6 +148,10 @@ def plan_sites(kind: str) -> list[Site]:
 
 @pytest.mark.slow
 def test_calibrate_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every slope and network of the plan is timed, each in tenths of a second."""
+    short: dict[str, Any] = {"warmup_s": 0.05, "max_s": 0.3, "block_s": 0.01, "iqr_limit": 10.0}
+    monkeypatch.setattr(slopes, "_LATE_S", 0.05)
+    monkeypatch.setattr(collect, "network_protocol", lambda key: replace(slopes.network_protocol(key), **short))
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(SMALL)
     arguments = "calibrate small.toml --budget 3M --tolerance 60% --device cpu --hybrids 4 --held-out 3 --slopes 30 --json".split()
