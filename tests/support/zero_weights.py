@@ -1,8 +1,8 @@
 """Networks whose weights are zeros, for tests that only count: drawing a network's weights takes as long as tracing it."""
 
 import torch
-from archsearch.models.build import Network, build_without_weights
 
+from archsearch.models.network import Network, build_without_weights
 from archsearch.space.arch import Arch
 
 
