@@ -558,7 +558,7 @@ def test_an_unexpected_error_is_one_sentence_with_a_log(
         raise ZeroDivisionError("no such quotient")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("archsearch.report.papers.paper_list", break_down)
+    monkeypatch.setattr("archsearch.report.paper_list", break_down)
     result = cli("papers")
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.startswith("error: unexpected ZeroDivisionError: no such quotient; ")
