@@ -105,7 +105,7 @@ def _elsewhere(
 
 
 def _passes(layer: Layer, module: nn.Module, x: Tensor) -> dict[str, Work]:
-    """The two passes over a module; in eval and inference mode, and in training mode with the gradients made anew."""
+    """The two passes over a module; in eval and inference mode, and in training mode with new gradients."""
     image = layer.role == "stem"
     leaf = x.clone().requires_grad_(not image)
     gradient = torch.randn_like(module.eval()(x))

@@ -60,7 +60,7 @@ def seconds_of(work: Work) -> float:
 def interleaved(works: Sequence[Work], *, seconds: float, at_least: int) -> list[list[float]]:
     """Seconds of each work, run in turn for `seconds` of timing and `at_least` rounds, after one round of warm-up.
 
-    Every other round goes backwards, so that a drift of the machine's favours nobody.
+    Every other round goes backwards, so that a drift of the machine favours neither side.
     """
     for work in works:
         work()
@@ -128,7 +128,7 @@ def host_key() -> str:
 
 
 def command() -> str:
-    """The command line, with files of this machine by their names alone: where they lie is nobody's condition."""
+    """The command line, with files of this machine by their names alone: their folders are not a condition of the figure."""
     return " ".join(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)
 
 

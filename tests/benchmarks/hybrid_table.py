@@ -5,7 +5,7 @@ Usage: python tests/benchmarks/hybrid_table.py train WORK   (any number of these
        python tests/benchmarks/hybrid_table.py write WORK [--out FILE]
 
 WORK is a folder for what is finished so far; after an interruption the same commands go on. Small copies (32 px, widths 1/4) are trained on the embedded
-Fashion-MNIST at batch 32 with the house's recipe, and scored on the way at each rung; throughput is that of the whole hybrid at 224 px, one thread.
+Fashion-MNIST at batch 32 with the shipped recipe, and scored on the way at each rung; throughput is that of the whole hybrid at 224 px, one thread.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def every() -> list[tuple[Params, Arch]]:
 
 
 def claimed(work: Path, names: Sequence[str]) -> Iterator[tuple[int, Path]]:
-    """Index and file of each task that nobody has finished or begun; a task begun by a process that died is free again."""
+    """Index and file of each task that no process has finished or begun; a task begun by a process that died is free again."""
     work.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
         path, claim = work / f"{name}.json", work / f"{name}.claim"

@@ -35,7 +35,7 @@ KEPT = (
     *("batch_size", "image_size", "dtype", "mode", "device"),
 )
 COLUMNS = ("model", "img/s", "again", "ratio", "again", "change", "drift", "again")
-# Ends with whoever started it, however that ends.
+# Ends with the process that started it, however that ends.
 LOAD = """
 import os
 import numpy

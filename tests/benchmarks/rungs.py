@@ -178,7 +178,7 @@ def main() -> None:
 
 
 def _replayed(table: HybridTable, replays: Sequence[Row]) -> str:
-    """What the replays came to, in words."""
+    """The results of the replays, in words."""
     members, lost = sum(row["members"] for row in replays), sum(row["lost"] for row in replays)
     stopped, images, volume = (
         statistics.fmean(row[key] for row in replays) for key in ("stopped", "images_share", "hypervolume_share")

@@ -17,7 +17,7 @@ REFERENCE = 1.1
 
 @dataclass(frozen=True, kw_only=True)
 class TableProblem:
-    """`values` (N, M) in the order of `candidates`; `known`: columns that a sampler may be told beforehand.
+    """`values` (N, M) in the order of `candidates`; `known`: columns that a sampler may know beforehand.
 
     `suggest` asks a trial for a candidate's names; by default for all of them, which is right where every candidate has the same names and every
     combination of values is in the table.
@@ -50,7 +50,7 @@ class TableProblem:
         return self._rows[_key(params)]
 
     def known_functions(self) -> dict[int, Callable[[Params], float]]:
-        """What KnownCostSampler is told."""
+        """The costs that KnownCostSampler knows."""
         return {column: partial(self._value, column) for column in self.known}
 
     def _value(self, column: int, params: Params) -> float:
