@@ -37,7 +37,10 @@ def make_constellation(num_train: int, num_val: int, size: int = 32, seed: int =
     assert min(num_train, num_val) > 0
     rng = np.random.default_rng(seed)
     labels = [np.arange(count) % (NUM_BAGS * NUM_ARRANGEMENTS) for count in (num_train, num_val)]
-    images = [_render(each, size, rng) for each in labels]
+    images = []
+    for each in labels:
+        chunks = [_render(each[start : start + _CHUNK], size, rng) for start in range(0, len(each), _CHUNK)]
+        images.append(np.repeat(np.concatenate(chunks)[..., None], 3, axis=3))
     return ProxyData(
         name="constellation",
         train_images=images[0],
@@ -49,12 +52,7 @@ def make_constellation(num_train: int, num_val: int, size: int = 32, seed: int =
 
 
 def _render(labels: NDArray[np.int64], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(N,) -> (N, size, size, 3), grey values in all three channels."""
-    chunks = [_render_chunk(labels[start : start + _CHUNK], size, rng) for start in range(0, len(labels), _CHUNK)]
-    return np.repeat(np.concatenate(chunks)[..., None], 3, axis=3)
-
-
-def _render_chunk(labels: NDArray[np.int64], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(N,) -> grey values (N, size, size)."""
     scale = size // 32
     parts = np.array([[[mark == "#" for mark in row] for row in part] for part in _PARTS], dtype=np.float32)
     parts = parts.repeat(scale, axis=1).repeat(scale, axis=2)

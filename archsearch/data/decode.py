@@ -28,6 +28,7 @@ _UPRIGHT = {
 
 Square = NDArray[np.uint8]
 Loader = Callable[[], bytes | Image.Image]
+Decode = Callable[[Iterable[Loader]], Iterator[Square | str]]
 
 
 def read_square(opened: Image.Image, size: int) -> Square:
@@ -36,8 +37,13 @@ def read_square(opened: Image.Image, size: int) -> Square:
     # Leaving no more than wanted is twice as fast, but moved pixels by 4-5 of 255 on average (at 2x: 2).
     opened.draft(None, (2 * size, 2 * size))
     opened.load()
-    turn = _UPRIGHT.get(_orientation(opened))
-    rgb = _to_rgb(opened)
+    try:
+        turn = _UPRIGHT.get(int(opened.getexif().get(_ORIENTATION_TAG, 1)))
+    except Exception:  # damaged metadata does not mean damaged pixels: such a picture counts as upright
+        turn = None
+    if opened.mode.startswith("I;16"):  # convert() would clip 16-bit greys at 255
+        opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+    rgb = opened if opened.mode == "RGB" else opened.convert("RGB")
     width, height = rgb.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -56,52 +62,24 @@ def load_square(load: Loader, size: int) -> Square | str:
         return f"{type(error).__name__}: {error}"
 
 
-class Decoder:
-    """A pool of decoding threads: Pillow releases the interpreter lock while it decodes and resizes, five sixths of the time.
-
-    So threads keep about six cores busy; processes would keep more busy, but images would have to be sent between them.
-    """
-
-    def __init__(self, size: int, workers: int | None) -> None:
-        self._size = size
-        self._pool = ThreadPoolExecutor(workers or num_cores())
-
-    def squares(self, loaders: Iterable[Loader]) -> Iterator[Square | str]:
-        """For each loader, in order, the square or the reason why it cannot be read; all are started at once."""
-        return self._pool.map(lambda load: load_square(load, self._size), loaders)
-
-    def close(self) -> None:
-        """End the threads; images that have not been started are dropped."""
-        self._pool.shutdown(cancel_futures=True)
-
-
 @contextmanager
-def decoding(size: int, workers: int | None = None) -> Iterator[Decoder]:
-    """A decoder to `size` px squares on `workers` threads, one a core by default."""
-    decoder = Decoder(size, workers)
+def decoding(size: int, workers: int | None = None) -> Iterator[Decode]:
+    """Starts all of some loaders at once, on `workers` threads (one a core by default); gives their squares or reasons in order.
+
+    Pillow releases the interpreter lock while it decodes and resizes, five sixths of the time. So threads keep about six cores
+    busy; processes would keep more busy, but images would have to be sent between them.
+    """
+    pool = ThreadPoolExecutor(workers or num_cores())
     try:
         with warnings.catch_warnings():
             # An oversized image is unreadable, not a warning; odd metadata in readable pictures does not matter.
             warnings.simplefilter("ignore", UserWarning)
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield decoder
+            yield lambda loaders: pool.map(lambda load: load_square(load, size), loaders)
     finally:
-        decoder.close()
+        pool.shutdown(cancel_futures=True)  # images that have not been started are dropped
 
 
 def num_cores() -> int:
     """Cores that this process may use; not `device.usable_cores`, since preparing images must not import torch."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # damaged metadata does not mean damaged pixels: such a picture counts as upright
-        return 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # convert() would clip 16-bit greys at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")

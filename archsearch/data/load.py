@@ -49,7 +49,7 @@ class DataRequest:
 
 
 def load_data(request: DataRequest, *, say: Say = ignore, progress: Progress = ignore) -> ProxyData:
-    """The requested data. Raises UserError where it is missing, of no known form, too small, or too damaged."""
+    """The requested data, prepared in the cache where it must be. Raises UserError where it is missing, of no known form, too small, or too damaged."""
     if request.text == "fashion-mnist":
         return load_fashion_mnist()
     if request.text == "constellation":
@@ -63,24 +63,6 @@ def load_data(request: DataRequest, *, say: Say = ignore, progress: Progress = i
                 f" again with --size {request.size}, or take a proxy for smaller images"
             )
         return proxy_data(prepared)
-    return _load_through_cache(request, say, progress)
-
-
-def load_constellation(size: int, seed: int = 0) -> ProxyData:
-    """10,000 + 2,000 generated images at `size` px, rounded up to a multiple of 32; number and size are in the name."""
-    pixels = -(-size // _CONSTELLATION_GRID) * _CONSTELLATION_GRID
-    data = make_constellation(*_CONSTELLATION, size=pixels, seed=seed)
-    mark = "" if pixels == _CONSTELLATION_GRID else f"-{pixels}px"
-    return replace(
-        data,
-        name=f"constellation-{sum(_CONSTELLATION) // 1000}k{mark}",
-        source=f"constellation: {_CONSTELLATION[0]:,} training and {_CONSTELLATION[1]:,} validation images, generated"
-        f" at {pixels} px",
-    )
-
-
-def _load_through_cache(request: DataRequest, say: Say, progress: Progress) -> ProxyData:
-    """Prepare a source in the cache folder, unless it is there already, and load it."""
     if not request.cache_dir:
         raise UserError(f"{request.text}: needs a folder to keep prepared images in; none is set")
     task = Preparation(
@@ -97,3 +79,16 @@ def _load_through_cache(request: DataRequest, say: Say, progress: Progress) -> P
         max_unreadable=request.max_unreadable,
     )
     return proxy_data(prepare_in_cache(task, Path(request.cache_dir), say=say, progress=progress))
+
+
+def load_constellation(size: int, seed: int = 0) -> ProxyData:
+    """10,000 + 2,000 generated images at `size` px, rounded up to a multiple of 32; number and size are in the name."""
+    pixels = -(-size // _CONSTELLATION_GRID) * _CONSTELLATION_GRID
+    data = make_constellation(*_CONSTELLATION, size=pixels, seed=seed)
+    mark = "" if pixels == _CONSTELLATION_GRID else f"-{pixels}px"
+    return replace(
+        data,
+        name=f"constellation-{sum(_CONSTELLATION) // 1000}k{mark}",
+        source=f"constellation: {_CONSTELLATION[0]:,} training and {_CONSTELLATION[1]:,} validation images, generated"
+        f" at {pixels} px",
+    )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from archsearch.data.image_folder import quote_names
 from archsearch.data.prepared import (
     CLASSES,
+    FILES,
     FORMAT,
     IMAGES,
     LABELS,
@@ -187,23 +188,24 @@ def _finish(
         counts[name] = np.bincount(subset.labels[readable], minlength=len(selection.classes)).tolist()
     write_json(folder / CLASSES, selection.classes)
     write_json(folder / UNREADABLE, left_out)
-    names = (*IMAGES.values(), *LABELS.values(), CLASSES, UNREADABLE)
-    source = {"kind": task.source.kind, "name": task.source.name, "path": task.source.path}
+    kind, path, classes = task.source.kind, task.source.path, selection.classes
+    is_named = re.search("imagenet|ilsvrc", f"{kind} {path}".lower())
+    is_imagenet = is_named or all(_WNID.match(name) for name in classes) or "tench, Tinca tinca" in classes
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         "request": dict(identity),
-        "source": source,
+        "source": {"kind": kind, "name": task.source.name, "path": path},
         "policy": asdict(task.policy),
         "size": task.size,
         "counts": counts,
-        "classes": selection.classes,
+        "classes": classes,
         "unreadable": {name: len(each) for name, each in left_out.items()},
         "files": {
-            name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)} for name in names
+            name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)} for name in FILES
         },
         "versions": {"archsearch": __version__, "pillow": PIL.__version__, "numpy": np.__version__},
-        "licence": _IMAGENET_NOTE if _looks_like_imagenet(source, selection.classes) else None,
+        "licence": _IMAGENET_NOTE if is_imagenet else None,
         "created_at": utc_now(),
     }
     replace_file(folder / MANIFEST, lambda path: write_json(path, manifest))
@@ -226,8 +228,3 @@ def _finish_images(partial: Path, final: Path, readable: NDArray[np.int64], num_
 
     replace_file(final, copy)
     partial.unlink()
-
-
-def _looks_like_imagenet(source: Mapping[str, str], classes: Sequence[str]) -> bool:
-    named = re.search("imagenet|ilsvrc", f"{source['kind']} {source['path']}".lower())
-    return named is not None or all(_WNID.match(name) for name in classes) or "tench, Tinca tinca" in classes

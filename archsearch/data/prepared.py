@@ -1,5 +1,6 @@
 """A prepared folder: uint8 squares to map into memory, labels, class names, and a manifest with their origin and hashes."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ IMAGES = {"train": "train_images.npy", "val": "val_images.npy"}
 LABELS = {"train": "train_labels.npy", "val": "val_labels.npy"}
 CLASSES = "classes.json"
 UNREADABLE = "unreadable.json"
-_FILES = (*IMAGES.values(), *LABELS.values(), CLASSES, UNREADABLE)
+FILES = (*IMAGES.values(), *LABELS.values(), CLASSES, UNREADABLE)
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, AttributeError)
 
 
@@ -95,8 +96,12 @@ def open_prepared(folder: Path) -> Prepared:
         unreadable = {split: tuple(str(name) for name in noted[split]) for split in IMAGES}
         images = {split: np.load(folder / name, mmap_mode="r", allow_pickle=False) for split, name in IMAGES.items()}
         labels = {split: np.load(folder / name, allow_pickle=False) for split, name in LABELS.items()}
-        for split in IMAGES:
-            _check_arrays(images[split], labels[split], manifest["size"], len(classes))
+        for split, numbers in labels.items():
+            found, shape = images[split], (len(numbers), manifest["size"], manifest["size"], 3)
+            if found.dtype != np.uint8 or numbers.dtype != np.int64 or found.shape != shape:
+                raise ValueError(f"{len(numbers)} labels for images of {found.shape}")
+            if not len(numbers) or not 0 <= numbers.min() <= numbers.max() < len(classes):
+                raise ValueError(f"labels outside 0 to {len(classes) - 1}")
     except _DAMAGE as error:
         raise UserError(
             f"{folder}: prepared images are damaged ({error}); delete this folder and start again"
@@ -112,7 +117,13 @@ def check_prepared(folder: Path) -> Prepared:
     Raises RunError naming what is damaged, UserError where the folder is not a prepared one.
     """
     manifest = read_manifest(folder)
-    damaged = [name for name in _FILES if not _is_whole(folder / name, manifest.get("files", {}).get(name))]
+    damaged = []
+    for name in FILES:
+        with contextlib.suppress(*_DAMAGE):
+            noted, path = manifest["files"][name], folder / name
+            if path.stat().st_size == noted["bytes"] and hash_file(path) == noted["sha256"]:
+                continue
+        damaged.append(name)
     if damaged:
         raise RunError(
             f"{folder}: damaged: {quote_names(damaged)} not as written; delete this folder and prepare it again"
@@ -132,17 +143,3 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_whole(path: Path, noted: Any) -> bool:
-    try:
-        return bool(path.stat().st_size == noted["bytes"] and hash_file(path) == noted["sha256"])
-    except _DAMAGE:
-        return False
-
-
-def _check_arrays(images: NDArray[np.uint8], labels: NDArray[np.int64], size: int, num_classes: int) -> None:
-    if images.dtype != np.uint8 or labels.dtype != np.int64 or images.shape != (len(labels), size, size, 3):
-        raise ValueError(f"{len(labels)} labels for images of {images.shape}")
-    if not len(labels) or not 0 <= labels.min() <= labels.max() < num_classes:
-        raise ValueError(f"labels outside 0 to {num_classes - 1}")

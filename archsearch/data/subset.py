@@ -70,11 +70,15 @@ def select(source: Source, policy: Policy) -> Selection:
     else:
         val_entries = source.entries(policy.val_split)
         val_by_class = _group_by_class(val_entries, labels)
-        counts = _limit([len(members) for members in val_by_class], policy.max_val)
+        counts = allocate([len(members) for members in val_by_class], policy.max_val)
         val_by_class = _take(val_by_class, counts, labels, policy.seed)
         val = _make_subset(source, val_entries, policy.val_split, val_by_class)
-    counts = _train_counts([len(members) for members in by_class], policy)
-    by_class = _take(by_class, counts, labels, policy.seed)
+    counts = [len(members) for members in by_class]
+    if policy.share is not None:
+        counts = allocate(counts, max(1, round(policy.share * sum(counts))))
+    if policy.per_class is not None:
+        counts = [min(count, policy.per_class) for count in counts]
+    by_class = _take(by_class, allocate(counts, policy.max_train), labels, policy.seed)
     train = _make_subset(source, entries, policy.train_split, by_class)
     for subset, purpose in ((train, "train on"), (val, "validate with")):
         if not len(subset.labels):
@@ -82,10 +86,10 @@ def select(source: Source, policy: Policy) -> Selection:
     return Selection(train=train, val=val, classes=tuple(source.classes[label] for label in labels))
 
 
-def allocate(counts: list[int], total: int) -> list[int]:
-    """`total` shared out in proportion to `counts`, by largest remainder, first ones first on a tie; never above a count."""
+def allocate(counts: list[int], total: int | None) -> list[int]:
+    """`total` (all without one) shared out in proportion to `counts`, by largest remainder, first ones first on a tie; never above a count."""
     available = sum(counts)
-    if total >= available:
+    if total is None or total >= available:
         return list(counts)
     floors = [count * total // available for count in counts]
     remainders = sorted(range(len(counts)), key=lambda i: (-(counts[i] * total % available), i))
@@ -133,19 +137,6 @@ def _hold_out(
         held_out.append(members[np.sort(mixed[:count])])
         rest.append(members[np.sort(mixed[count:])])
     return held_out, rest
-
-
-def _train_counts(counts: list[int], policy: Policy) -> list[int]:
-    """Number of training images of each class."""
-    if policy.share is not None:
-        counts = allocate(counts, max(1, round(policy.share * sum(counts))))
-    if policy.per_class is not None:
-        counts = [min(count, policy.per_class) for count in counts]
-    return _limit(counts, policy.max_train)
-
-
-def _limit(counts: list[int], most: int | None) -> list[int]:
-    return counts if most is None else allocate(counts, most)
 
 
 def _take(

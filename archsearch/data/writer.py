@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.data.decode import Square, decoding
+from archsearch.data.decode import Decode, Square, decoding
 from archsearch.data.prepared import IMAGES
 from archsearch.data.sources.base import Loader, Source
 from archsearch.data.subset import Selection
@@ -98,7 +98,11 @@ class OutputFiles:
 
     def __init__(self, files: Mapping[str, BinaryIO], journal: BinaryIO, size: int) -> None:
         self._files, self._journal, self._row_bytes = files, journal, size**2 * 3
-        self._start = {name: _header_bytes(file) for name, file in files.items()}
+        self._start: dict[str, int] = {}
+        for name, file in files.items():
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            self._start[name] = file.tell()
 
     def write(self, name: str, row: int, square: Square) -> None:
         """Write an image at its row of an output."""
@@ -124,10 +128,6 @@ class _Pass:
     which: NDArray[np.int64]  # indices into `outputs`
     rows: NDArray[np.int64]
 
-    def place(self, position: int) -> tuple[str, int]:
-        """Output and row of the image at this position of the pass."""
-        return self.outputs[self.which[position]], int(self.rows[position])
-
 
 def write_images(
     source: Source,
@@ -151,15 +151,15 @@ def write_images(
         return unreadable
     progress(already, total, "decoding")
     started = time.monotonic()
-    with unfinished.open() as files, decoding(unfinished.size, workers) as decoder:
+    with unfinished.open() as files, decoding(unfinished.size, workers) as decode:
         for each in passes:
             start = min(skip, len(each.rows))
             skip -= start
             loaders = source.read(each.split, each.indices[start:])
-            for squares in _decode_ahead(loaders, decoder.squares):
+            for squares in _decode_ahead(loaders, decode):
                 before, failed = start, []
                 for square in squares:
-                    name, row = each.place(start)
+                    name, row = each.outputs[each.which[start]], int(each.rows[start])
                     start, done, seen[name] = start + 1, done + 1, seen[name] + 1
                     if isinstance(square, str):
                         failed.append((name, row, square))
@@ -175,13 +175,11 @@ def write_images(
     return unreadable
 
 
-def _decode_ahead(
-    loaders: Iterator[Loader], start: Callable[[list[Loader]], Iterator[Square | str]]
-) -> Iterator[Iterator[Square | str]]:
+def _decode_ahead(loaders: Iterator[Loader], decode: Decode) -> Iterator[Iterator[Square | str]]:
     """Chunks of squares; while one is written and confirmed the next is being decoded."""
     pending: Iterator[Square | str] | None = None
     while chunk := list(islice(loaders, _CHUNK)):
-        following = start(chunk)
+        following = decode(chunk)
         if pending is not None:
             yield pending
         pending = following
@@ -222,13 +220,6 @@ def write_header(file: BinaryIO, num_images: int, size: int) -> None:
     """The .npy header of a uint8 array (num_images, size, size, 3)."""
     shape = (num_images, size, size, 3)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-
-def _header_bytes(file: BinaryIO) -> int:
-    """Length of a .npy header; the file is read up to its end."""
-    np.lib.format.read_magic(file)
-    np.lib.format.read_array_header_1_0(file)
-    return file.tell()
 
 
 def sync(file: IO[Any]) -> None:

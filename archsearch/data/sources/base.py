@@ -5,9 +5,10 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from archsearch.errors import UserError
 # Called on a decoding thread; may raise any error of reading.
 Loader = Callable[[], bytes | Image.Image]
 
-# Hugging Face's ImageNet names n01440764_10026.JPEG n01440764_10026_n01440764.JPEG.
+# The class name at the end: Hugging Face's ImageNet names n01440764_10026.JPEG n01440764_10026_n01440764.JPEG.
 _CLASS_TAIL = re.compile(r"_n\d{8}$")
 
 
@@ -32,8 +33,11 @@ class Entries:
 
     def sorted_indices(self) -> NDArray[np.int64]:
         """Storage indices by class, then by name without its suffix: the order that all forms of a data set share."""
-        labels = self.labels.tolist()
-        order = sorted(range(len(labels)), key=lambda i: (labels[i], _stem(self.keys[i]), self.keys[i], i))
+        labels, stems = self.labels.tolist(), []
+        for key in self.keys:
+            base, suffix = os.path.splitext(key)
+            stems.append(_CLASS_TAIL.sub("", base if suffix.lower() in IMAGE_SUFFIXES else key))
+        order = sorted(range(len(labels)), key=lambda i: (labels[i], stems[i], self.keys[i], i))
         return np.array(order, dtype=np.int64)
 
 
@@ -95,13 +99,10 @@ def shard_splits(root: Path, paths: list[Path], train_split: str) -> dict[str, l
     return found
 
 
-def numbered_classes(count: int) -> tuple[str, ...]:
-    """Names for classes that only have numbers, padded so that they sort as these do."""
+def name_classes(labels: Collection[Any]) -> tuple[str, ...]:
+    """The names among the labels, sorted; numbers up to the largest where they are numbers, padded so that they sort as these do."""
+    if any(isinstance(label, str) for label in labels):
+        return tuple(sorted({str(label) for label in labels}))
+    count = max((int(label) for label in labels), default=-1) + 1
     digits = len(str(max(count - 1, 0)))
     return tuple(f"{number:0{digits}}" for number in range(count))
-
-
-def _stem(key: str) -> str:
-    """A key without its image suffix and without the class name that Hugging Face's ImageNet puts at the end."""
-    base, suffix = os.path.splitext(key)
-    return _CLASS_TAIL.sub("", base if suffix.lower() in IMAGE_SUFFIXES else key)

@@ -3,10 +3,10 @@
 # Not timm's ReaderImageFolder: it names a class after the innermost folder and sorts digits by their value, and no other
 # form of the same images can give that order.
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,6 @@ from archsearch.data.image_folder import (
 from archsearch.data.sources.base import Entries, Loader, Source, make_stamp
 from archsearch.errors import UserError
 
-Found = TypeVar("Found")
-
 
 class FolderSource(Source):
     """Class folders of images; labels follow the sorted names of the training split's folders."""
@@ -40,7 +38,13 @@ class FolderSource(Source):
             check_root(root, (train_split,) if val_split is None else (train_split, val_split))
         self.splits = (train_split,) if self._is_flat else tuple(folders_in(root))
         self._listed: dict[str, Split] = {}
-        self.classes = self._explain_denied(self._train_classes)
+        where = "" if self._is_flat else train_split
+        with self._explain_denied():
+            self.classes = list_classes(root, where)
+        if len(self.classes) < 2:
+            raise UserError(
+                f"{root / where}: only one class folder with images, {self.classes[0]!r}; at least two are needed"
+            )
 
     def entries(self, split: str) -> Entries:
         """All files below the split's class folders."""
@@ -63,32 +67,22 @@ class FolderSource(Source):
     def _files(self, split: str) -> Split:
         if split not in self._listed:
             self.check_split(split)
-            self._listed[split] = self._explain_denied(lambda: self._list(split))
+            where = "" if self._is_flat else split
+            with self._explain_denied():
+                strangers = [name for name in list_classes(self._root, where) if name not in self.classes]
+                if strangers:
+                    raise UserError(
+                        f"{self._root / where}: {quote_names(strangers)} not among the {len(self.classes)} classes of"
+                        f" {self._root / self._train}; every validation class must be a training class"
+                    )
+                self._listed[split] = read_split(self._root, where, self.classes)
         return self._listed[split]
 
-    def _list(self, split: str) -> Split:
-        where = "" if self._is_flat else split
-        strangers = [name for name in list_classes(self._root, where) if name not in self.classes]
-        if strangers:
-            raise UserError(
-                f"{self._root / where}: {quote_names(strangers)} not among the {len(self.classes)} classes of"
-                f" {self._root / self._train}; every validation class must be a training class"
-            )
-        return read_split(self._root, where, self.classes)
-
-    def _train_classes(self) -> tuple[str, ...]:
-        where = "" if self._is_flat else self._train
-        names = list_classes(self._root, where)
-        if len(names) < 2:
-            raise UserError(
-                f"{self._root / where}: only one class folder with images, {names[0]!r}; at least two are needed"
-            )
-        return names
-
-    def _explain_denied(self, read: Callable[[], Found]) -> Found:
-        """The result of `read`; a file that may not be read becomes a UserError."""
+    @contextmanager
+    def _explain_denied(self) -> Iterator[None]:
+        """A UserError in place of the error for a file that may not be read."""
         try:
-            return read()
+            yield
         except PermissionError as error:
             raise UserError(
                 f"{self._root}: {error.filename} may not be read; every folder and image must be readable"

@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from archsearch.data.image_folder import quote_names
-from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_files
+from archsearch.data.sources.base import Entries, Loader, Source, name_classes, shard_splits, stamp_files
 from archsearch.errors import UserError, first_line
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
@@ -39,7 +40,9 @@ class ParquetSource(Source):
         schema = _open_shard(self._shards[train_split][0]).schema_arrow
         self._image = self._column(schema, _IMAGE_COLUMNS)
         self._label = self._column(schema, _LABEL_COLUMNS)
-        self.classes = _declared_classes(schema, self._label) or self._counted_classes(train_split)
+        self.classes = _declared_classes(schema, self._label) or name_classes(
+            [value for value in self._labels(train_split) if value is not None]
+        )
 
     def entries(self, split: str) -> Entries:
         """From the columns of labels and of file names alone."""
@@ -69,7 +72,7 @@ class ParquetSource(Source):
                 wanted = indices[(indices >= start) & (indices < stop)] - start
                 if len(wanted):
                     column = file.read_row_group(group, columns=[self._image]).column(self._image)
-                    yield from (_loader(column[int(row)]) for row in wanted)
+                    yield from (partial(_image_bytes, column[int(row)]) for row in wanted)
                 start = stop
 
     def stamp(self, splits: Iterable[str]) -> str:
@@ -81,12 +84,6 @@ class ParquetSource(Source):
         if found is None:
             raise UserError(f"{self.path}: no column named {' or '.join(names)}; found {quote_names(schema.names)}")
         return found
-
-    def _counted_classes(self, split: str) -> tuple[str, ...]:
-        values = [value for value in self._labels(split) if value is not None]
-        if values and isinstance(values[0], str):
-            return tuple(sorted(set(values)))
-        return numbered_classes(max((int(value) for value in values), default=-1) + 1)
 
     def _labels(self, split: str) -> list[Any]:
         return [
@@ -119,15 +116,12 @@ def _read_column(shard: Path, column: str) -> pa.Table:
         raise UserError(f"{shard}: column {column!r} cannot be read ({first_line(error)})") from error
 
 
-def _loader(value: Any) -> Loader:
-    def load() -> bytes:
-        content = value.as_py()
-        content = content["bytes"] if isinstance(content, dict) else content
-        if not isinstance(content, bytes):
-            raise ValueError("the row holds no bytes")
-        return content
-
-    return load
+def _image_bytes(value: Any) -> bytes:
+    content = value.as_py()
+    content = content["bytes"] if isinstance(content, dict) else content
+    if not isinstance(content, bytes):
+        raise ValueError("the row holds no bytes")
+    return content
 
 
 def _declared_classes(schema: pa.Schema, column: str) -> tuple[str, ...]:

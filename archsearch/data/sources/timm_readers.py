@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import compute
 
-from archsearch.data.sources.base import Entries, Loader, Source, make_stamp, numbered_classes
+from archsearch.data.sources.base import Entries, Loader, Source, make_stamp, name_classes
 from archsearch.errors import UserError, first_line
 
 PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "torch": "torchvision"}
@@ -41,16 +41,20 @@ class TimmSource(Source):
         self.splits = (train_split, *_VAL_NAMES)  # the ones that exist are known when one is opened
         self._opened: dict[str, Any] = {}
         self._entries: dict[str, Entries] = {}
-        self.classes = self._named_classes(train_split) or numbered_classes(
-            int(self.entries(train_split).labels.max(initial=-1)) + 1
-        )
+        opened = self._open(train_split)
+        known = getattr(getattr(opened, "reader", opened), "class_to_idx", None) or {}
+        names = tuple(str(name) for name, _ in sorted(known.items(), key=lambda item: item[1]))
+        self.classes = names or name_classes(self.entries(train_split).labels.tolist())
 
     def entries(self, split: str) -> Entries:
         """From the reader's columns, or from one pass through the stream."""
         if split not in self._entries:
             opened = self._open(split)
-            if self.kind == "hfds":
-                labels, keys = _columns(opened.reader)
+            if self.kind == "hfds":  # columns, read without the images
+                table, image_key = opened.reader.dataset, opened.reader.image_key
+                labels = [int(label) for label in table.remove_columns(image_key)[opened.reader.label_key]]
+                names = compute.struct_field(table.data.column(image_key), "path").to_pylist()
+                keys = [f"{row:09}" if name is None else Path(name).name for row, name in enumerate(names)]
             else:
                 labels = [int(label) for _, label in self._stream(opened)]
                 keys = [f"{index:09}" for index in range(len(labels))]
@@ -110,11 +114,6 @@ class TimmSource(Source):
         """Raise UserError for a split that cannot be opened."""
         self._open(split)
 
-    def _named_classes(self, split: str) -> tuple[str, ...]:
-        opened = self._open(split)
-        known = getattr(getattr(opened, "reader", opened), "class_to_idx", None) or {}
-        return tuple(str(name) for name, _ in sorted(known.items(), key=lambda item: item[1]))
-
 
 def _name_and_root(kind: str, text: str, rest: str) -> tuple[str, str | None]:
     """timm's name of the data set and its folder, which only torchvision's sets need: torch/NAME/FOLDER."""
@@ -126,15 +125,6 @@ def _name_and_root(kind: str, text: str, rest: str) -> tuple[str, str | None]:
     if not folder or not Path(folder).is_dir():
         raise UserError(f"{text}: no folder; allowed is torch/NAME/FOLDER with the set downloaded to FOLDER")
     return f"torch/{name}", folder
-
-
-def _columns(reader: Any) -> tuple[list[int], list[str]]:
-    """Labels and file names, read without the images."""
-    table = reader.dataset
-    labels = [int(label) for label in table.remove_columns(reader.image_key)[reader.label_key]]
-    names = compute.struct_field(table.data.column(reader.image_key), "path").to_pylist()
-    keys = [f"{index:09}" if name is None else Path(name).name for index, name in enumerate(names)]
-    return labels, keys
 
 
 def _read_encoded(reader: Any, index: int) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archsearch.data.image_folder import IMAGE_SUFFIXES, quote_names
-from archsearch.data.sources.base import Entries, Loader, Source, numbered_classes, shard_splits, stamp_files
+from archsearch.data.sources.base import Entries, Loader, Source, name_classes, shard_splits, stamp_files
 from archsearch.data.sources.tars import Member, members
 from archsearch.errors import UserError
 
@@ -46,15 +46,14 @@ class WebdatasetSource(Source):
         self.splits = tuple(self._shards)
         self.check_split(train_split)
         self._found: dict[str, list[_Sample]] = {}
-        self.classes = _make_classes([sample.label for sample in self._samples(train_split)])
+        self.classes = name_classes([sample.label for sample in self._samples(train_split)])
 
     def entries(self, split: str) -> Entries:
         """From the headers of the shards and the small files with the labels."""
         self.check_split(split)
-        samples = self._samples(split)
         number = {name: label for label, name in enumerate(self.classes)}
-        labels = []
-        for sample in samples:
+        labels, keys = [], []
+        for sample in self._samples(split):
             label = number.get(sample.label, -1) if isinstance(sample.label, str) else sample.label
             if not 0 <= label < len(self.classes):
                 raise UserError(
@@ -62,7 +61,10 @@ class WebdatasetSource(Source):
                     f" {len(self.classes)} classes of the training split"
                 )
             labels.append(label)
-        return Entries(labels=np.array(labels, dtype=np.int64), keys=tuple(_key_in_class(sample) for sample in samples))
+            # A leading folder that only repeats the class's name is no part of the key.
+            folder, _, rest = sample.key.partition("/")
+            keys.append(rest if rest and folder == sample.label else sample.key)
+        return Entries(labels=np.array(labels, dtype=np.int64), keys=tuple(keys))
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
         """Loaders that read one member each, at its place in the tar."""
@@ -119,15 +121,3 @@ def _read_label(parts: dict[str, Member]) -> int | str | None:
         values = [document[field] for field in _LABEL_FIELDS if field in document] if isinstance(document, dict) else []
         return next((value for value in values if isinstance(value, int | str)), None)
     return None
-
-
-def _make_classes(labels: list[int | str]) -> tuple[str, ...]:
-    if any(isinstance(label, str) for label in labels):
-        return tuple(sorted({str(label) for label in labels}))
-    return numbered_classes(max((int(label) for label in labels), default=-1) + 1)
-
-
-def _key_in_class(sample: _Sample) -> str:
-    """The key without a leading folder that only repeats the class's name."""
-    folder, _, rest = sample.key.partition("/")
-    return rest if rest and folder == sample.label else sample.key
