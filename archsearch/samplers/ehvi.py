@@ -7,6 +7,7 @@ the same formula, but brings gpytorch along and works with its own models only.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,21 +73,15 @@ def _split(bounds: Indices, makers: Indices, point: Indices) -> tuple[Indices, I
 def expected_improvement(boxes: Boxes, means: Array, deviations: Array) -> Array:
     """Expected hypervolume improvement (C,) of candidates with independent normal objectives (C, M); a deviation of 0 is a known value."""
     step = max(1, _CELLS // max(1, len(boxes.lower)))
-    parts = [
-        _improvement(boxes, means[start : start + step], deviations[start : start + step])
-        for start in range(0, len(means), step)
-    ]
+    parts = []
+    for start in range(0, len(means), step):
+        lengths = []  # (S, B) of each objective
+        for column, edges in enumerate(boxes.edges):
+            some = (slice(start, start + step), column)
+            table = expected_excess(edges, means[some], deviations[some])  # (S, E)
+            lengths.append(table[:, boxes.upper[:, column]] - table[:, boxes.lower[:, column]])
+        parts.append(np.maximum(reduce(np.multiply, lengths), 0.0).sum(axis=1))
     return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _improvement(boxes: Boxes, means: Array, deviations: Array) -> Array:
-    product: Array | None = None
-    for column, edges in enumerate(boxes.edges):
-        table = expected_excess(edges, means[:, column], deviations[:, column])  # (C, E)
-        lengths = table[:, boxes.upper[:, column]] - table[:, boxes.lower[:, column]]  # (C, B)
-        product = lengths if product is None else product * lengths
-    assert product is not None, "there is at least one objective"
-    return np.asarray(np.maximum(product, 0.0).sum(axis=1))
 
 
 def expected_excess(edges: Array, means: Array, deviations: Array) -> Array:

@@ -42,14 +42,12 @@ class Column:
         for value in values:
             if value not in self._places:
                 self._places[value] = len(self._parts)
-                self._parts.append(self._part(value))
+                if self._choices:
+                    self._parts.append([*(_HALF * (choice == value) for choice in self._choices), _HALF])
+                else:
+                    number = math.log(value) if self._log else float(value)
+                    self._parts.append([(number - self._low) / self._span - 0.5, _PRESENT])
         return np.array(self._parts)[[self._places[value] for value in values]]
-
-    def _part(self, value: Any) -> Sequence[float]:
-        if self._choices:
-            return [*(_HALF * (choice == value) for choice in self._choices), _HALF]
-        number = math.log(value) if self._log else float(value)
-        return [(number - self._low) / self._span - 0.5, _PRESENT]
 
 
 def numeric_values(distribution: BaseDistribution) -> Sequence[float] | None:

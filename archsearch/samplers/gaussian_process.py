@@ -17,7 +17,7 @@ from archsearch.metrics import Array
 
 Indices = NDArray[np.int64]
 
-# Means and deviations of the normal priors on the logarithms; the mean of the weights is `prior_weight`.
+# Means and deviations of the normal priors on the logarithms; the mean of the weights depends on their number.
 _AMPLITUDE = (0.0, 1.0)
 _NOISE = (np.log(0.01), 2.0)
 _WEIGHT_DEVIATION = 1.0
@@ -53,11 +53,6 @@ class Hyperparameters:
         return cls(amplitude=float(values[0]), noise=float(values[1]), weights=values[2:])
 
 
-def prior_weight(groups: Indices) -> float:
-    """Two random candidates correlate by about 1/e at this weight on every group."""
-    return 2.0 / max(1, len(np.unique(groups)))
-
-
 def kernel(first: Inputs, second: Inputs, groups: Indices, at: Hyperparameters) -> Array:
     """Covariances (N, P) without noise."""
     return np.asarray(
@@ -87,7 +82,9 @@ class HyperparameterFit:
         distances = [_distances(rows, rows, np.ones(rows.shape[1])) for rows in parts]
         self.per_group = np.stack(distances or [np.zeros((0, 0))]).reshape(number, -1)  # (groups, N * N)
         self.linear = _linear(inputs, inputs)
-        self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], np.full(number, np.log(prior_weight(groups)))))
+        # Two random candidates correlate by about 1/e at this weight on every group.
+        weight = 2.0 / max(1, len(np.unique(groups)))
+        self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], np.full(number, np.log(weight))))
         self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], np.full(number, _WEIGHT_DEVIATION)))
 
     def loss(self, logs: Array) -> tuple[float, Array]:

@@ -1,5 +1,6 @@
 """A sampler that takes known objectives from functions and models only the others, by expected hypervolume improvement."""
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -170,8 +171,10 @@ class KnownCostSampler(ProposingSampler):
             if key not in self._proposals:
                 self._proposals[key] = self._stored_proposal(study, trial)
             proposal = self._proposals[key]
-        if param_name in proposal and _allows(param_distribution, proposal[param_name]):
-            return proposal[param_name]
+        if param_name in proposal:
+            with contextlib.suppress(ValueError):  # a category that the distribution lacks, or text for a number
+                if param_distribution._contains(param_distribution.to_internal_repr(proposal[param_name])):
+                    return proposal[param_name]
         if isinstance(self._pool, TablePool) and param_name in self._pool.distributions:
             raise UserError(
                 f"KnownCostSampler: the candidates have {param_name}={proposal.get(param_name, 'nowhere')!r}, "
@@ -190,7 +193,10 @@ class KnownCostSampler(ProposingSampler):
             if proposal is None:
                 return self._without_proposal(study, trial, fixed)
             study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, proposal)
-            if not _is_taken(study, trial.number, proposal):
+            # Another process may have stored the same one for a running trial with a lower number, which keeps it.
+            lower = (other for other in study.get_trials(deepcopy=False) if other.number < trial.number)
+            running = (other for other in lower if other.state == TrialState.RUNNING)
+            if all(other.system_attrs.get(PROPOSAL) != proposal for other in running):
                 break
             proposal = self.propose(study, trial.number, fixed)
         return proposal or {}
@@ -218,22 +224,6 @@ class KnownCostSampler(ProposingSampler):
 def _trial_key(study: Study, trial: FrozenTrial) -> tuple[int, int, int]:
     """Identifies a trial among those of all studies that use the sampler."""
     return id(study._storage), study._study_id, trial.number
-
-
-def _allows(distribution: BaseDistribution, value: Any) -> bool:
-    """True for a value that the distribution contains."""
-    try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
-    except ValueError:  # a category that it does not know, or text for a number
-        return False
-
-
-def _is_taken(study: Study, number: int, proposal: Params) -> bool:
-    """True when another process stored the same proposal for a running trial with a lower number, which keeps it."""
-    return any(
-        other.number < number and other.state == TrialState.RUNNING and other.system_attrs.get(PROPOSAL) == proposal
-        for other in study.get_trials(deepcopy=False)
-    )
 
 
 def _gather(pool: Pool, candidates: Candidates, parents: list[Params], rng: random.Random, *, has_fixed: bool) -> None:

@@ -115,7 +115,10 @@ def _find_reasons(distributions: Mapping[str, BaseDistribution], rows: Sequence[
     ranks = {name: _rank(distributions[name], is_always=bool(has[name].all())) for name in distributions}
     deciders = sorted((name for name, rank in ranks.items() if rank is not None), key=lambda name: (ranks[name], name))
     values = {name: np.array([row.get(name, ABSENT) for row in rows], dtype=object) for name in deciders}
-    codes = {name: _codes(found) for name, found in values.items()}
+    codes: dict[str, NDArray[np.int64]] = {}  # equal for equal values
+    for name, found in values.items():
+        places: dict[Any, int] = {}
+        codes[name] = np.array([places.setdefault(value, len(places)) for value in found], dtype=np.int64)
     reasons: dict[str, list[_Reason]] = {}
     for name, having in has.items():
         reasons[name] = []
@@ -135,12 +138,6 @@ def _rank(distribution: BaseDistribution, *, is_always: bool) -> int | None:
     if isinstance(distribution, IntDistribution) and distribution.high - distribution.low < _FEW:
         return 1 if is_always else 2
     return None
-
-
-def _codes(values: NDArray[np.object_]) -> NDArray[np.int64]:
-    """Integers (N,) that are equal for equal values."""
-    places: dict[Any, int] = {}
-    return np.array([places.setdefault(value, len(places)) for value in values], dtype=np.int64)
 
 
 def _order_names(reasons: Mapping[str, Sequence[_Reason]]) -> list[str]:

@@ -44,14 +44,7 @@ def make_sampler(
     check_sampler(name)
     if name == KNOWN_COST:
         return KnownCostInBand(
-            space,
-            band,
-            seed,
-            already,
-            objectives=objectives,
-            predict=predict,
-            batch_size=batch_size,
-            features=features,
+            space, band, seed, already, objectives=objectives, predict=predict, batch_size=batch_size, features=features
         )
     return InBandSampler(BASES[name], space, band, seed, already)
 

@@ -130,10 +130,12 @@ def _with_curves(
         for row in rows
         if row.state == TrialState.COMPLETE and math.isfinite(row.values[curve_of])
     ]
-    return [
-        _inferred(row, curve_of, curves[row.number], finished) if row.state == TrialState.PRUNED else row
-        for row in rows
-    ]
+    for place, row in enumerate(rows):
+        found = infer_final(curves[row.number], finished) if row.state == TrialState.PRUNED else None
+        if found is not None:
+            values = tuple(found.value if index == curve_of else value for index, value in enumerate(row.values))
+            rows[place] = replace(row, values=values, variances={curve_of: found.variance})
+    return rows
 
 
 def _curve(attribute: Any, sign: int) -> dict[int, float]:
@@ -145,16 +147,6 @@ def _curve(attribute: Any, sign: int) -> dict[int, float]:
         for steps, score in attribute.items()
         if str(steps).isdecimal() and isinstance(score, int | float) and math.isfinite(score)
     }
-
-
-def _inferred(
-    row: Observation, curve_of: int, curve: Mapping[int, float], finished: Sequence[tuple[Mapping[int, float], float]]
-) -> Observation:
-    found = infer_final(curve, finished)
-    if found is None:
-        return row
-    values = tuple(found.value if index == curve_of else value for index, value in enumerate(row.values))
-    return replace(row, values=values, variances={curve_of: found.variance})
 
 
 class Inferred(NamedTuple):

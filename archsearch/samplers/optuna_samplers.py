@@ -44,21 +44,10 @@ class _Gp(GPSampler):
         return super().sample_relative(twin, twin._storage.get_trial(asked), search_space)
 
 
-def _tpe(seed: int) -> BaseSampler:
+BASES: dict[str, Callable[[int], BaseSampler]] = {
     # Multivariate over the names that every architecture has. The constant liar is for parallel drivers, and reads the storage for every name.
-    return TPESampler(seed=seed, multivariate=True, constant_liar=False)
-
-
-def _nsga2(seed: int) -> BaseSampler:
-    return _Nsga2(seed=seed, population_size=POPULATION)
-
-
-def _gp(seed: int) -> BaseSampler:
-    return _Gp(seed=seed)
-
-
-def _random(seed: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
-
-
-BASES: dict[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "nsga2": _nsga2, "gp": _gp, "random": _random}
+    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=False),
+    "nsga2": lambda seed: _Nsga2(seed=seed, population_size=POPULATION),
+    "gp": lambda seed: _Gp(seed=seed),
+    "random": lambda seed: RandomSampler(seed=seed),
+}

@@ -67,7 +67,12 @@ class Reranker:
         names = sorted(set.intersection(*(set(features) for features in by_trial.values()))) if by_trial else []
         if not names or any(len(rows) < _ENOUGH for rows in measured.values()):
             return best[0]
-        mine = [self._candidate_features(params, pool) for params in best]
+        mine = []
+        for params in best:
+            key = pool.key(params)
+            if key not in self._found:
+                self._found[key] = self._features(params)
+            mine.append(self._found[key])
         usual = {name: statistics.median(features[name] for features in by_trial.values()) for name in names}
         spans = _feature_distributions(names, list(by_trial.values()))
         if spans != self._spans:  # with fits on another scale a proposal would depend on when this process began
@@ -92,12 +97,6 @@ class Reranker:
         shortlist = Shortlist(params=list(best), encoded=encoder.encode(wide), costs=costs)
         scores = Acquisition(models, known, observations, shortlist)(slice(0, len(best)))
         return best[int(np.argmax(scores))]
-
-    def _candidate_features(self, params: Params, pool: Pool) -> Features:
-        key = pool.key(params)
-        if key not in self._found:
-            self._found[key] = self._features(params)
-        return self._found[key]
 
 
 def _feature_distributions(names: Sequence[str], every: Sequence[Features]) -> dict[str, BaseDistribution]:

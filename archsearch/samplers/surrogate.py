@@ -13,7 +13,7 @@ from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior
 from archsearch.samplers.observations import Observation
 
-_GROWTH = 1.15  # of the data, before hyperparameters are refitted
+_GROWTH = 1.15  # of the data, and one more observation at least, before hyperparameters are refitted
 _MOST_FITTED = 200  # observations that hyperparameters are fitted to
 _MOST_REMEMBERED = 50
 # Weight of a standardised cost beside parameters, whose distances are up to 1: costs that differ by 2 standard deviations have a distance of 1.
@@ -125,7 +125,10 @@ def _hyperparameters(
     cache: dict[Hashable, Hyperparameters],
 ) -> Hyperparameters:
     """Hyperparameters fitted to the first rows, as many as the schedule gives, on their own scales: they depend on nothing but the study."""
-    first = rows[: _fit_size(len(rows))]
+    size = 1
+    while (following := max(size + 1, math.floor(size * _GROWTH))) <= len(rows):
+        size = following
+    first = rows[:size]
     content = tuple((row.number, *row.pick_values((objective, *known))) for row in first)
     key = (objective, *known, *encoder.names, content)
     if key not in cache:
@@ -141,11 +144,3 @@ def _hyperparameters(
 def stack_costs(rows: Sequence[Observation], known: Sequence[int]) -> Array:
     """The known objectives (N, K) of N observations."""
     return np.array([row.pick_values(known) for row in rows]).reshape(len(rows), len(known))
-
-
-def _fit_size(number: int) -> int:
-    """The largest size of the schedule up to `number`: each size is _GROWTH times the one before, and at least one more."""
-    size = 1
-    while (following := max(size + 1, math.floor(size * _GROWTH))) <= number:
-        size = following
-    return size
