@@ -66,12 +66,10 @@ class InBandSampler(ProposingSampler):
         asked: Params = {}
 
         def pick(name: str, choices: Sequence[Scalar]) -> Scalar:
-            chosen = (
-                relative[name]
-                if name in relative
-                else base.sample_independent(study, trial, name, self._distributions[name])
-            )
-            asked[name] = chosen
+            if name in relative:
+                asked[name] = relative[name]
+            else:
+                asked[name] = base.sample_independent(study, trial, name, self._distributions[name])
             return asked[name]
 
         if relative:

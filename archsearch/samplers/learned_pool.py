@@ -34,18 +34,20 @@ class LearnedPool:
         found: dict[str, BaseDistribution] = {}
         for trial in trials:
             found.update(trial.distributions)
-        self._distributions = dict(sorted(found.items()))  # a storage may forget the order
+        self.distributions = dict(sorted(found.items()))  # a storage may forget the order
         rows = [trial.params for trial in trials if trial.state.is_finished()]
-        self._reasons = _find_reasons(self._distributions, rows)
+        self._reasons = _find_reasons(self.distributions, rows)
         self._order = _order_names(self._reasons)
-        always = [name for name, reasons in self._reasons.items() if not reasons]
-        self._unshown = _find_unshown({name: self._distributions[name] for name in always}, rows)
+        # Choices, by category that all trials have, that no finished one has taken; numbers are left out, since too little depends on them.
+        self._unshown: dict[str, list[Any]] = {}
+        for name, distribution in self.distributions.items():
+            if self._reasons[name] or numeric_values(distribution) is not None:
+                continue
+            assert isinstance(distribution, CategoricalDistribution), "anything else is a number"
+            shown = {row.get(name, ABSENT) for row in rows}
+            if missing := [choice for choice in distribution.choices if choice not in shown]:
+                self._unshown[name] = missing
         self._is_ready = len(rows) >= _ENOUGH and not self._unshown
-
-    @property
-    def distributions(self) -> Mapping[str, BaseDistribution]:
-        """The distribution of every name seen."""
-        return self._distributions
 
     def explore(self, rng: random.Random) -> Params:
         """Part of a candidate for as long as `draw` gives nothing: a choice of a category that no finished trial has taken."""
@@ -65,7 +67,7 @@ class LearnedPool:
         if not self._is_ready:
             return None
         name = rng.choice(sorted(params))
-        return self._complete({**params, name: _perturb(self._distributions[name], params[name], rng)}, rng)
+        return self._complete({**params, name: _perturb(self.distributions[name], params[name], rng)}, rng)
 
     def cross(self, first: Params, second: Params, rng: random.Random) -> Params | None:
         """Each name from one of the two."""
@@ -92,7 +94,14 @@ class LearnedPool:
                     return None
                 if votes == {False}:
                     continue
-            whole[name] = params[name] if name in params else _draw_uniform(self._distributions[name], rng)
+            distribution = self.distributions[name]
+            if name in params:
+                whole[name] = params[name]
+            elif isinstance(distribution, CategoricalDistribution):
+                whole[name] = rng.choice(distribution.choices)
+            else:
+                assert isinstance(distribution, IntDistribution | FloatDistribution), "Optuna has no other"
+                whole[name] = _value_in_range(distribution, rng.random())
         return whole
 
 
@@ -150,24 +159,6 @@ def _order_names(reasons: Mapping[str, Sequence[_Reason]]) -> list[str]:
         if len(order) == len(reasons):
             break
     return [*order, *(name for name in reasons if name not in order)]
-
-
-def _find_unshown(distributions: Mapping[str, BaseDistribution], rows: Sequence[Params]) -> dict[str, list[Any]]:
-    """Choices of categories that no row has; numbers are left out, since too little depends on them to wait for."""
-    found: dict[str, list[Any]] = {}
-    for name, distribution in distributions.items():
-        if isinstance(distribution, CategoricalDistribution) and numeric_values(distribution) is None:
-            shown = {row.get(name, ABSENT) for row in rows}
-            if missing := [choice for choice in distribution.choices if choice not in shown]:
-                found[name] = missing
-    return found
-
-
-def _draw_uniform(distribution: BaseDistribution, rng: random.Random) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return rng.choice(distribution.choices)
-    assert isinstance(distribution, IntDistribution | FloatDistribution), "Optuna has no other"
-    return _value_in_range(distribution, rng.random())
 
 
 def _perturb(distribution: BaseDistribution, value: Any, rng: random.Random) -> Any:

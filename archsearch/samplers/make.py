@@ -66,13 +66,11 @@ class KnownCostInBand(InBandSampler):
     ) -> None:
         super().__init__(BASES["random"], space, band, seed, already)
         self._pool = SpacePool(space, band, seed)
-        known = known_costs(self._pool, objectives, predict, batch_size)
-        curve_of = objectives.index("proxy_score") if "proxy_score" in objectives else None
         self._sampler = KnownCostSampler(
-            known,
+            known_costs(self._pool, objectives, predict, batch_size),
             seed=seed,
             pool=self._pool,
-            curve_of=curve_of,
+            curve_of=objectives.index("proxy_score") if "proxy_score" in objectives else None,
             already=already,
             describe=lambda trial: dict(trial.user_attrs.get(DESCRIBED, {})),
             features=None if features is None else lambda params: features(self._pool.arch(params)),

@@ -52,7 +52,7 @@ class _Row(dict[str, Any]):
 
 
 class TablePool:
-    """A finite table of candidates without duplicates. Raises UserError when it is empty."""
+    """A finite table of candidates, `rows`, without duplicates. Raises UserError when it is empty."""
 
     def __init__(self, candidates: Iterable[Mapping[str, Any]]) -> None:
         # Python's own numbers in place of numpy's, which a storage could not keep.
@@ -61,32 +61,22 @@ class TablePool:
             for row in candidates
         )
         self._rows: dict[Hashable, Params] = {row.key: row for row in rows}
-        self._order = list(self._rows.values())
+        self.rows = list(self._rows.values())
         if not self._rows:
             raise UserError("KnownCostSampler: candidates is empty; give at least one parameter dictionary, or None")
         values: dict[str, dict[Any, None]] = {}
-        for row in self._order:
+        for row in self.rows:
             for name, value in row.items():
                 values.setdefault(name, {})[value] = None
         self._values = {name: list(found) for name, found in values.items()}
-        self._distributions = {name: CategoricalDistribution(found) for name, found in self._values.items()}
+        self.distributions = {name: CategoricalDistribution(found) for name, found in self._values.items()}
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
-    def distributions(self) -> Mapping[str, BaseDistribution]:
-        """Every name of the table with its values as choices."""
-        return self._distributions
-
-    @property
-    def rows(self) -> list[Params]:
-        """Every candidate."""
-        return self._order
-
     def draw(self, number: int, rng: random.Random) -> list[Params]:
         """Distinct rows; all of them when there are no more than `number`."""
-        return self._order if number >= len(self._order) else rng.sample(self._order, number)
+        return self.rows if number >= len(self.rows) else rng.sample(self.rows, number)
 
     def mutate(self, params: Params, rng: random.Random) -> Params | None:
         """A row that differs in one name, or, when none is found, the nearest of some random rows."""

@@ -28,9 +28,8 @@ _PREFIX = "feature:"
 
 @dataclass(frozen=True, kw_only=True)
 class Shortlist:
-    """The candidates to re-rank: their parameters, these with features as rows of numbers (N, W), and their known costs (N, K)."""
+    """The candidates to re-rank: their parameters and features as rows of numbers (N, W), and their known costs (N, K)."""
 
-    params: list[Params]
     encoded: Array
     costs: Array
 
@@ -94,7 +93,7 @@ class Reranker:
             for index, rows in measured.items()
         }
         wide = [_add_features(params, features, names) for params, features in zip(best, mine, strict=True)]
-        shortlist = Shortlist(params=list(best), encoded=encoder.encode(wide), costs=costs)
+        shortlist = Shortlist(encoded=encoder.encode(wide), costs=costs)
         scores = Acquisition(models, known, observations, shortlist)(slice(0, len(best)))
         return best[int(np.argmax(scores))]
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 
 from archsearch.blocks import Cost
 from archsearch.samplers.pool import items_key
@@ -25,14 +25,9 @@ class SpacePool:
     def __init__(self, space: Space, band: Band, seed: int = 0) -> None:
         self._space, self._band, self._seed = space, band, seed
         self._stock: list[Params] = []
-        self._distributions = {name: CategoricalDistribution(choices) for name, choices in space.parameters().items()}
+        self.distributions = {name: CategoricalDistribution(choices) for name, choices in space.parameters().items()}
         self._archs: dict[Hashable, Arch] = {}
         self._costs: dict[Hashable, Cost] = {}
-
-    @property
-    def distributions(self) -> Mapping[str, BaseDistribution]:
-        """Every name of the space with two choices or more, and its choices."""
-        return self._distributions
 
     def draw(self, number: int, rng: random.Random) -> list[Params]:
         """Uniform over the band's architectures: `number` from a stock drawn once, and a few more by `rng`."""
