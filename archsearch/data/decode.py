@@ -69,7 +69,9 @@ def decoding(size: int, workers: int | None = None) -> Iterator[Decode]:
     Pillow releases the interpreter lock while it decodes and resizes, five sixths of the time. So threads keep about six cores
     busy; processes would keep more busy, but images would have to be sent between them.
     """
-    pool = ThreadPoolExecutor(workers or num_cores())
+    # Not `device.usable_cores`, since preparing images must not import torch.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers or cores)
     try:
         with warnings.catch_warnings():
             # An oversized image is unreadable, not a warning; odd metadata in readable pictures does not matter.
@@ -78,8 +80,3 @@ def decoding(size: int, workers: int | None = None) -> Iterator[Decode]:
             yield lambda loaders: pool.map(lambda load: load_square(load, size), loaders)
     finally:
         pool.shutdown(cancel_futures=True)  # images that have not been started are dropped
-
-
-def num_cores() -> int:
-    """Cores that this process may use; not `device.usable_cores`, since preparing images must not import torch."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

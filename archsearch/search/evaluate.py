@@ -42,7 +42,8 @@ def evaluate(
     device = measurement.torch_device
     task = ProxyTask.from_dict(settings) if settings.get("proxy") else None
     rungs = rungs_of(settings)
-    _free_stopped_training(arch, task, device)
+    # A paused training of another architecture is one that was stopped, and its memory would count in the next measurement.
+    _paused[:] = [each for each in _paused if (each.arch, each.task, each.device) == (arch, task, device)]
     full = cache(lambda: build(arch))  # one model is counted and timed
     phases: dict[str, Callable[[], dict[str, Any]]] = {
         "count": lambda: _count(arch, full()),
@@ -84,14 +85,13 @@ def _count(arch: Arch, model: nn.Module) -> dict[str, Any]:
 
 def _throughput(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[str, Any]:
     """Images/s of the full architecture at its own input size, between two timings of the reference."""
-    protocol, device = measurement.protocol(), measurement.torch_device
+    device = measurement.torch_device
     with device_lock(device, exclusive=True):
-        reference = _reference(device.type)
         figures = measure(
             model,
-            protocol,
+            measurement.protocol(),
             device,
-            reference=reference,
+            reference=_reference(device.type),
             say=lambda text: emit({"event": "progress", "phase": "throughput", "text": text}),
         )
     where = conditions(device)
@@ -157,11 +157,6 @@ class _Paused:
 
 # At most one; during an evaluation only one of the same architecture.
 _paused: list[_Paused] = []
-
-
-def _free_stopped_training(arch: Arch, task: ProxyTask | None, device: torch.device) -> None:
-    """Free the paused training of another architecture: that trial was stopped, and its memory would count in the next measurement."""
-    _paused[:] = [each for each in _paused if (each.arch, each.task, each.device) == (arch, task, device)]
 
 
 def _train(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: Emit) -> dict[str, Any]:

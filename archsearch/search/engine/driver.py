@@ -1,6 +1,7 @@
 """The driver of a run: proposes candidates, has them evaluated, stores the results; the only writer of the study and the files."""
 
 import contextlib
+import random
 import signal
 import sys
 import threading
@@ -9,15 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from archsearch.errors import ArchsearchError, RunError
-from archsearch.results import Row, ranked, timed_front, write_front, write_manifest, write_trials
+from archsearch.results import Row, front_members, ranked, timed_front, write_front, write_manifest, write_trials
 from archsearch.search.config import RunConfig
 from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.search.engine.manifest import describe
 from archsearch.search.engine.promotion import Ending, judge, stages
-from archsearch.search.engine.recheck import AGAIN_PHASE, scored_front, to_remeasure, to_reseed
 from archsearch.search.engine.workers.base import Event, Job, Worker
 from archsearch.search.engine.workers.process import LOG_FILE
-from archsearch.search.rungs import FREE_PHASE, SEED_PHASE
+from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, SEED_PHASE
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, paper
 
@@ -116,16 +116,13 @@ class Driver:
         for name, arch in self._fixed.items():
             if name not in known:
                 yield self._store.start_fixed(name, arch)
-        while self._num_sampled() < self._trials:
+        while sum(not row["is_fixed"] and row["state"] != "running" for row in self._store.rows()) < self._trials:
             proposal = self._store.propose()
             if proposal is None:
                 self._is_exhausted = True
                 return
             predicted = self._predictor.predict(proposal.arch) if self._predictor else None
             yield self._store.start(proposal, predicted)
-
-    def _num_sampled(self) -> int:
-        return sum(not row["is_fixed"] and row["state"] != "running" for row in self._store.rows())
 
     def _evaluate(self, row: Row) -> None:
         """Evaluate one trial, store how it ended, and update the files; a trial interrupted by Ctrl-C stays `running`."""
@@ -165,7 +162,10 @@ class Driver:
     def _remeasure_front(self) -> None:
         """Measure the throughput of the front again; what fails is tried again by the next run of the same command."""
         members = timed_front(self._rows, self._config.objectives)
-        left = to_remeasure(members, self._config.seed)
+        left = [row for row in members if row["throughput_again_img_s"] is None]
+        left.sort(key=lambda row: int(row["trial"]))
+        # Shuffled, since in another order a slow drift affects other trials than the first time.
+        random.Random(self._config.seed).shuffle(left)
         for place, row in enumerate(left, start=len(members) - len(left) + 1):
             if self._is_stopped:
                 return
@@ -179,13 +179,15 @@ class Driver:
             self._listener.again_finished(now, place, len(members), last.get("reason", missing))
 
     def _reseed_front(self) -> None:
-        """Train the front with further seeds; what fails is tried again by the next run of the same command."""
-        left = to_reseed(scored_front(self._rows, self._config.objectives), self._num_seeds)
-        for place, (row, phase) in enumerate(left, start=1):
+        """Train the front with further seeds, all of one seed before the next; what fails is tried again by the next run of the same command."""
+        members = front_members(self._rows) if "proxy_score" in self._config.objectives else []
+        numbers = range(1, self._num_seeds)
+        left = [(row, number) for number in numbers for row in members if (row["proxy_seeds"] or 1) <= number]
+        for place, (row, number) in enumerate(left, start=1):
             if self._is_stopped:
                 return
             self._listener.seed_started(row, place, len(left))
-            last = self._run_job(row, [phase])
+            last = self._run_job(row, [f"{SEED_PHASE}{number}"])
             if last is None:
                 return
             self._write("running")

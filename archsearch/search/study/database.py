@@ -21,12 +21,8 @@ from archsearch.system import flocked, replace_file
 DATABASE_FILE, LOCK_FILE = "study.db", "run.lock"
 _CONFIG = "archsearch:config"
 # Checked for, since Optuna creates a missing table, empty, and trials would be lost in silence.
-_TABLES = {f"trial_{name}" for name in ("params", "values", "user_attributes", "system_attributes")} | {
-    "studies",
-    "study_directions",
-    "study_user_attributes",
-    "trials",
-}
+_TABLES = {"studies", "study_directions", "study_user_attributes", "trials"}
+_TABLES |= {f"trial_{name}" for name in ("params", "values", "user_attributes", "system_attributes")}
 
 
 @contextlib.contextmanager
@@ -60,7 +56,10 @@ def storage_errors(where: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError, OSError) as error:
-        text = _database_message(error)
+        # The message of the database itself, without SQL and its parameters.
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        inner = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause or error
+        text = error.strerror if isinstance(error, OSError) and error.strerror else first_line(inner)
         if any(sign in text for sign in ("malformed", "not a database", "no such table", "no such column")):
             raise damaged_error(where, text) from error
         raise UserError(
@@ -74,14 +73,6 @@ def damaged_error(where: str, text: str) -> UserError:
     return UserError(
         f"{where}: damaged ({text}); put a copy of it back, or move it away and start the run again, or use another --output"
     )
-
-
-def _database_message(error: BaseException) -> str:
-    """The message of the database itself, without SQL and its parameters."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return first_line(cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause or error)
 
 
 def without_password(url: str) -> str:

@@ -64,7 +64,9 @@ def make_row(config: RunConfig, trial: StoredTrial) -> Row:
     if trial.again is not None:
         row |= _recheck_columns(row, trial.again)
     if trial.seeds and row["proxy_score"] is not None:
-        row |= _seed_columns([row["proxy_score"], *(trial.seeds[key] for key in sorted(trial.seeds, key=int))])
+        scores = [row["proxy_score"], *(trial.seeds[key] for key in sorted(trial.seeds, key=int))]
+        row |= {"proxy_seeds": len(scores), "proxy_seed_scores": json.dumps(scores)}
+        row |= {"proxy_score_mean": statistics.fmean(scores), "proxy_score_sd": statistics.stdev(scores)}
     if isinstance(row["conditions"], dict):
         row["conditions"] = json.dumps(row["conditions"])
     return row
@@ -110,13 +112,3 @@ def _recheck_columns(row: Row, again: Mapping[str, Any]) -> Row:
     if first and second:
         figures["throughput_change"] = second / first - 1
     return {**figures, "conditions": {**(row["conditions"] or {}), "again": again.get("conditions")}}
-
-
-def _seed_columns(scores: list[float]) -> dict[str, Any]:
-    """The columns of a trial trained with several seeds; `scores` starts with the first one's."""
-    return {
-        "proxy_seeds": len(scores),
-        "proxy_score_mean": statistics.fmean(scores),
-        "proxy_score_sd": statistics.stdev(scores),
-        "proxy_seed_scores": json.dumps(scores),
-    }

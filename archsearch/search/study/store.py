@@ -170,7 +170,10 @@ class RunStore:
     def _start(self, proposal: Proposal, paper: str | None, predicted_img_s: float | None = None) -> Row:
         """Store a running trial in one transaction, so that none lacks its architecture; figures measured before are copied."""
         arch, cost = proposal.arch, proposal.arch.cost()
-        known = self._find_reusable(arch.arch_id, is_fixed=paper is not None)
+        # The first complete trial of the architecture, else the first stopped one: a fixed trial is never stopped.
+        same = [row for row in self.rows() if row["arch_id"] == arch.arch_id]
+        states = ("complete", "stopped") if paper is None else ("complete",)
+        known = next((row for state in states for row in same if row["state"] == state), None)
         candidate = {
             "arch_id": arch.arch_id,
             "architecture": arch.describe(),
@@ -201,12 +204,6 @@ class RunStore:
         with storage_errors(self.where):
             trial_id = self._storage.create_new_trial(self._study._study_id, template)
         return self._keep(StoredTrial(number=number, trial_id=trial_id, state="running", attrs=attrs))
-
-    def _find_reusable(self, arch_id: str, *, is_fixed: bool) -> Row | None:
-        """The first complete trial of an architecture, else the first stopped one (not for a fixed trial, which is never stopped)."""
-        states = ("complete",) if is_fixed else ("complete", "stopped")
-        same = [row for row in self.rows() if row["arch_id"] == arch_id]
-        return next((row for state in states for row in same if row["state"] == state), None)
 
     def _num_trials(self) -> int:
         return len(self._trials) + self._num_foreign
@@ -251,7 +248,12 @@ class RunStore:
         assert reason or not is_stopped, "a stopped trial needs a reason"
         trial = self._trials[number]
         row = make_row(self.config, trial)
-        reason = reason or _missing_value(row, self.config.objectives)
+        missing = (
+            f"the evaluation gave no {name}" if row[name] is None else f"{name} is {row[name]}"
+            for name in self.config.objectives
+            if row[name] is None or not isfinite(row[name])
+        )
+        reason = reason or next(missing, None)
         curve = {str(rung.steps): measured["proxy_score"] for rung, measured in finished_rungs(self.config, trial)}
         if curve:
             self._set(trial, CURVE, curve)
@@ -288,14 +290,6 @@ def _make_features(config: RunConfig) -> Callable[[Arch], Mapping[str, float]] |
         return {name: found[name] for name in FREE_SCORES if isfinite(found[name])}
 
     return features
-
-
-def _missing_value(row: Row, objectives: tuple[str, ...]) -> str | None:
-    """Why a row cannot be ranked: an objective that is missing or not finite; None if it can."""
-    for name in objectives:
-        if row[name] is None or not isfinite(row[name]):
-            return f"the evaluation gave no {name}" if row[name] is None else f"{name} is {row[name]}"
-    return None
 
 
 def _load_run(

@@ -39,12 +39,7 @@ class Evaluator(Protocol):
     """The function that a worker calls with the parts of a job, `search.evaluate.evaluate` in every real run."""
 
     def __call__(
-        self,
-        arch: Mapping[str, Any],
-        settings: Mapping[str, Any],
-        done: Mapping[str, Mapping[str, Any]],
-        emit: Emit,
-        /,
+        self, arch: Mapping[str, Any], settings: Mapping[str, Any], done: Mapping[str, Mapping[str, Any]], emit: Emit, /
     ) -> None:
         """Emit `progress` and `phase` events without their `trial` and `seconds`; raise to fail the trial."""
 
