@@ -37,6 +37,11 @@ class Shape(NamedTuple):
         return self._replace(tokens=0)
 
     @property
+    def sides(self) -> str:
+        """Height and width in words: `56x56`."""
+        return f"{self.height}x{self.width}"
+
+    @property
     def tensor(self) -> tuple[int, int, int]:
         """Shape of the tensor without its batch."""
         if not self.tokens:
@@ -139,8 +144,7 @@ class Halving(Layer):
         """Both sides must be even."""
         if shape.height % 2 or shape.width % 2:
             raise LayerError(
-                "image_size",
-                f"the downsample {self.kind!r} needs a map with even sides, got {shape.height}x{shape.width}",
+                "image_size", f"the downsample {self.kind!r} needs a map with even sides, got {shape.sides}"
             )
 
     def out(self, shape: Shape) -> Shape:

@@ -88,8 +88,7 @@ class ConvMlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        hidden = apply_gelu(self.dwconv, to_map(self.fc1(tokens)))
-        out: Tensor = self.fc2(to_tokens(hidden))
+        out: Tensor = self.fc2(to_tokens(apply_gelu(self.dwconv, to_map(self.fc1(tokens)))))
         return out
 
 
@@ -118,11 +117,7 @@ class PreNormBlock(nn.Module):
 def pre_norm_cost(shape: Shape, hidden: int) -> Cost:
     """A PreNormBlock without its attention: two LayerNorms and the MLP."""
     width, positions = shape.channels, shape.positions
-    return (
-        cost.layer_norm(positions, width) * 2
-        + cost.linear(positions, width, hidden)
-        + cost.linear(positions, hidden, width)
-    )
+    return cost.layer_norm(positions, width) * 2 + cost.mlp(positions, width, hidden)
 
 
 def relative_position_index(height: int, width: int) -> Tensor:
@@ -234,6 +229,11 @@ def mask_value(dtype: torch.dtype) -> float:
 def split_heads(tokens: Tensor, head_dim: int) -> Tensor:
     """(B, N, C) -> (B, heads, N, head_dim)."""
     return tokens.view(*tokens.shape[:2], -1, head_dim).transpose(1, 2)
+
+
+def padded_positions(shape: Shape, multiple: int) -> int:
+    """Positions of a map after padding to multiples of `multiple`."""
+    return round_up(shape.height, multiple) * round_up(shape.width, multiple)
 
 
 def merge_heads(heads: Tensor) -> Tensor:

@@ -29,6 +29,11 @@ def linear(positions: int, inputs: int, outputs: int, *, bias: bool = True) -> C
     return Cost(positions * inputs * outputs, inputs * outputs + outputs * bias)
 
 
+def mlp(positions: int, width: int, hidden: int) -> Cost:
+    """A Linear to `hidden` channels and one back."""
+    return linear(positions, width, hidden) + linear(positions, hidden, width)
+
+
 def conv(positions: int, inputs: int, outputs: int, kernel: int, *, groups: int = 1) -> Cost:
     """A square convolution with bias; `positions` are output positions."""
     weights = kernel * kernel * inputs * outputs // groups

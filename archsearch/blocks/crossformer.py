@@ -1,8 +1,7 @@
 """CrossFormer's layers (Wang et al., arXiv 2108.00154): short- and long-distance attention, cross-scale convolutions.
 
-Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads,
-grouping and bias follow the map that arrives (the paper's classifier fixes them for a square image at construction),
-and the merging may give any width, not only twice the incoming one.
+Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, grouping and bias follow the map that arrives
+(the paper's classifier fixes them for a square image at construction), and the merging may give any width, not only twice the incoming one.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,8 +22,8 @@ from archsearch.blocks.common import (
     mask_value,
     pad_tokens,
     padded_key_mask,
+    padded_positions,
     pre_norm_cost,
-    round_up,
     to_groups,
     whole_ratio,
 )
@@ -80,16 +79,10 @@ class GroupAttention(nn.Module):
         height, width = tokens.shape[1:3]
         window, interval = grouping(height, width, self.window, self.interval)
         padded = pad_tokens(tokens, window * interval)
-        out = grouped_attention(
-            self.qkv(to_groups(padded, window, interval)),
-            head_dim=self.head_dim,
-            bias=cached_tensor(
-                self,
-                list(self.pos.parameters()),
-                lambda: self._bias(height, width, window, interval),
-                key=(height, width, window, interval),
-            ),
-        )
+        qkv = self.qkv(to_groups(padded, window, interval))
+        place = (height, width, window, interval)
+        bias = cached_tensor(self, list(self.pos.parameters()), lambda: self._bias(*place), key=place)
+        out = grouped_attention(qkv, head_dim=self.head_dim, bias=bias)
         return crop_tokens(from_groups(self.proj(out), padded.shape[1:3], window, interval), height, width)
 
     def _bias(self, height: int, width: int, window: int, interval: int) -> Tensor:
@@ -97,18 +90,6 @@ class GroupAttention(nn.Module):
         bias: Tensor = self.pos(window)[None]
         mask = padded_key_mask(height, width, window, interval, mask_value(bias.dtype), bias)
         return bias if mask is None else bias + mask
-
-
-def _bias_cost(width: int, heads: int, window: int) -> Cost:
-    """(2G-1)^2 (2p + 2p^2 + ph + 15p) MACs a forward, p = C / 16; counted as one image's although a batch shares it."""
-    offsets, hidden = (2 * window - 1) ** 2, width // 16
-    inner = cost.layer_norm(offsets, hidden) + cost.linear(offsets, hidden, hidden)
-    return (
-        cost.linear(offsets, 2, hidden)
-        + inner * 2
-        + cost.layer_norm(offsets, hidden)
-        + cost.linear(offsets, hidden, heads)
-    )
 
 
 @register
@@ -121,26 +102,22 @@ class ShortDistanceBlock(Block):
     window: int = choice(7, 7, 14, scale="window", doc="side of a group in tokens")
     head_dim: int = choice(32, 16, 32, scale="width", doc="channels of a head")
     mlp_ratio: float = choice(4.0, 2.0, 3.0, 4.0, doc="hidden width of the MLP over the width")
-
-    def _interval(self) -> int:
-        """Distance of neighbours in a group."""
-        return 1
+    interval: ClassVar[int] = 1
 
     def check(self, shape: Shape) -> None:
         """Heads must divide the width and the position MLP needs 16 channels; any group fits by padding."""
         if shape.channels < 16:
-            raise LayerError(
-                "width", f"width {shape.channels} is below 16, the least that {self.kind}'s position bias works with"
-            )
+            least = f"below 16, the least that {self.kind}'s position bias works with"
+            raise LayerError("width", f"width {shape.channels} is {least}")
         check_divides("head_dim", self.head_dim, shape.channels)
         if self.window < 1:
             raise LayerError("window", f"window {self.window} is not a positive side")
-        if self._interval() < 1:
-            raise LayerError("interval", f"interval {self._interval()} is not a positive distance")
+        if self.interval < 1:
+            raise LayerError("interval", f"interval {self.interval} is not a positive distance")
 
     def canonical(self, shape: Shape) -> Layer:
         """Long-distance attention at interval 1 is short-distance attention; the group is at most as large as the map."""
-        window, interval = grouping(shape.height, shape.width, self.window, self._interval())
+        window, interval = grouping(shape.height, shape.width, self.window, self.interval)
         ratio = whole_ratio(self.mlp_ratio, shape.channels)
         # Every token a group of its own.
         is_single = window == 1 and shape.height % interval == shape.width % interval == 0
@@ -150,31 +127,27 @@ class ShortDistanceBlock(Block):
 
     def pair(self) -> tuple[Block, ...]:
         """CrossFormer's pair, whose two blocks are equal on its last map."""
-        if self._interval() > 1:
+        if self.interval > 1:
             return (self,)
         return self, LongDistanceBlock(window=self.window, head_dim=self.head_dim, mlp_ratio=self.mlp_ratio, interval=1)
 
     def cost(self, shape: Shape) -> Cost:
-        """10CL + 4C^2 Lp + 2G^2 C Lp + 2rC^2 L and the bias; Lp positions after padding to multiples of GI."""
+        """10CL + 4C^2 Lp + 2G^2 C Lp + 2rC^2 L and the bias; Lp positions after padding to multiples of GI.
+
+        The bias: (2G-1)^2 (2p + 2p^2 + ph + 15p) MACs a forward, p = C / 16; counted as one image's although a batch shares it.
+        """
         width = shape.channels
-        window, interval = grouping(shape.height, shape.width, self.window, self._interval())
-        padded = round_up(shape.height, window * interval) * round_up(shape.width, window * interval)
-        attention = cost.self_attention(padded, window**2, width)
-        return (
-            attention
-            + _bias_cost(width, width // self.head_dim, window)
-            + pre_norm_cost(shape, int(width * self.mlp_ratio))
-        )
+        window, interval = grouping(shape.height, shape.width, self.window, self.interval)
+        attention = cost.self_attention(padded_positions(shape, window * interval), window**2, width)
+        offsets, hidden = (2 * window - 1) ** 2, width // 16
+        bias = cost.linear(offsets, 2, hidden) + cost.linear(offsets, hidden, width // self.head_dim)
+        bias += cost.layer_norm(offsets, hidden) * 3 + cost.linear(offsets, hidden, hidden) * 2
+        return attention + bias + pre_norm_cost(shape, int(width * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """The block for maps of `shape`'s width and any size."""
-        width = shape.channels
-        return PreNormBlock(
-            width,
-            int(width * self.mlp_ratio),
-            GroupAttention(width, self.head_dim, self.window, self._interval()),
-            drop_path,
-        )
+        attention = GroupAttention(shape.channels, self.head_dim, self.window, self.interval)
+        return PreNormBlock(shape.channels, int(shape.channels * self.mlp_ratio), attention, drop_path)
 
 
 @register
@@ -183,11 +156,7 @@ class LongDistanceBlock(ShortDistanceBlock):
     """CrossFormer's block with long-distance attention: tokens of a group stand `interval` apart."""
 
     kind: ClassVar[str] = "lda"
-    interval: int = choice(8, 2, 4, 8, scale="interval", doc="distance of neighbouring tokens of a group")
-
-    def _interval(self) -> int:
-        """The field."""
-        return self.interval
+    interval: int = choice(8, 2, 4, 8, scale="interval", doc="distance of neighbouring tokens of a group")  # type: ignore[misc]  # here a field
 
 
 def _convs(width: int, stride: int, num_kernels: int) -> list[tuple[int, int]]:
@@ -201,9 +170,8 @@ def _check_split(width: int, num_kernels: int) -> None:
         raise LayerError("num_kernels", f"num_kernels {num_kernels} is not a positive number")
     share = 1 << (num_kernels - 1)
     if width < share or width % share:
-        raise LayerError(
-            "width", f"width {width} is not a multiple of {share}, what {num_kernels} cross-scale kernels need"
-        )
+        needed = f"{share}, what {num_kernels} cross-scale kernels need"
+        raise LayerError("width", f"width {width} is not a multiple of {needed}")
 
 
 class CrossScaleConv(nn.ModuleList):
@@ -275,8 +243,7 @@ class CrossScaleStem(Layer):
             raise LayerError("stride", f"stride {self.stride} must be positive and, for several kernels, even")
         if shape.height % self.stride or shape.width % self.stride:
             raise LayerError(
-                "image_size",
-                f"an image of {shape.height}x{shape.width} does not divide by the stem's stride {self.stride}",
+                "image_size", f"an image of {shape.sides} does not divide by the stem's stride {self.stride}"
             )
 
     def out(self, shape: Shape) -> Shape:
@@ -292,9 +259,8 @@ class CrossScaleStem(Layer):
     def cost(self, shape: Shape) -> Cost:
         """L (sum of k^2 Cin c over the kernels + 5C)."""
         out = self.out(shape)
-        return _convs_cost(shape.channels, out, self.stride, self.num_kernels) + cost.layer_norm(
-            out.positions, out.channels
-        )
+        norm = cost.layer_norm(out.positions, out.channels)
+        return norm + _convs_cost(shape.channels, out, self.stride, self.num_kernels)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """Convolutions with PyTorch's default initialisation."""

@@ -19,7 +19,8 @@ from archsearch.blocks.common import (
     grouped_attention,
     init_linears,
     pad_tokens,
-    round_up,
+    padded_positions,
+    pre_norm_cost,
     to_groups,
     to_map,
     to_tokens,
@@ -90,11 +91,9 @@ class DualBlock(nn.Module):
         return to_map(tokens + self.drop_path(self.mlp(self.norm2(tokens))))
 
 
-def _skeleton_cost(shape: Shape, hidden: int) -> Cost:
-    """Two position encodings, two LayerNorms and the MLP."""
-    width, positions = shape.channels, shape.positions
-    twice = cost.depthwise(positions, width, 3) + cost.layer_norm(positions, width)
-    return twice * 2 + cost.linear(positions, width, hidden) + cost.linear(positions, hidden, width)
+def _dual_cost(shape: Shape, hidden: int) -> Cost:
+    """A DualBlock without its attention: two position encodings, two LayerNorms and the MLP."""
+    return cost.depthwise(shape.positions, shape.channels, 3) * 2 + pre_norm_cost(shape, hidden)
 
 
 @register
@@ -121,16 +120,14 @@ class WindowBlock(Block):
 
     def cost(self, shape: Shape) -> Cost:
         """28CL + 4C^2 Lp + 2w^2 C Lp + 2rC^2 L, Lp the positions after padding to windows."""
-        width, padded = shape.channels, round_up(shape.height, self.window) * round_up(shape.width, self.window)
-        attention = cost.self_attention(padded, self.window**2, width)
-        return attention + _skeleton_cost(shape, int(width * self.mlp_ratio))
+        attention = cost.self_attention(padded_positions(shape, self.window), self.window**2, shape.channels)
+        return attention + _dual_cost(shape, int(shape.channels * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """The block for maps of `shape`'s width and any size."""
         width = shape.channels
-        return DualBlock(
-            width, int(width * self.mlp_ratio), WindowAttention(width, self.head_dim, self.window), drop_path
-        )
+        attention = WindowAttention(width, self.head_dim, self.window)
+        return DualBlock(width, int(width * self.mlp_ratio), attention, drop_path)
 
 
 @register
@@ -153,9 +150,8 @@ class ChannelBlock(Block):
 
     def cost(self, shape: Shape) -> Cost:
         """28CL + 4C^2 L + 2dCL + 2rC^2 L."""
-        width, positions = shape.channels, shape.positions
-        attention = cost.self_attention(positions, self.group_dim, width)
-        return attention + _skeleton_cost(shape, int(width * self.mlp_ratio))
+        attention = cost.self_attention(shape.positions, self.group_dim, shape.channels)
+        return attention + _dual_cost(shape, int(shape.channels * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """The block for maps of `shape`'s width and any size."""

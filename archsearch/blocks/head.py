@@ -99,7 +99,7 @@ class TokenHead(Layer):
             found = f"{shape.tokens} messengers" if shape.tokens else "a map without a token"
             raise LayerError(
                 "kind",
-                f"a token head reads one token beside the map and gets {found} ({shape.height}x{shape.width}); it takes a class token, "
+                f"a token head reads one token beside the map and gets {found} ({shape.sides}); it takes a class token, "
                 "or messenger windows as large as the last map",
             )
 

@@ -1,8 +1,7 @@
 """LIT's FFN-only and global attention blocks and its deformable token merging (Pan et al., arXiv 2105.14217).
 
-The FFN-only block also takes LITv2's depthwise convolution. Changed against the paper's code: one (B, C, H, W)
-channels_last layout, `head_dim` instead of a number of heads, and the index map of the relative position bias is
-computed, never stored. LIT-Ti's other ways are fields: no bias, another epsilon.
+The FFN-only block also takes LITv2's depthwise convolution. Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a
+number of heads, and the index map of the relative position bias is computed, never stored. LIT-Ti's other ways are fields: no bias, another epsilon.
 """
 
 from dataclasses import dataclass, replace
@@ -69,9 +68,8 @@ class GlobalAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        query, key, value = (
-            split_heads(part, self.head_dim) for part in self.qkv(tokens.flatten(1, 2)).chunk(3, dim=-1)
-        )
+        parts = self.qkv(tokens.flatten(1, 2)).chunk(3, dim=-1)
+        query, key, value = (split_heads(part, self.head_dim) for part in parts)
         out = attention(query, key, value, self._bias(*tokens.shape[1:3]))
         projected: Tensor = self.proj(merge_heads(out).view(tokens.shape))
         return projected
@@ -81,9 +79,8 @@ class GlobalAttention(nn.Module):
         if self.grid is None:
             return None
         if (height, width) != self.grid:
-            built = "x".join(map(str, self.grid))
             raise UserError(
-                f"msa: the relative position bias was built for a map of {built} tokens, got {height}x{width}; "
+                f"msa: the relative position bias was built for a map of {self.grid[0]}x{self.grid[1]} tokens, got {height}x{width}; "
                 "build the model for this image size, or without the bias"
             )
         return cached_tensor(self, (bias_table(self),), lambda: relative_bias(self))
@@ -108,9 +105,8 @@ class DeformableConv(nn.Conv2d):
         assert self.bias is not None
         # At least float32, as the paper's code runs it; torchvision's CPU kernel knows no bfloat16 and no mixed types.
         dtype = torch.promote_types(input.dtype, torch.float32)
-        x, offsets, weight, bias = (
-            tensor.to(dtype) for tensor in (input, self.conv_offset(input), self.weight, self.bias)
-        )
+        tensors = (input, self.conv_offset(input), self.weight, self.bias)
+        x, offsets, weight, bias = (tensor.to(dtype) for tensor in tensors)
         # Counters must see the operation; on CUDA torchvision's kernel is the paper's own.
         if input.device.type == "cpu" and not is_traced():
             out = deform_by_sampling(x, offsets, weight, bias)
@@ -129,20 +125,15 @@ def deform_by_sampling(x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor)
     rows, columns = height // 2, width // 2
     moves = offsets.view(batch, 2, 2, 2, rows, columns)  # (B, i, j, (dy, dx), u, v)
     tap = torch.arange(2, dtype=x.dtype, device=x.device)
-    down = (
-        2 * torch.arange(rows, dtype=x.dtype, device=x.device)[:, None] + tap[:, None, None, None] + moves[:, :, :, 0]
-    )
-    across = 2 * torch.arange(columns, dtype=x.dtype, device=x.device) + tap[:, None, None] + moves[:, :, :, 1]
+    row, column = (torch.arange(count, dtype=x.dtype, device=x.device) for count in (rows, columns))
+    down = 2 * row[:, None] + tap[:, None, None, None] + moves[:, :, :, 0]
+    across = 2 * column + tap[:, None, None] + moves[:, :, :, 1]
     places = torch.stack((2 * across / (width - 1) - 1, 2 * down / (height - 1) - 1), dim=-1)  # (B, i, j, u, v, (x, y))
     samples = functional.grid_sample(
         x, places.view(batch, 4 * rows, columns, 2), mode="bilinear", padding_mode="zeros", align_corners=True
     )  # (B, C, (i, j, u), v)
-    taps = (
-        samples.view(batch, channels, 4, rows, columns)
-        .permute(0, 3, 4, 2, 1)
-        .reshape(batch, rows, columns, 4 * channels)
-    )
-    return to_map(linear(taps, weight.permute(0, 2, 3, 1).flatten(1), bias))
+    taps = samples.view(batch, channels, 4, rows, columns).permute(0, 3, 4, 2, 1)
+    return to_map(linear(taps.reshape(batch, rows, columns, 4 * channels), weight.permute(0, 2, 3, 1).flatten(1), bias))
 
 
 class DeformableMerging(nn.Module):
@@ -183,11 +174,7 @@ class MlpBlock(Block):
     def cost(self, shape: Shape) -> Cost:
         """5CL + 2rC^2 L, and 9rCL with the depthwise convolution."""
         width, positions, hidden = shape.channels, shape.positions, int(shape.channels * self.mlp_ratio)
-        total = (
-            cost.layer_norm(positions, width)
-            + cost.linear(positions, width, hidden)
-            + cost.linear(positions, hidden, width)
-        )
+        total = cost.layer_norm(positions, width) + cost.mlp(positions, width, hidden)
         return total + cost.depthwise(positions, hidden, 3) if self.conv else total
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
@@ -245,11 +232,9 @@ class DeformableDownsample(Halving):
 
     def cost(self, shape: Shape) -> Cost:
         """(32 Cin + 4 Cin C + 2C) L_out: offsets, the convolution as if not deformed, BatchNorm; sampling is free."""
-        out = self.out(shape)
-        convolutions = cost.conv(out.positions, shape.channels, 8, 2) + cost.conv(
-            out.positions, shape.channels, out.channels, 2
-        )
-        return convolutions + cost.batch_norm(out.positions, out.channels)
+        positions = self.out(shape).positions
+        offsets, taps = (cost.conv(positions, shape.channels, outputs, 2) for outputs in (8, self.width))
+        return offsets + taps + cost.batch_norm(positions, self.width)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """Starts as a plain convolution: the offsets begin at zero."""

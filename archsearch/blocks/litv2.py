@@ -1,7 +1,7 @@
 """LITv2's block (Pan et al., arXiv 2205.13213): HiLo attention and an FFN with a depthwise convolution.
 
-Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, and
-maps that the window does not divide are always padded, as the paper's detection backbone does it.
+Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, and maps that the window does not divide are
+always padded, as the paper's detection backbone does it.
 """
 
 from dataclasses import dataclass, replace
@@ -22,8 +22,8 @@ from archsearch.blocks.common import (
     grouped_attention,
     merge_heads,
     pad_tokens,
+    padded_positions,
     pre_norm_cost,
-    round_up,
     split_heads,
     to_groups,
     to_map,
@@ -112,10 +112,8 @@ class HiLoBlock(Block):
         """One `alpha` for all that split the heads alike: the first of the usual ones. Heads over a single average make no difference."""
         heads, lofi = shape.channels // self.head_dim, self.lofi_width(shape.channels) // self.head_dim
         usual = (0.9, *own_choices(HiLoBlock)["alpha"])
-        alpha = next(
-            (float(alpha) for alpha in usual if self.window == 1 or int(heads * float(alpha)) == lofi),
-            (lofi + 0.5) / heads,
-        )
+        alike = [float(alpha) for alpha in usual if self.window == 1 or int(heads * float(alpha)) == lofi]
+        alpha = alike[0] if alike else (lofi + 0.5) / heads
         head_dim, ratio = self.head_dim, whole_ratio(self.mlp_ratio, shape.channels)
         if lofi == heads and max(shape.height, shape.width) <= self.window:
             head_dim, alpha = shape.channels, 1.0 if self.window > 1 else 0.9
@@ -126,14 +124,11 @@ class HiLoBlock(Block):
 
         Lp are the positions after padding to windows, K = Lp / w^2 the averages, Dh and Dl the branches' channels.
         """
-        width, padded = shape.channels, round_up(shape.height, self.window) * round_up(shape.width, self.window)
+        width, padded = shape.channels, padded_positions(shape, self.window)
         averages, lofi = padded // self.window**2, self.lofi_width(width)
         hifi = width - lofi
-        high = (
-            cost.linear(padded, width, 3 * hifi)
-            + cost.attention(padded, self.window**2, hifi)
-            + cost.linear(padded, hifi, hifi)
-        )
+        high = cost.linear(padded, width, 3 * hifi) + cost.linear(padded, hifi, hifi)
+        high += cost.attention(padded, self.window**2, hifi)
         low = cost.linear(padded, width, lofi) + cost.linear(averages, width, 2 * lofi)
         low += cost.attention(padded, averages, lofi) + cost.linear(padded, lofi, lofi)
         hidden = int(width * self.mlp_ratio)

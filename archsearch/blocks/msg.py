@@ -49,12 +49,10 @@ class MessengerAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, windows, 1 + n, C) -> the same."""
-        query, key, value = (
-            split_heads(part, self.head_dim) for part in self.qkv(tokens.flatten(0, 1)).chunk(3, dim=-1)
-        )
+        parts = self.qkv(tokens.flatten(0, 1)).chunk(3, dim=-1)
+        query, key, value = (split_heads(part, self.head_dim) for part in parts)
         bias = cached_tensor(self, (bias_table(self), self.rel_pos_msg), self._window_bias)
-        out = attention(query, key, value, bias)
-        projected: Tensor = self.proj(merge_heads(out).view(tokens.shape))
+        projected: Tensor = self.proj(merge_heads(attention(query, key, value, bias)).view(tokens.shape))
         return projected
 
     def _window_bias(self) -> Tensor:
@@ -121,35 +119,28 @@ class Messengers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, windows, 1 + window^2)."""
         if x.shape[-2:] != self.size:
-            built = "x".join(map(str, self.size))
             raise UserError(
-                f"messenger windows were cut for a map of {built}, got {x.shape[-2]}x{x.shape[-1]}; build the model for this image size"
+                f"messenger windows were cut for a map of {self.size[0]}x{self.size[1]}, got {x.shape[-2]}x{x.shape[-1]}; build the model for this image size"
             )
         rows, columns, side = self.size[0] // self.window, self.size[1] // self.window, self.shuffle
         region = self.token.view(1, 1, side, 1, side, -1)
-        messengers = region.expand(len(x), rows // side, side, columns // side, side, -1).reshape(
-            len(x), rows * columns, 1, -1
-        )
+        messengers = region.expand(len(x), rows // side, side, columns // side, side, -1)
+        messengers = messengers.reshape(len(x), rows * columns, 1, -1)
         return to_map(torch.cat((messengers, to_windows(to_tokens(x), rows, columns)), dim=2))
 
 
 def _check_windows(shape: Shape, window: int, shuffle: int) -> None:
     """Windows tile the map, regions tile the windows, chunks fill the channels."""
     if window < 2:
-        raise LayerError(
-            "window", f"window {window} is no side of a messenger's window; whole numbers from 2 are allowed"
-        )
+        allowed = "whole numbers from 2 are allowed"
+        raise LayerError("window", f"window {window} is no side of a messenger's window; {allowed}")
     if shuffle < 1:
         raise LayerError("shuffle", f"shuffle {shuffle} is not a positive number of windows")
     if shape.height % window or shape.width % window:
-        raise LayerError(
-            "window", f"messenger windows of {window}x{window} do not tile a map of {shape.height}x{shape.width}"
-        )
+        raise LayerError("window", f"messenger windows of {window}x{window} do not tile a map of {shape.sides}")
     if shape.height % (window * shuffle) or shape.width % (window * shuffle):
-        raise LayerError(
-            "shuffle",
-            f"regions of {shuffle}x{shuffle} windows of {window}x{window} do not tile a map of {shape.height}x{shape.width}",
-        )
+        region = f"{shuffle}x{shuffle} windows of {window}x{window}"
+        raise LayerError("shuffle", f"regions of {region} do not tile a map of {shape.sides}")
     if shape.channels % shuffle**2:
         raise LayerError("shuffle", f"shuffle {shuffle} needs a width divisible by {shuffle**2}, not {shape.channels}")
 
@@ -207,9 +198,8 @@ class MsgBlock(Block):
         _check_windows(shape, self.window, self.shuffle)
         windows = (shape.height // self.window) * (shape.width // self.window)
         if shape.tokens and shape.tokens != windows:
-            raise LayerError(
-                "window", f"window {self.window} makes {windows} windows, and {shape.tokens} tokens arrive"
-            )
+            arrive = f"{shape.tokens} tokens arrive"
+            raise LayerError("window", f"window {self.window} makes {windows} windows, and {arrive}")
 
     def canonical(self, shape: Shape) -> Layer:
         """Only the MLP's ratio is rounded."""
@@ -269,9 +259,7 @@ class MessengerDownsample(Layer):
     def check(self, shape: Shape) -> None:
         """Any map; windows must come in pairs."""
         if shape.tokens and any(side % 2 for side in window_grid(shape)):
-            raise LayerError(
-                "image_size", f"an odd number of windows cannot be halved on a map of {shape.height}x{shape.width}"
-            )
+            raise LayerError("image_size", f"an odd number of windows cannot be halved on a map of {shape.sides}")
 
     def out(self, shape: Shape) -> Shape:
         """Half the sides rounded up, `width` channels, a quarter of the tokens."""

@@ -74,10 +74,7 @@ class PatchStem(Layer):
         if self.kernel < self.stride:
             raise LayerError("kernel", f"kernel {self.kernel} is smaller than the stem's stride {self.stride}")
         if not self.pad and min(shape.height, shape.width) < self.stride:
-            raise LayerError(
-                "image_size",
-                f"an image of {shape.height}x{shape.width} is smaller than the stem's stride {self.stride}",
-            )
+            raise LayerError("image_size", f"an image of {shape.sides} is smaller than the stem's stride {self.stride}")
 
     def out(self, shape: Shape) -> Shape:
         """A quarter of the sides, `width` channels."""
@@ -92,31 +89,21 @@ class PatchStem(Layer):
         """`padding` as far as it is used, and `pad` where it pads; elsewhere both take the values of the paper with this kernel."""
         usual = min(3, self.kernel // 2)
         padding = 3 if self.kernel <= self.stride or self._padding == usual else self._padding
-        pad = self.pad
         # With the same output all that is read beyond the image is zero either way.
-        if replace(self, pad=not pad).out(shape) == self.out(shape):
-            pad = self.kernel > self.stride and self._padding == usual
+        is_idle = replace(self, pad=not self.pad).out(shape) == self.out(shape)
+        pad = self.kernel > self.stride and self._padding == usual if is_idle else self.pad
         return replace(self, padding=padding, pad=pad)
 
     def cost(self, shape: Shape) -> Cost:
         """(k^2 Cin C + 5C) L."""
-        out = self.out(shape)
-        return cost.conv(out.positions, shape.channels, out.channels, self.kernel) + cost.layer_norm(
-            out.positions, out.channels
-        )
+        positions = self.out(shape).positions
+        norm = cost.layer_norm(positions, self.width)
+        return norm + cost.conv(positions, shape.channels, self.width, self.kernel)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """Convolution initialised as `init` says."""
-        return PatchConv(
-            shape.channels,
-            self.width,
-            kernel=self.kernel,
-            stride=self.stride,
-            padding=self._padding,
-            norm="after",
-            pad=self.pad,
-            init=self.init,
-        )
+        sides = {"kernel": self.kernel, "stride": self.stride, "padding": self._padding}
+        return PatchConv(shape.channels, self.width, **sides, norm="after", pad=self.pad, init=self.init)
 
 
 @register
@@ -138,7 +125,7 @@ class PatchDownsample(Layer):
         if self.norm not in ("before", "after"):
             raise LayerError("norm", f"norm {self.norm!r} is neither 'before' nor 'after'")
         if not self.pad and min(shape.height, shape.width) < 2:
-            raise LayerError("image_size", f"a map of {shape.height}x{shape.width} cannot be halved")
+            raise LayerError("image_size", f"a map of {shape.sides} cannot be halved")
 
     def out(self, shape: Shape) -> Shape:
         """Half the sides, `width` channels."""
@@ -153,9 +140,8 @@ class PatchDownsample(Layer):
         """4 Cin Cout L_out + 5C L on the side of the norm."""
         out = self.out(shape)
         normed = shape if self.norm == "before" else out
-        return cost.conv(out.positions, shape.channels, out.channels, 2) + cost.layer_norm(
-            normed.positions, normed.channels
-        )
+        norm = cost.layer_norm(normed.positions, normed.channels)
+        return norm + cost.conv(out.positions, shape.channels, out.channels, 2)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """Convolution initialised as `init` says."""

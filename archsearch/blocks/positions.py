@@ -69,8 +69,7 @@ class Positions(nn.Module):
 
     def _spatial(self, table: Tensor, height: int, width: int) -> Tensor:
         """(1, rows, C) -> (1, H * W, C)."""
-        error = misfit(height, width, self.grid, self.side, self.unresized)
-        if error:
+        if error := misfit(height, width, self.grid, self.side, self.unresized):
             raise UserError(error)
         if not self.side or height * width == self.unresized:
             return table
@@ -104,8 +103,7 @@ class LearnedPositions(Layer):
 
     def check(self, shape: Shape) -> None:
         """The table must fit the map or be resized to it."""
-        error = misfit(shape.height, shape.width, (shape.height, shape.width), self.side, self.unresized)
-        if error:
+        if error := misfit(shape.height, shape.width, shape[1:3], self.side, self.unresized):
             raise LayerError("image_size", error)
 
     def out(self, shape: Shape) -> Shape:
@@ -117,8 +115,9 @@ class LearnedPositions(Layer):
         positions = shape.height * shape.width
         if shape.height == shape.width and (not self.side or self.unresized == positions):
             return replace(self, side=shape.height, unresized=positions)
-        is_idle = self.unresized != positions
-        return replace(self, unresized=0 if positions == _PVT_POSITIONS else _PVT_POSITIONS) if is_idle else self
+        if self.unresized == positions:
+            return self
+        return replace(self, unresized=0 if positions == _PVT_POSITIONS else _PVT_POSITIONS)
 
     def cost(self, shape: Shape) -> Cost:
         """One parameter a row and channel; resizing to the map takes 4CL by fvcore's count of bilinear sampling, adding is free."""
@@ -142,9 +141,8 @@ class Patches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, tokens, 1 + n) -> (B, C, H, W)."""
         if x.shape[-2:] != self.rows:
-            built = "x".join(map(str, self.size))
             raise UserError(
-                f"tokens were put beside a map of {built} and another comes back; build the model for this image size"
+                f"tokens were put beside a map of {self.size[0]}x{self.size[1]} and another comes back; build the model for this image size"
             )
         return to_map(from_windows(to_tokens(x)[:, :, 1:], *self.windows, *self.size).contiguous())
 

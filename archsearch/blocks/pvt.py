@@ -53,13 +53,11 @@ def check_reduction(reduction: int, shape: Shape) -> None:
     """One cell must fit into the map; a token beside the map belongs to no cell."""
     if not 1 <= reduction <= min(shape.height, shape.width):
         raise LayerError(
-            "reduction",
-            f"reduction {reduction} is not between 1 and the short side of a {shape.height}x{shape.width} map",
+            "reduction", f"reduction {reduction} is not between 1 and the short side of a {shape.sides} map"
         )
     if shape.tokens and reduction > 1:
-        raise LayerError(
-            "reduction", f"reduction {reduction} leaves no room for the token beside the map; 1 is allowed"
-        )
+        problem = "leaves no room for the token beside the map; 1 is allowed"
+        raise LayerError("reduction", f"reduction {reduction} {problem}")
 
 
 def reduced_head_dim(head_dim: int, reduction: int, shape: Shape) -> int:
@@ -76,12 +74,8 @@ def reduction_cost(shape: Shape, reduction: int, hidden: int) -> Cost:
     else:
         cells = (shape.height // reduction) * (shape.width // reduction)
         reduced = cost.conv(cells, width, width, reduction) + cost.layer_norm(cells, width)
-    attention = (
-        cost.linear(positions, width, width) * 2
-        + cost.linear(cells, width, 2 * width)
-        + cost.attention(positions, cells, width)
-    )
-    return attention + reduced + pre_norm_cost(shape, hidden)
+    projections = cost.linear(positions, width, width) * 2 + cost.linear(cells, width, 2 * width)
+    return projections + cost.attention(positions, cells, width) + reduced + pre_norm_cost(shape, hidden)
 
 
 @register

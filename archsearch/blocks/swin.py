@@ -1,7 +1,7 @@
 """Swin's windows, shifted windows and patch merging (Liu et al., arXiv 2103.14030).
 
-Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, index
-map and mask are computed, never stored, and the merging may give any width, not only twice the incoming one.
+Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, index map and mask are computed, never stored,
+and the merging may give any width, not only twice the incoming one.
 """
 
 from dataclasses import dataclass, replace
@@ -82,17 +82,15 @@ class ShiftedWindowAttention(nn.Module):
         weights = (bias_table(self), *self.buffers())
         bias = cached_tensor(self, weights, lambda: self._bias(height, width, shift), key=(height, width, shift))
         windows = to_groups(tokens.roll((-shift, -shift), (1, 2)) if shift else tokens, side)
-        out = from_groups(
-            self.proj(grouped_attention(self.qkv(windows), head_dim=self.head_dim, bias=bias)), (height, width), side
-        )
+        out = self.proj(grouped_attention(self.qkv(windows), head_dim=self.head_dim, bias=bias))
+        out = from_groups(out, (height, width), side)
         return out.roll((shift, shift), (1, 2)) if shift else out
 
     def _bias(self, height: int, width: int, shift: int) -> Tensor:
         """(1, heads, N, N), or (windows, heads, N, N) for a shifted map."""
-        bias = relative_bias(self)
+        bias, mask = relative_bias(self), self.attn_mask
         if not shift:
             return bias
-        mask = self.attn_mask
         if mask is None or (height, width) != self.size:
             mask = shift_mask(height, width, self.window, shift).to(bias.device)
         return bias + mask[:, None].to(bias.dtype)
@@ -118,9 +116,7 @@ class RegularWindowBlock(Block):
             raise LayerError("window", f"window {self.window} is not a positive side")
         side, _ = window_and_shift(shape.height, shape.width, self.window, is_shifted=self.is_shifted)
         if shape.height % side or shape.width % side:
-            raise LayerError(
-                "window", f"windows of {side}x{side} do not tile a map of {shape.height}x{shape.width} without padding"
-            )
+            raise LayerError("window", f"windows of {side}x{side} do not tile a map of {shape.sides} without padding")
 
     def canonical(self, shape: Shape) -> Layer:
         """Windows without a shift are regular ones, and one window over the whole map is LIT's global attention."""

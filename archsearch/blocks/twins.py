@@ -1,9 +1,8 @@
 """Twins' layers (Chu et al., arXiv 2104.13840): locally grouped and global sub-sampled attention, and PEG.
 
-Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, and
-locally grouped attention on maps that its window does not divide. There the paper's classifier refuses and its
-dense-prediction copies disagree (one attends to the padding, one masks it in some cases only). Our rule: zeros below
-and to the right after the first LayerNorm, padded keys masked, projection after the crop.
+Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, and locally grouped attention on maps that
+its window does not divide. There the paper's classifier refuses and its dense-prediction copies disagree (one attends to the padding, one masks it in some
+cases only). Our rule: zeros below and to the right after the first LayerNorm, padded keys masked, projection after the crop.
 """
 
 from dataclasses import dataclass, replace
@@ -23,13 +22,13 @@ from archsearch.blocks.common import (
     mask_value,
     pad_tokens,
     padded_key_mask,
+    padded_positions,
     pre_norm_cost,
-    round_up,
     to_groups,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear
+from archsearch.blocks.davit import WindowAttention
 from archsearch.blocks.lit import GlobalAttentionBlock
 from archsearch.blocks.pvt import (
     BLOCK_EPS,
@@ -41,14 +40,8 @@ from archsearch.blocks.pvt import (
 )
 
 
-class LocalAttention(nn.Module):
-    """Attention in non-overlapping windows without position bias; padded keys are masked."""
-
-    def __init__(self, width: int, head_dim: int, window: int) -> None:
-        super().__init__()
-        self.head_dim, self.window = head_dim, window
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+class LocalAttention(WindowAttention):
+    """DaViT's attention in windows with Twins' rule for padding: padded keys are masked, and the projection runs on the cropped map."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
@@ -125,22 +118,16 @@ class LocalBlock(Block):
 
     def cost(self, shape: Shape) -> Cost:
         """10CL + (3C^2 + 2w^2 C) Lp + (1 + 2r) C^2 L, Lp the positions after padding to windows."""
-        width, padded = shape.channels, round_up(shape.height, self.window) * round_up(shape.width, self.window)
+        width, padded = shape.channels, padded_positions(shape, self.window)
         attention = cost.linear(padded, width, 3 * width) + cost.attention(padded, self.window**2, width)
-        return (
-            attention + cost.linear(shape.positions, width, width) + pre_norm_cost(shape, int(width * self.mlp_ratio))
-        )
+        attention += cost.linear(shape.positions, width, width)
+        return attention + pre_norm_cost(shape, int(width * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """The block for maps of `shape`'s width and any size."""
         width = shape.channels
-        return PreNormBlock(
-            width,
-            int(width * self.mlp_ratio),
-            LocalAttention(width, self.head_dim, self.window),
-            drop_path,
-            eps=BLOCK_EPS,
-        )
+        attention = LocalAttention(width, self.head_dim, self.window)
+        return PreNormBlock(width, int(width * self.mlp_ratio), attention, drop_path, eps=BLOCK_EPS)
 
 
 @register
@@ -179,12 +166,7 @@ class GlobalBlock(Block):
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """The block for maps of `shape`'s width and any size."""
         width = shape.channels
-        block = PreNormBlock(
-            width,
-            int(width * self.mlp_ratio),
-            SpatialReductionAttention(width, self.head_dim, self.reduction),
-            drop_path,
-            eps=BLOCK_EPS,
-        )
+        attention = SpatialReductionAttention(width, self.head_dim, self.reduction)
+        block = PreNormBlock(width, int(width * self.mlp_ratio), attention, drop_path, eps=BLOCK_EPS)
         init_convs_fan_out(block)
         return block

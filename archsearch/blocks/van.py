@@ -1,7 +1,7 @@
 """VAN's block, overlapping stem and merging, and the LayerNorm that closes a stage (Guo et al., arXiv 2202.09741).
 
-Changed against the paper's code: 1x1 convolutions are Linear layers on channels_last tokens (weights (out, in)), and
-the dilated depthwise convolution runs by phases on the CPU.
+Changed against the paper's code: 1x1 convolutions are Linear layers on channels_last tokens (weights (out, in)), and the dilated depthwise convolution runs by
+phases on the CPU.
 """
 
 import math
@@ -55,9 +55,8 @@ class DilatedDepthwise(nn.Conv2d):
     """
 
     def __init__(self, channels: int, kernel: int, dilation: int) -> None:
-        super().__init__(
-            channels, channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels
-        )
+        padding = dilation * (kernel // 2)
+        super().__init__(channels, channels, kernel, padding=padding, dilation=dilation, groups=channels)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W). Plain on meta and in a trace: counters must see no padding."""
@@ -111,20 +110,15 @@ class LargeKernelBlock(nn.Module):
         self.layer_scale_2 = nn.Parameter(torch.full((width,), 0.01))
         self.drop_path = drop_path_layer(drop_path)
         init_convs_fan_out(self)
-        _init_pointwise(self)
+        for child in self.modules():
+            if isinstance(child, nn.Linear):  # initialised as the 1x1 convolution that it stands for
+                nn.init.normal_(child.weight, std=math.sqrt(2 / child.out_features))
+                nn.init.zeros_(child.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         x = x + to_map(self.drop_path(self.layer_scale_1 * self.attn(to_tokens(self.norm1(x)))))
         return x + to_map(self.drop_path(self.layer_scale_2 * self.mlp(to_tokens(self.norm2(x)))))
-
-
-def _init_pointwise(module: nn.Module) -> None:
-    """Linear layers as the 1x1 convolutions they stand for: weight normal with std sqrt(2 / outputs), bias 0."""
-    for child in module.modules():
-        if isinstance(child, nn.Linear):
-            nn.init.normal_(child.weight, std=math.sqrt(2 / child.out_features))
-            nn.init.zeros_(child.bias)
 
 
 class OverlappingConv(nn.Module):
@@ -143,41 +137,25 @@ class OverlappingConv(nn.Module):
         return out
 
 
-def _overlapping_out(shape: Shape, width: int, stride: int) -> Shape:
-    """Any side n becomes ceil(n / stride): half a kernel of padding on both ends."""
-    return Shape(width, round_up(shape.height, stride) // stride, round_up(shape.width, stride) // stride)
-
-
-def _overlapping_cost(shape: Shape, out: Shape, stride: int) -> Cost:
-    """(k^2 Cin C + 2C) L_out with k = 2 stride - 1."""
-    return cost.conv(out.positions, shape.channels, out.channels, 2 * stride - 1) + cost.batch_norm(
-        out.positions, out.channels
-    )
-
-
-@register
 @dataclass(frozen=True, kw_only=True)
-class OverlappingStem(Layer):
-    """VAN's stem: 7x7 at stride 4 (3x3 at stride 2), BatchNorm; any image size."""
+class _Overlapping(Layer):
+    """What VAN's stem and merging share: a convolution of side 2 stride - 1, then BatchNorm."""
 
     kind: ClassVar[str] = "overlapping"
-    role: ClassVar[Role] = "stem"
     paper: ClassVar[str] = "VAN"
     width: int
-    stride: int = field(default=4, metadata={"doc": "pixels a token stands apart; proxies of small images set 2"})
-
-    def check(self, shape: Shape) -> None:
-        """Any image fits; the stride must be one."""
-        if self.stride < 1:
-            raise LayerError("stride", f"stride {self.stride} is not positive")
+    stride: ClassVar[int] = 2
 
     def out(self, shape: Shape) -> Shape:
-        """Sides over the stride, rounded up."""
-        return _overlapping_out(shape, self.width, self.stride)
+        """Any side n becomes ceil(n / stride): half a kernel of padding on both ends."""
+        height, width = (round_up(side, self.stride) // self.stride for side in (shape.height, shape.width))
+        return Shape(self.width, height, width)
 
     def cost(self, shape: Shape) -> Cost:
         """(k^2 Cin C + 2C) L_out with k = 2 stride - 1."""
-        return _overlapping_cost(shape, self.out(shape), self.stride)
+        positions = self.out(shape).positions
+        convolution = cost.conv(positions, shape.channels, self.width, 2 * self.stride - 1)
+        return convolution + cost.batch_norm(positions, self.width)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """Convolution (weights by fan-out) and BatchNorm."""
@@ -186,25 +164,24 @@ class OverlappingStem(Layer):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class OverlappingDownsample(Layer):
+class OverlappingStem(_Overlapping):
+    """VAN's stem: 7x7 at stride 4 (3x3 at stride 2), BatchNorm; any image size."""
+
+    role: ClassVar[Role] = "stem"
+    stride: int = field(default=4, metadata={"doc": "pixels a token stands apart; proxies of small images set 2"})  # type: ignore[misc]  # here a field
+
+    def check(self, shape: Shape) -> None:
+        """Any image fits; the stride must be one."""
+        if self.stride < 1:
+            raise LayerError("stride", f"stride {self.stride} is not positive")
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class OverlappingDownsample(_Overlapping):
     """VAN's merging: 3x3 at stride 2, BatchNorm; odd sides round up."""
 
-    kind: ClassVar[str] = "overlapping"
     role: ClassVar[Role] = "downsample"
-    paper: ClassVar[str] = "VAN"
-    width: int
-
-    def out(self, shape: Shape) -> Shape:
-        """Half the sides, rounded up."""
-        return _overlapping_out(shape, self.width, 2)
-
-    def cost(self, shape: Shape) -> Cost:
-        """(9 Cin C + 2C) L_out."""
-        return _overlapping_cost(shape, self.out(shape), 2)
-
-    def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
-        """Convolution (weights by fan-out) and BatchNorm."""
-        return OverlappingConv(shape.channels, self.width, 2)
 
 
 @register
@@ -247,11 +224,8 @@ class LargeKernel(Block):
         if self.dilation < 1:
             raise LayerError("dilation", f"dilation {self.dilation} is not positive")
         if self.kernel < 1 or self.kernels[1] % 2 == 0:
-            raise LayerError(
-                "kernel",
-                f"kernel {self.kernel} at dilation {self.dilation} makes a dilated kernel of {self.kernels[1]}, "
-                "which must be odd and positive",
-            )
+            makes = f"kernel {self.kernel} at dilation {self.dilation} makes a dilated kernel of {self.kernels[1]}"
+            raise LayerError("kernel", f"{makes}, which must be odd and positive")
 
     def canonical(self, shape: Shape) -> Layer:
         """The largest kernel that its two convolutions stand for."""
@@ -263,19 +237,14 @@ class LargeKernel(Block):
         width, positions, hidden = shape.channels, shape.positions, int(shape.channels * self.mlp_ratio)
         norms = cost.batch_norm(positions, width) * 2
         spatial = sum((cost.depthwise(positions, width, kernel) for kernel in self.kernels), Cost())
-        pointwise = (
-            cost.linear(positions, width, width) * 3
-            + cost.linear(positions, width, hidden)
-            + cost.linear(positions, hidden, width)
-        )
+        pointwise = cost.linear(positions, width, width) * 3 + cost.mlp(positions, width, hidden)
         return norms + spatial + pointwise + cost.depthwise(positions, hidden, 3) + Cost(params=2 * width)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
         """The block for maps of `shape`'s width and any size."""
         width = shape.channels
-        return LargeKernelBlock(
-            width, int(width * self.mlp_ratio), LargeKernelGate(width, *self.kernels, self.dilation), drop_path
-        )
+        gate = LargeKernelGate(width, *self.kernels, self.dilation)
+        return LargeKernelBlock(width, int(width * self.mlp_ratio), gate, drop_path)
 
     def stage_end(self) -> Layer | None:
         """The LayerNorm of the stage."""

@@ -51,7 +51,7 @@ class Arch:
                 placed.layer.check_at(placed.shape)
             except LayerError as error:
                 raise UserError(
-                    f"{placed.path} ({placed.layer.kind}) on a map of {placed.shape.height}x{placed.shape.width}: {error}"
+                    f"{placed.path} ({placed.layer.kind}) on a map of {placed.shape.sides}: {error}"
                 ) from error
 
     @property
@@ -204,7 +204,7 @@ class Arch:
             [
                 key,
                 *(_stage_cells(self.stages[int(key) - 1]) if key != "head" else [self.head.kind, "", "", ""]),
-                f"{placed[-1].out.height}x{placed[-1].out.width}",
+                f"{placed[-1].out.sides}",
                 format_count(sum(one.layer.cost(one.shape).macs for one in placed)),
                 format_count(sum(one.layer.cost(one.shape).params for one in placed)),
             ]

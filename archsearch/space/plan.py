@@ -213,6 +213,5 @@ def _check_extent(layer: Layer, shape: Shape) -> None:
     for name in own_choices(type(layer)):
         if field_scale(type(layer), name) in ("window", "tiles", "interval") and getattr(layer, name) > side:
             raise LayerError(
-                name,
-                f"{name} {getattr(layer, name)} is larger than the map of {shape.height}x{shape.width}; allowed: 1 to {side}",
+                name, f"{name} {getattr(layer, name)} is larger than the map of {shape.sides}; allowed: 1 to {side}"
             )

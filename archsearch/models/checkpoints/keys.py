@@ -65,12 +65,7 @@ def official_key(pattern: str, key: str) -> str:
     starred = key if not stage else _NUMBERS.sub("stages.*.blocks.*" if block else "stages.*", key)
     place = next(place for place in _prefixes(starred) if place in places)
     named = places[place].format(
-        stage=stage,
-        index=stage - 1,
-        before=stage - 2,
-        block=block - 1,
-        pair=(block - 1) // 2,
-        member=(block - 1) % 2,
+        stage=stage, index=stage - 1, before=stage - 2, block=block - 1, pair=(block - 1) // 2, member=(block - 1) % 2
     )
     return named + starred[len(place) :]
 

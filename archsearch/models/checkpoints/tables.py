@@ -104,8 +104,7 @@ def _refuse_table(table: Tensor, key: str, own: Placed, built: Placed, where: st
     """Raise UserError for a learned table of positions of the paper's own map; `_check_keys` reports one of another size as misshaped."""
     assert isinstance(own.layer, LearnedPositions)
     if table.ndim == 3 and table.shape[1] == own.shape.positions + own.layer.class_token:
-        sizes = [f"{placed.shape.height}x{placed.shape.width}" for placed in (own, built)]
         raise UserError(
-            f"{where}: {key} holds the learned positions of a map of {sizes[0]}, and the image size asked for makes one of {sizes[1]}; "
+            f"{where}: {key} holds the learned positions of a map of {own.shape.sides}, and the image size asked for makes one of {built.shape.sides}; "
             "the paper's code has no rule to resize them, so these weights work at their own image size only"
         )
