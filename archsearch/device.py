@@ -231,7 +231,11 @@ def device_lock(device: torch.device, *, exclusive: bool) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    descriptor = _open_lock_file(_lock_path(device))
+    identity = "0"
+    if device.type == "cuda":  # by uuid, as a GPU's index depends on CUDA_VISIBLE_DEVICES
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        identity = hashlib.sha256(uuid.encode()).hexdigest()[:12]
+    descriptor = _open_lock_file(Path(tempfile.gettempdir()) / f"archsearch-{device.type}-{identity}.lock")
     try:
         with flocked(descriptor, exclusive=exclusive):
             yield
@@ -252,15 +256,6 @@ def _open_lock_file(path: Path) -> int:
         raise UserError(
             f"device lock {path}: cannot be opened ({reason}); remove it or set TMPDIR to a directory of your own"
         ) from error
-
-
-def _lock_path(device: torch.device) -> Path:
-    """Lock file of the physical device: by a GPU's uuid, as its index depends on CUDA_VISIBLE_DEVICES."""
-    identity = "0"
-    if device.type == "cuda":
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        identity = hashlib.sha256(uuid.encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"archsearch-{device.type}-{identity}.lock"
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -305,34 +300,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def device_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that `work` keeps `device` busy, up to a synchronize at its end; the device must be idle before."""
-    return _CLOCKS[device.type](work, device)
-
-
-def _cpu_seconds(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        # Time on the device between two events leaves out how long the host takes to notice the end.
+        with torch.cuda.device(device):
+            first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            first.record()
+            work()
+            last.record()
+            last.synchronize()
+        return float(first.elapsed_time(last)) / 1000
+    # On MPS host time between two synchronizations: its events are unreliable.
+    synchronize = torch.mps.synchronize if device.type == "mps" else lambda: None
+    synchronize()
     start = time.perf_counter()
     work()
+    synchronize()
     return time.perf_counter() - start
-
-
-def _cuda_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time on the device between two events, which leaves out how long the host takes to notice the end."""
-    with torch.cuda.device(device):
-        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        stop = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        start.record()
-        work()
-        stop.record()
-        stop.synchronize()
-    return float(start.elapsed_time(stop)) / 1000
-
-
-def _mps_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Host time between two synchronizations: events on MPS are unreliable."""
-    torch.mps.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.mps.synchronize()
-    return time.perf_counter() - start
-
-
-_CLOCKS = {"cpu": _cpu_seconds, "cuda": _cuda_seconds, "mps": _mps_seconds}

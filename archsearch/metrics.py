@@ -59,14 +59,10 @@ def hypervolume(values: Array, reference: Array) -> float:
     for index in range(len(inside)):
         depth = edges[index + 1] - edges[index]
         if depth > 0:
-            total += depth * hypervolume(_front(inside[: index + 1, :-1]), reference[:-1])
+            rows = np.unique(inside[: index + 1, :-1], axis=0)
+            front = rows[~np.any(domination_matrix(rows), axis=0)]
+            total += depth * hypervolume(front, reference[:-1])
     return float(total)
-
-
-def _front(values: Array) -> Array:
-    """The non-dominated, distinct rows of `values`."""
-    unique = np.unique(values, axis=0)
-    return np.asarray(unique[~np.any(domination_matrix(unique), axis=0)])
 
 
 def kendall_tau(first: Figures, second: Figures) -> float:

@@ -71,9 +71,12 @@ def count_flop_counter(model: nn.Module, image_size: ImageSize, in_chans: int = 
     """
     import torchvision  # noqa: F401  # late, it is slow to import; registers torchvision::deform_conv2d with torch.ops
 
-    formulas = {
-        torch.ops.torchvision.deform_conv2d: _deform_conv_flops,
-        torch.ops.aten.upsample_bilinear2d: _bilinear_flops,
+    formulas: dict[Any, Any] = {
+        torch.ops.torchvision.deform_conv2d: lambda _, kernel, *__, out_shape, **___: (
+            2 * math.prod((*out_shape, *kernel[1:]))
+        ),
+        # Four multiply-adds an element of the resized map, as fvcore counts it.
+        torch.ops.aten.upsample_bilinear2d: lambda *_, out_shape, **__: 2 * 4 * math.prod(out_shape),
     }
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
     seen = _SeenOps()
@@ -111,14 +114,11 @@ def _on_meta(model: nn.Module) -> nn.Module:
     """The model in eval mode on the meta device: itself where it is there already, else a copy of its structure without the weights."""
     if any(parameter.is_meta for parameter in model.parameters()):
         return model.eval()
+    memo = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in (*model.parameters(), *model.buffers())}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(memo[id(parameter)], requires_grad=parameter.requires_grad)
     with torch.device("meta"):
-        memo = {id(tensor): _meta_like(tensor) for tensor in (*model.parameters(), *model.buffers())}
         return copy.deepcopy(model, memo).eval()
-
-
-def _meta_like(tensor: torch.Tensor) -> torch.Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
 def _sizes(value: Any) -> list[int]:
@@ -140,27 +140,15 @@ def _deform_conv_macs(inputs: list[Any], outputs: list[Any]) -> int:
     return math.prod(out) * math.prod(weight[1:])
 
 
-def _deform_conv_flops(input_shape: Any, weight_shape: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
-    return 2 * int(math.prod(out_shape)) * int(math.prod(weight_shape[1:]))
-
-
-def _bilinear_flops(*args: Any, out_shape: Any, **kwargs: Any) -> int:
-    """Four multiply-adds an element of the resized map, as fvcore counts it."""
-    return 2 * 4 * int(math.prod(out_shape))
-
-
 def recount(name: str) -> dict[str, Any]:
     """Build a paper's model and count it: `macs_fvcore`, `params_built`, and as `is_equal` whether both equal the exact costs."""
     arch = paper(name)
     model = build_without_weights(arch)
     zeros = {key: torch.zeros_like(tensor, device="cpu") for key, tensor in model.state_dict().items()}
     model.load_state_dict(zeros, assign=True)
-    cost = arch.cost()
-    found = {
-        "macs_fvcore": count_fvcore(model, arch.image_size),
-        "params_built": sum(parameter.numel() for parameter in model.parameters()),
-    }
-    return {**found, "is_equal": (cost.macs, cost.params) == (found["macs_fvcore"], found["params_built"])}
+    cost, macs = arch.cost(), count_fvcore(model, arch.image_size)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return {"macs_fvcore": macs, "params_built": params, "is_equal": (cost.macs, cost.params) == (macs, params)}
 
 
 def recount_all(names: Sequence[str], progress: Progress = ignore) -> dict[str, dict[str, Any]]:

@@ -146,7 +146,10 @@ def features(
     """
     placed = list(arch.layers(image_size))
     _check_same(network, placed, arch)
-    groups = _group_by_stage(placed, len(arch.stages))
+    groups: list[list[Placed]] = [[] for _ in arch.stages]  # without the head; the stem belongs to the first
+    for item in placed:
+        if item.path != "head":
+            groups[0 if item.path == "stem" else int(item.path.split(".")[1]) - 1].append(item)
     indices = _resolve_indices(out_indices, len(groups))
     stages = [StageFeatures(network, number, group) for number, group in enumerate(groups[: max(indices) + 1], start=1)]
     for stage, following in pairwise(stages):
@@ -155,15 +158,6 @@ def features(
     if norm is not None:
         stages[-1].add_norm(norm)
     return FeatureNetwork(stages, FeatureInfo(info=_make_info(groups), out_indices=indices))
-
-
-def _group_by_stage(placed: Sequence[Placed], count: int) -> list[list[Placed]]:
-    """The layers without the head, stage by stage; the stem belongs to the first."""
-    groups: list[list[Placed]] = [[] for _ in range(count)]
-    for item in placed:
-        if item.path != "head":
-            groups[0 if item.path == "stem" else int(item.path.split(".")[1]) - 1].append(item)
-    return groups
 
 
 def _check_same(network: nn.Module, placed: Sequence[Placed], arch: Arch) -> None:
@@ -208,9 +202,8 @@ def _make_info(groups: Sequence[Sequence[Placed]]) -> tuple[dict[str, Any], ...]
     info: list[dict[str, Any]] = []
     reduction = 1
     for index, group in enumerate(groups):
-        entry = group[0].layer
-        reduction *= _PROBE_SIDE // entry.out(Shape(group[0].shape.channels, _PROBE_SIDE, _PROBE_SIDE)).height
-        info.append(
-            {"num_chs": group[-1].out.channels, "reduction": reduction, "module": f"stage{index + 1}", "index": index}
-        )
+        probe = Shape(group[0].shape.channels, _PROBE_SIDE, _PROBE_SIDE)
+        reduction *= _PROBE_SIDE // group[0].layer.out(probe).height
+        channels, module = group[-1].out.channels, f"stage{index + 1}"
+        info.append({"num_chs": channels, "reduction": reduction, "module": module, "index": index})
     return tuple(info)

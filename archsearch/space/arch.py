@@ -46,7 +46,14 @@ class Arch:
 
     def check(self, image_size: ImageSize | None = None) -> None:
         """Raise UserError when a layer does not fit its map for inputs of this size in pixels (one side, or height and width)."""
-        for placed in self._unique_layers(image_size):
+        seen: dict[
+            tuple[int, Shape], Layer
+        ] = {}  # a layer is checked once at a shape, and kept, or another one could get its address
+        for placed in self.layers(image_size):
+            key = (id(placed.layer), placed.shape)
+            if key in seen:
+                continue
+            seen[key] = placed.layer
             try:
                 placed.layer.check_at(placed.shape)
             except LayerError as error:
@@ -98,15 +105,6 @@ class Arch:
             yield stage, tokens if is_taken else None, tokens is not None and not is_taken
             tokens = (tokens if is_taken else None) or stage.opening
         yield None, tokens, tokens is not None and not self.head.takes_tokens
-
-    def _unique_layers(self, image_size: ImageSize | None) -> Iterator[Placed]:
-        """The walk without repeats of one layer at one shape."""
-        seen: dict[tuple[int, Shape], Layer] = {}
-        for placed in self.layers(image_size):
-            key = (id(placed.layer), placed.shape)
-            if key not in seen:
-                seen[key] = placed.layer
-                yield placed
 
     def cost(self, image_size: ImageSize | None = None) -> Cost:
         """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made."""
@@ -189,10 +187,8 @@ class Arch:
 
     def __repr__(self) -> str:
         cost, name = self.cost(), f"{self.name} " if self.name else ""
-        return (
-            f"<Arch {name}{self.arch_id}: {self.describe()}, "
-            f"{format_count(cost.macs)} MACs, {format_count(cost.params)} params>"
-        )
+        figures = f"{format_count(cost.macs)} MACs, {format_count(cost.params)} params"
+        return f"<Arch {name}{self.arch_id}: {self.describe()}, {figures}>"
 
     def _repr_html_(self) -> str:
         """The stages as a table for notebooks: layers, output map, MACs and parameters of each, and those of the head."""
@@ -200,25 +196,17 @@ class Arch:
         for placed in self.layers():
             first, *rest = placed.path.split(".")
             rows.setdefault("1" if first == "stem" else rest[0] if rest else first, []).append(placed)
-        cells = [
-            [
-                key,
-                *(_stage_cells(self.stages[int(key) - 1]) if key != "head" else [self.head.kind, "", "", ""]),
-                f"{placed[-1].out.sides}",
-                format_count(sum(one.layer.cost(one.shape).macs for one in placed)),
-                format_count(sum(one.layer.cost(one.shape).params for one in placed)),
-            ]
-            for key, placed in rows.items()
-        ]
-        return html_table(
-            repr(self)[1:-1], ["stage", "entry", "block", "width", "depth", "map", "MACs", "params"], cells
-        )
-
-
-def _stage_cells(stage: Stage) -> list[str]:
-    """Entry with its positions, block, width and depth."""
-    positions = f" + {stage.positions.kind}" if stage.positions else ""
-    return [f"{stage.entry.kind}{positions}", stage.block, str(stage.width), str(stage.depth)]
+        cells = []
+        for key, group in rows.items():
+            words = [self.head.kind, "", "", ""]
+            if key != "head":
+                stage = self.stages[int(key) - 1]
+                positions = f" + {stage.positions.kind}" if stage.positions else ""
+                words = [f"{stage.entry.kind}{positions}", stage.block, str(stage.width), str(stage.depth)]
+            total = sum((placed.layer.cost(placed.shape) for placed in group), Cost())
+            cells.append([key, *words, group[-1].out.sides, format_count(total.macs), format_count(total.params)])
+        columns = ["stage", "entry", "block", "width", "depth", "map", "MACs", "params"]
+        return html_table(repr(self)[1:-1], columns, cells)
 
 
 def html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

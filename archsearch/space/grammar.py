@@ -108,7 +108,11 @@ def parse(document: Document, source: str) -> Plan:
         stage = _stage(source, number, table, document["stem"])
         stage, shapes = valid_stage(stage, shapes, source)
         stages.append(stage)
-    head, head_kinds = _head(source, document.get("head", {"kind": "pool"}))
+    reader = _Reader(source, "head", document.get("head", {"kind": "pool"}))
+    reader.require("kind")
+    kind_of_head = reader.scalar("kind", str)
+    reader.check_keys(["kind", kind_of_head])
+    head = _layer(reader, layer_type("head", kind_of_head, reader.locate("kind")), "kind")
     if not head.layer.takes_tokens:
         shapes = {shape.plain for shape in shapes}
     head = valid_layer(head, shapes, source, f"stages.{len(stages)}.width", extra={"num_classes": num_classes})
@@ -119,7 +123,7 @@ def parse(document: Document, source: str) -> Plan:
         num_classes=num_classes,
         stages=tuple(stages),
         head=head,
-        head_kinds=head_kinds,
+        head_kinds=(kind_of_head,),
         paper=document.get("paper", {}),
     )
 
@@ -210,12 +214,3 @@ def _layer(reader: _Reader, layer: type[Layer], key: str, *, shared: _Reader | N
     fixed = {name: table.scalar(name, types[name]) for name in plain if name in table.table}
     place = f"{reader.where}.{key}"
     return LayerPlan(layer=layer, place=place, choices=choices, names=names, written=written, fixed=fixed)
-
-
-def _head(source: str, table: Any) -> tuple[LayerPlan, Choices]:
-    """The head's plan, and its only kind."""
-    reader = _Reader(source, "head", table)
-    reader.require("kind")
-    kind = reader.scalar("kind", str)
-    reader.check_keys(["kind", kind])
-    return _layer(reader, layer_type("head", kind, reader.locate("kind")), "kind"), (kind,)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from archsearch.blocks import Block, Layer, LayerError, Scalar, Shape, field_scale, own_choices
+from archsearch.blocks import Block, Layer, LayerError, Scalar, Shape, field_scale
 from archsearch.errors import UserError
 
 Choices = tuple[Scalar, ...]
@@ -196,22 +196,17 @@ def _others(plan: LayerPlan, name: str) -> Iterator[dict[str, Scalar]]:
 def _first_error(
     plan: LayerPlan, values: Mapping[str, Scalar], shapes: set[Shape], extra: Mapping[str, Scalar]
 ) -> LayerError | None:
-    """The layer's error at the first shape that it does not fit."""
+    """The layer's error at the first shape that it does not fit, or whose map is smaller than a window, cell or interval of it."""
     layer = plan.make(values, **extra)
+    scaled = [name for name in plan.choices if field_scale(plan.layer, name) in ("window", "tiles", "interval")]
     for shape in sorted(shapes):
         try:
             layer.check_at(shape)
-            _check_extent(layer, shape)
         except LayerError as error:
             return error
+        side = max(shape.height, shape.width)
+        for name in scaled:  # only spaces are held to this: at other input sizes the papers' rules pad or clip
+            size = getattr(layer, name)
+            if size > side:
+                return LayerError(name, f"{name} {size} is larger than the map of {shape.sides}; allowed: 1 to {side}")
     return None
-
-
-def _check_extent(layer: Layer, shape: Shape) -> None:
-    """Raise LayerError for a window, cell or interval larger than the map. Only spaces are held to this: at other input sizes the papers' rules pad or clip."""
-    side = max(shape.height, shape.width)
-    for name in own_choices(type(layer)):
-        if field_scale(type(layer), name) in ("window", "tiles", "interval") and getattr(layer, name) > side:
-            raise LayerError(
-                name, f"{name} {getattr(layer, name)} is larger than the map of {shape.sides}; allowed: 1 to {side}"
-            )

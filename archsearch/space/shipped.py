@@ -28,7 +28,6 @@ def paper_table(name: str) -> Mapping[str, Any]:
     known = paper_names()
     if name not in known:
         raise UserError(f"unknown paper {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
-    table: Mapping[str, Any] = tomllib.loads((spaces_folder() / "papers" / f"{name}.toml").read_text(encoding="utf-8"))[
-        "paper"
-    ]
+    text = (spaces_folder() / "papers" / f"{name}.toml").read_text(encoding="utf-8")
+    table: Mapping[str, Any] = tomllib.loads(text)["paper"]
     return table

@@ -3,7 +3,7 @@
 import copy
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -60,9 +60,8 @@ class Space:
     def __repr__(self) -> str:
         fixed = "".join(f", {name}={format_value(value)}" for name, value in self.fixed_names.items())
         size = f"{self.size:,}" if self.size < _PLAIN else f"{float(self.size):.3e}"
-        return (
-            f"<Space {self.name}: {len(self.plan.stages)} stages, {size} parameter set{'s' * (self.size > 1)}{fixed}>"
-        )
+        sets = f"{size} parameter set{'s' * (self.size > 1)}"
+        return f"<Space {self.name}: {len(self.plan.stages)} stages, {sets}{fixed}>"
 
     def _repr_html_(self) -> str:
         """The choices of each stage as a table for notebooks; `parameters()` has those of the layers' fields."""
@@ -119,7 +118,15 @@ class Space:
     @property
     def size(self) -> int:
         """Number of distinct parameter sets (conditional parameters counted where they apply)."""
-        return math.prod(_count_stage(stage) for stage in self.plan.stages) * _count_settings([self.plan.head])
+        total = _count_settings([self.plan.head])
+        for stage in self.plan.stages:
+            entries = sum(_count_settings([stage.entries[str(kind)]]) for kind in stage.entry)
+            positions = sum(_count_settings([plan]) for plan in stage.position_plans.values())
+            positions += NO_POSITIONS in stage.positions
+            sequences = [[stage.blocks[kind] for kind in str(block).split("/")] for block in stage.block]
+            blocks = sum(map(_count_settings, sequences))
+            total *= entries * positions * blocks * len(stage.depth) * len(stage.width)
+        return total
 
 
 def _stage_choices(stage: StagePlan) -> dict[str, Choices]:
@@ -137,28 +144,19 @@ def _fixed_stage(stage: StagePlan, values: Mapping[str, Scalar]) -> StagePlan:
     """The stage with these names fixed, without the layers that are no choice any more."""
     general = {name: (values[name],) if name in values else choices for name, choices in _stage_choices(stage).items()}
     entry, positions, block, depth, width = general.values()
-    kinds = {kind for one in block for kind in str(one).split("/")}
-    return replace(
-        stage,
-        entry=entry,
-        positions=positions,
-        block=block,
-        depth=depth,
-        width=width,
-        entries={kind: _fixed_layer(plan, values) for kind, plan in stage.entries.items() if kind in entry},
-        position_plans={
-            kind: _fixed_layer(plan, values) for kind, plan in stage.position_plans.items() if kind in positions
-        },
-        blocks={kind: _fixed_layer(plan, values) for kind, plan in stage.blocks.items() if kind in kinds},
-    )
+    stage = replace(stage, entry=entry, positions=positions, block=block, depth=depth, width=width)
+
+    def fix(plans: Mapping[str, LayerPlan], kinds: Container[Scalar]) -> dict[str, LayerPlan]:
+        return {kind: _fixed_layer(plan, values) for kind, plan in plans.items() if kind in kinds}
+
+    blocks = fix(stage.blocks, {kind for one in block for kind in str(one).split("/")})
+    position_plans = fix(stage.position_plans, positions)
+    return replace(stage, entries=fix(stage.entries, entry), position_plans=position_plans, blocks=blocks)
 
 
 def _fixed_layer(layer: LayerPlan, values: Mapping[str, Scalar]) -> LayerPlan:
-    choices = {
-        field: (values[layer.names[field]],) if layer.names[field] in values else allowed
-        for field, allowed in layer.choices.items()
-    }
-    return replace(layer, choices=choices)
+    fixed = {field: (values[name],) for field, name in layer.names.items() if name in values}
+    return replace(layer, choices={**layer.choices, **fixed})
 
 
 def _match_choice(where: str, value: Scalar, choices: Choices) -> Scalar:
@@ -187,12 +185,10 @@ def _is_written_like(text: str, choice: Scalar) -> bool:
 def _hint_nearest(value: Scalar, choices: Choices) -> str:
     """`, the nearest is 64` among numbers, else what is written most alike."""
     numbers = [choice for choice in choices if isinstance(choice, int | float) and not isinstance(choice, bool)]
+    if not numbers:
+        return did_you_mean(str(value), list(map(format_value, choices)))
     try:
-        return (
-            f", the nearest is {format_value(min(numbers, key=lambda choice: abs(choice - float(value))))}"
-            if numbers
-            else did_you_mean(str(value), list(map(format_value, choices)))
-        )
+        return f", the nearest is {format_value(min(numbers, key=lambda choice: abs(choice - float(value))))}"
     except ValueError:
         return ""
 
@@ -207,14 +203,6 @@ def _count_settings(layers: list[LayerPlan]) -> int:
     for layer in layers:
         names.update(_layer_choices(layer))
     return math.prod(len(choices) for choices in names.values())
-
-
-def _count_stage(stage: StagePlan) -> int:
-    entries = sum(_count_settings([stage.entries[str(kind)]]) for kind in stage.entry)
-    blocks = sum(_count_settings([stage.blocks[kind] for kind in str(block).split("/")]) for block in stage.block)
-    without = int(NO_POSITIONS in stage.positions)
-    positions = without + sum(_count_settings([plan]) for plan in stage.position_plans.values())
-    return entries * positions * blocks * len(stage.depth) * len(stage.width)
 
 
 def load_space(name: str | Path) -> Space:

@@ -103,11 +103,9 @@ class StageForm(NamedTuple):
         """The form in the grammar of space files, with keys for extras and tokens that do not follow from the blocks."""
         blocks = self.blocks[0].pair() if len(self.blocks) == 1 and self.depth > 1 else self.blocks
         stage = Stage(entry=self.entry, positions=self.positions, blocks=blocks, depth=self.depth)
-        brought = [
-            layer
-            for name, _, layer in stage.order(tokens, is_first=is_first, is_last=is_last)
-            if name not in ("stem", "downsample", "positions", "blocks")
-        ]
+        usual = ("stem", "downsample", "positions", "blocks")
+        order = stage.order(tokens, is_first=is_first, is_last=is_last)
+        brought = [layer for name, _, layer in order if name not in usual]
         document = stage_document(stage, is_first=is_first)
         if tuple(brought) != self.extras:
             document["extras"] = [{"kind": layer.kind, **layer_fields(layer)} for layer in self.extras]
@@ -122,11 +120,8 @@ def canonical_documents(
 ) -> tuple[str, str, Shape]:
     """The JSON of a stage's form and of its entry, and the shape after it; cached, since architectures of a space share their stages."""
     form, after = stage.form(shape, tokens, is_first=is_first, is_last=is_last)
-    return (
-        to_canonical_json(form.document(tokens, is_first=is_first, is_last=is_last)),
-        to_canonical_json(kind_document(form.entry)),
-        after,
-    )
+    document = form.document(tokens, is_first=is_first, is_last=is_last)
+    return to_canonical_json(document), to_canonical_json(kind_document(form.entry)), after
 
 
 def kind_document(layer: Layer) -> dict[str, Any]:

@@ -27,12 +27,10 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
     path = Path(file)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
-    return unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path), str(path))
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return unwrap(_read_torch(path), str(path))
     try:
-        return load_file(path)
+        return unwrap(load_file(path), str(path))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file: {error}") from error
 

@@ -5,7 +5,6 @@ Sources: the state dicts of the papers' repositories; `tests/support/official_ke
 """
 
 import re
-from collections.abc import Iterator
 
 # Left: a place in our networks, `*` for the numbers of stage and block, which count from 1. Right: the same place in the paper's code;
 # {stage} counts from 1, {index} from 0, {before} is the stage before a merging, from 0;
@@ -61,9 +60,12 @@ _NUMBERS = re.compile(r"^stages\.(\d+)(?:\.blocks\.(\d+))?")
 
 def official_key(pattern: str, key: str) -> str:
     """The official key of one of ours (`stages.2.blocks.1.attn.qkv.weight`) under a key pattern (`swin`)."""
-    places, (stage, block) = _PATTERNS[pattern], _stage_and_block(key)
+    places, match = _PATTERNS[pattern], _NUMBERS.match(key)
+    stage, block = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
     starred = key if not stage else _NUMBERS.sub("stages.*.blocks.*" if block else "stages.*", key)
-    place = next(place for place in _prefixes(starred) if place in places)
+    place = starred
+    while place and place not in places:
+        place = place.rpartition(".")[0]
     named = places[place].format(
         stage=stage, index=stage - 1, before=stage - 2, block=block - 1, pair=(block - 1) // 2, member=(block - 1) % 2
     )
@@ -74,16 +76,3 @@ def official_shape(pattern: str, key: str, shape: tuple[int, ...]) -> tuple[int,
     """The official shape of one of our tensors: our Linear layers that are 1x1 convolutions there have two more dimensions."""
     pointwise = pattern in _POINTWISE_CONVS and ".blocks." in key and len(shape) == 2
     return (*shape, 1, 1) if pointwise else shape
-
-
-def _stage_and_block(key: str) -> tuple[int, int]:
-    """Stage and block of a key, from 1; 0 where it has none."""
-    match = _NUMBERS.match(key)
-    return (int(match[1]), int(match[2] or 0)) if match else (0, 0)
-
-
-def _prefixes(key: str) -> Iterator[str]:
-    """The key and every dotted prefix of it, longest first."""
-    while key:
-        yield key
-        key = key.rpartition(".")[0]

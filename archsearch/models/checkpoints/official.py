@@ -71,12 +71,15 @@ def load_official(
         where, given = str(state_dict), read_checkpoint(state_dict)
     else:
         given = unwrap(state_dict, where)
-    trained = _trained_classes(given, pattern)
+    weight = given.get(official_key(pattern, f"{_CLASSIFIER}.weight"))  # `_check_keys` reports one that is missing
+    trained = None if weight is None or weight.ndim != 2 else len(weight)
     arch = _with_classes(paper(name), num_classes if num_classes is not None else trained or paper(name).num_classes)
     network = build_without_weights(arch, image_size)
     given = fit_tables(given, arch, image_size, pattern, where)
     if trained is not None and trained != arch.num_classes:
-        given |= _new_classifier(arch, image_size, pattern)
+        *_, last = arch.layers(image_size)
+        entries = {f"head.{key}": tensor for key, tensor in last.layer.build(last.shape).state_dict().items()}
+        given |= {official_key(pattern, key): entries[key] for key in entries if key.startswith(_CLASSIFIER)}
     computed = computed_entries(network, pattern)
     _check_keys(given, network, computed, pattern, f"{where}: no checkpoint of {name}")
     check_computed(given, computed, where)
@@ -106,19 +109,6 @@ def _with_classes(arch: Arch, num_classes: int) -> Arch:
     if num_classes < 1:
         raise UserError(f"num_classes is {num_classes}; a classifier needs one class or more")
     return replace(arch, head=replace(arch.head, num_classes=num_classes))  # type: ignore[call-arg]  # every head has classes
-
-
-def _trained_classes(given: Mapping[str, Tensor], pattern: str) -> int | None:
-    """Number of classes of the checkpoint's classifier; None without one, which `_check_keys` reports."""
-    weight = given.get(official_key(pattern, f"{_CLASSIFIER}.weight"))
-    return None if weight is None or weight.ndim != 2 else len(weight)
-
-
-def _new_classifier(arch: Arch, image_size: ImageSize | None, pattern: str) -> dict[str, Tensor]:
-    """Official entries of a classifier as the paper initialises it."""
-    *_, last = arch.layers(image_size)
-    entries = {f"head.{key}": tensor for key, tensor in last.layer.build(last.shape).state_dict().items()}
-    return {official_key(pattern, key): entries[key] for key in entries if key.startswith(_CLASSIFIER)}
 
 
 def _check_keys(

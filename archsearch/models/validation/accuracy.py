@@ -248,17 +248,14 @@ class _Pictures(Dataset[tuple[Tensor | None, int, str]]):
     def __getitem__(self, index: int) -> tuple[Tensor | None, int, str]:
         path = self._images.paths[index]
         try:
-            return self._transform(_read_picture(self._images.root / path)), self._images.labels[index], ""
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # odd metadata in readable pictures does not matter
+                # As torchvision's ImageFolder reads it: EXIF is ignored, greys are repeated, transparency is dropped.
+                with Image.open(self._images.root / path) as image:
+                    picture = image.convert("RGB")
+            return self._transform(picture), self._images.labels[index], ""
         except Exception as error:  # on broken bytes Pillow raises nearly every kind of error; the user gets its name
             return None, 0, f"{path} ({type(error).__name__}: {error})"
-
-
-def _read_picture(path: Path) -> Image.Image:
-    """A picture as torchvision's ImageFolder reads it: EXIF is ignored, greys are repeated, transparency is dropped."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata in readable pictures does not matter
-        with Image.open(path) as image:
-            return image.convert("RGB")
 
 
 def _collate(items: list[tuple[Tensor | None, int, str]]) -> Batch:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -82,7 +82,11 @@ def evaluate_document(task: EvaluateTask, *, say: Say = ignore, progress: Progre
     preprocessing = Preprocessing.from_paper(task.name)
     notes: list[str] = []
     model = _load(task, notes)
-    notes += _label_order_warnings(task.images.classes)
+    strange = [name for name in task.images.classes if not _WNID.fullmatch(name)]
+    if strange and len(task.images.classes) == IMAGENET_CLASSES:
+        notes.append(
+            f"the class folders are not named by ImageNet's identifiers (n01440764), for example {strange[0]!r}; labels are their places in the sorted names"
+        )
     for note in notes:
         say(f"note: {note}")
     found, interrupted = _validate(task, model, preprocessing, progress)
@@ -121,15 +125,6 @@ def _load(task: EvaluateTask, notes: list[str]) -> nn.Module:
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return model
-
-
-def _label_order_warnings(classes: tuple[str, ...]) -> Iterator[str]:
-    """A sentence where the order of the class folders may not be that of the labels."""
-    if len(classes) == IMAGENET_CLASSES and not all(map(_WNID.fullmatch, classes)):
-        strange = next(name for name in classes if not _WNID.fullmatch(name))
-        yield (
-            f"the class folders are not named by ImageNet's identifiers (n01440764), for example {strange!r}; labels are their places in the sorted names"
-        )
 
 
 def _validate(

@@ -77,12 +77,10 @@ class InBand:
     def _keyed_graph(self, units: list[int]) -> KeyedGraph:
         """The graph with its costs in these units as keys."""
         costs = [list(step.values()) for step in self._graph.steps]
-        totals = [
-            sum(
-                max(int(options.costs[:, column].max()) for ends in step for options in ends.values()) for step in costs
-            )
-            for column, _ in self._bounds
+        most = [
+            np.max([options.costs.max(axis=0) for ends in step for options in ends.values()], axis=0) for step in costs
         ]
+        totals = [sum(int(step[column]) for step in most) for column, _ in self._bounds]
         bits = [(total // unit + len(costs)).bit_length() for total, unit in zip(totals, units, strict=True)]
         if sum(bits) > 60:
             raise TooLargeError
@@ -210,9 +208,8 @@ class InBand:
         for name, total in (("below", bound.low - 1), ("above", bound.high + 1)):
             ends = (0, total) if name == "below" else (total, _HIGHEST)
             try:
-                path = MeetInTheMiddle(self._keyed_graph([1]), Box((ends[0],), (ends[1],)), MOST_ROWS[1]).nearest(
-                    total, is_below=name == "below"
-                )
+                tables = MeetInTheMiddle(self._keyed_graph([1]), Box((ends[0],), (ends[1],)), MOST_ROWS[1])
+                path = tables.nearest(total, is_below=name == "below")
             except TooLargeError:
                 return ""
             assert path is not None, "the band lies inside the range"
@@ -252,12 +249,10 @@ def redraw_stage(graph: Graph, params: Params, path: Path, place: int, fits: Fit
         rest = find_path(graph, params, pieces[-1][1], place + len(pieces))
         if rest is None:
             continue
-        costs = (
-            before
-            + path_cost(graph, rest, place + len(pieces))
-            + _combined_costs([options for _, _, options in pieces])
-        )
-        allowed = fits(costs)
+        costs, *inner = (options.costs for _, _, options in pieces)
+        if inner:
+            costs = costs[:, None] + inner[0]  # of all pairs of an entry and a body
+        allowed = fits(before + path_cost(graph, rest, place + len(pieces)) + costs)
         if [(node, end) for node, end, _ in pieces] == [(node, end) for node, end, _ in own]:
             allowed[tuple(option for _, _, option in own)] = False
         nodes = [(node, end, 0) for node, end, _ in pieces]
@@ -282,9 +277,3 @@ def _pieces(graph: Graph, node: Node, place: int) -> Iterator[list[tuple[Node, N
             continue
         for end, insides in graph.steps[place + 1].get(middle, {}).items():
             yield [(node, middle, entries), (middle, end, insides)]
-
-
-def _combined_costs(options: list[Options]) -> Integers:
-    """Costs (n, 2) or (n, m, 2) of all combinations of an option of each piece."""
-    costs = options[0].costs
-    return costs if len(options) == 1 else costs[:, None] + options[1].costs

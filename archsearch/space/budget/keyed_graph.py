@@ -20,7 +20,17 @@ class Keys:
     """Sums of keys in ascending order without repeats, and how many paths have each."""
 
     def __init__(self, keys: Integers, weights: Weights) -> None:
-        self.keys, self.weights = _merged(keys, weights)
+        if len(keys) > 1:
+            bits = int(weights.max()).bit_length()
+            if weights.dtype == np.int64 and int(keys.max()).bit_length() + bits < 63:
+                packed = np.sort((keys << bits) | weights)  # as one integer, in half the time of an argsort
+                keys, weights = packed >> bits, packed & ((1 << bits) - 1)
+            else:
+                order = np.argsort(keys)
+                keys, weights = keys[order], weights[order]
+            starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+            keys, weights = keys[starts], np.add.reduceat(weights, starts)
+        self.keys, self.weights = keys, weights
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -34,21 +44,6 @@ class Keys:
         """Number of paths with exactly these sums; needs at least one row."""
         places = np.minimum(self.keys.searchsorted(wanted), len(self.keys) - 1)
         return np.where(self.keys[places] == wanted, self.weights[places], 0)
-
-
-def _merged(keys: Integers, weights: Weights) -> tuple[Integers, Weights]:
-    """Sorted, with equal keys merged. Where key and weight fit into one integer they are sorted as one, in half the time of an argsort."""
-    if len(keys) < 2:
-        return keys, weights
-    bits = int(weights.max()).bit_length()
-    if weights.dtype == np.int64 and int(keys.max()).bit_length() + bits < 63:
-        packed = np.sort((keys << bits) | weights)
-        keys, weights = packed >> bits, packed & ((1 << bits) - 1)
-    else:
-        order = np.argsort(keys)
-        keys, weights = keys[order], weights[order]
-    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-    return keys[starts], np.add.reduceat(weights, starts)
 
 
 class Edge(Keys):
@@ -97,13 +92,9 @@ class KeyedGraph:
         """The edges of a step; backward with their ends swapped."""
         return self.steps[number] if is_forward else [(end, node, edge) for node, end, edge in self.steps[number]]
 
-    def leading_to(self, number: int, node: Node, *, is_forward: bool) -> list[tuple[Node, Edge]]:
-        """Edges of a step into the node, with the nodes they come from."""
-        return self._leading[is_forward][number].get(node, [])
-
     @cached_property
-    def _leading(self) -> tuple[list[dict[Node, list[tuple[Node, Edge]]]], ...]:
-        """For backward and forward: for each step, edges by the node they lead to."""
+    def leading_to(self) -> tuple[list[dict[Node, list[tuple[Node, Edge]]]], ...]:
+        """Backward, then forward: for each step the edges into a node, with the nodes they come from."""
         both = []
         for is_forward in (False, True):
             steps: list[dict[Node, list[tuple[Node, Edge]]]] = []
@@ -123,10 +114,8 @@ class KeyedGraph:
             following: dict[Node, tuple[int, int]] = {}
             for near, far, edge in self.arrows(number, is_forward=is_forward):
                 if near in found[-1]:
-                    low, high = (
-                        end + int(key >> self.bits)
-                        for end, key in zip(found[-1][near], edge.keys[[0, -1]], strict=True)
-                    )
+                    costs = [int(key >> self.bits) for key in edge.keys[[0, -1]]]
+                    low, high = (end + cost for end, cost in zip(found[-1][near], costs, strict=True))
                     known = following.get(far, (low, high))
                     following[far] = (min(low, known[0]), max(high, known[1]))
             found.append(following)

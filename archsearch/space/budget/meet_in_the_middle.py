@@ -74,9 +74,7 @@ class MeetInTheMiddle:
                 total = keys >> self.graph.bits
                 fits = (total + rest[far][0] <= self.box.high[0]) & (total + rest[far][1] >= self.box.low[0])
                 parts.setdefault(far, []).append((keys[fits], weights[fits]))
-        joined = {
-            node: [np.concatenate(column) for column in zip(*found, strict=True)] for node, found in parts.items()
-        }
+        joined = {node: map(np.concatenate, zip(*found, strict=True)) for node, found in parts.items()}
         return {node: Keys(keys, weights) for node, (keys, weights) in joined.items() if len(keys)}
 
     # Counting: for every row of the right table and every edge that leads to it, the rows of the left table that complete the path inside the box.
@@ -169,11 +167,8 @@ class MeetInTheMiddle:
         gap, near, far, edge, row, right = best
         left = total - int(edge.keys[row]) - right + (-gap if is_below else gap)
         rng = random.Random(0)
-        return [
-            *self._path_from_start(near, left, rng),
-            (near, far, int(edge.members(row)[0])),
-            *self._path_to_end(far, right, rng),
-        ]
+        crossing = (near, far, int(edge.members(row)[0]))
+        return [*self._path_from_start(near, left, rng), crossing, *self._path_to_end(far, right, rng)]
 
     # Drawing: a row of the right table, an edge and a row of the left table that complete it, then the path behind each of the two rows.
 
@@ -182,11 +177,8 @@ class MeetInTheMiddle:
         """Nodes of the right table, the place of each one's first row in a list of all rows, and the cumulative number of paths inside the box."""
         nodes = list(self._paths_per_row)
         starts = np.cumsum([0, *(len(self._paths_per_row[node]) for node in nodes)])
-        is_safe = self.graph.num_paths < _MOST_PATHS
-        parts = [
-            self._paths_per_row[node] * self.right[-1][node].weights.astype(np.int64 if is_safe else float)
-            for node in nodes
-        ]
+        dtype = np.int64 if self.graph.num_paths < _MOST_PATHS else float
+        parts = [self._paths_per_row[node] * self.right[-1][node].weights.astype(dtype) for node in nodes]
         return nodes, starts, np.cumsum(np.concatenate(parts)) if parts else np.zeros(0)
 
     def draw(self, rng: random.Random) -> Path:
@@ -195,17 +187,12 @@ class MeetInTheMiddle:
         place = _draw_index(before, rng)
         which = int(starts.searchsorted(place, side="right")) - 1
         far, key = nodes[which], int(self.right[-1][nodes[which]].keys[place - starts[which]])
-        near, edge, crossing = self._draw_crossing(far, key, rng)
-        more = int(edge.keys[crossing])
-        left_key = self._draw_left_key(near, key + more, rng)
-        option = _draw_member(edge, crossing, rng)
-        return [*self._path_from_start(near, left_key, rng), (near, far, option), *self._path_to_end(far, key, rng)]
-
-    def _draw_crossing(self, far: Node, key: int, rng: random.Random) -> tuple[Node, Edge, int]:
-        """A row of an edge that leads to a row of the right table, drawn in proportion to the paths through it."""
         edges = self._edges_to[far]
         ways = [edge.weights * self._completions(near, edge.keys + key) for near, edge in edges]
-        return _locate_row(edges, _draw_index(_concatenate(ways).cumsum(), rng))
+        near, edge, crossing = _locate_row(edges, _draw_index(_concatenate(ways).cumsum(), rng))
+        left_key = self._draw_left_key(near, key + int(edge.keys[crossing]), rng)
+        option = _draw_member(edge, crossing, rng)
+        return [*self._path_from_start(near, left_key, rng), (near, far, option), *self._path_to_end(far, key, rng)]
 
     def _draw_left_key(self, near: Node, total: int, rng: random.Random) -> int:
         """A sum of the left table with which `total` lies inside the box, drawn in proportion to its paths."""
@@ -243,11 +230,8 @@ class MeetInTheMiddle:
         """One step back from a row of `node`, drawn in proportion to the paths: the node before, the option of step `number`, and the sum before."""
         known = (number, node, key)
         if known not in self._splits:
-            edges = [
-                (near, edge)
-                for near, edge in self.graph.leading_to(number, node, is_forward=is_forward)
-                if near in table
-            ]
+            leading = self.graph.leading_to[is_forward][number].get(node, [])
+            edges = [(near, edge) for near, edge in leading if near in table]
             ways = _concatenate([edge.weights * table[near].find(key - edge.keys) for near, edge in edges])
             places = np.flatnonzero(ways)
             if len(self._splits) >= _SPLITS_KEPT:
