@@ -72,8 +72,8 @@ def count_flop_counter(model: nn.Module, image_size: ImageSize, in_chans: int = 
     import torchvision  # noqa: F401  # late, it is slow to import; registers torchvision::deform_conv2d with torch.ops
 
     formulas: dict[Any, Any] = {
-        torch.ops.torchvision.deform_conv2d: lambda _, kernel, *__, out_shape, **___: (
-            2 * math.prod((*out_shape, *kernel[1:]))
+        torch.ops.torchvision.deform_conv2d: lambda x, weight, *_, out_shape, **__: (
+            2 * math.prod((*out_shape, *weight[1:]))
         ),
         # Four multiply-adds an element of the resized map, as fvcore counts it.
         torch.ops.aten.upsample_bilinear2d: lambda *_, out_shape, **__: 2 * 4 * math.prod(out_shape),

@@ -33,18 +33,14 @@ class Network(nn.Module):
             if item.layer.role == "block":
                 rate = drop_path * block / max(num_blocks - 1, 1)  # linear from 0 at the first block, as in all papers
                 block += 1
-            self._add(item.path, item.layer.build(item.shape, rate))
-
-    def _add(self, path: str, module: nn.Module) -> None:
-        """Register a module under a dotted path."""
-        parent: nn.Module = self
-        *parents, last = path.split(".")
-        for name in parents:
-            if name not in parent._modules:
-                parent.add_module(name, nn.Module())
-            parent = parent.get_submodule(name)
-        parent.add_module(last, module)
-        self._sequence.append(module)
+            parent: nn.Module = self
+            *parents, last = item.path.split(".")
+            for name in parents:
+                if name not in parent._modules:
+                    parent.add_module(name, nn.Module())
+                parent = parent.get_submodule(name)
+            self._sequence.append(item.layer.build(item.shape, rate))
+            parent.add_module(last, self._sequence[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images in any memory format -> (B, num_classes) logits."""

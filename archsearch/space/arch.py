@@ -46,9 +46,8 @@ class Arch:
 
     def check(self, image_size: ImageSize | None = None) -> None:
         """Raise UserError when a layer does not fit its map for inputs of this size in pixels (one side, or height and width)."""
-        seen: dict[
-            tuple[int, Shape], Layer
-        ] = {}  # a layer is checked once at a shape, and kept, or another one could get its address
+        # A layer is checked once at a shape; it is kept, or another one could get its address.
+        seen: dict[tuple[int, Shape], Layer] = {}
         for placed in self.layers(image_size):
             key = (id(placed.layer), placed.shape)
             if key in seen:
@@ -57,9 +56,8 @@ class Arch:
             try:
                 placed.layer.check_at(placed.shape)
             except LayerError as error:
-                raise UserError(
-                    f"{placed.path} ({placed.layer.kind}) on a map of {placed.shape.sides}: {error}"
-                ) from error
+                where = f"{placed.path} ({placed.layer.kind}) on a map of {placed.shape.sides}"
+                raise UserError(f"{where}: {error}") from error
 
     @property
     def num_classes(self) -> int:

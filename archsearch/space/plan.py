@@ -166,9 +166,8 @@ def _valid_field(
     """`valid_layer` for one field, with the values of the others by `_others`; errors of the other fields are left to their own turn."""
     kept = []
     for value in plan.choices.get(name, (0,)):
-        errors = (
-            _first_error(plan, {**others, name: value} if name else {}, shapes, extra) for others in _others(plan, name)
-        )
+        settings = ({**others, name: value} if name else {} for others in _others(plan, name))
+        errors = (_first_error(plan, values, shapes, extra) for values in settings)
         error = next(filter(None, errors), None)
         if error is not None and error.field == name and name not in plan.written:
             continue

@@ -13,7 +13,7 @@ from archsearch.blocks.crossformer import GroupAttention
 from archsearch.errors import UserError
 from archsearch.models.checkpoints.keys import official_key
 from archsearch.models.network import Network
-from archsearch.space import Arch, ImageSize, Placed
+from archsearch.space import Arch, ImageSize
 
 
 def computed_buffers(network: Network) -> dict[str, Tensor]:
@@ -82,8 +82,14 @@ def fit_tables(
                 fitted[key] = resize_table(given[key], own.shape, built.shape)
         elif isinstance(own.layer, LearnedPositions) and not own.layer.side:
             key = official_key(pattern, f"{own.path}.table")
-            if key in given and own.shape.positions != built.shape.positions:
-                _refuse_table(given[key], key, own, built, where)
+            # `_check_keys` reports a table of another size than the paper's as misshaped.
+            rows = own.shape.positions + own.layer.class_token
+            is_own = key in given and given[key].ndim == 3 and given[key].shape[1] == rows
+            if is_own and own.shape.positions != built.shape.positions:
+                raise UserError(
+                    f"{where}: {key} holds the learned positions of a map of {own.shape.sides}, and the image size asked for makes one of {built.shape.sides}; "
+                    "the paper's code has no rule to resize them, so these weights work at their own image size only"
+                )
     return fitted
 
 
@@ -98,13 +104,3 @@ def resize_table(table: Tensor, trained: Shape, wanted: Shape) -> Tensor:
     sides = (2 * wanted.height - 1, 2 * wanted.width - 1)
     resized = functional.interpolate(image, sides, mode="bicubic", align_corners=False)  # (1, heads, 2H-1, 2W-1)
     return resized.flatten(2)[0].t()
-
-
-def _refuse_table(table: Tensor, key: str, own: Placed, built: Placed, where: str) -> None:
-    """Raise UserError for a learned table of positions of the paper's own map; `_check_keys` reports one of another size as misshaped."""
-    assert isinstance(own.layer, LearnedPositions)
-    if table.ndim == 3 and table.shape[1] == own.shape.positions + own.layer.class_token:
-        raise UserError(
-            f"{where}: {key} holds the learned positions of a map of {own.shape.sides}, and the image size asked for makes one of {built.shape.sides}; "
-            "the paper's code has no rule to resize them, so these weights work at their own image size only"
-        )

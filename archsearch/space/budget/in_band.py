@@ -39,19 +39,14 @@ class InBand:
         self._bounds = [(COLUMNS[quantity], bound) for quantity, bound in bounds if bound is not None]
         self._graph = space_graph(space)
         self._units = [1] * len(self._bounds)
-        self._tables = self._make_drawing_tables()
+        try:
+            self._tables = self._make_tables(self._units, FEW_ROWS)  # for drawing: exact for a small space
+        except TooLargeError:  # else with costs rounded to units that are small beside the band
+            parts = _UNITS_A_STEP * len(self._graph.steps)
+            units = [max(1, (bound.high - bound.low) // parts) for _, bound in self._bounds]
+            self._tables, self._units = self._make_fitting_tables(units)
         if not self._tables.count or self._draw_path() is None:
             raise UserError(self._explain_empty())
-
-    def _make_drawing_tables(self) -> MeetInTheMiddle:
-        """Tables for drawing: exact for a small space, else with costs rounded to units that are small beside the band."""
-        try:
-            return self._make_tables(self._units, FEW_ROWS)
-        except TooLargeError:
-            steps = len(self._graph.steps)
-            self._units = [max(1, (bound.high - bound.low) // (_UNITS_A_STEP * steps)) for _, bound in self._bounds]
-            tables, self._units = self._make_fitting_tables(self._units)
-            return tables
 
     def _make_fitting_tables(
         self, units: list[int], middle: int | None = None, *, is_wide: bool = True
