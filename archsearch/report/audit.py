@@ -33,14 +33,16 @@ def audit_parts(document: Document) -> Iterator[RenderableType]:
         yield _comparison_table(document, comparison)
     if document["comparisons"]:
         yield _KEY
-    yield from _failures(document)
+    failed = [[row["name"] or row["architecture"], row["reason"]] for row in document["architectures"] if row["reason"]]
+    if failed:
+        columns = ["architecture", "reason"]
+        yield titled("Not trained, and left out", make_table(columns, failed, left=columns))
     yield document["verdict"]
-    yield "\n".join([f"proxy_id: {document['proxy_id']}", *map(_conditions_line, document["conditions"])])
-
-
-def _conditions_line(one: Document) -> str:
-    threads = "" if one["threads"] is None else f", {one['threads']} thread{'s' if one['threads'] > 1 else ''}"
-    return f"trained on {one['device']} ({one['device_name']}), torch {one['torch']}{threads}"
+    lines = [f"proxy_id: {document['proxy_id']}"]
+    for one in document["conditions"]:
+        threads = "" if one["threads"] is None else f", {one['threads']} thread{'s' * (one['threads'] > 1)}"
+        lines.append(f"trained on {one['device']} ({one['device_name']}), torch {one['torch']}{threads}")
+    yield "\n".join(lines)
 
 
 def _score_table(document: Document, group: str) -> Group:
@@ -49,9 +51,8 @@ def _score_table(document: Document, group: str) -> Group:
     target = "top-1" if is_papers else f"{document['longer']}x steps"
     has_target = is_papers or bool(document["longer"])
     rows = []
-    for row in sorted(
-        (row for row in document["architectures"] if row["group"] == group), key=lambda row: -(row["mean"] or 0.0)
-    ):
+    members = [row for row in document["architectures"] if row["group"] == group]
+    for row in sorted(members, key=lambda row: -(row["mean"] or 0.0)):
         value = text(row["top1"], ".1f") if is_papers else text(row["longer"], ".3f")
         rows.append(
             [
@@ -115,12 +116,3 @@ def _judge_row(name: str, judge: Document) -> list[str]:
         f"{number(judge['low'])} to {number(judge['high'])}",
         "-" if judge.get("single") is None else number(judge["single"]),
     ]
-
-
-def _failures(document: Document) -> Iterator[RenderableType]:
-    """The architectures that could not be trained with every seed, with the reasons."""
-    rows = [[row["name"] or row["architecture"], row["reason"]] for row in document["architectures"] if row["reason"]]
-    if rows:
-        yield titled(
-            "Not trained, and left out", make_table(["architecture", "reason"], rows, left=["architecture", "reason"])
-        )

@@ -44,10 +44,8 @@ def _table(document: Document, figures: Sequence[Document], width: int) -> Table
         columns.append(("px", lambda row: str(row["image_size"])))
     columns += _figure_columns(figures)
     if width >= _WIDE:
-        columns += [
-            ("MACs", lambda row: format_count(row["macs"])),
-            ("params", lambda row: format_count(row["params"])),
-        ]
+        columns.append(("MACs", lambda row: format_count(row["macs"])))
+        columns.append(("params", lambda row: format_count(row["params"])))
     return _make(columns, [*_reference_rows(document, figures), *figures])
 
 
@@ -71,7 +69,7 @@ def _figure_columns(figures: Sequence[Document]) -> list[Column]:
     if any(figure["ratio_spread"] is not None for figure in figures):
         columns.append(("spread", lambda row: text(row["ratio_spread"], ".1%")))
     if any(figure["compile_s"] is not None for figure in figures):
-        columns.append(("compile", lambda row: "-" if row["compile_s"] is None else f"{row['compile_s']:.1f}s"))
+        columns.append(("compile", lambda row: text(row["compile_s"], ".1f", "s")))
     return [*columns, ("memory", lambda row: memory_text(row["peak_memory_bytes"]))]
 
 
@@ -119,14 +117,9 @@ def _conditions(document: Document) -> str:
     shared = {key: results[0][key] for key in ("dtype", "mode")}
     sizes = {result["image_size"] for result in results}
     batches = sorted({result["batch_size"] for result in results})
-    line = conditions_line(
-        {
-            **where,
-            **shared,
-            "batch_size": f"{batches[0]} to {batches[-1]}" if len(batches) > 1 else batches[0],
-            "image_size": sizes.pop() if len(sizes) == 1 else None,
-        }
-    )
+    batch = f"{batches[0]} to {batches[-1]}" if len(batches) > 1 else batches[0]
+    size = sizes.pop() if len(sizes) == 1 else None
+    line = conditions_line({**where, **shared, "batch_size": batch, "image_size": size})
     if results[0]["task"] == "train":
         line += ", training steps"
     cores = where["affinity"]
@@ -143,11 +136,12 @@ def _telemetry(document: Document, figures: Sequence[Document]) -> Iterator[str]
     if not samples:
         return
     parts = []
-    for key, name, unit in (
-        ("sm_clock_mhz", "SM clock", "MHz"),
-        ("memory_clock_mhz", "memory clock", "MHz"),
-        ("power_w", "power", "W"),
-    ):
+    units = {
+        "sm_clock_mhz": ("SM clock", "MHz"),
+        "memory_clock_mhz": ("memory clock", "MHz"),
+        "power_w": ("power", "W"),
+    }
+    for key, (name, unit) in units.items():
         spreads = [one[key] for one in samples if one[key]]
         if spreads:
             low, high = min(one["min"] for one in spreads), max(one["max"] for one in spreads)

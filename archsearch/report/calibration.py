@@ -52,17 +52,17 @@ def _kinds(calibration: Calibration) -> list[dict[str, Any]]:
         macs = site.layer.cost(site.shape).macs
         if site.layer.role == "block" and macs:
             rates[site.layer.kind].append(ms / calibration.key.batch_size / (macs / 1e9))
-    found = [
+    medians = {kind: statistics.median(each) for kind, each in rates.items()}
+    return [
         {
             "kind": kind,
-            "slopes": len(each),
-            "ms_per_gmac": statistics.median(each),
-            "least": min(each),
-            "most": max(each),
+            "slopes": len(rates[kind]),
+            "ms_per_gmac": ms,
+            "least": min(rates[kind]),
+            "most": max(rates[kind]),
         }
-        for kind, each in rates.items()
+        for kind, ms in sorted(medians.items(), key=lambda item: item[1])
     ]
-    return sorted(found, key=lambda kind: float(kind["ms_per_gmac"]))
 
 
 def calibration_parts(document: Document) -> Iterator[RenderableType]:
@@ -81,7 +81,11 @@ def calibration_parts(document: Document) -> Iterator[RenderableType]:
     )
     yield _measured_sentence(document)
     yield conditions_line({**document["conditions"], **document["key"]})
-    yield _use_sentence(document)
+    trusted = document["is_trusted"]
+    tau = f"{'of' if trusted else 'below'} {document['trusted_from_tau']}{' or more' if trusted else ''}"
+    band = f"within {document['tolerance']:.0%} of {format_count(document['budget_macs'])} MACs"
+    use = "will use it" if trusted else "will not use it"
+    yield f"`archsearch run` {use}: {document['file']} orders hybrids {band} with a Kendall tau {tau}."
 
 
 def _score_row(name: str, score: Document | None) -> list[str]:
@@ -111,11 +115,3 @@ def _measured_sentence(document: Document) -> str:
         f"{document['created_at'][:10]}, archsearch {document['archsearch_version']}: repeat it after an update that changes the blocks. "
         f"Of {known} settings of layers in {document['space']}, {timed} were timed and {known - timed} are interpolated{interpolated}.{failed}"
     )
-
-
-def _use_sentence(document: Document) -> str:
-    """Whether `archsearch run` will use it, and why."""
-    band = f"within {document['tolerance']:.0%} of {format_count(document['budget_macs'])} MACs"
-    if document["is_trusted"]:
-        return f"`archsearch run` will use it: {document['file']} orders hybrids {band} with a Kendall tau of {document['trusted_from_tau']} or more."
-    return f"`archsearch run` will not use it: {document['file']} orders hybrids {band} with a Kendall tau below {document['trusted_from_tau']}."

@@ -1,7 +1,7 @@
 """`archsearch cost`: exact MACs and parameters of an architecture, layer by layer, as a document and as a table."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from rich.console import Group
@@ -49,64 +49,39 @@ def _layer_fields(layer: Layer) -> dict[str, Any]:
     return {item.name: getattr(layer, item.name) for item in fields(layer) if item.name not in ("width", "num_classes")}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Group:
-    """Equal layers of one stage: their paths, and the first of them."""
-
-    paths: tuple[str, ...]
-    first: Placed
-
-
-def _groups(placed: Iterable[Placed]) -> list[_Group]:
-    """Equal layers at equal shapes together, in order of first appearance."""
-    groups: dict[tuple[Layer, Shape, str], list[Placed]] = {}
-    for item in placed:
-        groups.setdefault((item.layer, item.shape, item.path.rpartition(".")[0]), []).append(item)
-    return [_Group(paths=tuple(item.path for item in items), first=items[0]) for items in groups.values()]
-
-
 def cost_table(arch: Arch, width: int) -> Group:
     """Groups of equal layers with the MACs and parameters of each group; the layers' fields where `width` columns allow."""
-    total, groups = arch.cost(), _groups(arch.layers())
+    total = arch.cost()
+    groups: dict[tuple[Layer, Shape, str], list[Placed]] = {}  # equal layers of one stage at equal shapes
+    for placed in arch.layers():
+        groups.setdefault((placed.layer, placed.shape, placed.path.rpartition(".")[0]), []).append(placed)
     columns = ["path", "layer", "input", "layers", "MACs", "params", "share"]
-    rows = [_cost_row(group, total) for group in groups]
-    totals = [
-        "total",
-        "",
-        "",
-        str(sum(len(group.paths) for group in groups)),
-        format_count(total.macs),
-        format_count(total.params),
-        "100.0%",
-    ]
+    rows = [_cost_row(group, total) for group in groups.values()]
+    number = sum(len(group) for group in groups.values())
+    totals = ["total", "", "", str(number), format_count(total.macs), format_count(total.params), "100.0%"]
     if width >= _WIDE:
         columns.append("fields")
         totals.append("")
-        for row, group in zip(rows, groups, strict=True):
-            row.append(_fields_text(group.first.layer))
-    title = f"{arch.name or arch.arch_id}: {arch.describe()}"
+        for row, (layer, _, _) in zip(rows, groups, strict=True):
+            row.append(" ".join(f"{name}={format_value(value)}" for name, value in _layer_fields(layer).items()))
     table = make_table(columns, rows, left=["path", "layer", "fields"])
     table.rows[-1].end_section = True
     table.add_row(*totals, style="bold")
-    return titled(title, table)
+    return titled(f"{arch.name or arch.arch_id}: {arch.describe()}", table)
 
 
-def _cost_row(group: _Group, total: Cost) -> list[str]:
-    layer, shape = group.first.layer, group.first.shape
-    cost = layer.cost(shape) * len(group.paths)
+def _cost_row(group: Sequence[Placed], total: Cost) -> list[str]:
+    layer, shape = group[0].layer, group[0].shape
+    cost = layer.cost(shape) * len(group)
     return [
-        _join_paths(group.paths),
+        _join_paths([placed.path for placed in group]),
         layer.kind,
         f"{shape.channels}x{shape.height}x{shape.width}" + (f"+{shape.tokens}" if shape.tokens else ""),
-        str(len(group.paths)),
+        str(len(group)),
         format_count(cost.macs),
         format_count(cost.params),
         f"{cost.macs / total.macs:.1%}",
     ]
-
-
-def _fields_text(layer: Layer) -> str:
-    return " ".join(f"{name}={format_value(value)}" for name, value in _layer_fields(layer).items())
 
 
 def _join_paths(paths: Sequence[str]) -> str:

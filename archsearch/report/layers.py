@@ -64,9 +64,8 @@ def layer_tables() -> Iterator[Group]:
 def _layer_rows(document: Mapping[str, Any]) -> Iterator[list[str]]:
     """One row for each field of a layer; the first row has kind and paper."""
     head = [document["kind"], document["paper"] or "-"]
-    for item in document["fields"] or [
-        {"name": "-", "choices": ["-"], "default": "-", "meaning": document["description"]}
-    ]:
+    none = {"name": "-", "choices": ["-"], "default": "-", "meaning": document["description"]}
+    for item in document["fields"] or [none]:
         others = [choice for choice in item["choices"] if choice != item["default"]]
         yield [*head, item["name"], ", ".join(map(format_value, [item["default"], *others])), item["meaning"] or ""]
         head = ["", ""]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from archsearch.metrics import TIE_SE
@@ -48,31 +49,22 @@ def unresolved(
     A trial may dominate a member when it is worse beyond the noise in no objective and better beyond it in at least one.
     Noise of scores is `Noise`'s, that of speeds the spread of their blocks or the drift allowed; counts have none.
     """
-    found = {
-        row["trial"]: [
-            other["trial"] for other in complete if other is not row and _may_dominate(other, row, objectives, noise)
-        ]
-        for row in front
-    }
-    return {trial: others for trial, others in found.items() if others}
-
-
-def _may_dominate(other: Row, row: Row, objectives: Sequence[str], noise: Noise) -> bool:
-    signs = [_compare(other, row, name, noise) for name in objectives]
-    return min(signs) >= 0 and max(signs) > 0
+    found: dict[int, list[int]] = {}
+    for row, other in product(front, complete):
+        signs = [0] if other is row else [_compare(other, row, name, noise) for name in objectives]
+        if min(signs) >= 0 and max(signs) > 0:
+            found.setdefault(row["trial"], []).append(other["trial"])
+    return found
 
 
 def _compare(other: Row, row: Row, name: str, noise: Noise) -> int:
     """1 where the other is better beyond the noise, -1 where it is worse, 0 where they differ by no more than noise."""
-    is_tie = noise.is_tie(other, row) if name == "proxy_score" else name in _SPEED and _is_same_speed(other, row, name)
-    if is_tie or other[name] == row[name]:
+    is_tie = other[name] == row[name]
+    if name == "proxy_score":
+        is_tie |= noise.is_tie(other, row)
+    elif name in _SPEED:  # noise is half the interquartile ranges of their blocks, or the drift allowed
+        spread = ((other["throughput_iqr"] or 0.0) + (row["throughput_iqr"] or 0.0)) / 2
+        is_tie |= abs(other[name] - row[name]) <= max(spread, Protocol.drift_limit) * max(other[name], row[name])
+    if is_tie:
         return 0
-    is_more = other[name] > row[name]
-    return 1 if is_more == (OBJECTIVES[name] == "maximize") else -1
-
-
-def _is_same_speed(first: Row, second: Row, name: str) -> bool:
-    """Whether two speeds differ by no more than half the interquartile ranges of their blocks, or the drift allowed."""
-    spread = ((first["throughput_iqr"] or 0.0) + (second["throughput_iqr"] or 0.0)) / 2
-    difference = abs(first[name] - second[name])
-    return bool(difference <= max(spread, Protocol.drift_limit) * max(first[name], second[name]))
+    return 1 if (other[name] > row[name]) == (OBJECTIVES[name] == "maximize") else -1

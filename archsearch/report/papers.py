@@ -50,31 +50,26 @@ def paper_list(checks: Mapping[str, Document] | None = None) -> list[dict[str, A
 def paper_table(documents: Sequence[Document]) -> Table:
     """One row for each model; with a column for the recount of `--check` where there is one."""
     columns = ["name", "px", "MACs", "paper's", "diff", "params", "paper's", "diff", "top-1"]
-    is_checked = any("check" in document for document in documents)
     rows = []
     for document in documents:
-        published, difference = document["published"], document["difference"]
-        rows.append(
-            [
-                document["name"],
-                str(document["image_size"]),
-                format_count(document["macs"]),
-                _unit(published["flops_g"], "G"),
-                signed_percent(difference["macs"]),
-                format_count(document["params"]),
-                _unit(published["params_m"], "M"),
-                signed_percent(difference["params"]),
-                text(published["top1"], "g"),
-                *([_describe_check(document["check"])] if is_checked else []),
-            ]
-        )
+        published, difference, check = document["published"], document["difference"], document.get("check")
+        row = [
+            document["name"],
+            str(document["image_size"]),
+            format_count(document["macs"]),
+            text(published["flops_g"], "g", "G"),
+            signed_percent(difference["macs"]),
+            format_count(document["params"]),
+            text(published["params_m"], "g", "M"),
+            signed_percent(difference["params"]),
+            text(published["top1"], "g"),
+        ]
+        if check:
+            differs = f"{check['macs_fvcore']} MACs, {check['params_built']} params"
+            row.append("equal" if check["is_equal"] else differs)
+        rows.append(row)
+    is_checked = any("check" in document for document in documents)
     return make_table([*columns, *(["built and counted"] if is_checked else [])], rows, left=["name"])
-
-
-def _describe_check(check: Document) -> str:
-    if check["is_equal"]:
-        return "equal"
-    return f"{check['macs_fvcore']} MACs, {check['params_built']} params"
 
 
 def check_sentence(documents: Sequence[Document], seconds: float) -> str:
@@ -84,7 +79,3 @@ def check_sentence(documents: Sequence[Document], seconds: float) -> str:
         f"{equal} of {len(documents)} models, built and recounted in {seconds:.0f} s: fvcore's MACs and the built parameters equal "
         "the exact costs to the unit."
     )
-
-
-def _unit(value: float | None, unit: str) -> str:
-    return "-" if value is None else f"{value:g}{unit}"

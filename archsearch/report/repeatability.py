@@ -25,14 +25,17 @@ def again_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document |
     paired = [row for row in twice if row["throughput_change"] is not None]
     first, second = ([row[name] for row in paired] for name in ("throughput_ratio", "throughput_again_ratio"))
     tau = kendall_tau(first, second)
+    swapped = [
+        [one["trial"], other["trial"]]
+        for one, other in combinations(paired, 2)
+        if _order(one, other, "throughput") * _order(one, other, "throughput_again") < 0
+    ]
     return {
         "members": len(front),
         "measured": len(twice),
         "median_change": statistics.median(abs(row["throughput_change"]) for row in paired) if paired else None,
         "tau": None if math.isnan(tau) else tau,
-        "swapped": [
-            [one["trial"], other["trial"]] for one, other in combinations(paired, 2) if _is_swapped(one, other)
-        ],
+        "swapped": swapped,
         "changed": [row["trial"] for row in twice if is_changed(row)],
         "limit": Protocol.drift_limit,
     }
@@ -43,17 +46,12 @@ def is_changed(row: Mapping[str, Any]) -> bool:
     return bool(abs(row["throughput_change"] or 0.0) > Protocol.drift_limit)
 
 
-def _is_swapped(one: Row, other: Row) -> bool:
-    """Whether the order of two trials is settled both times, and reversed the second time."""
-    before = _order(one, other, "throughput_ratio", "throughput_iqr")
-    after = _order(one, other, "throughput_again_ratio", "throughput_again_iqr")
-    return before * after < 0
-
-
-def _order(one: Row, other: Row, figure: str, iqr: str) -> int:
-    """1 when `one` is faster, -1 when it is slower, 0 when the spreads around the two figures overlap."""
+def _order(one: Row, other: Row, timing: str) -> int:
+    """1 when `one` is faster, -1 when it is slower, 0 when the spreads around the two ratios to the reference overlap."""
     (low, high), (other_low, other_high) = (
-        (row[figure] * (1 - (row[iqr] or 0.0) / 2), row[figure] * (1 + (row[iqr] or 0.0) / 2)) for row in (one, other)
+        (row[f"{timing}_ratio"] * (1 - spread), row[f"{timing}_ratio"] * (1 + spread))
+        for row in (one, other)
+        for spread in [(row[f"{timing}_iqr"] or 0.0) / 2]
     )
     return int(low > other_high) - int(other_low > high)
 
@@ -67,10 +65,8 @@ def predicted_document(rows: Sequence[Row]) -> Document | None:
     ]
     if not both:
         return None
-    return {
-        "trials": len(both),
-        "median_error": statistics.median(abs(predicted / measured - 1) for predicted, measured in both),
-    }
+    errors = [abs(predicted / measured - 1) for predicted, measured in both]
+    return {"trials": len(both), "median_error": statistics.median(errors)}
 
 
 def again_sentence(document: Mapping[str, Any]) -> str:
@@ -96,7 +92,5 @@ def predicted_sentence(document: Mapping[str, Any]) -> str:
 
 def calibration_sentence(source: Mapping[str, Any]) -> str:
     """`predicted by FILE: mean error 4.1%, Kendall tau 0.95 on hybrids held out`."""
-    return (
-        f"predicted by {source['file']}: mean error {source['mape']:.1%}, Kendall tau {source['kendall_tau']:.2f} "
-        "on hybrids held out"
-    )
+    accuracy = f"mean error {source['mape']:.1%}, Kendall tau {source['kendall_tau']:.2f}"
+    return f"predicted by {source['file']}: {accuracy} on hybrids held out"

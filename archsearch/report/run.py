@@ -104,10 +104,8 @@ def build_report(folder: Path) -> Document:
             state: [_row_document(row) for row in rows if row["state"] == state]
             for state in ("stopped", "failed", "running")
         },
-        "conditions": {
-            **{key: manifest["settings"].get(key) for key in _CONDITION_KEYS},
-            "machine": manifest["conditions"],
-        },
+        "conditions": {key: manifest["settings"].get(key) for key in _CONDITION_KEYS}
+        | {"machine": manifest["conditions"]},
         "versions": manifest["versions"],
     }
 

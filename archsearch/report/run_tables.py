@@ -27,7 +27,8 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
     yield headline(document)
     if document["front"]:
         yield front_table(document)
-        yield f"{_MARKS}\n{_pair_sentence(document)}"
+        pairs = [f"{name}: {', '.join(map(str, sorted(each)))}" for name, each in document["pair_fronts"].items()]
+        yield f"{_MARKS}\n" + (f"Trials on the fronts of two: {'; '.join(pairs)}." if pairs else "")
         yield from _reliability(document)
         volume = document["hypervolume"]
         yield f"Hypervolume of the front: {volume['value']:.4f} ({volume['normalisation']})."
@@ -87,13 +88,11 @@ def _resolution(document: Document) -> Iterator[str]:
     open_rows = [row for row in front if row["unresolved_by"]]
     if open_rows:
         words = [
-            f"{row['trial']} by {format_names(list(map(str, row['unresolved_by'])), _REASONS_SHOWN)}"
+            f"{row['trial']} by {format_names([str(trial) for trial in row['unresolved_by']], _REASONS_SHOWN)}"
             for row in open_rows
         ]
-        yield (
-            f"Not resolved, {len(open_rows)} of {len(front)} may be dominated within measurement noise: "
-            f"{format_names(words, _NAMES_SHOWN, '; ')}."
-        )
+        count = f"{len(open_rows)} of {len(front)} may be dominated within measurement noise"
+        yield f"Not resolved, {count}: {format_names(words, _NAMES_SHOWN, '; ')}."
     if document["score"]["training_sd"] is not None:
         yield f"Scores of one architecture differ from seed to seed by a standard deviation of {document['score']['training_sd']:.3f}."
 
@@ -136,32 +135,20 @@ def front_table(document: Document) -> Group:
     extra = [name for name in _EXTRA if name in document["objectives"]]
     with_seeds = any(row["proxy_score_mean"] is not None for row in document["front"])
     rows = [_front_row(row, document["front"][0], extra, with_seeds=with_seeds) for row in document["front"]]
-    columns = [
-        "trial",
-        "score",
-        *(["mean over seeds"] if with_seeds else []),
-        "img/s",
-        "params",
-        "MACs",
-        *(_EXTRA[name] for name in extra),
-        "architecture",
-    ]
+    columns = ["trial", "score", *(["mean over seeds"] if with_seeds else []), "img/s", "params", "MACs"]
+    columns += [*(_EXTRA[name] for name in extra), "architecture"]
     return titled(f"Front of {len(rows)} ({words})", make_table(columns, rows, left=["architecture"]))
-
-
-def _seeds_text(row: Document) -> str:
-    """`0.708 (3, sd 0.006)`: mean, number and standard deviation of the scores of several seeds."""
-    if row["proxy_score_mean"] is None:
-        return "-"
-    return f"{row['proxy_score_mean']:.3f} ({row['proxy_seeds']}, sd {row['proxy_score_sd']:.3f})"
 
 
 def _front_row(row: Document, first: Document, extra: Sequence[str], *, with_seeds: bool) -> list[str]:
     figures = {"latency_ms": text(row["latency_ms"], ".1f"), "peak_memory_bytes": memory_text(row["peak_memory_bytes"])}
+    seeds = "-"
+    if row["proxy_score_mean"] is not None:
+        seeds = f"{row['proxy_score_mean']:.3f} ({row['proxy_seeds']}, sd {row['proxy_score_sd']:.3f})"
     return [
         str(row["trial"]),
         score_text(row) + ("=" if first["trial"] in row["score_ties"] else "") + ("?" if row["unresolved_by"] else ""),
-        *([_seeds_text(row)] if with_seeds else []),
+        *([seeds] if with_seeds else []),
         rate_text(row),
         format_count(row["params"]),
         format_count(row["macs"]),
@@ -198,17 +185,16 @@ def fixed_table(rows: Sequence[Document]) -> Group:
 
 def _fixed_row(row: Document) -> list[str]:
     figures = row["published"] or {}
-    flops, params, top1 = figures.get("flops_g"), figures.get("params_m"), figures.get("top1")
     return [
         row["paper"],
         str(row["trial"]),
         text(row["proxy_score"], ".3f"),
         rate_text(row),
         format_count(row["macs"]),
-        "-" if flops is None else f"{flops:g}G",
+        text(figures.get("flops_g"), "g", "G"),
         format_count(row["params"]),
-        "-" if params is None else f"{params:g}M",
-        text(top1, "g"),
+        text(figures.get("params_m"), "g", "M"),
+        text(figures.get("top1"), "g"),
     ]
 
 
@@ -227,16 +213,12 @@ def dominance_sentences(document: Document) -> Iterator[str]:
     verbs = {"dominated_by": "is dominated by", "dominates": "dominates"}
     related = [(row, key) for row in document["fixed"] for key in verbs if row[key]]
     for row, key in related:
-        yield f"{row['paper']} {verbs[key]} {_trials(row[key])}."
+        trials = [f"{item['trial']}{'=' if item['score_tie'] else ''}" for item in row[key]]
+        yield f"{row['paper']} {verbs[key]} trial{'s' * (len(trials) > 1)} {format_names(trials, _NAMES_SHOWN)}."
     if not related:
         yield "No candidate dominates a fixed trial, and no fixed trial dominates a candidate."
     if any(item["score_tie"] for row, key in related for item in row[key]):
         yield "= marks a pair whose scores lie within 2 standard errors: there the other objectives decide alone."
-
-
-def _trials(relations: Sequence[Document]) -> str:
-    words = [f"{item['trial']}{'=' if item['score_tie'] else ''}" for item in relations]
-    return f"trial{'s' if len(relations) > 1 else ''} {format_names(words, _NAMES_SHOWN)}"
 
 
 def stopped_table(rows: Sequence[Document]) -> Group:
@@ -248,9 +230,8 @@ def stopped_table(rows: Sequence[Document]) -> Group:
             first = [str(rung), str(len(at_rung))] if place == 0 else ["", ""]
             score = score_text({"proxy_score": row["rung_score"], "proxy_score_se": row["rung_score_se"]})
             cells.append([*first, str(row["trial"]), score, row["reason"]])
-    table = make_table(
-        ["rung", "stopped", "trial", "score there", "why (the last ones)"], cells, left=["why (the last ones)"]
-    )
+    columns = ["rung", "stopped", "trial", "score there", "why (the last ones)"]
+    table = make_table(columns, cells, left=columns[-1:])
     return titled(f"Stopped early: {len(rows)}; their scores are of unfinished trainings, and in no front", table)
 
 
@@ -265,10 +246,7 @@ def training_sentence(training: Document) -> str:
     if not training["stopped"]:
         return f"{words}; no trial was stopped."
     share, seconds = f"{saved / (spent + saved):.0%}", format_seconds(training["seconds_not_spent"])
-    return (
-        f"{words}, which saved {format_count(saved)} images "
-        f"({share} of what the same candidates would have taken, about {seconds})."
-    )
+    return f"{words}, which saved {format_count(saved)} images ({share} of what the same candidates would have taken, about {seconds})."
 
 
 def failed_table(rows: Sequence[Document]) -> Group:
@@ -278,19 +256,11 @@ def failed_table(rows: Sequence[Document]) -> Group:
     return titled(f"Failed: {len(rows)}", table)
 
 
-def _pair_sentence(document: Document) -> str:
-    fronts = [f"{name}: {', '.join(map(str, sorted(trials)))}" for name, trials in document["pair_fronts"].items()]
-    return f"Trials on the fronts of two: {'; '.join(fronts)}." if fronts else ""
-
-
 def conditions_text(document: Document) -> str:
     """The conditions under which every figure of the run was measured."""
-    given, machine = document["conditions"], document["conditions"]["machine"] or {}
-    source = document["calibration"]
-    return "\n".join(
-        [
-            conditions_line({**machine, **{key: value for key, value in given.items() if key != "machine"}}),
-            *([calibration_sentence(source)] if source else []),
-            "versions: " + ", ".join(f"{name} {version}" for name, version in document["versions"].items()),
-        ]
-    )
+    given, source = document["conditions"], document["calibration"]
+    own = {key: value for key, value in given.items() if key != "machine"}
+    lines = [conditions_line({**(given["machine"] or {}), **own})]
+    lines += [calibration_sentence(source)] if source else []
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    return "\n".join([*lines, f"versions: {versions}"])

@@ -70,11 +70,8 @@ def sample_table(archs: Sequence[Arch]) -> Table:
     for arch in archs:
         cost = arch.cost()
         rows.append([arch.arch_id, format_count(cost.macs), format_count(cost.params), arch.describe()])
-    return make_table(
-        ["arch_id", "MACs", "params", "architecture (block width x depth)"],
-        rows,
-        left=["architecture (block width x depth)"],
-    )
+    columns = ["arch_id", "MACs", "params", "architecture (block width x depth)"]
+    return make_table(columns, rows, left=columns[-1:])
 
 
 def sample_sentence(query: SpaceQuery, inside: InBand) -> str:
@@ -128,12 +125,9 @@ def _band_document(query: SpaceQuery, whole: InBand, inside: InBand) -> dict[str
 
 def space_parts(query: SpaceQuery, document: Document) -> list[RenderableType]:
     """The document as sentences and tables."""
-    return [
-        *_sentences(query, document),
-        _range_table(document),
-        _share_table(query, document),
-        _parameter_table(document),
-    ]
+    rows = [[name, ", ".join(map(format_value, choices))] for name, choices in document["parameters"].items()]
+    parameters = titled("Parameters that are open", make_table(["name", "choices"], rows, left=["name", "choices"]))
+    return [*_sentences(query, document), _range_table(document), _share_table(query, document), parameters]
 
 
 def _sentences(query: SpaceQuery, document: Document) -> list[str]:
@@ -170,8 +164,3 @@ def _share_table(query: SpaceQuery, document: Document) -> RenderableType:
     ]
     title = f"Share of the architectures{query.bounds_text} that have the block"
     return titled(title, make_table(["block", *(f"stage {stage['stage']}" for stage in stages)], rows, left=["block"]))
-
-
-def _parameter_table(document: Document) -> RenderableType:
-    rows = [[name, ", ".join(map(format_value, choices))] for name, choices in document["parameters"].items()]
-    return titled("Parameters that are open", make_table(["name", "choices"], rows, left=["name", "choices"]))

@@ -38,12 +38,7 @@ def show(console: Console, *parts: RenderableType) -> None:
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> Table:
     """A table of text cells; columns named in `left` are left-aligned and may fold, the others hold figures and may not."""
-    table = Table(
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         justify: Literal["left", "right"] = "left" if name in left else "right"
         table.add_column(name, justify=justify, no_wrap=name not in left, overflow="fold")
@@ -57,9 +52,9 @@ def titled(title: str, table: Table) -> Group:
     return Group(Text(title, style="bold"), table)
 
 
-def text(value: object, pattern: str = "") -> str:
-    """A formatted value, or a dash for None."""
-    return "-" if value is None else format(value, pattern)
+def text(value: object, pattern: str = "", unit: str = "") -> str:
+    """A formatted value with its unit, or a dash for None."""
+    return "-" if value is None else f"{value:{pattern}}{unit}"
 
 
 def signed_percent(fraction: float | None) -> str:

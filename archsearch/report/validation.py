@@ -12,9 +12,7 @@ _ROUNDING = 0.05  # points: published figures have one decimal
 def evaluate_parts(document: Document) -> Iterator[RenderableType]:
     """The figures as a table, the comparison with the published ones, the preprocessing, and the conditions."""
     published, points = document["published"], document["difference"]
-    images = f"{document['images']} images"
-    if not document["complete"]:
-        images += f" of {document['total']} (partial)"
+    images = f"{document['images']} images" + ("" if document["complete"] else f" of {document['total']} (partial)")
     rows = [
         [
             words,
@@ -53,8 +51,6 @@ def _explain_difference(points: float, standard_error: float) -> str:
         return f"equal up to rounding ({_ROUNDING})"
     beyond = f"{size:.2f} points {'above' if points > 0 else 'below'}, more than rounding ({_ROUNDING})"
     if size <= _ROUNDING + 2 * standard_error:
-        return (
-            f"{beyond} though within two standard errors ({2 * standard_error:.2f}) of it; on the same images that points to weights, "
-            "libraries or number format"
-        )
+        within = f"{beyond} though within two standard errors ({2 * standard_error:.2f}) of it"
+        return f"{within}; on the same images that points to weights, libraries or number format"
     return f"{beyond} and two standard errors ({2 * standard_error:.2f}) together explain; these are other weights or other images"
