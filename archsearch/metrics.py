@@ -4,6 +4,7 @@ Every objective is minimised here (negate what is maximised). Written by hand, s
 brings gpytorch along; the tests compare fronts and hypervolumes with moocore's, and Kendall's tau with a count over all pairs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -101,3 +102,8 @@ def estimate(statistic: Callable[..., float], *series: Figures, seed: int = 0) -
     defined = found[np.isfinite(found)]  # a resample of one thing alone has no order
     low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (value, value)
     return Estimate(value=value, low=float(low), high=float(high))
+
+
+def binomial_standard_error(share: float, number: int) -> float:
+    """Of a share of so many independent answers; nan for none."""
+    return math.sqrt(share * (1 - share) / number) if number else math.nan

@@ -168,7 +168,7 @@ def write_images(
                     else:
                         files.write(name, row, square)
                     rate = (done - already) / max(time.monotonic() - started, 1e-9)
-                    progress(done, total, f"{done:,} of {total:,} images, {rate:,.0f} images/s")
+                    progress(done, total, f"{rate:,.0f} images/s")
                 files.confirm(start - before, failed)
             assert start == len(each.rows), "the source reads fewer images than it lists"
     check(unreadable, seen)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from archsearch.data import IMAGE_SUFFIXES, folders_in, read_split
 from archsearch.device import is_out_of_memory, usable_cores
 from archsearch.errors import RunError, UserError
+from archsearch.metrics import binomial_standard_error
 from archsearch.models.validation.preprocessing import Preprocessing, sides
 from archsearch.space import ImageSize
 from archsearch.system import without_interrupts
@@ -99,12 +100,12 @@ class Accuracy:
     @property
     def top1_se(self) -> float:
         """Binomial standard error of `top1`, for these images as a random sample."""
-        return _standard_error(self.top1, self.images)
+        return binomial_standard_error(self.top1, self.images)
 
     @property
     def top5_se(self) -> float:
         """Binomial standard error of `top5`."""
-        return _standard_error(self.top5, self.images)
+        return binomial_standard_error(self.top5, self.images)
 
     @property
     def complete(self) -> bool:
@@ -120,10 +121,6 @@ class Accuracy:
         """`12800 of 50000 images, 431 img/s, top-1 81.23`."""
         done = self.images + len(self.unreadable)
         return f"{done} of {self.total} images, {self.images_s:.0f} img/s, top-1 {100 * self.top1:.2f}"
-
-
-def _standard_error(share: float, images: int) -> float:
-    return math.sqrt(share * (1 - share) / images) if images else math.nan
 
 
 def validate(

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from archsearch.device import check_cpu, pick_device, use_cpu
 from archsearch.errors import UserError
@@ -120,6 +119,7 @@ def _plan_for_run(request: AuditRequest, folder: Path) -> AuditPlan:
 def audit_document(plan: AuditPlan, records: Mapping[Key, Record], free: Mapping[str, Mapping[str, float]]) -> Document:
     """All taus with their intervals, the scores behind them, and the verdict."""
     used = [records[training.key] for training in plan.trainings() if training.key in records]
+    machines = [{name: record.conditions.get(name) for name in _CONDITIONS} for record in used]
     document: Document = {
         "proxy_id": plan.proxy.proxy_id,
         "verdict": "",
@@ -137,16 +137,10 @@ def audit_document(plan: AuditPlan, records: Mapping[Key, Record], free: Mapping
             "threads": plan.threads,
             "cpus": plan.cpus,
         },
-        "conditions": _machines(used),
+        "conditions": list({json.dumps(one, sort_keys=True): one for one in machines}.values()),  # each once
         "versions": {"archsearch": __version__},
     }
     return {**document, "verdict": verdict(document)}
-
-
-def _machines(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """The different conditions of the trainings."""
-    found = [{name: one.conditions.get(name) for name in _CONDITIONS} for one in records]
-    return list({json.dumps(one, sort_keys=True): one for one in found}.values())
 
 
 def _training_free(subjects: Sequence[Subject], store: AuditStore) -> dict[str, dict[str, float]]:
@@ -154,24 +148,18 @@ def _training_free(subjects: Sequence[Subject], store: AuditStore) -> dict[str, 
     path = store.folder / FREE_FILE
     with store.locked("training_free"):
         known = _read_free(path)
-        for subject in subjects:
-            if subject.arch.arch_id not in known:
-                known[subject.arch.arch_id] = _free_scores(subject)
-                text = json.dumps(known)
-                replace_file(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))  # type: ignore[misc]  # a default that binds
+        for arch in (subject.arch for subject in subjects if subject.arch.arch_id not in known):
+            try:
+                known[arch.arch_id] = training_free.scores(arch)
+            except UserError:
+                known[arch.arch_id] = {}  # there is no small copy of it
+            text = json.dumps(known)
+            replace_file(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))  # type: ignore[misc]  # a default that binds
     for group in ("papers", "hybrids"):
         ids = [one.arch.arch_id for one in subjects if one.group == group and known[one.arch.arch_id]]
         for arch_id, value in zip(ids, training_free.aggregate([known[one] for one in ids]), strict=True):
             known[arch_id] = {**known[arch_id], "az_nas": float(value)}
     return known
-
-
-def _free_scores(subject: Subject) -> dict[str, float]:
-    """Those of one architecture; none where there is no small copy of it."""
-    try:
-        return training_free.scores(subject.arch)
-    except UserError:
-        return {}
 
 
 def _read_free(path: Path) -> dict[str, dict[str, float]]:

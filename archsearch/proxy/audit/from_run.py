@@ -1,10 +1,10 @@
 """From a run to its audit: its finished trainings as records, and which of its candidates are audited."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from archsearch.metrics import binomial_standard_error
 from archsearch.proxy.audit.plan import Subject
 from archsearch.proxy.audit.store import Record
 from archsearch.proxy.task import ProxyTask
@@ -31,7 +31,7 @@ def run_records(rows: Sequence[Row], proxy: ProxyTask) -> Iterator[Record]:
         last = {"steps": steps, "score": row["proxy_score"], "standard_error": row["proxy_score_se"]}
         yield _record(row, steps, seed, [*points, last])
         for number, score in enumerate(json.loads(row["proxy_seed_scores"] or "[]")[1:], start=1):
-            error = math.sqrt(score * (1 - score) / proxy.num_val)
+            error = binomial_standard_error(score, proxy.num_val)
             yield _record(row, steps, seed + number, [{"steps": steps, "score": score, "standard_error": error}])
 
 

@@ -50,25 +50,24 @@ def collect_scores(plan: AuditPlan, records: Mapping[Key, Record], group: Group)
     if len(subjects) < FEWEST:
         return None
     by_seed = list(zip(*table, strict=True))
-    points = sorted({point for row in table for record in row for point in record.scores})
-    curves = {point: np.array([_scores_after(point, row) for row in by_seed]) for point in points}
-    # A run's trainings with other seeds have a final score only.
-    curves = {point: curve for point, curve in curves.items() if np.isfinite(curve).any()}
+    curves: dict[int, Array] = {}
+    for point in sorted({point for row in table for record in row for point in record.scores}):
+        curve = np.array([[record.scores.get(point, math.nan) for record in row] for row in by_seed], dtype=np.float64)
+        curve[~np.isfinite(curve).all(axis=1)] = math.nan  # an order needs all scores of a seed
+        if np.isfinite(curve).any():  # a run's trainings with other seeds have a final score only
+            curves[point] = curve
     return ScoredGroup(group=group, subjects=subjects, records=by_seed, curves=curves)
 
 
-def _scores_after(point: int, row: Sequence[Record]) -> list[float]:
-    """The scores of a seed after so many steps; nan for all when one lacks it, since an order needs all."""
-    found = [record.scores.get(point, math.nan) for record in row]
-    return found if all(map(math.isfinite, found)) else [math.nan] * len(found)
-
-
 def conclude(plan: AuditPlan, records: Mapping[Key, Record], free: Free) -> Document:
-    """Groups with their noise, and comparisons with every target, as plain values; None stands for nan."""
+    """Groups with their noise, and comparisons with the proxy's whole training and with every target, as plain values; None stands for nan."""
     groups = [found for group in ("papers", "hybrids") if (found := collect_scores(plan, records, group))]
     comparisons = []
     for group in groups:
-        comparisons += [_against_itself(group, free), *_against_target(plan, group, records, free)]
+        mean, full = group.full.mean(axis=0), group.full
+        rungs = [_judge(f"after {point} steps", curve, mean, full) for point, curve in group.curves.items()][:-1]
+        comparisons.append(_comparison(group, "proxy", mean, [*rungs, *_baselines(group, mean, free)]))
+        comparisons += _against_target(plan, group, records, free)
     return {
         "groups": {group.group: _noise(group) for group in groups},
         "comparisons": comparisons,
@@ -76,16 +75,12 @@ def conclude(plan: AuditPlan, records: Mapping[Key, Record], free: Free) -> Docu
     }
 
 
-def _against_itself(group: ScoredGroup, free: Free) -> Document:
-    """Scores at each rung, and training-free scores, against the whole training."""
-    target = group.full.mean(axis=0)
-    judges = [_judge(f"after {point} steps", curve, target, group.full) for point, curve in group.curves.items()][:-1]
-    return _comparison(group, "proxy", target, [*judges, *_baselines(group, target, free)])
-
-
 def _against_target(plan: AuditPlan, group: ScoredGroup, records: Mapping[Key, Record], free: Free) -> list[Document]:
     """The proxy against the papers' top-1, or against longer training, for the architectures that have it."""
-    values = [_target(plan, subject, records) for subject in group.subjects]
+    longer = [records.get((plan.longer_id or "", one.arch.arch_id, LONGER_SEED)) for one in group.subjects]
+    values = [record.score if record else None for record in longer]
+    if group.group == "papers":
+        values = [subject.top1 for subject in group.subjects]
     has = [index for index, value in enumerate(values) if value is not None]
     if len(has) < FEWEST:
         return []
@@ -103,13 +98,6 @@ def _against_target(plan: AuditPlan, group: ScoredGroup, records: Mapping[Key, R
     return [document]
 
 
-def _target(plan: AuditPlan, subject: Subject, records: Mapping[Key, Record]) -> float | None:
-    if subject.group == "papers":
-        return subject.top1
-    longer = records.get((plan.longer_id or "", subject.arch.arch_id, LONGER_SEED))
-    return longer.score if longer else None
-
-
 def _tau_difference(proxy: Array, params: Array, target: Array) -> float:
     """How much better than the number of parameters the proxy orders."""
     return kendall_tau(proxy, target) - kendall_tau(params, target)
@@ -121,27 +109,20 @@ def _judge(name: str, scores: Array, target: Array, per_seed: Array | None = Non
     scores = scores[is_scored]
     targets = itertools.repeat(target) if per_seed is None else per_seed[is_scored]
     single = [kendall_tau(row, own) for row, own in zip(scores, targets, strict=False)]
-    return {
-        "judge": name,
-        **_plain(estimate(kendall_tau, scores.mean(axis=0), target)),
-        "single": _number(np.mean(single)),
-    }
+    found = _plain(estimate(kendall_tau, scores.mean(axis=0), target))
+    return {"judge": name, **found, "single": _number(np.mean(single))}
 
 
 def _baselines(group: ScoredGroup, target: Array, free: Free) -> list[Document]:
     """Parameters, MACs and training-free scores, of the full architectures."""
-    series = {
-        BASELINE: _params(group),
-        "macs": np.array([record.macs for record in group.records[0]], dtype=np.float64),
-    }
+    macs = np.array([record.macs for record in group.records[0]], dtype=np.float64)
+    series = {BASELINE: _params(group), "macs": macs}
     ids = [subject.arch.arch_id for subject in group.subjects]
     for name in free.get(ids[0], {}):
         if name not in series and all(name in free.get(arch_id, {}) for arch_id in ids):
             series[name] = np.array([free[arch_id][name] for arch_id in ids])
-    return [
-        {"judge": name, **_plain(estimate(kendall_tau, values, target)), "single": None}
-        for name, values in series.items()
-    ]
+    taus = {name: _plain(estimate(kendall_tau, values, target)) for name, values in series.items()}
+    return [{"judge": name, **tau, "single": None} for name, tau in taus.items()]
 
 
 def _params(group: ScoredGroup) -> Array:
@@ -154,19 +135,13 @@ def _comparison(group: ScoredGroup, target: str, values: Array, judges: Sequence
         "target": target,
         "count": len(values),
         "judges": list(judges),
-        "ceiling": _ceiling(group.full),
+        "ceiling": _plain(estimate(_mean_pair_tau, *group.full)) if len(group.full) > 1 else None,
         "minus_params": None,
     }
 
 
-def _ceiling(full: Array) -> Document | None:
-    """How far two seeds of the proxy agree, the mean of all pairs: no more can be expected of one training. None with a single seed."""
-    if len(full) < 2:
-        return None
-    return _plain(estimate(_mean_pair_tau, *full))
-
-
 def _mean_pair_tau(*seeds: Array) -> float:
+    """How far two seeds of the proxy agree, the mean of all pairs: no more can be expected of one training."""
     return float(np.mean([kendall_tau(first, second) for first, second in itertools.combinations(seeds, 2)]))
 
 

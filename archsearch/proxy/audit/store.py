@@ -143,7 +143,11 @@ class AuditStore:
 
     def write(self, document: Mapping[str, Any]) -> None:
         """Replace audit.json and the table of all trainings."""
-        rows = [_table_row(record, steps) for record in self.records().values() for steps in record.curve]
+        rows: list[dict[str, Any]] = []
+        for record in self.records().values():
+            for steps, (score, error) in record.curve.items():
+                point = {"at_step": int(steps), "score": score, "standard_error": error}
+                rows.append(point | {name: getattr(record, name) for name in TABLE_SCHEMA.names if name not in point})
         table = pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)
         text = json.dumps(document, indent=2, allow_nan=False) + "\n"
         with self.locked("written"):
@@ -161,12 +165,6 @@ class AuditStore:
                 yield is_ours
         finally:
             os.close(descriptor)
-
-
-def _table_row(record: Record, steps: str) -> dict[str, Any]:
-    score, error = record.curve[steps]
-    point = {"at_step": int(steps), "score": score, "standard_error": error}
-    return point | {name: getattr(record, name) for name in TABLE_SCHEMA.names if name not in point}
 
 
 @contextlib.contextmanager
@@ -194,7 +192,6 @@ def _read_document(place: Path | Traversable) -> dict[str, Any] | None:
         document = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    is_whole = isinstance(document, dict) and all(
-        isinstance(document.get(name), str) for name in ("verdict", "created_at")
-    )
-    return document if is_whole else None
+    if isinstance(document, dict) and all(isinstance(document.get(name), str) for name in ("verdict", "created_at")):
+        return document
+    return None

@@ -12,7 +12,7 @@ from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.proxy.audit.plan import AuditPlan, AuditTraining
 from archsearch.proxy.audit.store import AuditStore, Key, Record
-from archsearch.proxy.training.train import TrainingProgress, start_training
+from archsearch.proxy.training.train import ProxyScore, TrainingProgress, start_training
 from archsearch.system import Progress, Say, ignore
 from archsearch.units import format_seconds
 
@@ -32,11 +32,15 @@ class Trainer:
         Raises RunError without enough memory.
         """
         self._data = self._data or self._proxy.load_data()
+        recipe = replace(self._proxy.recipe, steps=training.steps, seed=training.seed)
         started = time.perf_counter()
-        curve, reason = {}, None
+        scores: list[ProxyScore] = []
+        reason = None
         try:
             with device_lock(self._device, exclusive=False):
-                curve = self._curve(training, self._data, progress)
+                small = start_training(training.subject.arch, self._data, self._proxy.scale, recipe, self._device)
+                small.progress = progress
+                scores = [small.advance(step) for step in training.points]
         except (RunError, UserError) as error:
             reason = str(error)
         except (RuntimeError, MemoryError) as error:
@@ -44,17 +48,9 @@ class Trainer:
                 raise RunError(f"{training.name}: out of memory on {self._device.type}") from error
             raise
         seconds = time.perf_counter() - started
+        found = zip(training.points, scores, strict=False)  # none where it failed
+        curve = {str(step): [score.score, score.standard_error] for step, score in found}
         return training.record(curve, seconds=seconds, conditions=conditions(self._device), reason=reason)
-
-    def _curve(
-        self, training: AuditTraining, data: ProxyData, progress: Callable[[TrainingProgress], None]
-    ) -> dict[str, list[float]]:
-        """Step -> [score, standard error]."""
-        recipe = replace(self._proxy.recipe, steps=training.steps, seed=training.seed)
-        started = start_training(training.subject.arch, data, self._proxy.scale, recipe, self._device)
-        started.progress = progress
-        scores = {str(step): started.advance(step) for step in training.points}
-        return {step: [score.score, score.standard_error] for step, score in scores.items()}
 
 
 def train_all(
@@ -72,8 +68,9 @@ def train_all(
     while True:
         records = store.records()
         if trained is not None and trained.key in records:
-            finished = sum(training.key in records for training in trainings)
-            say(f"[{finished}/{len(trainings)}] {_describe(trained, records[trained.key])}")
+            finished, record = sum(training.key in records for training in trainings), records[trained.key]
+            words = f"{trained.name}, seed {record.seed}, {record.steps} steps, {format_seconds(record.seconds)}"
+            say(f"[{finished}/{len(trainings)}] {words}: {record.reason or f'score {record.score:.3f}'}")
         left = [training for training in trainings if training.key not in records]
         if not left:
             return {**known, **records}
@@ -102,8 +99,3 @@ def _train_one(
                 store.append(trainer.train(training, partial(report, training)))
                 return training
     return None
-
-
-def _describe(training: AuditTraining, record: Record) -> str:
-    result = record.reason or f"score {record.score:.3f}"
-    return f"{training.name}, seed {record.seed}, {record.steps} steps, {format_seconds(record.seconds)}: {result}"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from archsearch.data import ProxyData
 from archsearch.errors import RunError
+from archsearch.metrics import binomial_standard_error
 from archsearch.models import build
 from archsearch.proxy.scale import Scale, shrink
 from archsearch.proxy.training.batches import Loader
@@ -103,24 +104,18 @@ class Training:
     def advance(self, step: int) -> ProxyScore:
         """Train up to `step`, at least 1 and at most the recipe's steps, and score the model there."""
         assert 0 < step <= self.recipe.steps
+        rate = self.recipe.learning_rate / 2  # of a second attempt
         try:
             return self._attempt.advance(step)
         except NotFiniteError as failure:
             if self._first_failure is not None:
-                raise self._failed_twice(failure) from failure
+                where = f"{self._first_failure} at learning rate {self.recipe.learning_rate:g}"
+                raise RunError(f"proxy training failed twice: {where}, {failure} at {rate:g}") from failure
             self._first_failure = failure
         self.model.load_state_dict(self._initial)
-        halved = replace(
-            self.recipe, learning_rate=self.recipe.learning_rate / 2, micro_batch=self._attempt.gradients.micro_batch
-        )
+        halved = replace(self.recipe, learning_rate=rate, micro_batch=self._attempt.gradients.micro_batch)
         self._attempt = _Attempt(self, halved, is_retry=True)
         return self.advance(step)
-
-    def _failed_twice(self, failure: NotFiniteError) -> RunError:
-        rate = self.recipe.learning_rate
-        return RunError(
-            f"proxy training failed twice: {self._first_failure} at learning rate {rate:g}, {failure} at {rate / 2:g}"
-        )
 
 
 class _Attempt:
@@ -158,7 +153,7 @@ class _Attempt:
         num_val = len(self.training.data.val_labels)
         return ProxyScore(
             score=score,
-            standard_error=math.sqrt(score * (1 - score) / num_val),
+            standard_error=binomial_standard_error(score, num_val),
             num_val=num_val,
             train_loss=train_loss,
             train_images=step * self.recipe.batch_size,

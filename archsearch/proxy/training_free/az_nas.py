@@ -7,7 +7,6 @@ complexity, is `Cost.macs`. Changed against the paper: the random gradients of t
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -35,9 +34,7 @@ class BlockSpectra:
             self._handles.append(self._network.get_submodule(name).register_forward_hook(keep))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         for handle in self._handles:
             handle.remove()
 
@@ -58,8 +55,7 @@ def spectral_entropy(samples: Tensor) -> float:
     total = eigenvalues.sum()
     if total <= 0:
         return 0.0
-    shares = eigenvalues / total
-    return float(torch.special.entr(shares).sum())
+    return float(torch.special.entr(eigenvalues / total).sum())
 
 
 def expressivity(entropies: Sequence[Sequence[float]]) -> float:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch.models import Network, build
+from archsearch.models import build
 from archsearch.proxy.scale import Scale, shrink
+from archsearch.proxy.training.determinism import own_random_numbers
 from archsearch.proxy.training_free.az_nas import BlockSpectra, expressivity, progressivity, trainability
 from archsearch.proxy.training_free.naswot import naswot
 from archsearch.proxy.training_free.zico import zico
@@ -44,14 +45,17 @@ def scores(
     """
     cost = arch.cost()
     small = shrink(arch, scale, arch.num_classes)
-    with torch.random.fork_rng(devices=[torch.device(device)] if torch.device(device).type == "cuda" else []):
+    names = block_names(small)
+    with own_random_numbers(torch.device(device)):
         torch.manual_seed(seed)
         network = build(small).to(device).train()
         stream = torch.Generator().manual_seed(seed)  # of its own, so that all architectures get the same images
         size = (_ZICO_BATCHES, batch_size, 3, small.image_size, small.image_size)
         images = torch.randn(size, generator=stream).to(device)
         labels = torch.randint(arch.num_classes, size[:2], generator=stream).to(device)
-        entropies = _entropies(network, small, images[0])
+        with BlockSpectra(network, [name for stage in names for name in stage]) as spectra, torch.no_grad():
+            network(images[0])
+        entropies = [[spectra.entropy(name) for name in stage] for stage in names]
         return {
             "params": float(cost.params),
             "macs": float(cost.macs),
@@ -59,7 +63,7 @@ def scores(
             "zico": _zico(network, images, labels),
             "expressivity": expressivity(entropies),
             "progressivity": progressivity(entropies),
-            "trainability": trainability(network, block_names(small), images[0]),
+            "trainability": trainability(network, names, images[0]),
         }
 
 
@@ -70,13 +74,6 @@ def block_names(arch: Arch) -> list[list[str]]:
         if placed.layer.role == "block":
             stages.setdefault(".".join(placed.path.split(".")[:2]), []).append(placed.path)
     return list(stages.values())
-
-
-def _entropies(network: Network, arch: Arch, images: Tensor) -> list[list[float]]:
-    names = block_names(arch)
-    with BlockSpectra(network, [name for stage in names for name in stage]) as spectra, torch.no_grad():
-        network(images)
-        return [[spectra.entropy(name) for name in stage] for stage in names]
 
 
 def _zico(network: nn.Module, images: Tensor, labels: Tensor) -> float:
