@@ -173,17 +173,15 @@ class _Measurements:
     def _measure(self, label: str, name: str, protocol: Protocol) -> None:
         """One measurement; RunError when it fails."""
         self._say(f"{label}: building")
-        model = build(self.task.archs[name], image_size=protocol.image_size)
         size = protocol.image_size
+        model = build(self.task.archs[name], image_size=size)
         if size not in self._references:  # some architectures have weights whose shape depends on the image size
             self._references[size] = build(self.task.against, image_size=size)
-        figures = measure(
-            model,
-            protocol,
-            self.task.device,
-            reference=self._references[size],
-            say=lambda line: self._say(f"{label}: {line}"),
-        )
+
+        def say(line: str) -> None:
+            self._say(f"{label}: {line}")
+
+        figures = measure(model, protocol, self.task.device, reference=self._references[size], say=say)
         self.num_measured += 1
         self._figures.setdefault((name, protocol.batch_size), []).append(asdict(figures))
 
@@ -197,6 +195,7 @@ class _Measurements:
         ]
 
     def _result(self, name: str, batch_size: int) -> Document:
+        """The round with the median ratio (the lower of two middle ones), the relative spread of the rounds' ratios, and all rounds; or the error."""
         arch, protocol = self.task.archs[name], replace(self.task.protocols[name], batch_size=batch_size)
         cost, reference_cost = arch.cost(protocol.image_size), self.task.against.cost(protocol.image_size)
         result = {
@@ -211,13 +210,8 @@ class _Measurements:
         }
         if result["error"] is not None:
             return {**result, **asdict(protocol)}
-        return {**result, **_median_round(self._figures[name, batch_size])}
-
-
-def _median_round(rounds: Sequence[Document]) -> Document:
-    """The round with the median ratio (the lower of two middle ones), the relative spread of the rounds' ratios, and all rounds."""
-    ratios = [figures["ratio_to_reference"] for figures in rounds]
-    middle = statistics.median_low(ratios)
-    chosen = rounds[ratios.index(middle)]
-    spread = (max(ratios) - min(ratios)) / middle if len(rounds) > 1 else None
-    return {**chosen, "ratio_spread": spread, "rounds": list(rounds)}
+        rounds = self._figures[name, batch_size]
+        ratios = [figures["ratio_to_reference"] for figures in rounds]
+        middle = statistics.median_low(ratios)
+        spread = (max(ratios) - min(ratios)) / middle if len(rounds) > 1 else None
+        return {**result, **rounds[ratios.index(middle)], "ratio_spread": spread, "rounds": list(rounds)}

@@ -76,12 +76,7 @@ class Throughput:
 
 
 def measure(
-    model: nn.Module,
-    protocol: Protocol,
-    device: torch.device,
-    *,
-    reference: nn.Module | None = None,
-    say: Say = ignore,
+    model: nn.Module, protocol: Protocol, device: torch.device, *, reference: nn.Module | None = None, say: Say = ignore
 ) -> Throughput:
     """Throughput of `model`, a map from (B, 3, H, W), with `reference`, if there is one, timed around each of its blocks.
 
@@ -206,7 +201,10 @@ def _time_candidate(
 ) -> _Timing:
     with prepared(model, protocol) as network:
         timer = Timer(network, inputs, protocol, device)
-        other_bytes = _other_bytes(network, inputs, device)
+        # Of the peak, the reference and its optimizer's state are not the candidate's; only CUDA's figure is of tensors, others of a process.
+        own = itertools.chain(network.parameters(), network.buffers(), inputs)
+        own_bytes = sum(tensor.numel() * tensor.element_size() for tensor in own)
+        other_bytes = torch.cuda.memory_allocated(device) - own_bytes if device.type == "cuda" else 0
         reset_peak_memory(device)
         say("compiling and warming up" if protocol.mode == "compile" else "warming up")
         warm_up = timer.warm_up()
@@ -224,17 +222,6 @@ def _time_candidate(
     )
 
 
-def _other_bytes(network: nn.Module, inputs: list[Tensor], device: torch.device) -> int:
-    """Memory of the device that belongs neither to the candidate nor to its inputs: the reference and its optimizer's state.
-
-    0 for other devices than CUDA: their figure is that of a whole process, not of tensors.
-    """
-    if device.type != "cuda":
-        return 0
-    own = itertools.chain(network.parameters(), network.buffers(), inputs)
-    return torch.cuda.memory_allocated(device) - sum(tensor.numel() * tensor.element_size() for tensor in own)
-
-
 def _time_rounds(timer: Timer, per_block: int, reference_timer: Timer | None, say: Say) -> _Rounds:
     """The first quiet round; all rounds, marked noisy, when none was quiet within `max_s` of the candidate's time."""
     protocol = timer.protocol
@@ -242,7 +229,8 @@ def _time_rounds(timer: Timer, per_block: int, reference_timer: Timer | None, sa
     references: list[list[float]] = []
     spent_s = 0.0
     while True:
-        say(f"timing {protocol.min_blocks} blocks of {per_block * protocol.batch_size} images")
+        num_images = per_block * protocol.batch_size
+        say(f"timing {protocol.min_blocks} blocks of {num_images} image{'s' * (num_images != 1)}")
         latest, latest_reference = _time_round(timer, per_block, reference_timer)
         # A round stands alone: pooled with a disturbed one before it, it could stay above the limit for ever.
         if _relative_iqr(latest) <= protocol.iqr_limit:
@@ -273,10 +261,11 @@ def _guarded(network: str, protocol: Protocol, work: Callable[[], T]) -> T:
     try:
         return work()
     except (RuntimeError, MemoryError, ValueError) as error:
-        kind = InfeasibleError if is_out_of_memory(error) else RunError
-        if kind is InfeasibleError:
+        failure = InfeasibleError if is_out_of_memory(error) else RunError
+        if failure is InfeasibleError:
             verdict = f"is infeasible at batch size {protocol.batch_size}, {protocol.image_size} px, {protocol.dtype}"
-        elif _is_compiler_error(error):
+        # By modules, whose import takes over a second where nothing is compiled.
+        elif any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
             verdict = "cannot be compiled"
         elif _ONE_VALUE in str(error):
             verdict = f"cannot be trained at batch size {protocol.batch_size}, {protocol.image_size} px"
@@ -284,12 +273,7 @@ def _guarded(network: str, protocol: Protocol, work: Callable[[], T]) -> T:
             raise
         reason = first_line(getattr(error, "inner_exception", error))  # the compiler wraps the error that stopped it
     # Outside the handler: through the first error's traceback ours would keep alive the tensors that filled the memory.
-    raise kind(f"throughput: {network} {verdict}: {reason}")
-
-
-def _is_compiler_error(error: BaseException) -> bool:
-    """Whether torch.compile raised it; by its modules, whose import takes over a second where nothing is compiled."""
-    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
+    raise failure(f"throughput: {network} {verdict}: {reason}")
 
 
 def _relative_iqr(rates: list[float]) -> float:

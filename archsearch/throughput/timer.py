@@ -163,9 +163,8 @@ def _labels(network: nn.Module, inputs: list[Tensor], device: torch.device) -> l
     with torch.no_grad():
         logits = network(inputs[0])
     if logits.ndim != 2:
-        raise UserError(
-            f"throughput task: got 'train' for a network whose output is {tuple(logits.shape)}, not (B, classes)"
-        )
+        shape = tuple(logits.shape)
+        raise UserError(f"throughput task: got 'train' for a network whose output is {shape}, not (B, classes)")
     generator = torch.Generator(device).manual_seed(0)
     size, num_classes = (len(inputs[0]),), logits.shape[1]
     return [torch.randint(num_classes, size, generator=generator, device=device) for _ in inputs]

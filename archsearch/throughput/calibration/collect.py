@@ -68,10 +68,10 @@ def measure_plan(plan: CalibrationPlan, path: Path, progress: Progress = ignore)
     UserError for a partial file of another plan, RunError when a chain of layers does not fit into memory.
     """
     journal = Journal(partial_path(path), plan.identity)
-    known = {(row["record"], row["layer"] or row["arch_id"]) for row in journal.rows}
+    known = {row["layer"] or row["arch_id"] for row in journal.rows}
     tasks = _interleaved(plan.sites, plan.networks)
     total = sum(map(_weight, tasks))
-    left = [task for task in tasks if _identity(task) not in known]
+    left = [task for task in tasks if (site_json(task) if isinstance(task, Site) else task.arch.arch_id) not in known]
     done = total - sum(map(_weight, left))
     progress(done, total, "starting")
     timer: _TaskTimer | None = None
@@ -97,11 +97,6 @@ def _interleaved(sites: list[Site], networks: list[NetworkTask]) -> list[Site | 
 def _weight(task: Site | NetworkTask) -> float:
     """Share of the progress."""
     return 1.0 if isinstance(task, Site) else _NETWORK_WEIGHT
-
-
-def _identity(task: Site | NetworkTask) -> tuple[str, str]:
-    """The row's record and layer, or arch_id."""
-    return ("slope", site_json(task)) if isinstance(task, Site) else ("network", task.arch.arch_id)
 
 
 def _name(task: Site | NetworkTask) -> str:

@@ -97,11 +97,8 @@ def _restore(rows: Sequence[CalibrationRow], about: Mapping[str, Any], key: Cali
 def save_calibration(calibration: Calibration) -> None:
     """Write the calibration's file: slopes, measured networks with their predictions, and coefficients. UserError where it cannot be written."""
     predicted = {network.arch_id: network.predicted_img_s for network in calibration.networks}
-    measured = [
-        {**row, "predicted_img_s": predicted.get(row["arch_id"])}
-        for row in calibration.rows
-        if row["record"] != "coefficient"
-    ]
+    rows = [row for row in calibration.rows if row["record"] != "coefficient"]
+    measured = [{**row, "predicted_img_s": predicted.get(row["arch_id"])} for row in rows]
     fit = calibration.fit
     about = {
         **calibration.about,
@@ -114,17 +111,12 @@ def save_calibration(calibration: Calibration) -> None:
 def coefficient_rows(calibration: Calibration) -> list[CalibrationRow]:
     """Rows of the fit's factors and intercept (group `fit`), and of the coefficients of each kind's model for sites that were not timed."""
     fit = calibration.fit
-    rows = [_coefficient("fit", INTERCEPT, fit.intercept, "ms")]
-    rows += [_coefficient("fit", name, value, "ms/ms") for name, value in fit.factors.items()]
+    values = [("fit", INTERCEPT, fit.intercept, "ms"), *(("fit", *factor, "ms/ms") for factor in fit.factors.items())]
     for kind, model in calibration.slopes.models.items():
         pairs = zip(UNITS.items(), model.coefficients.tolist(), strict=True)
-        rows += [_coefficient(" ".join(kind), name, value, unit) for (name, unit), value in pairs]
-    return rows
-
-
-def _coefficient(group: str, name: str, value: float, unit: str) -> CalibrationRow:
-    values = {"record": "coefficient", "group": group, "name": name, "value": value, "unit": unit}
-    return {**dict.fromkeys(SCHEMA.names), **values}
+        values += [(" ".join(kind), name, value, unit) for (name, unit), value in pairs]
+    names = ("record", "group", "name", "value", "unit")
+    return [{**dict.fromkeys(SCHEMA.names), **dict(zip(names, ("coefficient", *row), strict=True))} for row in values]
 
 
 def write_rows(rows: Sequence[CalibrationRow], about: Mapping[str, Any], path: Path) -> None:

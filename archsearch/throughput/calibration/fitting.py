@@ -83,13 +83,11 @@ def _fit_form(form: str, archs: Sequence[Arch], measured: Array, slopes: Slopes)
     penalty = min(_PENALTIES, key=left_out)
     found = ridge(design, target, np.full(len(scale), penalty), prior) * scale
     shares = np.mean(design[:, :-1], axis=0)
+    rest = float(shares @ found[:-1] / shares.sum())
     return LatencyFit(
         form=form,
         penalty=penalty,
-        factors={
-            **dict(zip(groups, found[:-1].tolist(), strict=True)),
-            REST: float(shares @ found[:-1] / shares.sum()),
-        },
+        factors={**dict(zip(groups, found[:-1].tolist(), strict=True)), REST: rest},
         intercept=float(found[-1]),
         left_out_mape=left_out(penalty),
     )

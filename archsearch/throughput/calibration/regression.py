@@ -51,7 +51,5 @@ def score_predictions(predicted: Array, measured: Array, seed: int = 0) -> Predi
     """MAPE and Kendall's tau of predictions in images/s (N,); None for fewer than three networks."""
     if len(measured) < 3:
         return None
-    pair = predicted, measured
-    return PredictionScore(
-        count=len(measured), mape=estimate(mape, *pair, seed=seed), tau=estimate(kendall_tau, *pair, seed=seed)
-    )
+    error, tau = (estimate(figure, predicted, measured, seed=seed) for figure in (mape, kendall_tau))
+    return PredictionScore(count=len(measured), mape=error, tau=tau)

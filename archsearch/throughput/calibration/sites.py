@@ -10,9 +10,8 @@ from archsearch.blocks import Layer, Scalar, Shape, registered_layers
 from archsearch.errors import UserError
 from archsearch.space import Arch, Space, propose
 
-_DRAWS = (
-    4000  # finds 95 % of the default space's 700 sites in a second; the others are interpolated like those not chosen
-)
+# Finds 95 % of the default space's 700 sites in a second; the others are interpolated like those not chosen.
+_DRAWS = 4000
 
 
 class Site(NamedTuple):

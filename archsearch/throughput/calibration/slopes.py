@@ -65,7 +65,10 @@ def time_slope(site: Site, key: CalibrationKey) -> Slope:
         *(copy.deepcopy(first) for _ in range(_LONG - 1)),
     ]  # copied, as initialising can take longer than timing
     is_chained = site.layer.role == "block"
-    x = _make_input(site, key)
+    # Random-normal activations, in the number format of activations in a network.
+    generator = torch.Generator(key.device).manual_seed(0)
+    x = torch.randn((key.batch_size, *site.shape.tensor), generator=generator, device=key.device)
+    x = x.to(torch.bfloat16 if key.dtype == "bfloat16" else torch.float32).contiguous(memory_format=torch.channels_last)
     chains = (Chain(layers[:count], is_chained=is_chained) for count in (_SHORT, _LONG))
     short, long = (_pass_timer(chain, x, key, device) for chain in chains)
     short(1)  # the first pass of both compiles, chooses algorithms and allocates
@@ -116,14 +119,6 @@ def _error(slopes: list[float]) -> float:
     """Standard error of the median, from the interquartile range, which one disturbed round hardly changes."""
     quartiles = statistics.quantiles(slopes, n=4, method="inclusive")
     return 1.25 * (quartiles[2] - quartiles[0]) / 1.35 / math.sqrt(len(slopes))
-
-
-def _make_input(site: Site, key: CalibrationKey) -> Tensor:
-    """Random-normal activations in channels_last memory, in the number format of activations in a network."""
-    generator = torch.Generator(key.device).manual_seed(0)
-    x = torch.randn((key.batch_size, *site.shape.tensor), generator=generator, device=key.device)
-    x = x.to(torch.bfloat16 if key.dtype == "bfloat16" else torch.float32)
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _pass_timer(chain: Chain, x: Tensor, key: CalibrationKey, device: torch.device) -> Callable[[int], float]:
