@@ -101,8 +101,10 @@ def audit_sentence(document: Document) -> str:
     """How well the score's proxy orders architectures, as the last audit of it found."""
     audit = document["audit"]
     if audit:
-        devices = dict.fromkeys(f"{one['device']} ({one['device_name']})" for one in audit["conditions"])
-        origin = f", shipped with archsearch, run on {', '.join(devices)}" if audit["is_shipped"] else ""
+        origin = ""
+        if audit["is_shipped"]:
+            devices = dict.fromkeys(f"{one['device']} ({one['device_name']})" for one in audit["conditions"])
+            origin = f", shipped with archsearch, run on {', '.join(devices)}"
         return f"Audit of {audit['created_at'][:10]}{origin}: {audit['verdict']}"
     return f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` measures how well it orders architectures."
 
