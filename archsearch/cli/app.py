@@ -1,10 +1,13 @@
 """The command group: how commands end, and how errors become one sentence and an exit code."""
 
+import contextlib
 import errno
 import os
+import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,28 @@ class Commands(click.Group):
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of a pipe has gone; click ends quietly
             _end(ctx, f"unexpected {type(error).__name__}: {first_line(error)}; {_keep_traceback(ctx)}", 1)
+
+
+@contextlib.contextmanager
+def resumable(ctx: click.Context, kept: str) -> Iterator[None]:
+    """Ctrl-C inside ends the command; a sentence says what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from archsearch.system import command_line
+
+        click.echo(f"interrupted: {kept}; go on with: {command_line(sys.argv[1:])}", err=True)
+        ctx.exit(INTERRUPTED)
+
+
+def print_result(document: Any, parts: Iterable[Any], *, as_json: bool) -> None:
+    """The document as JSON, or its tables and sentences."""
+    from archsearch.report import make_console, show, to_json
+
+    if as_json:
+        click.echo(to_json(document))
+    else:
+        show(make_console(), *parts)
 
 
 def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:

@@ -1,13 +1,12 @@
 """`archsearch audit`: measure how well a proxy orders architectures."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from archsearch.cli.app import INTERRUPTED, RESULTS
-from archsearch.cli.options import MACS, device_option, json_option, threads_option
+from archsearch.cli.app import RESULTS, print_result, resumable
+from archsearch.cli.options import budget_option, device_option, json_option, number_option, threads_option
 
 
 @click.command()
@@ -16,39 +15,21 @@ from archsearch.cli.options import MACS, device_option, json_option, threads_opt
 @click.option(
     "--data", metavar="PATH", help="Images for --proxy, as `archsearch run --data` takes them.  [default: none]"
 )
-@click.option(
+@number_option(
     "--seeds",
     "num_seeds",
-    type=click.IntRange(min=1),
     default=3,
-    show_default=True,
-    metavar="N",
     help="Trainings of each network, with different seeds; two or more show the noise.",
 )
-@click.option(
-    "--hybrids",
-    type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    metavar="N",
-    help="Hybrids to train, of the run or else of the default space.",
-)
-@click.option(
+@number_option("--hybrids", least=0, default=10, help="Hybrids to train, of the run or else of the default space.")
+@number_option(
     "--longer",
-    type=click.IntRange(min=0),
+    least=0,
     default=4,
-    show_default=True,
-    metavar="N",
     help="Compare with trainings of the hybrids that are N times as long; 0 leaves them out.",
 )
-@click.option(
-    "--budget",
-    "budget_macs",
-    type=MACS,
-    default="4.5GFLOPs",
-    show_default=True,
-    metavar="MACS",
-    help="With --proxy: multiply-adds around which hybrids are drawn and papers' models chosen.",
+@budget_option(
+    "With --proxy: multiply-adds around which hybrids are drawn and papers' models chosen.", default="4.5GFLOPs"
 )
 @click.option(
     "--papers",
@@ -67,15 +48,7 @@ from archsearch.cli.options import MACS, device_option, json_option, threads_opt
 )
 @json_option
 @click.pass_context
-def audit(
-    ctx: click.Context,
-    /,
-    *,
-    run: str | None,
-    output: Path | None,
-    as_json: bool,
-    **asked: Any,
-) -> None:
+def audit(ctx: click.Context, /, *, run: str | None, output: Path | None, as_json: bool, **asked: Any) -> None:
     """Measure how well a proxy orders architectures.
 
     Trains papers' models and hybrids on the proxy, and compares the order of their scores with the published top-1, with
@@ -94,19 +67,10 @@ def audit(
     from archsearch.cli.progress import progress_display
     from archsearch.proxy import AuditRequest
     from archsearch.proxy.audit.audit import audit as carry_out
-    from archsearch.report import audit_parts, make_console, show, to_json
-    from archsearch.system import command_line
+    from archsearch.report import audit_parts, make_console
 
     is_proxy = asked["proxy"] or asked["data"]
     request = AuditRequest(run=None if is_proxy else resolve_run(run, RESULTS), **asked)
-    try:
-        with progress_display(make_console(stderr=True)) as display:
-            document = carry_out(request, RESULTS, output, say=display.say, progress=display.progress)
-    except KeyboardInterrupt:
-        go_on = command_line(sys.argv[1:])
-        click.echo(f"interrupted: every finished training is kept; go on with: {go_on}", err=True)
-        ctx.exit(INTERRUPTED)
-    if as_json:
-        click.echo(to_json(document))
-    else:
-        show(make_console(), *audit_parts(document))
+    with resumable(ctx, "every finished training is kept"), progress_display(make_console(stderr=True)) as display:
+        document = carry_out(request, RESULTS, output, say=display.say, progress=display.progress)
+    print_result(document, audit_parts(document), as_json=as_json)

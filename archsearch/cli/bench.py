@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from archsearch.cli.app import INTERRUPTED, RESULTS
+from archsearch.cli.app import INTERRUPTED, RESULTS, print_result
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
     batch_size_option,
@@ -14,6 +14,7 @@ from archsearch.cli.options import (
     image_size_option,
     json_option,
     mode_option,
+    number_option,
     threads_option,
 )
 
@@ -50,12 +51,9 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
     metavar="ARCH",
     help="The reference of the ratios; it is timed before and after every block of each architecture.  [default: van_b0]",
 )
-@click.option(
+@number_option(
     "--rounds",
-    type=click.IntRange(min=1),
     default=1,
-    show_default=True,
-    metavar="N",
     help="Measure all N times, in a new order each time; from two on the spread of the ratios is shown.",
 )
 @click.option(
@@ -87,7 +85,7 @@ def bench(
     from archsearch.cli.arguments import resolve_arch
     from archsearch.cli.progress import status_display
     from archsearch.device import use_cpu
-    from archsearch.report import bench_parts, make_console, show, to_json
+    from archsearch.report import bench_parts, make_console
     from archsearch.report.bench import interrupted_sentence
     from archsearch.throughput import bench_document, bench_task
 
@@ -96,11 +94,7 @@ def bench(
     task = bench_task(found, against=resolve_arch(against, RESULTS) if against else None, **options)
     with status_display(make_console(stderr=True)) as say:
         document = bench_document(task, say)
-    if as_json:
-        click.echo(to_json(document))
-    else:
-        console = make_console()
-        show(console, *bench_parts(document, console.width))
+    print_result(document, bench_parts(document, make_console().width), as_json=as_json)
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
         ctx.exit(INTERRUPTED)

@@ -8,22 +8,7 @@ import click
 from archsearch.errors import UserError, did_you_mean
 
 # In the order in which a newcomer needs them; each is a file of archsearch/docs.
-PAGES = (
-    "spaces",
-    "search",
-    "results",
-    "papers",
-    "proxy",
-    "data",
-    "measuring",
-    "python",
-    "blocks",
-    "glossary",
-    "benchmarks",
-    "architecture",
-    "contributing",
-    "changelog",
-)
+PAGES = "spaces search results papers proxy data measuring python blocks glossary benchmarks architecture contributing changelog".split()
 _WIDTH = 120
 _LINK_TO_A_PAGE = re.compile(r"\[([^\]]+)\]\([\w/]+\.md(?:#[\w-]+)?\)")
 
@@ -39,9 +24,8 @@ def docs(page: str | None) -> None:
 
     if page is None:
         rows = [(name, first_sentence(read_page(name))) for name in PAGES]
-        tables.show(
-            tables.make_console(), tables.make_table(["page", "what it says"], rows, left=["page", "what it says"])
-        )
+        columns = ["page", "what it says"]
+        tables.show(tables.make_console(), tables.make_table(columns, rows, left=columns))
         click.echo("\nNext: archsearch docs PAGE")
         return
     text, console = read_page(page), tables.make_console()

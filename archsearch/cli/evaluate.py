@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from archsearch.cli.app import INTERRUPTED
-from archsearch.cli.options import device_option, dtype_option, json_option
+from archsearch.cli.app import INTERRUPTED, print_result
+from archsearch.cli.options import device_option, dtype_option, json_option, number_option
 from archsearch.errors import UserError
 
 _RESOLUTION = re.compile(r"(\d+)(?:x(\d+))?")
@@ -47,18 +47,12 @@ def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | N
     metavar="N|HxW",
     help="Size of the input in pixels; images are resized in proportion.  [default: the paper's own]",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Images of a forward pass.  [default: 16 on cpu, 128 on cuda, 32 on mps]",
-)
+@number_option("--batch-size", help="Images of a forward pass.  [default: 16 on cpu, 128 on cuda, 32 on mps]")
 @device_option
 @dtype_option
-@click.option(
+@number_option(
     "--workers",
-    type=click.IntRange(min=0),
-    metavar="N",
+    least=0,
     help="Processes that decode images; 0 decodes in the main process.  [default: the number of cores, at most 16, fewer for few images]",
 )
 @json_option
@@ -72,15 +66,12 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
     from archsearch.cli.progress import progress_display
     from archsearch.models import check_complete, evaluate_document, evaluate_task
     from archsearch.models.validation.checkpoint import interrupted_sentence
-    from archsearch.report import evaluate_parts, make_console, show, to_json
+    from archsearch.report import evaluate_parts, make_console
 
     task = evaluate_task(name, checkpoint, data, **options)
     with progress_display(make_console(stderr=True)) as display:
         document = evaluate_document(task, say=display.say, progress=display.progress)
-    if as_json:
-        click.echo(to_json(document))
-    else:
-        show(make_console(), *evaluate_parts(document))
+    print_result(document, evaluate_parts(document), as_json=as_json)
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
         ctx.exit(INTERRUPTED)

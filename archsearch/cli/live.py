@@ -207,11 +207,8 @@ class LiveListener:
         grid.add_row("now", self._now())
         grid.add_row("", describe_phase(self._event) if self._row else "")
         grid.add_row("last", self._last or "-")
-        tally = self._tally
-        grid.add_row(
-            "time",
-            self._clock.describe(tally) if tally and not self._front_work else format_seconds(self._clock.elapsed_s),
-        )
+        elapsed = format_seconds(self._clock.elapsed_s)
+        grid.add_row("time", self._clock.describe(self._tally) if self._tally and not self._front_work else elapsed)
         return grid
 
     def _trials(self) -> Table | str:

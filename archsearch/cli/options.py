@@ -61,6 +61,19 @@ MACS = Quantity("macs", parse_macs)
 SHARE = Quantity("share", parse_share)
 SECONDS = Quantity("seconds", parse_seconds)
 
+
+def number_option(*names: str, least: int = 1, default: int | None = None, help: str) -> Callable[[Function], Function]:
+    """A whole number; without a default of its own, `help` says what is taken."""
+    number = click.IntRange(min=least)
+    return click.option(*names, type=number, default=default, show_default=default is not None, metavar="N", help=help)
+
+
+def budget_option(help: str, *, default: str | None = None, required: bool = False) -> Callable[[Function], Function]:
+    """`--budget MACS`."""
+    shown = {"default": default, "show_default": True} if default else {"required": required}
+    return click.option("--budget", "budget_macs", type=MACS, metavar="MACS", help=help, **shown)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.  [default: a table]")
 tolerance_option = click.option(
     "--tolerance",
@@ -91,17 +104,11 @@ mode_option = click.option(
     show_default=True,
     help="Time the network in eager mode, or compiled by torch.compile.",
 )
-batch_size_option = click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Images of a timed forward pass.  [default: 2 on cpu, 128 on cuda, 32 on mps]",
+batch_size_option = number_option(
+    "--batch-size", help="Images of a timed forward pass.  [default: 2 on cpu, 128 on cuda, 32 on mps]"
 )
-threads_option = click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads PyTorch computes with on the CPU.  [default: its own choice, mostly the cores there are]",
+threads_option = number_option(
+    "--threads", help="Threads PyTorch computes with on the CPU.  [default: its own choice, mostly the cores there are]"
 )
 cpus_option = click.option(
     "--cpus",
@@ -151,21 +158,14 @@ def _apply(*options: Callable[[Function], Function]) -> Callable[[Function], Fun
 
 def measuring_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `Measurement.resolve` but for the image size, handed to the command as one mapping `measuring`."""
-    options = {
-        "device": device_option,
-        "dtype": dtype_option,
-        "mode": mode_option,
-        "batch_size": batch_size_option,
-        "threads": threads_option,
-        "cpus": cpus_option,
-    }
 
     @functools.wraps(function)
     def command(*arguments: Any, **given: Any) -> Any:
-        measuring = {name: given.pop(name) for name in options}
-        return function(*arguments, measuring=measuring, **given)
+        names = ("device", "dtype", "mode", "batch_size", "threads", "cpus")
+        return function(*arguments, measuring={name: given.pop(name) for name in names}, **given)
 
-    return _apply(*options.values())(command)
+    options = (device_option, dtype_option, mode_option, batch_size_option, threads_option, cpus_option)
+    return _apply(*options)(command)
 
 
 def images_options(source: str) -> Callable[[Function], Function]:
@@ -192,7 +192,7 @@ def images_options(source: str) -> Callable[[Function], Function]:
 
 def seed_option(what: str) -> Callable[[Function], Function]:
     """`--seed N`; `what` is its help."""
-    return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help=what)
+    return number_option("--seed", least=0, default=0, help=what)
 
 
 def image_size_option(default: str) -> Callable[[Function], Function]:

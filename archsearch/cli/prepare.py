@@ -1,13 +1,12 @@
 """`archsearch prepare`: decode a data set once, into a folder that every run maps into memory."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from archsearch.cli.app import INTERRUPTED
-from archsearch.cli.options import SHARE, images_options, seed_option
+from archsearch.cli.app import resumable
+from archsearch.cli.options import SHARE, images_options, number_option, seed_option
 from archsearch.errors import UserError
 
 
@@ -44,12 +43,7 @@ def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> in
     metavar="N|all",
     help="Number of classes, drawn by --seed.",
 )
-@click.option(
-    "--per-class",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="At most N training images of each class.  [default: all]",
-)
+@number_option("--per-class", help="At most N training images of each class.  [default: all]")
 @click.option(
     "--share", type=SHARE, metavar="SHARE", help="Share of the training images, of every class.  [default: all]"
 )
@@ -61,22 +55,9 @@ def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> in
 )
 @images_options("SOURCE")
 @seed_option("Seed of every draw.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads that decode.  [default: one for each core that may be used]",
-)
+@number_option("--workers", help="Threads that decode.  [default: one for each core that may be used]")
 @click.pass_context
-def prepare(
-    ctx: click.Context,
-    /,
-    *,
-    source: str | None,
-    out: Path | None,
-    check: Path | None,
-    **options: Any,
-) -> None:
+def prepare(ctx: click.Context, /, *, source: str | None, out: Path | None, check: Path | None, **options: Any) -> None:
     """Decode images once, for all later runs.
 
     SOURCE is an ImageFolder, a folder of class folders, one with the ILSVRC2012 tars, parquet or webdataset shards, or a
@@ -94,7 +75,6 @@ def prepare(
     from archsearch.data.prepare import check as check_folder
     from archsearch.data.prepare import prepare as carry_out
     from archsearch.report import make_console
-    from archsearch.system import command_line
 
     if check is not None:
         click.echo(check_folder(check))
@@ -102,11 +82,7 @@ def prepare(
     assert source is not None
     assert out is not None
     request = PrepareRequest(source=source, out=out, **options)
-    try:
-        with progress_display(make_console(stderr=True)) as display:
-            sentences = carry_out(request, say=display.say, progress=display.progress)
-        click.echo(sentences)
-    except KeyboardInterrupt:
-        go_on = command_line(sys.argv[1:])
-        click.echo(f"interrupted: the images decoded so far are kept; go on with: {go_on}", err=True)
-        ctx.exit(INTERRUPTED)
+    kept = "the images decoded so far are kept"
+    with resumable(ctx, kept), progress_display(make_console(stderr=True)) as display:
+        sentences = carry_out(request, say=display.say, progress=display.progress)
+    click.echo(sentences)

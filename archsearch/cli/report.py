@@ -2,7 +2,7 @@
 
 import click
 
-from archsearch.cli.app import RESULTS
+from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.options import json_option
 
 
@@ -18,13 +18,12 @@ def report(run: str | None, as_json: bool, as_csv: bool) -> None:
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
     from archsearch.cli.arguments import resolve_run
-    from archsearch.report import build_report, report_parts, tables, to_csv
+    from archsearch.report import build_report, report_parts, to_csv
     from archsearch.results import read_rows
 
     folder = resolve_run(run, RESULTS)
     if as_csv:
         click.echo(to_csv(read_rows(folder)), nl=False)
-    elif as_json:
-        click.echo(tables.to_json(build_report(folder)))
     else:
-        tables.show(tables.make_console(), *report_parts(build_report(folder)))
+        document = build_report(folder)
+        print_result(document, report_parts(document), as_json=as_json)

@@ -10,11 +10,12 @@ import click
 
 from archsearch.cli.app import INTERRUPTED, RESULTS
 from archsearch.cli.options import (
-    MACS,
     SECONDS,
+    budget_option,
     fix_option,
     images_options,
     measuring_options,
+    number_option,
     seed_option,
     tolerance_option,
 )
@@ -27,23 +28,11 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 
 @click.command()
 @click.argument("space", default="hybrid")
-@click.option(
-    "--budget",
-    "budget_macs",
-    type=MACS,
-    required=True,
-    metavar="MACS",
-    help="Multiply-adds of one image, what vision papers call FLOPs: 4.5GFLOPs, 800M.",
-)
+@budget_option("Multiply-adds of one image, what vision papers call FLOPs: 4.5GFLOPs, 800M.", required=True)
 @tolerance_option
 @fix_option
-@click.option(
-    "--trials",
-    type=click.IntRange(min=0),
-    default=DEFAULT_TRIALS,
-    show_default=True,
-    metavar="N",
-    help="Candidates to sample, in addition to the fixed trials.",
+@number_option(
+    "--trials", least=0, default=DEFAULT_TRIALS, help="Candidates to sample, in addition to the fixed trials."
 )
 @click.option(
     "--papers",
@@ -79,21 +68,12 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     show_default=True,
     help="Time the members of the front again at the end, in another order; the ranking keeps the first figures.",
 )
-@click.option(
+@number_option(
     "--seeds",
-    type=click.IntRange(min=1),
     default=1,
-    show_default=True,
-    metavar="N",
     help="Train the members of the front with N seeds, the first training included; the ranking keeps the first scores.",
 )
-@click.option(
-    "--proxy-steps",
-    "steps",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Training steps of a proxy.  [default: the profile's]",
-)
+@number_option("--proxy-steps", "steps", help="Training steps of a proxy.  [default: the profile's]")
 @click.option(
     "--rungs",
     metavar="N,...",
@@ -148,9 +128,10 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     """
     from archsearch.cli.live import watching
     from archsearch.cli.progress import progress_display
-    from archsearch.report import make_console
+    from archsearch.report import build_report, make_console, show, summary_parts
     from archsearch.search import carry_out, configure
     from archsearch.search.run import interrupted_sentence
+    from archsearch.system import command_line
 
     request = _request(options)
     console = make_console(stderr=True)
@@ -165,7 +146,8 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     if state == "interrupted" or folder is None:
         click.echo(interrupted_sentence(folder, sys.argv[1:]), err=True)
         ctx.exit(INTERRUPTED)
-    _show_front(folder)
+    parts = summary_parts(build_report(folder))
+    show(make_console(), *parts, f"Next: {command_line(['report', str(folder)])}")
 
 
 def _request(options: dict[str, Any]) -> Any:
@@ -200,13 +182,3 @@ def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
     lengths = tuple(int(word) for word in words)
     check_rungs(lengths)
     return lengths
-
-
-def _show_front(folder: Path) -> None:
-    """The front, what the score is, and the next command."""
-    from archsearch.report import build_report, summary_parts, tables
-    from archsearch.system import command_line
-
-    tables.show(
-        tables.make_console(), *summary_parts(build_report(folder)), f"Next: {command_line(['report', str(folder)])}"
-    )

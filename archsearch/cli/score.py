@@ -2,21 +2,14 @@
 
 import click
 
-from archsearch.cli.app import RESULTS
+from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.inspect import ARCH_HELP
-from archsearch.cli.options import device_option, json_option, seed_option, threads_option
+from archsearch.cli.options import device_option, json_option, number_option, seed_option, threads_option
 
 
 @click.command(help=f"Training-free scores of architectures; no accuracy.\n\n{ARCH_HELP}")
 @click.argument("archs", metavar="ARCH...", nargs=-1, required=True)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=2),
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Random images in one batch.",
-)
+@number_option("--batch-size", least=2, default=8, help="Random images in one batch.")
 @device_option
 @threads_option
 @seed_option("Seed of the weights and the images.")
@@ -25,11 +18,11 @@ def score(archs: tuple[str, ...], batch_size: int, device: str, threads: int | N
     """Training-free scores of architectures; no accuracy."""
     from archsearch.cli.arguments import resolve_arch
     from archsearch.device import pick_device, use_cpu
-    from archsearch.report import FREE_NOTE, score_list, score_table, tables
+    from archsearch.report import FREE_NOTE, make_console, score_list, score_table
 
     use_cpu(threads)
     found = {text: resolve_arch(text, RESULTS) for text in archs}
-    console = tables.make_console(stderr=True)
+    console = make_console(stderr=True)
     documents = score_list(
         found,
         batch_size=batch_size,
@@ -37,7 +30,4 @@ def score(archs: tuple[str, ...], batch_size: int, device: str, threads: int | N
         device=pick_device(device).type,
         progress=lambda name: console.print(f"scoring {name}", soft_wrap=True),
     )
-    if as_json:
-        click.echo(tables.to_json(documents))
-        return
-    tables.show(tables.make_console(), score_table(documents), FREE_NOTE)
+    print_result(documents, [score_table(documents), FREE_NOTE], as_json=as_json)
