@@ -110,7 +110,11 @@ def parse_profile(text: str, source: str) -> Profile:
     scale = _convert(Scale, document["profile"], "profile", source)
     recipe = {"image_size": scale.image_size, **document["recipe"]}
     rungs = recipe.pop("rungs", [])
-    _check_rungs(rungs, source)
+    is_whole = isinstance(rungs, list) and all(type(part) is int and part > 0 for part in rungs)
+    if not is_whole or any(a >= b for a, b in pairwise(rungs)):
+        raise UserError(
+            f"{source}: recipe.rungs is {rungs!r}; write positive whole numbers that increase, such as [1, 8]"
+        )
     if recipe["image_size"] != scale.image_size:
         raise UserError(
             f"{source}: recipe.image_size is {recipe['image_size']!r}, profile.image_size {scale.image_size}; leave the first out"
@@ -137,14 +141,6 @@ def recipe_marks(recipe: Recipe, *, usual_augment: str) -> str:
 
 def _shipped() -> Traversable:
     return resources.files("archsearch") / "proxy" / "shipped"
-
-
-def _check_rungs(value: Any, source: str) -> None:
-    is_whole = isinstance(value, list) and all(type(part) is int and part > 0 for part in value)
-    if not is_whole or any(a >= b for a, b in pairwise(value)):
-        raise UserError(
-            f"{source}: recipe.rungs is {value!r}; write positive whole numbers that increase, such as [1, 8]"
-        )
 
 
 # By hand: pydantic or msgspec would be one more dependency, and neither says the key, what was got, what is allowed and

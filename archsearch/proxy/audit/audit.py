@@ -11,7 +11,7 @@ from archsearch.proxy import training_free
 from archsearch.proxy.audit.from_run import run_hybrids, run_records
 from archsearch.proxy.audit.plan import AuditPlan, Subject, hybrid_subjects, paper_subjects
 from archsearch.proxy.audit.statistics import Document, conclude
-from archsearch.proxy.audit.store import FREE_FILE, AuditStore, Key, Record, audit_folder
+from archsearch.proxy.audit.store import FREE_FILE, AuditStore, Key, Record, audit_folder, read_json
 from archsearch.proxy.audit.training import train_all
 from archsearch.proxy.audit.verdict import verdict
 from archsearch.proxy.task import ProxyTask, choose_profile, proxy_id
@@ -147,7 +147,8 @@ def _training_free(subjects: Sequence[Subject], store: AuditStore) -> dict[str, 
     """Training-free scores, arch_id -> name -> value; stored in the folder, as they take seconds each."""
     path = store.folder / FREE_FILE
     with store.locked("training_free"):
-        known = _read_free(path)
+        stored = read_json(path)
+        known: dict[str, dict[str, float]] = stored if isinstance(stored, dict) else {}
         for arch in (subject.arch for subject in subjects if subject.arch.arch_id not in known):
             try:
                 known[arch.arch_id] = training_free.scores(arch)
@@ -160,12 +161,3 @@ def _training_free(subjects: Sequence[Subject], store: AuditStore) -> dict[str, 
         for arch_id, value in zip(ids, training_free.aggregate([known[one] for one in ids]), strict=True):
             known[arch_id] = {**known[arch_id], "az_nas": float(value)}
     return known
-
-
-def _read_free(path: Path) -> dict[str, dict[str, float]]:
-    """The stored scores; nothing where they cannot be read, as they can be computed again."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}

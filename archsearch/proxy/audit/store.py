@@ -181,17 +181,17 @@ def read_audit(results_root: Path, proxy_id: str | None) -> dict[str, Any] | Non
         return None
     shipped = resources.files("archsearch") / "proxy" / "shipped" / FOLDER / f"{proxy_digest(proxy_id)}.json"
     for place, is_shipped in ((audit_folder(results_root, proxy_id) / AUDIT_FILE, False), (shipped, True)):
-        document = _read_document(place)
-        if document is not None and document.get("proxy_id") == proxy_id:
+        document = read_json(place)
+        if not isinstance(document, dict) or document.get("proxy_id") != proxy_id:
+            continue
+        if all(isinstance(document.get(name), str) for name in ("verdict", "created_at")):
             return {**document, "is_shipped": is_shipped}
     return None
 
 
-def _read_document(place: Path | Traversable) -> dict[str, Any] | None:
+def read_json(path: Path | Traversable) -> Any:
+    """A file's document; None where it cannot be read."""
     try:
-        document = json.loads(place.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if isinstance(document, dict) and all(isinstance(document.get(name), str) for name in ("verdict", "created_at")):
-        return document
-    return None

@@ -1,7 +1,7 @@
 """The trainings of an audit, exactly as a search does them, shared among processes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -76,7 +76,13 @@ def train_all(
             return {**known, **records}
         done = total - sum(training.steps for training in left)
         progress(done, total, "starting")
-        trained = _train_one(left, trainer, store, partial(_report, progress, done, total))
+        trained = None
+        for training in left:
+            with store.claimed(training.key) as is_ours:
+                if is_ours:
+                    store.append(trainer.train(training, partial(_report, progress, done, total, training)))
+                    trained = training
+                    break
         if trained is None:
             time.sleep(_POLL_S)  # other processes do the last ones; should they die, we take over
 
@@ -84,18 +90,3 @@ def train_all(
 def _report(progress: Progress, done: int, total: int, training: AuditTraining, at: TrainingProgress) -> None:
     """Steps of all finished trainings and of the current one."""
     progress(done + at.step, total, f"{training.name:.40}, seed {training.seed}")
-
-
-def _train_one(
-    left: Sequence[AuditTraining],
-    trainer: Trainer,
-    store: AuditStore,
-    report: Callable[[AuditTraining, TrainingProgress], None],
-) -> AuditTraining | None:
-    """Do the first training that no process has begun, and keep its record; None where there is none."""
-    for training in left:
-        with store.claimed(training.key) as is_ours:
-            if is_ours:
-                store.append(trainer.train(training, partial(report, training)))
-                return training
-    return None

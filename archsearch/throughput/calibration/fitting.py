@@ -69,7 +69,12 @@ def fit_latency(archs: Sequence[Arch], latencies_ms: Sequence[float], slopes: Sl
 
 def _fit_form(form: str, archs: Sequence[Arch], measured: Array, slopes: Slopes) -> LatencyFit:
     """The fit of one form with its best penalty. Rows are divided by the measured latency: errors are relative, and every network counts the same."""
-    sums = [_sums(arch, FORMS[form], slopes) for arch in archs]
+    sums: list[dict[str, float]] = [defaultdict(float) for _ in archs]  # of the layers' slopes in ms, by group
+    for arch, row in zip(archs, sums, strict=True):
+        for site in arch_sites(arch):
+            ms = slopes(site)
+            assert ms is not None, f"{site} was never timed"
+            row[FORMS[form](site)] += ms
     groups = sorted({group for row in sums for group in row})
     design = np.array([[row.get(group, 0.0) for group in groups] + [1.0] for row in sums]) / measured[:, None]
     target, prior = np.ones(len(archs)), np.array([1.0] * len(groups) + [0.0])
@@ -91,13 +96,3 @@ def _fit_form(form: str, archs: Sequence[Arch], measured: Array, slopes: Slopes)
         intercept=float(found[-1]),
         left_out_mape=left_out(penalty),
     )
-
-
-def _sums(arch: Arch, name_group: Callable[[Site], str], slopes: Slopes) -> dict[str, float]:
-    """Slopes of an architecture's layers in ms, summed by group."""
-    sums: dict[str, float] = defaultdict(float)
-    for site in arch_sites(arch):
-        ms = slopes(site)
-        assert ms is not None, f"{site} was never timed"
-        sums[name_group(site)] += ms
-    return sums
