@@ -132,6 +132,7 @@ def _validate(
 ) -> tuple[Accuracy, bool]:
     """The accuracy, and whether Ctrl-C ended the pass before its end."""
     so_far: list[Accuracy] = []
+    progress(0, len(task.images.paths), "waiting for the device and the first images")
     with device_lock(task.device, exclusive=False):
 
         def report(found: Accuracy) -> None:
