@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,14 @@ def resumable(ctx: click.Context, kept: str) -> Iterator[None]:
         ctx.exit(INTERRUPTED)
 
 
-def print_result(document: Any, parts: Iterable[Any], *, as_json: bool) -> None:
-    """The document as JSON, or its tables and sentences."""
+def print_result(document: Any, parts: Callable[[], Iterable[Any]], *, as_json: bool) -> None:
+    """The document as JSON, or its tables and sentences, which are made only where they are shown."""
     from archsearch.report import make_console, show, to_json
 
     if as_json:
         click.echo(to_json(document))
     else:
-        show(make_console(), *parts)
+        show(make_console(), *parts())
 
 
 def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:

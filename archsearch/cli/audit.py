@@ -73,4 +73,4 @@ def audit(ctx: click.Context, /, *, run: str | None, output: Path | None, as_jso
     request = AuditRequest(run=None if is_proxy else resolve_run(run, RESULTS), **asked)
     with resumable(ctx, "every finished training is kept"), progress_display(make_console(stderr=True)) as display:
         document = carry_out(request, RESULTS, output, say=display.say, progress=display.progress)
-    print_result(document, audit_parts(document), as_json=as_json)
+    print_result(document, lambda: audit_parts(document), as_json=as_json)

@@ -94,7 +94,7 @@ def bench(
     task = bench_task(found, against=resolve_arch(against, RESULTS) if against else None, **options)
     with status_display(make_console(stderr=True)) as say:
         document = bench_document(task, say)
-    print_result(document, bench_parts(document, make_console().width), as_json=as_json)
+    print_result(document, lambda: bench_parts(document, make_console().width), as_json=as_json)
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
         ctx.exit(INTERRUPTED)

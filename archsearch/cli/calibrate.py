@@ -54,4 +54,4 @@ def calibrate(
     with resumable(ctx, "every finished measurement is kept"), progress_display(make_console(stderr=True)) as display:
         calibration = carry_out(calibration_plan(request), RESULTS, display.progress)
     document = calibration_document(calibration)
-    print_result(document, calibration_parts(document), as_json=as_json)
+    print_result(document, lambda: calibration_parts(document), as_json=as_json)

@@ -71,7 +71,7 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
     task = evaluate_task(name, checkpoint, data, **options)
     with progress_display(make_console(stderr=True)) as display:
         document = evaluate_document(task, say=display.say, progress=display.progress)
-    print_result(document, evaluate_parts(document), as_json=as_json)
+    print_result(document, lambda: evaluate_parts(document), as_json=as_json)
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
         ctx.exit(INTERRUPTED)

@@ -26,7 +26,7 @@ def blocks(as_json: bool) -> None:
     """List the layers a space can name, with their choices."""
     from archsearch.report import LAYERS_NOTE, layer_list, layer_tables
 
-    print_result(layer_list(), [*layer_tables(), LAYERS_NOTE], as_json=as_json)
+    print_result(layer_list(), lambda: [*layer_tables(), LAYERS_NOTE], as_json=as_json)
 
 
 @click.command(help=f"Exact MACs and parameters, layer by layer.\n\n{ARCH_HELP}")
@@ -38,8 +38,11 @@ def cost(arch: str, as_json: bool) -> None:
     from archsearch.report import cost_document, cost_sentence, cost_table, make_console
 
     found = resolve_arch(arch, RESULTS)
-    parts = [cost_table(found, make_console().width), cost_sentence(found)]
-    print_result(cost_document(found), parts, as_json=as_json)
+    print_result(
+        cost_document(found),
+        lambda: [cost_table(found, make_console().width), cost_sentence(found)],
+        as_json=as_json,
+    )
 
 
 _budget_option = budget_option(
@@ -65,8 +68,8 @@ def sample(number: int, seed: int, as_json: bool, **options: Any) -> None:
 
     query = SpaceQuery(**options)
     inside, archs = sample_archs(query, number, seed)
-    parts = [sample_table(archs), sample_sentence(query, inside)]
-    print_result([arch_document(arch) for arch in archs], parts, as_json=as_json)
+    documents = [arch_document(arch) for arch in archs]
+    print_result(documents, lambda: [sample_table(archs), sample_sentence(query, inside)], as_json=as_json)
 
 
 @click.command()
@@ -85,7 +88,7 @@ def space(as_json: bool, **options: Any) -> None:
 
     query = SpaceQuery(**options)
     document = space_document(query)
-    print_result(document, space_parts(query, document), as_json=as_json)
+    print_result(document, lambda: space_parts(query, document), as_json=as_json)
 
 
 @click.command()
@@ -110,7 +113,7 @@ def papers(is_check: bool, as_json: bool) -> None:
         with progress_display(make_console(stderr=True)) as display:
             checks = recount_all(paper_names(), display.progress)
     documents = paper_list(checks)
-    print_result(documents, [paper_table(documents), PAPERS_NOTE], as_json=as_json)
+    print_result(documents, lambda: [paper_table(documents), PAPERS_NOTE], as_json=as_json)
     wrong = [document["name"] for document in documents if is_check and not document["check"]["is_equal"]]
     if wrong:
         raise RunError(f"recounted, {len(wrong)} of {len(documents)} models differ: {', '.join(wrong)}")
@@ -134,4 +137,4 @@ def proxies(name: str | None, as_json: bool) -> None:
         click.echo(to_json(profile_document(profile)) if as_json else profile_text(name).rstrip())
         return
     documents = profile_list()
-    print_result(documents, [profile_table(documents), PROXIES_NOTE], as_json=as_json)
+    print_result(documents, lambda: [profile_table(documents), PROXIES_NOTE], as_json=as_json)

@@ -26,4 +26,4 @@ def report(run: str | None, as_json: bool, as_csv: bool) -> None:
         click.echo(to_csv(read_rows(folder)), nl=False)
     else:
         document = build_report(folder)
-        print_result(document, report_parts(document), as_json=as_json)
+        print_result(document, lambda: report_parts(document), as_json=as_json)

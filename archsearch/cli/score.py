@@ -30,4 +30,4 @@ def score(archs: tuple[str, ...], batch_size: int, device: str, threads: int | N
         device=pick_device(device).type,
         progress=lambda name: console.print(f"scoring {name}", soft_wrap=True),
     )
-    print_result(documents, [score_table(documents), FREE_NOTE], as_json=as_json)
+    print_result(documents, lambda: [score_table(documents), FREE_NOTE], as_json=as_json)

@@ -117,7 +117,7 @@ def test_pickles_beside_tars_are_not_read(source_text: Callable[[str], str], tmp
 
     class Trap:
         def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-            return Path.touch, (tmp_path / "sprung",)  # type: ignore[return-value]
+            return Path.touch, (tmp_path / "sprung",)  # type: ignore[return-value]  # a function of its own argument types, called by pickle
 
     (root / "_tars_tarinfos.pickle").write_bytes(pickle.dumps(Trap()))
     open_source(str(root)).entries("val")
