@@ -115,8 +115,17 @@ SCHEMA = pa.schema(
         pa.field("free_expressivity", pa.float64()),
         pa.field("free_progressivity", pa.float64()),
         pa.field("free_trainability", pa.float64()),
+        pa.field("run", pa.string()),
+        pa.field("space", pa.string()),
+        pa.field("budget_macs", pa.int64()),
+        pa.field("schema_version", pa.int64()),
+        pa.field("throughput_id", pa.string()),
+        pa.field("throughput_raw_img_s", pa.float64()),
+        pa.field("throughput_again_raw_img_s", pa.float64()),
     ]
 )
+# Grows by one when a column is added or gets another meaning; null in files from before there was one.
+SCHEMA_VERSION = 2
 # Columns that a file of an earlier version may lack; they are then read as empty.
 _LATER = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_predicted_img_s") :])
 FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
@@ -125,6 +134,10 @@ FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
 RUNG_COLUMNS = tuple(SCHEMA.names[SCHEMA.names.index("rung") : SCHEMA.names.index("proxy_seeds")])
 # Filled in by the engine for a trial trained with several seeds.
 SEED_COLUMNS = ("proxy_seeds", "proxy_score_mean", "proxy_score_sd", "proxy_seed_scores")
+# The same in every row of a run, so that rows of several runs can be read together.
+RUN_COLUMNS = ("run", "space", "budget_macs", "schema_version")
+# Filled in by the engine, which makes the ranked figures from the measured ones.
+RANK_COLUMNS = ("throughput_id", "throughput_raw_img_s", "throughput_again_raw_img_s")
 
 # The columns that an evaluation may fill in; the engine fills in the others.
 MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s") :]).union({"macs_fvcore"}) - {
@@ -137,6 +150,8 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     "throughput_change",
     *RUNG_COLUMNS,
     *SEED_COLUMNS,
+    *RUN_COLUMNS,
+    *RANK_COLUMNS,
 }
 
 # The measurement conditions. Figures of different conditions are never ranked together; a run has one value of each.

@@ -12,7 +12,7 @@ import archsearch
 PACKAGE = Path(archsearch.__file__).parent
 # Bottom to top; what stands in one set are siblings.
 LAYERS = [
-    {"errors", "metrics", "version"},
+    {"errors", "metrics", "version", "identity"},
     {"units", "system"},
     {"device", "results", "blocks"},
     {"space", "data"},
@@ -27,7 +27,7 @@ ONLY_IN = {
     "optuna": {"samplers", "search"},
     "fvcore": {"models"},
 }
-NO_TORCH = {"errors", "metrics", "version", "units", "system", "results"}
+NO_TORCH = {"errors", "metrics", "version", "identity", "units", "system", "results"}
 TORCH = {"torch", "torchvision", "timm"}
 FACES = ["blocks", "space", "data", "models", "throughput", "proxy", "samplers", "search", "report", "cli"]
 

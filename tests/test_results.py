@@ -88,6 +88,13 @@ free_zico: double
 free_expressivity: double
 free_progressivity: double
 free_trainability: double
+run: string
+space: string
+budget_macs: int64
+schema_version: int64
+throughput_id: string
+throughput_raw_img_s: double
+throughput_again_raw_img_s: double
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")

@@ -8,7 +8,7 @@ from datetime import datetime
 from math import isfinite, nan
 from typing import Any
 
-from archsearch.results import CONDITION_COLUMNS, MEASURED_COLUMNS, SCHEMA, Row
+from archsearch.results import CONDITION_COLUMNS, MEASURED_COLUMNS, SCHEMA, SCHEMA_VERSION, Row
 from archsearch.search.config import RunConfig
 from archsearch.search.rungs import RUNG_PHASE, Rung
 
@@ -46,6 +46,8 @@ def make_row(config: RunConfig, trial: StoredTrial) -> Row:
     """The row of a trial, with every column of the schema; `front` is not set yet."""
     row: Row = dict.fromkeys(SCHEMA.names)
     row |= {name: config.settings.get(name) for name in (*CONDITION_COLUMNS, "proxy_id")}
+    row |= {"run": config.name, "space": config.space.name, "budget_macs": config.budget_macs}
+    row["schema_version"] = SCHEMA_VERSION
     row |= {"trial": trial.number, "state": trial.state, "seed": config.seed, "arch": json.dumps(trial.attrs[ARCH])}
     row |= trial.attrs[CANDIDATE]
     seconds = 0.0
