@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from archsearch.errors import UserError, first_line
 from archsearch.metrics import Array, domination_matrix, front_ranks
-from archsearch.system import replace_file
+from archsearch.system import replace_file, without_passwords
 
 Row = dict[str, Any]
 Direction = Literal["maximize", "minimize"]
@@ -229,19 +229,34 @@ def timed_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
 def write_trials(rows: Sequence[Row], folder: Path) -> None:
     """Replace trials.parquet in one step; rows have every column of SCHEMA."""
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    _replace(folder / TRIALS_FILE, lambda path: pq.write_table(table, path))
+    _replace(folder / TRIALS_FILE, lambda path: write_parquet(table, path))
 
 
 def write_front(rows: Sequence[Row], folder: Path, objectives: Sequence[str]) -> None:
     """Replace front.parquet in one step, from the rows that `ranked` gave."""
     table = pa.Table.from_pylist(front_rows(rows, objectives), schema=FRONT_SCHEMA)
-    _replace(folder / FRONT_FILE, lambda path: pq.write_table(table, path))
+    _replace(folder / FRONT_FILE, lambda path: write_parquet(table, path))
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write a table to a file."""
+    with path.open("wb") as file:  # pyarrow takes a path such as a:/b for an address
+        pq.write_table(table, file)
 
 
 def write_manifest(manifest: Mapping[str, Any], folder: Path) -> None:
-    """Replace manifest.json in one step."""
-    text = json.dumps({"format_version": MANIFEST_VERSION, **manifest}, indent=2) + "\n"
+    """Replace manifest.json in one step, without passwords."""
+    text = json.dumps(_without_passwords({"format_version": MANIFEST_VERSION, **manifest}), indent=2) + "\n"
     _replace(folder / MANIFEST_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _without_passwords(value: Any) -> Any:
+    """A document without the passwords in its texts."""
+    if isinstance(value, str):
+        return without_passwords(value)
+    if isinstance(value, Mapping):
+        return {key: _without_passwords(item) for key, item in value.items()}
+    return [_without_passwords(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -301,7 +316,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: not a manifest of format {MANIFEST_VERSION}; give the run's `archsearch run` command again"
         )
-    return manifest
+    document: dict[str, Any] = _without_passwords(manifest)  # earlier versions wrote them
+    return document
 
 
 def latest_run(root: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import sys
@@ -19,6 +20,12 @@ if sys.platform != "win32":
 # says how much was done before this session, so that the time left is worked out from what this session does.
 Say = Callable[[str], None]
 Progress = Callable[[float, float, str], None]
+
+
+# The password of an address, `scheme://user:password@host`, up to the last @ since one may stand in it unescaped, and of its query, `?password=...`.
+_PASSWORD = re.compile(
+    r"(?<=://)([^\s:/@]*:)\S+(?=@)|(?<=[?&])((?:\w*pass\w*|pwd|secret|token)=)[^\s&'\"]+", re.IGNORECASE
+)
 
 
 def ignore(*_: object) -> None:
@@ -59,9 +66,14 @@ def without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def without_passwords(text: str) -> str:
+    """The text with `***` for every password that stands in an address, such as that of a database: for what is shown or written to a file."""
+    return _PASSWORD.sub(lambda match: f"{match[1] or match[2]}***", text)
+
+
 def command_line(arguments: Sequence[str]) -> str:
-    """The command to type, quoted for a shell."""
-    return shlex.join(["archsearch", *arguments])
+    """The command to type, quoted for a shell, without passwords."""
+    return shlex.join(["archsearch", *map(without_passwords, arguments)])
 
 
 def utc_now(timespec: str = "seconds") -> str:

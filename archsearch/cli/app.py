@@ -69,20 +69,24 @@ def print_result(document: Any, parts: Callable[[], Iterable[Any]], *, as_json: 
 
 def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:
     """Print the sentence on stderr and exit."""
+    from archsearch.system import without_passwords
+
     if ctx.params.get("debug"):
-        click.echo(traceback.format_exc(), err=True, nl=False)
-    click.echo(f"error: {sentence}", err=True)
+        click.echo(without_passwords(traceback.format_exc()), err=True, nl=False)
+    click.echo(f"error: {without_passwords(sentence)}", err=True)
     ctx.exit(exit_code)
 
 
 def _keep_traceback(ctx: click.Context) -> str:
     """Write the traceback to a file; returns words that say where it is."""
+    from archsearch.system import without_passwords
+
     if ctx.params.get("debug"):
         return "the traceback is above"
     try:
         handle, path = tempfile.mkstemp(prefix=f"archsearch-{time.strftime('%Y%m%d-%H%M%S')}-", suffix=".log")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(traceback.format_exc())
+            file.write(without_passwords(traceback.format_exc()))
     except OSError:
         return "give --debug before the command's name to see the traceback"
     return f"the traceback is in {path}"

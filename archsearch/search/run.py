@@ -20,6 +20,7 @@ from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
+from archsearch.search.study.database import shown_url
 from archsearch.search.study.store import RunStore
 from archsearch.space import Band, Space, choose_papers, draw, load_space, paper
 from archsearch.system import Progress, Say, command_line, ignore
@@ -65,6 +66,8 @@ class Listen(Protocol):
 
 def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ignore) -> tuple[RunConfig, Path]:
     """The run's identity and its folder; prepares the data. Raises UserError for a request that cannot be met, before the folder is made."""
+    if request.storage is not None:
+        shown_url(request.storage)  # refuses a bad one
     whole = load_space(request.space)
     space = whole.fixed(request.fix) if request.fix else whole
     papers = choose_papers(request.papers, request.budget_macs, space.plan.image_size)

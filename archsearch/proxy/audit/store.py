@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from archsearch.errors import UserError
+from archsearch.results import write_parquet
 from archsearch.system import flocked, replace_file
 
 FOLDER = "audits"
@@ -151,7 +151,7 @@ class AuditStore:
         table = pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)
         text = json.dumps(document, indent=2, allow_nan=False) + "\n"
         with self.locked("written"):
-            replace_file(self.folder / TABLE_FILE, lambda path: pq.write_table(table, path), kept=_KEPT)
+            replace_file(self.folder / TABLE_FILE, lambda path: write_parquet(table, path), kept=_KEPT)
             replace_file(self.folder / AUDIT_FILE, lambda path: path.write_text(text, encoding="utf-8"), kept=_KEPT)
 
     @contextlib.contextmanager

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from archsearch.errors import UserError, first_line
 from archsearch.results import Direction
-from archsearch.system import flocked, replace_file
+from archsearch.system import flocked, replace_file, without_passwords
 
 DATABASE_FILE, LOCK_FILE = "study.db", "run.lock"
 _CONFIG = "archsearch:config"
@@ -75,26 +75,39 @@ def damaged_error(where: str, text: str) -> UserError:
     )
 
 
-def without_password(url: str) -> str:
-    """A storage URL to be shown. Raises UserError for one that cannot be parsed."""
+def shown_url(url: str) -> str:
+    """A storage URL without its password, to be shown. Raises UserError for one that cannot be parsed, or that keeps nothing."""
     try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+        parsed = sqlalchemy.make_url(url)
     except SQLAlchemyError as error:
         raise UserError("--storage: not a database URL; write one such as postgresql://user@host/name") from error
+    if "@" in (parsed.host or "") or (parsed.password and len(url.partition("@")[0].split()) > 1):
+        raise UserError("--storage: write a space and an @ of a password as %20 and %40")  # else a part of it is shown
+    if parsed.get_backend_name() == "sqlite" and _is_in_memory(parsed):
+        raise UserError(
+            "--storage: a database in memory, which is gone when the run ends; leave --storage out for study.db in the run's folder, "
+            "or name a file, such as sqlite:///runs.db"
+        )
+    return without_passwords(parsed.render_as_string(hide_password=True))
+
+
+def _is_in_memory(url: sqlalchemy.URL) -> bool:
+    """Whether SQLite would keep this database in no file."""
+    return not url.database or ":memory:" in url.database or "mode=memory" in str(url)
 
 
 @contextlib.contextmanager
 def open_storage(folder: Path, url: str | None) -> Iterator[RDBStorage]:
     """Connect to the run's database file, or to `url`; every connection is closed at the end."""
     path = folder / DATABASE_FILE
-    where = without_password(url) if url else str(path)
+    where = shown_url(url) if url else str(path)
     try:
         with storage_errors(where):
             # Optuna takes braces in a URL for a template.
             literal = (url or "").replace("{", "{{").replace("}", "}}")
             storage = RDBStorage(literal) if url else _file_storage(path, _check_file(path))
-    except (ImportError, RuntimeError) as error:
-        # The database's driver is not installed, or another version of Optuna made the tables.
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        # The database's driver is not installed or takes no such setting, or another version of Optuna made the tables.
         raise UserError(f"{where}: cannot be used ({first_line(error)})") from error
     try:
         yield storage

@@ -35,9 +35,9 @@ from archsearch.search.study.database import (
     load_study,
     open_storage,
     run_lock,
+    shown_url,
     storage_errors,
     stored_config,
-    without_password,
 )
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, finished_rungs, make_row
 from archsearch.space import Arch
@@ -129,7 +129,7 @@ class RunStore:
             if storage_url is None and not (folder / DATABASE_FILE).exists():
                 create_database(folder, config.name, config.directions, document)
             with open_storage(folder, storage_url) as backend:
-                where = without_password(storage_url) if storage_url else str(folder / DATABASE_FILE)
+                where = shown_url(storage_url) if storage_url else str(folder / DATABASE_FILE)
                 with storage_errors(where):
                     if storage_url is not None:
                         ensure_study(backend, config.name, config.directions, document)
@@ -247,13 +247,15 @@ class RunStore:
         """
         assert reason or not is_stopped, "a stopped trial needs a reason"
         trial = self._trials[number]
+        if reason is not None and not reason.strip():
+            reason = "the evaluation failed without a reason"
         row = make_row(self.config, trial)
         missing = (
             f"the evaluation gave no {name}" if row[name] is None else f"{name} is {row[name]}"
             for name in self.config.objectives
             if row[name] is None or not isfinite(row[name])
         )
-        reason = reason or next(missing, None)
+        reason = next(missing, None) if reason is None else reason
         curve = {str(rung.steps): measured["proxy_score"] for rung, measured in finished_rungs(self.config, trial)}
         if curve:
             self._set(trial, CURVE, curve)

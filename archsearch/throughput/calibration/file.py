@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsearch.errors import ArchsearchError, UserError, first_line
+from archsearch.results import write_parquet
 from archsearch.system import replace_file
 from archsearch.throughput.calibration.calibration import Calibration, CalibrationRow, steady_slopes
 from archsearch.throughput.calibration.fitting import FORMS, INTERCEPT, REST, LatencyFit, Slopes
@@ -127,7 +128,7 @@ def write_rows(rows: Sequence[CalibrationRow], about: Mapping[str, Any], path: P
 
     def write(temporary: Path) -> None:
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, temporary)
+        write_parquet(table, temporary)
 
     replace_file(path, write)
 

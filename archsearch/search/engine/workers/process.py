@@ -198,4 +198,4 @@ def _describe_error(error: BaseException) -> str:
         traceback.print_exception(error)
         last = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__}: {text[:_REASON_LENGTH]} ({Path(last.filename).name}, line {last.lineno}, in {last.name})"
-    return text[: 2 * _REASON_LENGTH]
+    return text[: 2 * _REASON_LENGTH] or type(error).__name__
