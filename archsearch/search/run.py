@@ -147,6 +147,8 @@ def carry_out(
     predictor = find_predictor(request.results_root, config.measurement, say)
     predict = predictor.predict if predictor else None
     with RunStore.open(folder, config, request.storage, predict=predict) as store:
+        for notice in store.notices:
+            say(notice)
         refuse_other_threads(folder, store.rows(), config.measurement)
         rechecks = request.recheck and is_timed(config.objectives)
         with listen(str(folder), what, request.timeout_s, rechecks=rechecks) as listener:

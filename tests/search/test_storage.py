@@ -1,17 +1,21 @@
 """The database of a run: other ones, emptied and lost ones, passwords, and what strangers put into a study; on SQLite and on a real PostgreSQL."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 from support.postgres import ESCAPED, PASSWORD, postgres
 from support.runs import make_config, run
 
 from archsearch import results
 from archsearch.errors import UserError
 from archsearch.report import build_report
-from archsearch.search import RunStore
+from archsearch.search import RunConfig, RunStore
 from archsearch.system import command_line, without_passwords
 
 
@@ -19,6 +23,117 @@ from archsearch.system import command_line, without_passwords
 def server() -> Iterator[str]:
     with postgres() as url:
         yield url
+
+
+# What strangers put into a study
+
+SPACE = """
+image_size = 224
+num_classes = 10
+[stem]
+kind = "patch"
+patch = { kernel = 4, pad = false }
+[[stages]]
+width = 64
+depth = [1, 2, 3, 8]
+block = ["mlp", "lka"]
+mlp_ratio = [2, 4]
+lka = { kernel = [15, 21] }
+[head]
+kind = "pool"
+pool = { norm = "before" }
+"""
+# Three blocks at most.
+SMALL: dict[str, Any] = {"space_text": SPACE, "budget_macs": 250_000_000, "tolerance": 0.9, "papers": ()}
+
+
+@contextlib.contextmanager
+def strangers(folder: Path, config: RunConfig, url: str | None = None) -> Iterator[optuna.Study]:
+    """The study of a run as another program opens it."""
+    storage = optuna.storages.RDBStorage(url or f"sqlite:///{folder}/study.db")
+    try:
+        yield optuna.load_study(study_name=config.name, storage=storage)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _meddle(study: optuna.Study) -> int:
+    """Everything that another program may put into a study; returns the number of the first that it enqueued."""
+    study.ask()
+    study.ask().suggest_int("theirs", 0, 3)
+    study.tell(study.ask(), state=TrialState.PRUNED)
+    first = len(study.trials)
+    asked = {"stages.1.block": "lka", "stages.1.depth": 3, "stages.1.lka.kernel": 15, "stages.1.mlp_ratio": 2}
+    study.enqueue_trial(asked)
+    study.enqueue_trial({"stages.1.block": "mlp"}, user_attrs={"who": "me"})
+    study.enqueue_trial({"stages.1.block": "mlp", "stages.1.depth": 4})
+    study.enqueue_trial({"stages.1.depth": [1]})
+    study.enqueue_trial({"stages.1.heads": 1})
+    study.enqueue_trial({**asked, "stages.1.depth": 8})
+    study.enqueue_trial(study.trials[0].params)
+    study.add_trial(create_trial(values=[0.1, 2.0, 3.0]))
+    study.set_user_attr("note", "ours")
+    study._storage.set_study_system_attr(study._study_id, "study:metric_names", ["a", "b", "c"])
+    study._storage.set_study_system_attr(study._study_id, "dashboard:0:note", "fine")
+    return first
+
+
+def _goes_on_with_the_trials_of_strangers(folder: Path, config: RunConfig, url: str | None) -> None:
+    run(folder, config, 2, fixed={}, storage_url=url)
+    with strangers(folder, config, url) as study:
+        first = _meddle(study)
+    listener = run(folder, config, 4, fixed={}, storage_url=url)
+    assert listener.state == "complete"
+    rows = {row["trial"]: row for row in results.read_rows(folder)}
+    full, partial, *refused = range(first, first + 6)
+    assert {rows[number]["state"] for number in (full, partial, first + 6)} == {"complete"}
+    assert rows[full]["architecture"] == "lka 64x3"
+    assert rows[partial]["architecture"].startswith("mlp 64x")
+    assert rows[first + 6]["reused_from"] == 0
+    with strangers(folder, config, url) as study:
+        trials = study.trials
+    assert trials[full].params == dict(trials[full].system_attrs["fixed_params"]) | trials[full].params
+    assert trials[partial].user_attrs["who"] == "me"
+    reasons = [trials[number].user_attrs["reason"] for number in refused]
+    for reason, words in zip(
+        reasons, ("4 is not among", "stages.1.depth", "no parameter", "outside the band"), strict=True
+    ):
+        assert words in reason
+    assert not rows.keys() & set(refused)
+    assert not [trial for trial in trials if not trial.state.is_finished()]
+    with RunStore.open(folder, config, url) as store:
+        assert store.rows() == [{**row, "front": None} for row in rows.values()]
+        assert store.notices == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "known-cost"])
+def test_a_run_goes_on_with_what_strangers_put_into_its_study(sampler: str, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", sampler=sampler, **SMALL)
+    _goes_on_with_the_trials_of_strangers(tmp_path / "run", config, None)
+
+
+@pytest.mark.slow
+def test_a_run_on_postgresql_goes_on_with_what_strangers_put_into_it(server: str, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", name="met", **SMALL)
+    _goes_on_with_the_trials_of_strangers(tmp_path / "run", config, server)
+
+
+def test_trials_that_a_stranger_adds_or_ends_while_the_run_works(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", **SMALL)
+    with RunStore.open(tmp_path / "run", config) as store, strangers(tmp_path / "run", config) as study:
+        study.ask()
+        proposal = store.propose()
+        assert proposal is not None
+        assert store.start(proposal)["trial"] == 1
+        study.tell(1, state=TrialState.FAIL)
+        with pytest.raises(UserError, match="another program"):
+            store.record_phase(1, "count", {"macs_fvcore": 1})
+    with RunStore.open(tmp_path / "run", config) as store:
+        (row,) = store.rows()
+        assert (row["trial"], row["state"], row["reason"]) == (1, "failed", "ended by another program")
+        assert store.propose() is not None
 
 
 # Passwords

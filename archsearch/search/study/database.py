@@ -10,8 +10,9 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import NOT_FOUND_MSG
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from archsearch.errors import UserError, first_line
@@ -55,6 +56,13 @@ def storage_errors(where: str) -> Iterator[None]:
     """Turn what a database raises into a UserError: damaged, or cannot be read or written."""
     try:
         yield
+    except (UpdateFinishedTrialError, KeyError) as error:
+        if isinstance(error, KeyError) and NOT_FOUND_MSG not in error.args:
+            raise
+        raise UserError(
+            f"{where}: another program changed the run's study meanwhile ({first_line(error)}); keep others from writing to it, "
+            "then give the same command again"
+        ) from error
     except (sqlite3.Error, SQLAlchemyError, StorageInternalError, OSError) as error:
         # The message of the database itself, without SQL and its parameters.
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error

@@ -3,6 +3,7 @@
 import contextlib
 import platform
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from math import isfinite
@@ -39,6 +40,7 @@ from archsearch.search.study.database import (
     storage_errors,
     stored_config,
 )
+from archsearch.search.study.enqueued import enqueued_proposal
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, finished_rungs, make_row
 from archsearch.space import Arch
 from archsearch.system import replace_file, utc_now
@@ -76,32 +78,66 @@ class RunStore:
             features=_make_features(config),
         )
         study.sampler = self._sampler
+        self.notices: list[str] = []  # what was done to trials that others had put into the study
         self._num_foreign = 0
         self._trials: dict[int, StoredTrial] = {}
         self._rows: dict[int, Row] = {}
         self._scores: dict[int, tuple[RungScore, ...]] = {}
         study_attrs = study.user_attrs
-        for trial in study.get_trials(deepcopy=False):
+        trials = study.get_trials(deepcopy=False)
+        for trial in trials:
             self._load_trial(trial, study_attrs)
+        for trial in trials:
+            if trial.state == TrialState.WAITING:
+                self._adopt(trial)
 
     def _load_trial(self, trial: FrozenTrial, study_attrs: Mapping[str, Any]) -> None:
-        """Take over a stored trial. One without an architecture is not ours (someone called the study's `ask`) and is closed as failed."""
-        number = trial.number
-        if ARCH in trial.user_attrs:
-            stored = StoredTrial(
-                number=number,
-                trial_id=trial._trial_id,
-                state=_STATES[trial.state],
-                attrs=dict(trial.user_attrs),
-                again=study_attrs.get(f"{_AGAIN}{number}"),
-                seeds=study_attrs.get(f"{_SEEDS}{number}", {}),
-            )
-            self._keep(stored)
+        """Take over a stored trial. One without an architecture is not ours: someone called the study's `ask`, `add_trial` or `enqueue_trial`."""
+        if ARCH not in trial.user_attrs or trial.state == TrialState.WAITING:
+            self._num_foreign += 1
+            if trial.state == TrialState.RUNNING:
+                self._close(trial, "its proposal was never completed")
             return
-        self._num_foreign += 1
-        if not trial.state.is_finished():
-            self._storage.set_trial_user_attr(trial._trial_id, "reason", "its proposal was never completed")
-            self._study.tell(number, state=TrialState.FAIL)
+        number, attrs, state = trial.number, dict(trial.user_attrs), _STATES[trial.state]
+        if state != "running" and OUTCOME not in attrs:
+            ended_at = (trial.datetime_complete or datetime.now()).astimezone(UTC)
+            attrs[OUTCOME] = {"reason": "ended by another program", "finished_at": ended_at.isoformat()}
+            state = "failed"
+        stored = StoredTrial(
+            number=number,
+            trial_id=trial._trial_id,
+            state=state,
+            attrs=attrs,
+            again=study_attrs.get(f"{_AGAIN}{number}"),
+            seeds=study_attrs.get(f"{_SEEDS}{number}", {}),
+        )
+        self._keep(stored)
+
+    def _adopt(self, trial: FrozenTrial) -> None:
+        """Make a candidate of a trial that someone enqueued, or close it with the reason. Killed meanwhile, it is still waiting."""
+        trial_id = trial._trial_id
+        try:
+            proposal = enqueued_proposal(trial, self.config.space, self.config.band)
+        except UserError as error:
+            self._close(trial, str(error))
+            self.notices.append(f"trial {trial.number} was enqueued by another program and is not evaluated: {error}")
+            return
+        attrs = self._attributes(proposal.arch)
+        for name, distribution in self._sampler.distributions(proposal.params).items():
+            if name not in trial.params:
+                value = distribution.to_internal_repr(proposal.params[name])
+                self._storage.set_trial_param(trial_id, name, value, distribution)
+        for key, value in attrs.items():
+            self._storage.set_trial_user_attr(trial_id, key, value)
+        self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        self._num_foreign -= 1
+        self._keep(StoredTrial(number=trial.number, trial_id=trial_id, state="running", attrs=attrs))
+        self.notices.append(f"trial {trial.number} was enqueued by another program and is evaluated")
+
+    def _close(self, trial: FrozenTrial, reason: str) -> None:
+        """End a trial that is not ours as failed."""
+        self._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+        self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def _keep(self, trial: StoredTrial) -> Row:
         """Update what is in memory of a trial; returns its row."""
@@ -168,8 +204,24 @@ class RunStore:
         return self._start(proposal, None, predicted_img_s)
 
     def _start(self, proposal: Proposal, paper: str | None, predicted_img_s: float | None = None) -> Row:
-        """Store a running trial in one transaction, so that none lacks its architecture; figures measured before are copied."""
-        arch, cost = proposal.arch, proposal.arch.cost()
+        """Store a running trial in one transaction, so that none lacks its architecture."""
+        attrs = self._attributes(proposal.arch, paper, predicted_img_s)
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(proposal.params),
+            distributions=self._sampler.distributions(proposal.params),
+            user_attrs=attrs,
+            system_attrs=dict(proposal.system_attrs),
+        )
+        with storage_errors(self.where):
+            trial_id = self._storage.create_new_trial(self._study._study_id, template)
+            number = self._storage.get_trial_number_from_id(trial_id)
+        self._num_foreign = number - len(self._trials)  # others may have put trials into the study meanwhile
+        return self._keep(StoredTrial(number=number, trial_id=trial_id, state="running", attrs=attrs))
+
+    def _attributes(self, arch: Arch, paper: str | None = None, predicted_img_s: float | None = None) -> dict[str, Any]:
+        """The attributes of a trial that starts; figures measured before are copied."""
+        cost = arch.cost()
         # The first complete trial of the architecture, else the first stopped one: a fixed trial is never stopped.
         same = [row for row in self.rows() if row["arch_id"] == arch.arch_id]
         states = ("complete", "stopped") if paper is None else ("complete",)
@@ -193,17 +245,7 @@ class RunStore:
         attrs = {ARCH: arch.to_dict(), CANDIDATE: candidate, **{f"{PHASE}{key}": figures[key] for key in figures}}
         if paper is not None:
             attrs[DESCRIBED] = params_in_space(arch, self.config.space)
-        template = create_trial(
-            state=TrialState.RUNNING,
-            params=dict(proposal.params),
-            distributions=self._sampler.distributions(proposal.params),
-            user_attrs=attrs,
-            system_attrs=dict(proposal.system_attrs),
-        )
-        number = self._num_trials()
-        with storage_errors(self.where):
-            trial_id = self._storage.create_new_trial(self._study._study_id, template)
-        return self._keep(StoredTrial(number=number, trial_id=trial_id, state="running", attrs=attrs))
+        return attrs
 
     def _num_trials(self) -> int:
         return len(self._trials) + self._num_foreign
