@@ -130,8 +130,10 @@ REASONS = {
 
 
 def test_a_failing_evaluation_costs_one_trial(tmp_path: Path) -> None:
-    settings = {"behaviours": [word for behaviour in REASONS for word in (behaviour, "well")][: 2 * len(REASONS) - 1]}
-    trials = len(settings["behaviours"]) - len(FIXED)
+    # A killed worker is tried once more.
+    behaviours = [word for behaviour in REASONS for word in (behaviour, "well")][: 2 * len(REASONS) - 1]
+    trials = len(behaviours) - len(FIXED)
+    settings = {"behaviours": ["killed", *behaviours]}
     run(tmp_path / "run", make_config(tmp_path / "log", settings=settings), trials, evaluator="misbehave")
     frame = results.read_trials(tmp_path / "run")
     failed = frame[frame["state"] == "failed"]
@@ -144,6 +146,47 @@ def test_a_failing_evaluation_costs_one_trial(tmp_path: Path) -> None:
     log = (tmp_path / "run" / "worker.log").read_text()
     assert "Segmentation fault" in log
     assert "Traceback" in log
+
+
+def test_a_worker_killed_from_outside_is_tried_once_more(tmp_path: Path) -> None:
+    settings = {"behaviours": ["killed", "well", "terminated", "killed", "well"]}
+    config = make_config(tmp_path / "log", settings=settings)
+    listener = run(tmp_path / "run", config, 1, evaluator="misbehave")
+    rows = results.read_rows(tmp_path / "run")
+    assert [row["state"] for row in rows] == ["complete", "failed", "complete"]
+    assert rows[1]["reason"].startswith("the worker process was killed (signal ")
+    assert [event["phase"] for event in listener.events].count("tried once more") == 2
+    # A paper's model that failed so is measured by the same command, once.
+    again = [run(tmp_path / "run", config, 1, evaluator="misbehave") for _ in range(2)]
+    assert [[row["paper"] for row in each.started] for each in again] == [[FIXED[1]], []]
+    assert results.read_rows(tmp_path / "run")[3]["state"] == "complete"
+    assert (again[0].tallies[-1].ended, again[0].tallies[-1].total) == (4, 4)
+
+
+@pytest.mark.slow
+def test_a_trial_that_kills_the_driver_is_tried_twice(tmp_path: Path) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log"
+    for _ in range(2):
+        driver = start(folder, log, 1, 0.0, "kill_driver")
+        driver.communicate(timeout=60)
+        assert driver.returncode == -signal.SIGKILL
+    driver = start(folder, log, 1, 0.0, "kill_driver")
+    assert driver.communicate(timeout=60)[0] == "complete\n"
+    rows = results.read_rows(folder)
+    assert [row["state"] for row in rows] == ["failed", "complete", "complete"]
+    assert rows[0]["reason"] == "the run was killed 2 times while it was evaluated; it is not tried again"
+    assert [words[0] for words in noted(log)].count("kill") == 2
+
+
+@pytest.mark.slow
+def test_interrupted_starts_do_not_count_against_a_trial(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", settings={"phase_s": 0.05})
+    fixed = {"van_b2": fixed_archs()["van_b2"]}
+    for _ in range(4):
+        with RunStore.open(tmp_path / "run", config) as store:
+            worker = ProcessWorker(tmp_path / "run" / "worker.log", "support.stub_evaluators:evaluate")
+            assert Driver(config, store, worker, _Interrupting(1), fixed=fixed, command=[]).run(0) == "interrupted"
+    assert run(tmp_path / "run", config, 0, fixed=fixed).finished_rows[0]["state"] == "complete"
 
 
 def test_when_every_trial_fails_the_run_does(tmp_path: Path) -> None:

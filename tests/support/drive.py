@@ -1,4 +1,4 @@
-"""A driver as a program, for tests that kill it: FOLDER LOG TRIALS PHASE_S [recheck] [rungs]; prints the final state.
+"""A driver as a program, for tests that kill it: FOLDER LOG TRIALS PHASE_S [recheck] [rungs] [kill_driver]; prints the final state.
 
 It imports what it needs late, as `archsearch` does: the worker imports its driver's main module.
 """
@@ -13,7 +13,8 @@ def _main(folder: str, log: str, trials: str, phase_s: str, *words: str) -> None
 
     make = make_rung_config if "rungs" in words else make_config
     config = make(Path(log), settings={"phase_s": float(phase_s)})
-    print(run(Path(folder), config, int(trials), recheck="recheck" in words).state)
+    evaluator = "kill_driver" if "kill_driver" in words else "evaluate"
+    print(run(Path(folder), config, int(trials), evaluator=evaluator, recheck="recheck" in words).state)
 
 
 if __name__ == "__main__":

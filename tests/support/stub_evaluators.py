@@ -84,6 +84,18 @@ def evaluate(arch: Document, settings: Document, done: Done, emit: Emit) -> None
         emit({"event": "phase", "phase": phase, "values": measure(phase, arch)})
 
 
+def kill_driver(arch: Document, settings: Document, done: Done, emit: Emit) -> None:
+    """Kill the driver after the count phase of the first architecture that is evaluated, each time."""
+    victim = next((words[1] for words in noted(Path(settings["log"]))), arch_id(arch))
+    if arch_id(arch) == victim:
+        settings = {**settings, "phases": ["count"]}
+    evaluate(arch, settings, done, emit)
+    if arch_id(arch) == victim:
+        note(settings, "kill", victim)
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+
+
 def misbehave(arch: Document, settings: Document, done: Done, emit: Emit) -> None:
     """Do settings["behaviours"][i] in the i-th evaluation, well after its count phase; evaluate properly after the last one."""
     behaviours = settings["behaviours"]
@@ -100,6 +112,10 @@ def misbehave(arch: Document, settings: Document, done: Done, emit: Emit) -> Non
 def _killed(arch: Document, emit: Emit) -> None:
     # As the kernel does when memory runs out.
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _terminated(arch: Document, emit: Emit) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _segfault(arch: Document, emit: Emit) -> None:
@@ -143,6 +159,7 @@ def _not_a_number(arch: Document, emit: Emit) -> None:
 
 BEHAVIOURS: dict[str, Callable[[Document, Emit], None]] = {
     "killed": _killed,
+    "terminated": _terminated,
     "segfault": _segfault,
     "exit_code": _exit_code,
     "system_exit": _system_exit,

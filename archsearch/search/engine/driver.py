@@ -15,7 +15,7 @@ from archsearch.search.config import RunConfig
 from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.search.engine.manifest import describe
 from archsearch.search.engine.promotion import Ending, judge, stages
-from archsearch.search.engine.workers.base import Event, Job, Worker
+from archsearch.search.engine.workers.base import KILLED, Event, Job, Worker
 from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, SEED_PHASE
 from archsearch.search.study.store import RunStore
@@ -82,6 +82,7 @@ class Driver:
         except ArchsearchError:
             with contextlib.suppress(ArchsearchError):
                 self._write("failed")
+                self._store.leave()
             raise
         finally:
             self._worker.close()
@@ -105,6 +106,7 @@ class Driver:
                 for event in self._worker.events(0):  # phases that ended before Ctrl-C and were not read yet
                     self._record(event)
                 self._worker.close()
+                self._store.leave()
                 return "interrupted"
         self._fail_if_all_failed()
         return "complete"
@@ -112,7 +114,7 @@ class Driver:
     def _queue(self) -> Iterator[Row]:
         """The trials to evaluate, each stored at its turn: unfinished ones of an earlier driver, the fixed ones, then the sampler's."""
         yield from self._store.unfinished()
-        known = {row["paper"] for row in self._store.rows()}
+        known = {row["paper"] for row in self._store.rows() if not _was_killed(row["reason"])}
         for name, arch in self._fixed.items():
             if name not in known:
                 yield self._store.start_fixed(name, arch)
@@ -129,7 +131,8 @@ class Driver:
         trial = row["trial"]
         self._listener.trial_started(row, self._tally())
         if row["reused_from"] is None:
-            ending = self._run_stages(row)
+            stuck = self._store.begin(trial)
+            ending = Ending(reason=stuck) if stuck else self._run_stages(row)
             if ending is None:
                 return
         else:
@@ -196,10 +199,21 @@ class Driver:
     def _run_job(
         self, row: Row, phases: Sequence[str] | None, done: Mapping[str, dict[str, Any]] | None = None
     ) -> Event | None:
-        """Have `phases` of a trial measured (None: the evaluator's default) and store each as it ends.
+        """Have `phases` of a trial measured (None: the evaluator's default) and store each as it ends; once more where the worker was killed.
 
         Returns the last event of the job, or None after Ctrl-C.
         """
+        last = self._try_job(row, phases, done)
+        if last is None or not _was_killed(last.get("reason")):
+            return last
+        again = {"event": "progress", "trial": row["trial"], "phase": "tried once more", "text": last["reason"]}
+        self._listener.progress(again)
+        return self._try_job(row, phases, None if done is None else self._store.phases(row["trial"]))
+
+    def _try_job(
+        self, row: Row, phases: Sequence[str] | None, done: Mapping[str, dict[str, Any]] | None
+    ) -> Event | None:
+        """`_run_job` once."""
         if self._is_stopped:
             return None
         settings = {**self._config.settings, "seed": self._config.seed}
@@ -257,12 +271,13 @@ class Driver:
         rows = self._store.rows()
         ended = [row for row in rows if row["state"] != "running"]
         sampled = max(self._trials, sum(not row["is_fixed"] for row in rows))
-        fixed = {*self._fixed, *(row["paper"] for row in rows if row["is_fixed"])}
+        tried = [row["paper"] for row in rows if row["is_fixed"]]  # twice where the first one's worker was killed
+        num_fixed = len(tried) + len(self._fixed.keys() - set(tried))
         return Tally(
             ended=len(ended),
             failed=sum(row["state"] == "failed" for row in ended),
             stopped=sum(row["state"] == "stopped" for row in ended),
-            total=len(fixed) + sampled,
+            total=num_fixed + sampled,
             front_size=sum(row["front"] == 0 and row["reused_from"] is None for row in self._rows),
         )
 
@@ -283,3 +298,8 @@ class Driver:
             "exhausted": self._is_exhausted,
         }
         write_manifest(manifest, folder)
+
+
+def _was_killed(reason: str | None) -> bool:
+    """Whether a trial or a job failed because its worker was killed from outside."""
+    return reason is not None and reason.startswith(KILLED)

@@ -14,6 +14,8 @@ from archsearch.search.rungs import RUNG_PHASE, Rung
 
 # Keys of a trial's attributes: the architecture, what is known when it starts and when it ends, and a prefix of each phase.
 ARCH, CANDIDATE, OUTCOME, PHASE = "arch", "candidate", "outcome", "phase:"
+# The key of a trial that a driver left unfinished: its `starts`, but for those that ended orderly, and its `phases` at the last one.
+STARTS = "starts"
 
 
 @dataclass(kw_only=True)
@@ -31,6 +33,11 @@ class StoredTrial:
     def phases(self) -> dict[str, dict[str, Any]]:
         """What was measured: phase -> column -> value."""
         return {key.removeprefix(PHASE): values for key, values in self.attrs.items() if key.startswith(PHASE)}
+
+    @property
+    def starts(self) -> dict[str, Any]:
+        """The attribute STARTS; the first start is not noted, which saves a write for each trial."""
+        return {"starts": 1, "phases": 0, **self.attrs.get(STARTS, {})}
 
 
 def finished_rungs(config: RunConfig, trial: StoredTrial) -> Iterator[tuple[Rung, dict[str, Any]]]:

@@ -41,13 +41,14 @@ from archsearch.search.study.database import (
     stored_config,
 )
 from archsearch.search.study.enqueued import enqueued_proposal
-from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, finished_rungs, make_row
+from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, STARTS, StoredTrial, finished_rungs, make_row
 from archsearch.space import Arch
 from archsearch.system import replace_file, utc_now
 from archsearch.version import __version__
 
 # Keys of the study's attributes, with the trial's number behind them: Optuna refuses further attributes of a trial that has ended.
 _AGAIN, _SEEDS = "archsearch:again:", "archsearch:seeds:"
+_MOST_STARTS = 2
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
@@ -87,6 +88,7 @@ class RunStore:
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             self._load_trial(trial, study_attrs)
+        self._left = {row["trial"] for row in self.unfinished()}  # not begun again by this driver yet
         for trial in trials:
             if trial.state == TrialState.WAITING:
                 self._adopt(trial)
@@ -249,6 +251,28 @@ class RunStore:
 
     def _num_trials(self) -> int:
         return len(self._trials) + self._num_foreign
+
+    def begin(self, number: int) -> str | None:
+        """Note that a trial is evaluated; a reason not to, where two drivers died meanwhile and the second one came no further.
+
+        Without this a trial that kills its driver would be the first at every start.
+        """
+        if number not in self._left:
+            return None
+        self._left.remove(number)
+        trial = self._trials[number]
+        before = trial.starts
+        if before["starts"] >= _MOST_STARTS and len(trial.phases) <= before["phases"]:
+            return f"the run was killed {before['starts']} times while it was evaluated; it is not tried again"
+        self._set(trial, STARTS, {"starts": before["starts"] + 1, "phases": len(trial.phases)})
+        return None
+
+    def leave(self) -> None:
+        """Note that this driver ends orderly, so that its start counts for no unfinished trial."""
+        for row in self.unfinished():
+            if row["trial"] not in self._left:
+                trial = self._trials[row["trial"]]
+                self._set(trial, STARTS, {**trial.starts, "starts": trial.starts["starts"] - 1})
 
     def phases(self, number: int) -> dict[str, dict[str, Any]]:
         """What was measured of a trial: phase -> column -> value."""

@@ -9,6 +9,8 @@ process or on another machine, so jobs and events are plain values that JSON can
 - `{"event": "done", "trial": 7}`: the last event of a job that succeeded
 - `{"event": "failed", "trial": 7, "reason": "..."}`: the last event of one that did not, with the reason in one line
 
+The reason of a process that was ended from outside begins with `KILLED`: then it is not the trial's fault, and the driver tries once more.
+
 A job has exactly one last event, unless the worker is closed first. A crash of the evaluation, or of the process or machine it runs in, is
 a `failed` event and never an exception; afterwards the worker accepts the next job.
 """
@@ -19,6 +21,7 @@ from typing import Any, Protocol
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
+KILLED = "the worker process was killed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from archsearch.errors import ArchsearchError
 from archsearch.results import check_measured
-from archsearch.search.engine.workers.base import Evaluator, Event, Job
+from archsearch.search.engine.workers.base import KILLED, Evaluator, Event, Job
 from archsearch.system import without_interrupts
 
 EVALUATOR = "archsearch.search.evaluate:evaluate"
@@ -26,6 +26,8 @@ LOG_FILE = "worker.log"
 _REASON_LENGTH = 500
 # How long a process whose pipe has broken may take to exit before it is killed.
 _EXIT_TIMEOUT_S = 5.0
+# Signals that a process gets from others: the kernel without memory, a user, a batch system. What the evaluation itself does wrong gives others.
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGXCPU")
 
 
 class ProcessWorker:
@@ -114,8 +116,9 @@ def _describe_exit(exitcode: int | None, log: str) -> str:
     if exitcode is None or exitcode >= 0:
         return f"the worker process ended by itself with exit code {exitcode}; {log} may say more"
     name = signal.Signals(-exitcode).name if -exitcode in set(signal.Signals) else "unknown"
-    if name == "SIGKILL":
-        return "the worker process was killed (signal 9, SIGKILL), probably because the machine ran out of memory"
+    if name in _FROM_OUTSIDE:
+        why = ", probably because the machine ran out of memory" if name == "SIGKILL" else ""
+        return f"{KILLED} (signal {-exitcode}, {name}){why}"
     return f"the worker process crashed (signal {-exitcode}, {name}); {log} may say more"
 
 
