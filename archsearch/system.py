@@ -1,17 +1,21 @@
 """Whole files, locks, processes and the command line: what the rooms ask of the operating system. No torch."""
 
+import codecs
 import contextlib
 import os
 import re
 import shlex
 import signal
+import stat
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, first_line
 
 if sys.platform != "win32":
     import fcntl
@@ -20,6 +24,15 @@ if sys.platform != "win32":
 # says how much was done before this session, so that the time left is worked out from what this session does.
 Say = Callable[[str], None]
 Progress = Callable[[float, float, str], None]
+
+MOST_TEXT_BYTES = 200_000  # of a file that people write by hand; tomllib takes seconds for the worst text of this size
+_NO_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 # The password of an address, `scheme://user:password@host`, up to the last @ since one may stand in it unescaped, and of its query, `?password=...`.
@@ -30,6 +43,43 @@ _PASSWORD = re.compile(
 
 def ignore(*_: object) -> None:
     """A `Say` or `Progress` that shows nothing."""
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as people type it: `~` and `~name` are home folders, where there are such users."""
+    return Path(os.path.expanduser(text))
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a small UTF-8 file, lines ended by LF and without a byte order mark; `what` it should be, such as "a space file".
+
+    Raises UserError for a folder, a pipe or a device, for over MOST_TEXT_BYTES, for another encoding, and where it cannot be read.
+    """
+    where = f"{path}: cannot be read as {what}"
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UserError(f"{where}: it is {_NO_FILES.get(stat.S_IFMT(about.st_mode), 'no file')}")
+        if about.st_size > MOST_TEXT_BYTES:
+            raise UserError(f"{where}: it has {about.st_size} bytes; at most {MOST_TEXT_BYTES} are allowed")
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise UserError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{where}: it is UTF-16; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: byte {error.start} is not UTF-8; save it as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """The document of a TOML text. Raises UserError with `source` and, where it is known, the line."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError also for a whole number of over 4,300 digits
+        raise UserError(f"{source}: not valid TOML: {first_line(error)}") from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, kept: str = "") -> None:

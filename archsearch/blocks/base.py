@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 from torch import nn
 
 from archsearch.blocks.cost import Cost
-from archsearch.errors import UserError, did_you_mean
+from archsearch.errors import UserError, did_you_mean, shown
 
 Scalar = str | int | float | bool
 Role = Literal["stem", "downsample", "positions", "block", "extra", "head"]
@@ -50,11 +50,11 @@ class Shape(NamedTuple):
 
 
 class LayerError(UserError):
-    """A layer that does not fit a shape; `field` names the value to change."""
+    """A layer that does not fit a shape; `field` names the value to change, `against` another one that could be changed instead."""
 
-    def __init__(self, field: str, sentence: str) -> None:
+    def __init__(self, field: str, sentence: str, *, against: str = "") -> None:
         super().__init__(sentence)
-        self.field = field
+        self.field, self.against = field, against
 
 
 def choice(default: Scalar, *choices: Scalar, scale: Scale | None = None, is_later: bool = False, doc: str) -> Any:
@@ -79,10 +79,13 @@ class Layer:
     coupled: ClassVar[tuple[str, ...]] = ()  # fields whose allowed values depend on each other
 
     def check_at(self, shape: Shape) -> None:
-        """Raise LayerError when the layer does not fit `shape`: first the check that all layers share, then the layer's own."""
+        """Raise LayerError when the layer does not fit `shape`: by the checks that all layers share, and the layer's own."""
         if shape.tokens and not self.takes_tokens:
             raise LayerError("kind", f"{self.kind} works on a map alone, and this one has tokens beside it")
         self.check(shape)
+        out = self.out(shape)
+        if min(out.height, out.width) < 1:
+            raise LayerError("image_size", f"{self.kind} leaves nothing of a map of {shape.sides}")
 
     def check(self, shape: Shape) -> None:
         """The layer's own requirements on `shape`; raises LayerError."""
@@ -174,7 +177,9 @@ def layer_type(role: Role, kind: str, where: str, also: Sequence[str] = ()) -> t
     known = registered_layers(role)
     if kind not in known:
         allowed = [*also, *known]
-        raise UserError(f"{where}: unknown {role} {kind!r}{did_you_mean(kind, allowed)}; allowed: {', '.join(allowed)}")
+        raise UserError(
+            f"{where}: unknown {role} {shown(kind)}{did_you_mean(kind, allowed)}; allowed: {', '.join(allowed)}"
+        )
     return known[kind]
 
 

@@ -31,7 +31,7 @@ def to_map(tokens: Tensor) -> Tensor:
 def check_divides(name: str, value: int, width: int) -> None:
     """Heads or groups of `value` channels must fill the width exactly."""
     if value < 1 or width % value:
-        raise LayerError(name, f"{name} {value} does not divide the width {width}")
+        raise LayerError(name, f"{name} {value} does not divide the width {width}", against="width")
 
 
 def check_hidden(mlp_ratio: float, width: int) -> None:

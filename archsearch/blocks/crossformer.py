@@ -159,6 +159,9 @@ class LongDistanceBlock(ShortDistanceBlock):
     interval: int = choice(8, 2, 4, 8, scale="interval", doc="distance of neighbouring tokens of a group")  # type: ignore[misc]  # here a field
 
 
+_MOST_KERNELS = 16  # the last one would be 2^15 strides wide
+
+
 def _convs(width: int, stride: int, num_kernels: int) -> list[tuple[int, int]]:
     """(kernel, outputs) of each convolution: kernels double, outputs halve, the last as wide as the one before."""
     return [(stride << index, width >> min(index + 1, num_kernels - 1)) for index in range(num_kernels)]
@@ -166,8 +169,8 @@ def _convs(width: int, stride: int, num_kernels: int) -> list[tuple[int, int]]:
 
 def _check_split(width: int, num_kernels: int) -> None:
     """The width is halved for each further kernel and must divide."""
-    if num_kernels < 1:
-        raise LayerError("num_kernels", f"num_kernels {num_kernels} is not a positive number")
+    if not 1 <= num_kernels <= _MOST_KERNELS:
+        raise LayerError("num_kernels", f"num_kernels {num_kernels} is not a positive number up to {_MOST_KERNELS}")
     share = 1 << (num_kernels - 1)
     if width < share or width % share:
         needed = f"{share}, what {num_kernels} cross-scale kernels need"

@@ -142,7 +142,8 @@ def _check_windows(shape: Shape, window: int, shuffle: int) -> None:
         region = f"{shuffle}x{shuffle} windows of {window}x{window}"
         raise LayerError("shuffle", f"regions of {region} do not tile a map of {shape.sides}")
     if shape.channels % shuffle**2:
-        raise LayerError("shuffle", f"shuffle {shuffle} needs a width divisible by {shuffle**2}, not {shape.channels}")
+        needs = f"shuffle {shuffle} needs a width divisible by {shuffle**2}, not {shape.channels}"
+        raise LayerError("shuffle", needs, against="width")
 
 
 @register

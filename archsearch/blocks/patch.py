@@ -71,10 +71,14 @@ class PatchStem(Layer):
     def check(self, shape: Shape) -> None:
         """A patch must fit into the image, unless this is padded to it."""
         _check_init(self.init)
+        if self.stride < 1:
+            raise LayerError("stride", f"stride {self.stride} is not positive")
         if self.kernel < self.stride:
             raise LayerError("kernel", f"kernel {self.kernel} is smaller than the stem's stride {self.stride}")
         if not self.pad and min(shape.height, shape.width) < self.stride:
             raise LayerError("image_size", f"an image of {shape.sides} is smaller than the stem's stride {self.stride}")
+        if self.kernel > min(shape.height, shape.width) + 2 * self._padding and not self.pad:
+            raise LayerError("kernel", f"kernel {self.kernel} is larger than the padded image of {shape.sides}")
 
     def out(self, shape: Shape) -> Shape:
         """A quarter of the sides, `width` channels."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from archsearch.errors import ArchsearchError, first_line
+from archsearch.errors import ArchsearchError, UserError, first_line, one_line
 from archsearch.version import __version__
 
 RESULTS = Path("results")
@@ -29,10 +29,16 @@ class Commands(click.Group):
         """In the order they were added: the main job first."""
         return list(self.commands)
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """As click does it, with sentences of our length."""
+        with _short_usage():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors become one sentence on stderr, a traceback only with --debug."""
         try:
-            return super().invoke(ctx)
+            with _short_usage():
+                return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except ArchsearchError as error:
@@ -42,7 +48,22 @@ class Commands(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of a pipe has gone; click ends quietly
+            if isinstance(error, OSError) and error.filename:  # the user's: only the system knows what is wrong with it
+                _end(ctx, f"{error.filename}: {error.strerror}", UserError.exit_code)
             _end(ctx, f"unexpected {type(error).__name__}: {first_line(error)}; {_keep_traceback(ctx)}", 1)
+
+
+@contextlib.contextmanager
+def _short_usage() -> Iterator[None]:
+    """Click's own sentences about options and arguments repeat what was typed; they are shortened as ours are."""
+    try:
+        yield
+    except click.UsageError as error:
+        if isinstance(
+            error, getattr(click.exceptions, "NoArgsIsHelpError", ())
+        ):  # since click 8.2: a page, no sentence
+            raise
+        raise click.UsageError(one_line(error.format_message()), error.ctx) from None
 
 
 @contextlib.contextmanager
@@ -73,7 +94,7 @@ def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:
 
     if ctx.params.get("debug"):
         click.echo(without_passwords(traceback.format_exc()), err=True, nl=False)
-    click.echo(f"error: {without_passwords(sentence)}", err=True)
+    click.echo(f"error: {one_line(without_passwords(sentence))}", err=True)
     ctx.exit(exit_code)
 
 

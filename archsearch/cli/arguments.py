@@ -1,16 +1,19 @@
 """The arguments ARCH and RUN: the architecture or the run that a name on the command line stands for."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archsearch.errors import UserError, did_you_mean
+from archsearch.errors import UserError, did_you_mean, first_line, shown
 from archsearch.results import MANIFEST_FILE, latest_run, read_trials
 from archsearch.units import format_names
 
 if TYPE_CHECKING:  # loads torch, which `archsearch report` does without
     from archsearch.space import Arch
+
+_MOST_STDIN = 10**7  # characters
 
 
 def resolve_arch(text: str, results_root: Path) -> "Arch":
@@ -23,7 +26,7 @@ def resolve_arch(text: str, results_root: Path) -> "Arch":
     if text == "-":
         return _from_stdin()
     run, colon, trial = text.rpartition(":")
-    if colon and not Path(text).is_file():
+    if colon and not os.path.isfile(text):
         return _from_run(resolve_run(run or None, results_root), trial)
     return load_space(text).arch()
 
@@ -33,11 +36,11 @@ def resolve_run(text: str | None, results_root: Path) -> Path:
     if text is None:
         return latest_run(results_root)
     for folder in (Path(text), results_root / text):
-        if (folder / MANIFEST_FILE).is_file():
+        if os.path.isfile(folder / MANIFEST_FILE):
             return folder
     known = sorted(path.parent.name for path in results_root.glob(f"*/{MANIFEST_FILE}"))
     hint = did_you_mean(Path(text).name, known)
-    there = f"runs there: {', '.join(known)}" if known else "there is no run there yet"
+    there = f"runs there: {format_names(known)}" if known else "there is no run there yet"
     raise UserError(f"{text}: not the folder of a run, neither here nor under {results_root}{hint}; {there}")
 
 
@@ -46,15 +49,15 @@ def _from_stdin() -> "Arch":
     from archsearch.space import Arch
 
     try:
-        document = json.load(sys.stdin)
+        document = json.loads(sys.stdin.read(_MOST_STDIN))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"stdin: not valid JSON: {error}") from error
+        raise UserError(f"stdin: not valid JSON: {first_line(error)}") from error
     if isinstance(document, list) and len(document) == 1:
         document = document[0]
     if isinstance(document, dict) and isinstance(document.get("arch"), dict):
         document = document["arch"]
     if not isinstance(document, dict):
-        found = f"a list of {len(document)}" if isinstance(document, list) else f"{document!r:.40}"
+        found = f"a list of {len(document)}" if isinstance(document, list) else shown(document)
         raise UserError(f"stdin: one architecture as a JSON object is needed, not {found}")
     return Arch.from_dict(document, "stdin")
 
@@ -70,10 +73,10 @@ def _from_run(folder: Path, trial: str) -> "Arch":
     ids = sorted({row["arch_id"] for row in found})
     if len(ids) > 1:
         raise UserError(
-            f"{folder}: {trial!r} is the beginning of {len(ids)} arch_ids ({format_names(ids)}); write more digits"
+            f"{folder}: {shown(trial)} is the beginning of {len(ids)} arch_ids ({format_names(ids)}); write more digits"
         )
     if not found:
         numbers = [row["trial"] for row in rows]
         there = f"its trials are {min(numbers)} to {max(numbers)}" if rows else "the run has no trials yet"
-        raise UserError(f"{folder}: no trial or arch_id {trial!r}; {there}")
+        raise UserError(f"{folder}: no trial or arch_id {shown(trial)}; {there}")
     return Arch.from_dict(json.loads(found[0]["arch"]), f"{folder}: trial {found[0]['trial']}")

@@ -18,13 +18,17 @@ from archsearch.cli.options import budget_option, device_option, json_option, nu
 @number_option(
     "--seeds",
     "num_seeds",
+    most=1000,
     default=3,
     help="Trainings of each network, with different seeds; two or more show the noise.",
 )
-@number_option("--hybrids", least=0, default=10, help="Hybrids to train, of the run or else of the default space.")
+@number_option(
+    "--hybrids", least=0, most=10_000, default=10, help="Hybrids to train, of the run or else of the default space."
+)
 @number_option(
     "--longer",
     least=0,
+    most=1000,
     default=4,
     help="Compare with trainings of the hybrids that are N times as long; 0 leaves them out.",
 )

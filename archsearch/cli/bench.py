@@ -7,6 +7,7 @@ import click
 from archsearch.cli.app import INTERRUPTED, RESULTS, print_result
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
+    MOST_BATCH,
     batch_size_option,
     cpus_option,
     device_option,
@@ -17,6 +18,7 @@ from archsearch.cli.options import (
     number_option,
     threads_option,
 )
+from archsearch.errors import shown
 
 # The same as in archsearch.throughput.bench, which loads torch: a sweep up to the device's own limit.
 SWEEP_ALL = "max"
@@ -32,10 +34,10 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
         if value == SWEEP_ALL:
             return SWEEP_ALL
         try:
-            return int(click.IntRange(min=1, max=2**20).convert(value, param, ctx))
+            return int(click.IntRange(1, MOST_BATCH).convert(value, param, ctx))
         except click.BadParameter:
             self.fail(
-                f"got {value!r}; write the largest batch size, such as --sweep 64, or put --sweep at the end of the command"
+                f"got {shown(value)}; write the largest batch size, such as --sweep 64, or put --sweep at the end of the command"
             )
 
 
@@ -53,6 +55,7 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
 )
 @number_option(
     "--rounds",
+    most=1000,
     default=1,
     help="Measure all N times, in a new order each time; from two on the spread of the ratios is shown.",
 )

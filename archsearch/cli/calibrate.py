@@ -23,8 +23,8 @@ from archsearch.cli.options import (
 @tolerance_option
 @measuring_options
 @image_size_option("the space's own")
-@number_option("--hybrids", least=4, default=40, help="Whole networks to fit the predictions on.")
-@number_option("--held-out", least=3, default=20, help="Whole networks to test the predictions on.")
+@number_option("--hybrids", least=4, most=10_000, default=40, help="Whole networks to fit the predictions on.")
+@number_option("--held-out", least=3, most=10_000, default=20, help="Whole networks to test the predictions on.")
 @number_option(
     "--slopes",
     help="About how many settings of the space's layers to time; others are interpolated.  [default: 800, 150 compiled]",

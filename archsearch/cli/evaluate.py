@@ -7,10 +7,18 @@ from typing import Any
 import click
 
 from archsearch.cli.app import INTERRUPTED, print_result
-from archsearch.cli.options import device_option, dtype_option, json_option, number_option
-from archsearch.errors import UserError
+from archsearch.cli.options import (
+    MOST_BATCH,
+    MOST_CORES,
+    MOST_SIDE,
+    device_option,
+    dtype_option,
+    json_option,
+    number_option,
+)
+from archsearch.errors import UserError, shown
 
-_RESOLUTION = re.compile(r"(\d+)(?:x(\d+))?")
+_RESOLUTION = re.compile(r"(\d{1,4})(?:x(\d{1,4}))?")
 
 
 def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -18,11 +26,12 @@ def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | N
     if value is None:
         return None
     match = _RESOLUTION.fullmatch(value)
-    if not match or not int(match[1]) or not int(match[2] or 1):
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not (1 <= height <= MOST_SIDE and 1 <= width <= MOST_SIDE):
         raise UserError(
-            f"--resolution: got {value!r}; write a side in pixels such as 224, or height x width such as 224x320"
+            f"--resolution: got {shown(value)}; write a side in pixels such as 224, or height x width such as 224x320, at most {MOST_SIDE}"
         )
-    return int(match[1]), int(match[2] or match[1])
+    return height, width
 
 
 @click.command()
@@ -47,12 +56,15 @@ def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | N
     metavar="N|HxW",
     help="Size of the input in pixels; images are resized in proportion.  [default: the paper's own]",
 )
-@number_option("--batch-size", help="Images of a forward pass.  [default: 16 on cpu, 128 on cuda, 32 on mps]")
+@number_option(
+    "--batch-size", most=MOST_BATCH, help="Images of a forward pass.  [default: 16 on cpu, 128 on cuda, 32 on mps]"
+)
 @device_option
 @dtype_option
 @number_option(
     "--workers",
     least=0,
+    most=MOST_CORES,
     help="Processes that decode images; 0 decodes in the main process.  [default: the number of cores, at most 16, fewer for few images]",
 )
 @json_option

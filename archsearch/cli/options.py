@@ -7,10 +7,13 @@ from typing import Any, TypeVar
 
 import click
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, shown
 from archsearch.units import parse_count_range, parse_macs, parse_seconds, parse_share
 
 # Four digits: no machine has ten thousand cores, and the list of a longer range would fill the memory.
+MOST_CORES = 9999
+MOST_BATCH = 2**20
+MOST_SIDE = 8192  # pixels, as in a space
 _CPU_RANGE = re.compile(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -42,7 +45,7 @@ class CpuList(click.ParamType):  # type: ignore[type-arg]  # generic only since 
             match = _CPU_RANGE.fullmatch(part)
             low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
             if low > high:
-                raise UserError(f"--cpus: got {value!r}; write numbers of cores and ranges of them, such as 0,2-3")
+                raise UserError(f"--cpus: got {shown(value)}; write numbers of cores and ranges of them, such as 0,2-3")
             found.update(range(low, high + 1))
         return tuple(sorted(found))
 
@@ -62,9 +65,11 @@ SHARE = Quantity("share", parse_share)
 SECONDS = Quantity("seconds", parse_seconds)
 
 
-def number_option(*names: str, least: int = 1, default: int | None = None, help: str) -> Callable[[Function], Function]:
-    """A whole number; without a default of its own, `help` says what is taken."""
-    number = click.IntRange(min=least)
+def number_option(
+    *names: str, least: int = 1, most: int = 10**6, default: int | None = None, help: str
+) -> Callable[[Function], Function]:
+    """A whole number; without a default of its own, `help` says what is taken. `most` is a bound on slips, far above any use."""
+    number = click.IntRange(min=least, max=most)
     return click.option(*names, type=number, default=default, show_default=default is not None, metavar="N", help=help)
 
 
@@ -105,10 +110,12 @@ mode_option = click.option(
     help="Time the network in eager mode, or compiled by torch.compile.",
 )
 batch_size_option = number_option(
-    "--batch-size", help="Images of a timed forward pass.  [default: 2 on cpu, 128 on cuda, 32 on mps]"
+    "--batch-size", most=MOST_BATCH, help="Images of a timed forward pass.  [default: 2 on cpu, 128 on cuda, 32 on mps]"
 )
 threads_option = number_option(
-    "--threads", help="Threads PyTorch computes with on the CPU.  [default: its own choice, mostly the cores there are]"
+    "--threads",
+    most=MOST_CORES,
+    help="Threads PyTorch computes with on the CPU.  [default: its own choice, mostly the cores there are]",
 )
 cpus_option = click.option(
     "--cpus",
@@ -124,7 +131,7 @@ def _parse_fixed(ctx: click.Context, param: click.Parameter, value: tuple[str, .
     for text in value:
         name, sign, chosen = (part.strip() for part in text.partition("="))
         if not (name and sign and chosen):
-            raise UserError(f"--fix: got {text!r}; write NAME=VALUE, such as --fix stages.2.block=hilo")
+            raise UserError(f"--fix: got {shown(text)}; write NAME=VALUE, such as --fix stages.2.block=hilo")
         if found.setdefault(name, chosen) != chosen:
             raise UserError(f"--fix: {name} is fixed to {found[name]} and to {chosen}; a parameter takes one value")
     return found
@@ -192,10 +199,10 @@ def images_options(source: str) -> Callable[[Function], Function]:
 
 def seed_option(what: str) -> Callable[[Function], Function]:
     """`--seed N`; `what` is its help."""
-    return number_option("--seed", least=0, default=0, help=what)
+    return number_option("--seed", least=0, most=2**31 - 1, default=0, help=what)
 
 
 def image_size_option(default: str) -> Callable[[Function], Function]:
     """`--image-size PX`; `default` says which size is taken without it."""
     text = f"Side of the input in pixels.  [default: {default}]"
-    return click.option("--image-size", type=click.IntRange(min=1), metavar="PX", help=text)
+    return click.option("--image-size", type=click.IntRange(1, MOST_SIDE), metavar="PX", help=text)

@@ -6,15 +6,15 @@ from typing import Any
 import click
 
 from archsearch.cli.app import resumable
-from archsearch.cli.options import SHARE, images_options, number_option, seed_option
-from archsearch.errors import UserError
+from archsearch.cli.options import MOST_CORES, SHARE, images_options, number_option, seed_option
+from archsearch.errors import UserError, shown
 
 
 def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
     if value == "all":
         return None
-    if not value.isdecimal() or int(value) < 2:
-        raise UserError(f"--classes: got {value!r}; allowed is all, or a number from 2")
+    if not value.isdecimal() or len(value) > 9 or int(value) < 2:
+        raise UserError(f"--classes: got {shown(value)}; allowed is all, or a number from 2 to 999999999")
     return int(value)
 
 
@@ -43,7 +43,7 @@ def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> in
     metavar="N|all",
     help="Number of classes, drawn by --seed.",
 )
-@number_option("--per-class", help="At most N training images of each class.  [default: all]")
+@number_option("--per-class", most=10**9, help="At most N training images of each class.  [default: all]")
 @click.option(
     "--share", type=SHARE, metavar="SHARE", help="Share of the training images, of every class.  [default: all]"
 )
@@ -55,7 +55,7 @@ def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> in
 )
 @images_options("SOURCE")
 @seed_option("Seed of every draw.")
-@number_option("--workers", help="Threads that decode.  [default: one for each core that may be used]")
+@number_option("--workers", most=MOST_CORES, help="Threads that decode.  [default: one for each core that may be used]")
 @click.pass_context
 def prepare(ctx: click.Context, /, *, source: str | None, out: Path | None, check: Path | None, **options: Any) -> None:
     """Decode images once, for all later runs.

@@ -19,7 +19,7 @@ from archsearch.cli.options import (
     seed_option,
     tolerance_option,
 )
-from archsearch.errors import UserError
+from archsearch.errors import UserError, shown
 
 DEFAULT_TRIALS = 12
 # Those of archsearch.samplers.SAMPLERS, which loads torch and Optuna and would make the help slow.
@@ -70,10 +70,11 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 )
 @number_option(
     "--seeds",
+    most=1000,
     default=1,
     help="Train the members of the front with N seeds, the first training included; the ranking keeps the first scores.",
 )
-@number_option("--proxy-steps", "steps", help="Training steps of a proxy.  [default: the profile's]")
+@number_option("--proxy-steps", "steps", most=10**8, help="Training steps of a proxy.  [default: the profile's]")
 @click.option(
     "--rungs",
     metavar="N,...",
@@ -173,12 +174,12 @@ def _rungs(text: str | None, is_off: bool) -> tuple[int, ...] | None:
     from archsearch.proxy import check_rungs
 
     if text is not None and is_off:
-        raise UserError(f"--rungs: got {text!r} together with --no-rungs; leave one of them out")
+        raise UserError(f"--rungs: got {shown(text)} together with --no-rungs; leave one of them out")
     if text is None:
         return () if is_off else None
     words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
-        raise UserError(f"--rungs: got {text!r}; write whole numbers that increase, such as 1,4,16")
+    if not all(word.strip().isdecimal() and len(word) < 10 for word in words):
+        raise UserError(f"--rungs: got {shown(text)}; write whole numbers that increase, such as 1,4,16")
     lengths = tuple(int(word) for word in words)
     check_rungs(lengths)
     return lengths

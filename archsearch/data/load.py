@@ -12,7 +12,7 @@ from archsearch.data.prepared import is_prepared, open_prepared
 from archsearch.data.sources.detect import open_source
 from archsearch.data.subset import DEFAULT_VAL_SHARE, Policy
 from archsearch.errors import UserError
-from archsearch.system import Progress, Say, ignore
+from archsearch.system import Progress, Say, ignore, user_path
 
 EMBEDDED = ("fashion-mnist", "constellation")
 _CONSTELLATION = (10_000, 2_000)
@@ -54,7 +54,7 @@ def load_data(request: DataRequest, *, say: Say = ignore, progress: Progress = i
         return load_fashion_mnist()
     if request.text == "constellation":
         return load_constellation(request.size, request.seed)
-    folder = Path(request.text).expanduser()
+    folder = user_path(request.text)
     if is_prepared(folder):
         prepared = open_prepared(folder.absolute())
         if prepared.size < request.size:

@@ -12,7 +12,7 @@ from archsearch.data.prepared import UNREADABLE, Prepared, check_prepared, is_pr
 from archsearch.data.sources.detect import open_source
 from archsearch.data.subset import DEFAULT_VAL_SHARE, Policy
 from archsearch.errors import UserError
-from archsearch.system import Progress, Say, ignore
+from archsearch.system import Progress, Say, ignore, user_path
 from archsearch.units import format_bytes
 
 
@@ -53,20 +53,20 @@ def prepare(request: PrepareRequest, *, say: Say = ignore, progress: Progress = 
         max_unreadable=request.max_unreadable,
         workers=request.workers,
     )
-    prepared, was_ready = prepare_folder(task, request.out.expanduser().absolute(), say=say, progress=progress)
+    prepared, was_ready = prepare_folder(task, user_path(request.out).absolute(), say=say, progress=progress)
     return _describe_result(request.out, prepared, was_ready)
 
 
 def check(folder: Path) -> str:
     """One sentence on an undamaged folder. Raises RunError naming what is damaged."""
-    prepared = check_prepared(folder.expanduser().absolute())
+    prepared = check_prepared(user_path(folder).absolute())
     return f"{folder}: whole: {prepared.describe()}; every hash, count and label is as the manifest says"
 
 
 def _check_request(request: PrepareRequest) -> None:
     if request.source in EMBEDDED:
         raise UserError(f"{request.source}: needs no preparing; give it to a run: --data {request.source}")
-    if is_prepared(Path(request.source).expanduser()):
+    if is_prepared(user_path(request.source)):
         raise UserError(f"{request.source}: is prepared already; give it to a run: --data {request.source}")
     if request.val_split is not None and request.val_share is not None:
         raise UserError(

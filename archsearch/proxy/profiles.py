@@ -5,22 +5,25 @@ A profile on given images is a proxy task (`archsearch.proxy.task`).
 
 import hashlib
 import json
-import tomllib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib import resources
 from importlib.resources.abc import Traversable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from archsearch.data import EMBEDDED
-from archsearch.errors import UserError, did_you_mean
+from archsearch.errors import UserError, did_you_mean, shown
 from archsearch.proxy.scale import Scale
-from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.recipe import Recipe, check_rungs
+from archsearch.system import parse_toml, read_text, user_path
 
 # What a profile may name as its data beside the embedded ones: those of --data.
 IMAGES = "images"
+_MOST_IMAGES = 10**9
+_LONGEST_TITLE = 200
+_WHOLE = 2**53  # below it a float is every whole number
 
 Table = Mapping[str, Any]
 
@@ -34,8 +37,8 @@ class Images:
 
     def __post_init__(self) -> None:
         for name in ("train", "val"):
-            if (value := getattr(self, name)) < 1:
-                raise UserError(f"images.{name} is {value!r}; allowed is at least 1")
+            if not 1 <= (value := getattr(self, name)) <= _MOST_IMAGES:
+                raise UserError(f"images.{name} is {shown(value)}; allowed is 1 to {_MOST_IMAGES}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,47 +84,44 @@ def profile_text(name_or_file: str) -> str:
     names = profile_names()
     if name_or_file in names:
         return (_shipped() / f"{name_or_file}.toml").read_text(encoding="utf-8")
-    path = Path(name_or_file).expanduser()
-    if not path.is_file():
+    path = user_path(name_or_file)
+    if not os.path.lexists(path):
         raise UserError(
-            f"--proxy: no proxy and no file {name_or_file!r}{did_you_mean(name_or_file, names)}; "
+            f"--proxy: no proxy and no file {shown(name_or_file)}{did_you_mean(name_or_file, names)}; "
             f"there are {', '.join(names)}, or write a TOML file's name"
         )
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--proxy {path}: not a readable file ({error})") from error
+    return read_text(path, "a profile")
 
 
 def parse_profile(text: str, source: str) -> Profile:
     """The profile of a TOML text. Raises UserError for any key that is unknown, missing or of another type."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source}: not TOML ({error})") from error
+    document = parse_toml(text, source)
     _check_keys(document, ("title", "data", "images", "profile", "recipe"), ("data", "profile", "recipe"), source)
     for key in ("images", "profile", "recipe"):
         if not isinstance(document.get(key, {}), dict):
-            raise UserError(f"{source}: {key} is {document[key]!r}; it must be a table, [{key}]")
-    data = document["data"]
+            raise UserError(f"{source}: {key} is {shown(document[key])}; it must be a table, [{key}]")
+    data, title = document["data"], document.get("title", "")
     if data not in (*EMBEDDED, IMAGES):
         allowed = ", ".join(f'"{name}"' for name in (*EMBEDDED, IMAGES))
-        raise UserError(f"{source}: data is {data!r}; allowed is {allowed} (of --data)")
+        raise UserError(f"{source}: data is {shown(data)}; allowed is {allowed} (of --data)")
+    if not isinstance(title, str) or not title.isprintable() or len(title) > _LONGEST_TITLE:
+        raise UserError(f"{source}: title is {shown(title)}; allowed is one line of {_LONGEST_TITLE} characters")
     scale = _convert(Scale, document["profile"], "profile", source)
     recipe = {"image_size": scale.image_size, **document["recipe"]}
     rungs = recipe.pop("rungs", [])
-    is_whole = isinstance(rungs, list) and all(type(part) is int and part > 0 for part in rungs)
-    if not is_whole or any(a >= b for a, b in pairwise(rungs)):
+    if not isinstance(rungs, list) or not all(type(part) is int and part < _WHOLE for part in rungs):
         raise UserError(
-            f"{source}: recipe.rungs is {rungs!r}; write positive whole numbers that increase, such as [1, 8]"
+            f"{source}: recipe.rungs is {shown(rungs)}; write positive whole numbers that increase, such as [1, 8]"
         )
+    if rungs:
+        check_rungs(rungs, f"{source}: recipe.rungs")
     if recipe["image_size"] != scale.image_size:
         raise UserError(
-            f"{source}: recipe.image_size is {recipe['image_size']!r}, profile.image_size {scale.image_size}; leave the first out"
+            f"{source}: recipe.image_size is {shown(recipe['image_size'])}, profile.image_size {scale.image_size}; leave the first out"
         )
     return Profile(
         name=Path(source).stem,
-        title=str(document.get("title", "")),
+        title=title,
         data=data,
         scale=scale,
         recipe=_convert(Recipe, recipe, "recipe", source),
@@ -160,18 +160,20 @@ def _convert(kind: type[Converted], table: Table, key: str, source: str) -> Conv
 def _check_value(value: Any, hint: Any, where: str) -> Any:
     """The value if its type, or the word itself, is allowed; a whole number stands for a float too."""
     allowed = get_args(hint) or (hint,)
-    if float in allowed and type(value) is int:
+    if float in allowed and type(value) is int and abs(value) < _WHOLE:
         return float(value)
     if value in [word for word in allowed if isinstance(word, str)] or type(value) in allowed:
         return value
     words = [repr(kind) if isinstance(kind, str) else kind.__name__ for kind in allowed if kind is not type(None)]
-    raise UserError(f"{where} is {value!r}; it must be {' or '.join(words)}")
+    raise UserError(f"{where} is {shown(value)}; it must be {' or '.join(words)}")
 
 
 def _check_keys(table: Table, known: Sequence[str], required: Sequence[str], where: str) -> None:
     for key in table:
         if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, known)}; known are {', '.join(known)}")
+            raise UserError(
+                f"{where}: unknown key {shown(key)}{did_you_mean(key, known)}; known are {', '.join(known)}"
+            )
     for key in required:
         if key not in table:
             raise UserError(f"{where}: {key!r} is missing; needed are {', '.join(required)}")

@@ -9,8 +9,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from archsearch.blocks import Layer, LayerError, LearnedPositions, Shape, field_scale, own_choices
-from archsearch.errors import UserError
+from archsearch.errors import UserError, shown
+from archsearch.proxy.training.recipe import MOST_SIDE
 from archsearch.space import Arch, Stage
+
+_MOST_FACTOR = 1024  # of divisors, numerators and denominators
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,13 @@ class Scale:
     width_divisor: int
     window_numerator: int = 4
     window_denominator: int = 7
+
+    def __post_init__(self) -> None:
+        most = {"image_size": MOST_SIDE, "stem_stride": self.image_size}
+        for item in fields(self):
+            value, allowed = getattr(self, item.name), most.get(item.name, _MOST_FACTOR)
+            if not 1 <= value <= allowed:
+                raise UserError(f"profile.{item.name} is {shown(value)}; allowed is 1 to {shown(allowed)}")
 
     @property
     def grids(self) -> tuple[int, int, int, int]:
@@ -57,7 +67,7 @@ def _shrink_stage(stage: Stage, shape: Shape, full: Shape, scale: Scale, number:
     for width in sorted(range(1, 2 * stage.width + 1), key=lambda width: (abs(width - target), width)):
         entry = _shrink_entry(stage.entry, width, stride)
         try:
-            entry.check(shape)
+            entry.check_at(shape)
             inside = entry.out(shape)
             blocks = tuple(replace(block, **_scaled_fields(block, inside, full, scale)) for block in stage.blocks)
             for block in blocks:

@@ -11,7 +11,7 @@ from archsearch.errors import UserError
 from archsearch.proxy.profiles import Profile, load_profile, recipe_marks
 from archsearch.proxy.scale import Scale
 from archsearch.proxy.training.recipe import Recipe, rung_steps
-from archsearch.system import Progress, Say, ignore
+from archsearch.system import Progress, Say, ignore, user_path
 
 PROXY_VERSION = "v1"
 DEFAULT_PROXY = "fashion-mnist"
@@ -160,7 +160,7 @@ def _source(profile: Profile, data: str | Path | None, **asked: Any) -> dict[str
         return {"kind": text}
     if text in EMBEDDED:
         return {"kind": text, "size": size}
-    path = Path(text).expanduser()
+    path = user_path(text)
     request = DataRequest(
         text=str(path.absolute()) if path.exists() else text,
         size=round(size * _STORED_SHARE),

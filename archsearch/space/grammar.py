@@ -4,12 +4,14 @@
 Stages are numbered from 1, as in the papers: `stages.3.hilo.window`.
 """
 
+import difflib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
 from archsearch.blocks import Layer, Role, Scalar, Shape, layer_type, own_choices, registered_layers
-from archsearch.errors import UserError, did_you_mean
+from archsearch.errors import UserError, did_you_mean, first_line, shown
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan, valid_layer, valid_stage
 
 Document = Mapping[str, Any]
@@ -18,6 +20,10 @@ SHARED = ("mlp_ratio", "head_dim")
 _TOP = ("name", "image_size", "num_classes", "stem", "stages", "head", "paper")
 _STAGE = ("width", "depth", "block", "downsample", "positions", *SHARED)
 _TABLE_ROLES: tuple[Role, ...] = ("block", "downsample", "positions")
+# Bounds that no network of today comes near; within them every space is checked and counted in seconds, and every cost is exact in 64 bits.
+MOST = {"image_size": 8192, "num_classes": 10**6, "depth": 1000}
+MOST_NUMBER = 65_536  # of any other value
+MOST_STAGES, MOST_CHOICES, LONGEST_NAME = 16, 1000, 100
 _WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
@@ -32,7 +38,7 @@ class _Reader:
     def __init__(self, source: str, where: str, table: Any) -> None:
         self.source, self.where = source, where
         if not isinstance(table, Mapping):
-            raise UserError(f"{source}: {where} must be a table, not {table!r}")
+            raise UserError(f"{source}: {where} must be a table, not {shown(table)}")
         self.table = table
 
     def locate(self, key: str) -> str:
@@ -52,12 +58,16 @@ class _Reader:
         """A scalar or a list as a tuple of distinct choices of the right type."""
         raw = self.table[key]
         values = raw if isinstance(raw, (list, tuple)) else [raw]
+        if len(values) > MOST_CHOICES:
+            raise UserError(f"{self.locate(key)}: {len(values)} choices; at most {MOST_CHOICES} are allowed")
         if not values:
             raise UserError(f"{self.locate(key)}: the list of choices is empty; give a value or at least one choice")
         checked = tuple(self._typed(key, value, kind) for value in values)
         repeated = [value for index, value in enumerate(checked) if value in checked[:index]]
         if repeated:
-            raise UserError(f"{self.locate(key)}: the choice {repeated[0]!r} stands twice; every choice may stand once")
+            raise UserError(
+                f"{self.locate(key)}: the choice {shown(repeated[0])} stands twice; every choice may stand once"
+            )
         return checked
 
     def scalar(self, key: str, kind: type) -> Any:
@@ -70,9 +80,10 @@ class _Reader:
         if isinstance(value, str | bool) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
             return value
         if kind not in (int, float) or isinstance(value, bool) or not isinstance(value, (int, kind)):
-            raise UserError(f"{self.locate(key)}: {value!r} is not {_WORDS[kind]}")
-        if not 0 <= value < 1e9:
-            raise UserError(f"{self.locate(key)}: {value!r} is out of range; a number from 0 up is allowed")
+            raise UserError(f"{self.locate(key)}: {shown(value)} is not {_WORDS[kind]}")
+        most = MOST.get(key, MOST_NUMBER)
+        if not 0 <= value <= most:
+            raise UserError(f"{self.locate(key)}: {shown(value)} is out of range; a number from 0 to {most} is allowed")
         return float(value) if kind is float else int(value)
 
     def positive(self, key: str) -> Choices:
@@ -84,10 +95,16 @@ class _Reader:
         return values
 
     def require(self, *keys: str) -> None:
-        """Raise UserError when one of these keys, which have no default, is missing."""
+        """Raise UserError when one of these keys, which have no default, is missing, or written in another way."""
+        known = {*_TOP, *_STAGE, *(kind for role in _TABLE_ROLES for kind in registered_layers(role))}
         for key in keys:
-            if key not in self.table:
-                raise UserError(f"{self.locate(key)} is missing; every {'stage' if self.where else 'space'} needs it")
+            if key in self.table:
+                continue
+            needed = f"every {'stage' if self.where else 'space'} needs {key}"
+            near = difflib.get_close_matches(key, [name for name in self.table if name not in known], n=1)
+            if near:
+                raise UserError(f"{self.locate(near[0])}: unknown key, did you mean {key!r}? {needed}")
+            raise UserError(f"{self.locate(key)} is missing; {needed}")
 
 
 def parse(document: Document, source: str) -> Plan:
@@ -100,8 +117,15 @@ def parse(document: Document, source: str) -> Plan:
     for key, kind in (("image_size", int), ("num_classes", int), ("name", str)):
         if key in document:
             top.scalar(key, kind)
-    if not isinstance(document["stages"], (list, tuple)) or not document["stages"]:
-        raise UserError(f"{source}: stages must be a list of tables, written [[stages]], with at least one stage")
+    name = str(document.get("name", ""))
+    if "name" in document and not is_name(name):
+        raise UserError(
+            f"{source}: name {shown(name)} is no name; allowed are up to {LONGEST_NAME} printable characters without / and \\"
+        )
+    if not isinstance(document["stages"], (list, tuple)) or not 1 <= len(document["stages"]) <= MOST_STAGES:
+        raise UserError(
+            f"{source}: stages must be a list of tables, written [[stages]], with at least one stage and at most {MOST_STAGES}"
+        )
     shapes = {Shape(3, image_size, image_size)}
     stages: list[StagePlan] = []
     for number, table in enumerate(document["stages"], start=1):
@@ -124,8 +148,24 @@ def parse(document: Document, source: str) -> Plan:
         stages=tuple(stages),
         head=head,
         head_kinds=(kind_of_head,),
-        paper=document.get("paper", {}),
+        paper=_paper(source, document.get("paper", {})),
     )
+
+
+def is_name(text: str) -> bool:
+    """Whether a space may be called so: a run's folder is named after it."""
+    return 0 < len(text.strip()) <= LONGEST_NAME and text.isprintable() and not set(text) & set("/\\")
+
+
+def _paper(source: str, table: Any) -> Mapping[str, Any]:
+    """The `[paper]` table, which is shown and not read. Raises UserError where it is none, or holds what JSON has no word for."""
+    try:
+        json.dumps(table, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        allowed = "texts, finite numbers, lists and tables are allowed"
+        raise UserError(f"{source}: paper: {first_line(error)}; {allowed}") from error
+    paper: Mapping[str, Any] = _Reader(source, "paper", table).table
+    return paper
 
 
 def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
@@ -144,7 +184,7 @@ def _stage(source: str, number: int, table: Any, stem: Any) -> StagePlan:
     for block in blocks:
         if len(set(str(block).split("/"))) < len(str(block).split("/")):
             raise UserError(
-                f"{reader.locate('block')}: {block!r} names a block twice; a/b alternates two different blocks"
+                f"{reader.locate('block')}: {shown(block)} names a block twice; a/b alternates two different blocks"
             )
     block_types = {kind: layer_type("block", kind, reader.locate("block")) for kind in kinds}
     entry_types = {str(kind): layer_type(role, str(kind), entry_reader.locate(entry_key)) for kind in entries}  # type: ignore[arg-type]  # role is one of two literals

@@ -3,7 +3,8 @@
 A layer's own choices that do not fit a map are dropped; choices written in the file that do not fit are refused with their dotted name.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -13,6 +14,7 @@ from archsearch.errors import UserError
 
 Choices = tuple[Scalar, ...]
 NO_POSITIONS = "none"
+_MOST_SETTINGS = 100_000  # of a stage, at all inputs it may get; each is checked when the file is read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,19 @@ class StagePlan:
         """Dotted name of the choice of the entry layer."""
         return "stem.kind" if self.number == 1 else f"stages.{self.number}.downsample"
 
+    @property
+    def num_entries(self) -> int:
+        """Settings of the entry layer, the width left aside."""
+        return sum(count_settings([self.entries[str(kind)]]) for kind in self.entry)
+
+    @property
+    def num_bodies(self) -> int:
+        """Settings of all after the entry: positions, block with its fields, depth."""
+        positions = sum(count_settings([plan]) for plan in self.position_plans.values())
+        positions += NO_POSITIONS in self.positions
+        sequences = [[self.blocks[kind] for kind in str(block).split("/")] for block in self.block]
+        return positions * sum(map(count_settings, sequences)) * len(self.depth)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -69,6 +84,20 @@ class Plan:
     paper: Mapping[str, Any]
 
 
+def count_settings(layers: Sequence[LayerPlan]) -> int:
+    """Combinations of the layers' fields, shared names counted once."""
+    names = {name: len(layer.choices[field]) for layer in layers for field, name in layer.names.items()}
+    return math.prod(names.values())
+
+
+def _check_number(what: str, number: int) -> None:
+    """Raise UserError for more settings than can be checked one by one in seconds."""
+    if number > _MOST_SETTINGS:
+        raise UserError(
+            f"{what} has {number} settings at its inputs; allowed are up to {_MOST_SETTINGS}: write fewer choices"
+        )
+
+
 def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[StagePlan, set[Shape]]:
     """The stage with every choice checked at every shape that can reach it: own choices that do not fit are dropped, written ones raise UserError.
 
@@ -76,6 +105,8 @@ def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[Stag
     """
     width_name = f"stages.{stage.number}.width"
     shapes = {shape.plain for shape in shapes}  # tokens that are kept need what their map needs
+    where = f"{source}: stages.{stage.number}"
+    _check_number(f"{where}: its first layer", stage.num_entries * len(stage.width) * len(shapes))
     entries: dict[str, LayerPlan] = {}
     reached: set[Shape] = set()
     for kind, plan in stage.entries.items():
@@ -84,6 +115,7 @@ def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[Stag
         entries[kind] = plan
         for width, shape, values in product(stage.width, shapes, _combinations(plan)):
             reached.add(plan.make(values, width=width).out(shape))
+    _check_number(where, stage.num_bodies * len(reached))
     position_plans = {
         kind: valid_layer(plan, reached, source, width_name) for kind, plan in stage.position_plans.items()
     }
@@ -165,11 +197,13 @@ def _valid_field(
 ) -> LayerPlan:
     """`valid_layer` for one field, with the values of the others by `_others`; errors of the other fields are left to their own turn."""
     kept = []
+    dropped: LayerError | None = None
     for value in plan.choices.get(name, (0,)):
         settings = ({**others, name: value} if name else {} for others in _others(plan, name))
         errors = (_first_error(plan, values, shapes, extra) for values in settings)
         error = next(filter(None, errors), None)
         if error is not None and error.field == name and name not in plan.written:
+            dropped = error
             continue
         if error is not None and (error.field == name or error.field not in plan.choices):
             where = plan.names.get(error.field, {"width": width_name, "kind": plan.place}.get(error.field, error.field))
@@ -178,10 +212,20 @@ def _valid_field(
     if not name:
         return plan
     if not kept:
-        raise UserError(
-            f"{source}: {plan.names[name]}: none of the layer's own choices {list(plan.choices[name])} fits here; write one that does"
-        )
+        assert dropped is not None
+        raise UserError(f"{source}: {_none_fits(plan, name, width_name, dropped)}")
     return replace(plan, choices={**plan.choices, name: tuple(kept)})
+
+
+def _none_fits(plan: LayerPlan, name: str, width_name: str, error: LayerError) -> str:
+    """The error sentence for a field that the file leaves out: it names what the file writes, and what does not fit that."""
+    where = width_name if error.against == "width" else plan.place
+    own = ", ".join(map(str, plan.choices[name]))
+    change = "another width" if error.against == "width" else "another layer"
+    return (
+        f"{where}: none of the layer's own choices of {name} ({own}) fits {plan.layer.kind} here: {error}; "
+        f"write {plan.names[name]}, or take {change}"
+    )
 
 
 def _others(plan: LayerPlan, name: str) -> Iterator[dict[str, Scalar]]:

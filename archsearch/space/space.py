@@ -1,8 +1,7 @@
 """Spaces: the choices of a TOML file; `sample(pick)` makes an architecture of them. The papers' models are spaces of size one."""
 
 import copy
-import math
-import tomllib
+import os
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,9 +11,10 @@ from typing import Any
 from archsearch.blocks import Scalar
 from archsearch.errors import UserError, did_you_mean
 from archsearch.space.arch import Arch, Pick, assemble, html_table
-from archsearch.space.grammar import Document, format_value, parse
-from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan
+from archsearch.space.grammar import LONGEST_NAME, Document, format_value, parse
+from archsearch.space.plan import Choices, LayerPlan, Plan, StagePlan, count_settings
 from archsearch.space.shipped import spaces_folder
+from archsearch.system import parse_toml, read_text
 
 _PLAIN = 10**6  # up to here a number is shown whole
 
@@ -29,7 +29,8 @@ class Space:
     def __init__(self, document: Document, source: str, text: str = "") -> None:
         self.plan: Plan = parse(document, source)
         self.source, self.text = source, text
-        self.name = self.plan.name or Path(source).stem
+        stem = "".join(sign if sign.isprintable() else "_" for sign in Path(source).stem[:LONGEST_NAME])
+        self.name = self.plan.name or stem
         self.fixed_names: dict[str, Scalar] = {}  # by `fixed`, with their values
 
     def sample(self, pick: Pick) -> Arch:
@@ -118,14 +119,9 @@ class Space:
     @property
     def size(self) -> int:
         """Number of distinct parameter sets (conditional parameters counted where they apply)."""
-        total = _count_settings([self.plan.head])
+        total = count_settings([self.plan.head])
         for stage in self.plan.stages:
-            entries = sum(_count_settings([stage.entries[str(kind)]]) for kind in stage.entry)
-            positions = sum(_count_settings([plan]) for plan in stage.position_plans.values())
-            positions += NO_POSITIONS in stage.positions
-            sequences = [[stage.blocks[kind] for kind in str(block).split("/")] for block in stage.block]
-            blocks = sum(map(_count_settings, sequences))
-            total *= entries * positions * blocks * len(stage.depth) * len(stage.width)
+            total *= stage.num_entries * stage.num_bodies * len(stage.width)
         return total
 
 
@@ -197,36 +193,22 @@ def _layer_choices(layer: LayerPlan) -> dict[str, Choices]:
     return {name: layer.choices[field] for field, name in layer.names.items()}
 
 
-def _count_settings(layers: list[LayerPlan]) -> int:
-    """Combinations of the layers' fields, shared names counted once."""
-    names: dict[str, Choices] = {}
-    for layer in layers:
-        names.update(_layer_choices(layer))
-    return math.prod(len(choices) for choices in names.values())
-
-
 def load_space(name: str | Path) -> Space:
     """A space from a TOML file, or a shipped one by name (`hybrid`, or a paper's such as `davit_tiny`).
 
     Raises UserError with the file, the dotted key, what was found and what is allowed.
     """
     path = _find_file(name)
-    try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a space file: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    return Space(document, source=str(name), text=text)
+    text = read_text(path, "a space file")
+    return Space(parse_toml(text, str(path)), source=str(name), text=text)
 
 
 def _find_file(name: str | Path) -> Path:
     """The file behind a path or a shipped name."""
     path = Path(name)
-    if path.suffix == ".toml" or path.is_file():
-        if path.is_file():
-            return path
+    if os.path.lexists(path) and (path.suffix == ".toml" or not path.is_dir()):
+        return path
+    if path.suffix == ".toml":
         raise UserError(f"{name}: no such space file")
     files = [*sorted(spaces_folder().glob("*.toml")), *sorted((spaces_folder() / "papers").glob("*.toml"))]
     shipped = {file.stem: file for file in files}

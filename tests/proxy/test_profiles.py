@@ -39,14 +39,14 @@ def test_data_and_device_choose_the_profile_unless_it_is_named() -> None:
     [
         ("steps = 200", "step = 200", "unknown key 'step', did you mean 'steps'"),
         ("steps = 200", "steps = 200.5", "recipe.steps is 200.5; it must be int"),
-        ("steps = 200", "steps = 0", "steps is 0; allowed is at least 1"),
+        ("steps = 200", "steps = 0", "steps is 0; allowed is 1 to"),
         ("rungs = [1, 8]", "rungs = [8, 1]", "write positive whole numbers that increase"),
         ('dtype = "float32"', 'dtype = "half"', "recipe.dtype is 'half'; it must be 'float32' or 'bfloat16'"),
         ("image_size = 32", "image_size = true", "profile.image_size is True"),
         ("image_size = 32", "", "'image_size' is missing"),
         ("[recipe]", "[images]\ntrain = 0\n[recipe]", "images.train is 0"),
         ('data = "fashion-mnist"', 'data = "imagenet"', "data is 'imagenet'; allowed is"),
-        ("[profile]", "[profile", "not TOML"),
+        ("[profile]", "[profile", "not valid TOML"),
     ],
 )
 def test_a_wrong_file_is_refused_with_where_what_and_what_is_allowed(old: str, new: str, words: str) -> None:

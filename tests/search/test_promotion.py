@@ -208,7 +208,7 @@ def test_rungs_are_parts_of_a_training(full: int, lengths: tuple[int, ...], step
 
 @pytest.mark.parametrize("lengths", [(), (0, 1), (4, 1), (1, 1), (-1, 4)])
 def test_lengths_that_are_no_rungs_are_refused(lengths: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"--rungs: got .*; write positive numbers that increase, such as 1,4,16"):
+    with pytest.raises(UserError, match=r"--rungs: got .*; write positive whole numbers that increase, such as 1,4,16"):
         check_rungs(lengths)
 
 

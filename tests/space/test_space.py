@@ -340,7 +340,7 @@ def _run(arguments: list[str]) -> str:
         (["--fix", "stages.2.block"], "write NAME=VALUE"),
         (["--fix", "stem.kind=patch", "--fix", "stem.kind=overlapping"], "takes one value"),
         (["--params", "30M-20M"], "not a range"),
-        (["--params", "1-2"], "the smallest architecture of the space has"),
+        (["--params", "1K-2K"], "the smallest architecture of the space has"),
     ],
 )
 def test_bad_bounds_of_a_space_are_one_sentence(arguments: list[str], words: str) -> None:

@@ -9,11 +9,15 @@ from click.testing import CliRunner
 
 from archsearch.cli import main
 from archsearch.errors import UserError
-from archsearch.space import Space, load_space
+from archsearch.space import Band, InBand, Space, load_space
 from archsearch.units import parse_count_range, parse_macs, parse_share
 
 Call = Callable[[], object]
 
+_HUGE = """image_size = 8192
+stem = { kind = "patch" }
+stages = [{ width = 65536, depth = 1000, block = "mlp", mlp_ratio = 60000 }]
+"""
 _STAGE = "width = 64\ndepth = 2\n"
 
 
@@ -66,6 +70,8 @@ CALLS: dict[str, dict[str, Call]] = {
         "is missing": _space('stem = { kind = "patch" }\n[[stages]]\nwidth = 64\nblock = "mlp"'),
         "must be a table": _one('block = "hilo"\nhilo = 2'),
         "must be a list of tables": _space('stages = []\nstem = { kind = "patch" }'),
+        "is no name": _one('block = "mlp"', top='name = "../mine"'),
+        "texts, finite numbers, lists and tables": _one('block = "mlp"', top="paper = { published = 2023-01-01 }"),
         "unknown block": _one('block = "hillo"'),
         "no choice of this stage": _one('block = "mlp"\nlka = { kernel = 21 }'),
         "no block of this stage has": _one('block = "mlp"\nhead_dim = 32'),
@@ -77,6 +83,13 @@ CALLS: dict[str, dict[str, Call]] = {
         "a list is not allowed here": _one('block = "mlp"', top="num_classes = [10, 100]"),
         "is not a whole number": _one('block = "hilo"\nhilo = { window = "wide" }'),
         "is out of range": _one('block = "mlp"\nmlp_ratio = -1'),
+        "choices; at most": _one(f'block = "mlp"\nmlp_ratio = {list(range(1, 1003))}'),
+        "settings at its inputs": _one(
+            f'block = "hilo"\nmlp_ratio = {list(range(1, 400))}\nhilo = {{ alpha = {[index / 400 for index in range(400)]} }}'
+        ),
+        "the most expensive choice has": lambda: InBand(
+            Space(tomllib.loads(_HUGE), "mine.toml"), Band.around(10**9, 0.05)
+        ),
         "is not positive": _space('stem = { kind = "patch" }\n[[stages]]\nwidth = 64\ndepth = 0\nblock = "mlp"'),
         "is neither": _one('block = "mlp"', stem='kind = "patch", patch = { init = "zero" }'),
     },
@@ -103,6 +116,7 @@ CALLS: dict[str, dict[str, Call]] = {
         "is not a multiple of": _space(
             'stem = { kind = "cross-scale", cross-scale = { num_kernels = 4 } }\n[[stages]]\nwidth = 66\ndepth = 1\nblock = "mlp"'
         ),
+        "larger than the padded image": _one('block = "mlp"', stem='kind = "patch", patch = { kernel = 99 }'),
         "smaller than the stem's stride": _one('block = "mlp"', stem='kind = "patch", patch = { kernel = 2 }'),
         "must be positive and": _one('block = "mlp"', stem='kind = "cross-scale", cross-scale = { stride = 3 }'),
         "does not divide by the stem's stride": _one(
@@ -122,6 +136,7 @@ CALLS: dict[str, dict[str, Call]] = {
     },
     "Budgets, `--fix` and single architectures": {
         "is not a budget": lambda: parse_macs("4.5 gigaflops a second"),
+        "did you mean 4.5G": lambda: parse_macs("4.5"),
         "is not a share": lambda: parse_share("120%"),
         "is not a range": lambda: parse_count_range("20M"),
         "no architecture has": _command("space", "--budget", "900GFLOPs"),

@@ -10,6 +10,7 @@ from archsearch.data.sources.parquet import ParquetSource, parquet_shards
 from archsearch.data.sources.timm_readers import PACKAGES, TimmSource
 from archsearch.data.sources.webdataset import WebdatasetSource, webdataset_shards
 from archsearch.errors import UserError
+from archsearch.system import user_path
 
 FORMS = (
     "an ImageFolder <split>/<class>/<image>, a folder of class folders, the ILSVRC2012 tars,"
@@ -24,7 +25,7 @@ def open_source(text: str, train_split: str = "train", val_split: str | None = N
         return TimmSource(text, train_split)
     # Local shards are all that wds/ can mean here; they are read as shards given by their folder are.
     path = text[4:] if prefix == "wds" and not Path(text).exists() else text
-    root = Path(path).expanduser().absolute()
+    root = user_path(path).absolute()
     if not root.exists():
         raise UserError(f"{root}: no such folder; allowed are {FORMS}")
     if not root.is_dir():

@@ -1,7 +1,9 @@
 """Checkpoint files: read safely, unwrapped to a plain state dict, and replaced as a whole."""
 
 import argparse
+import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, shown
 from archsearch.system import replace_file
+from archsearch.units import format_bytes
 
 _WRAPPERS = ("model", "state_dict", "state_dict_ema", "model_ema")  # in order of preference
 _PREFIX = "module."
+_MOST_INFLATION = 4  # times a file's own size
 _MAX_WRAPPERS = 8  # a limit, since a dict may contain itself
 
 
@@ -25,8 +29,9 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
     Torch files are read with `weights_only`: no code in them is run. Raises UserError that names the refused content.
     """
     path = Path(file)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
+    if not os.path.isfile(path):
+        what = "no file" if os.path.lexists(path) else "no such checkpoint file"
+        raise UserError(f"{path}: {what}; a checkpoint is a .pth or .safetensors file")
     if path.suffix != ".safetensors":
         return unwrap(_read_torch(path), str(path))
     try:
@@ -37,6 +42,7 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     """The content of a torch file; tensors, numbers, texts, collections and a training script's arguments are allowed."""
+    _refuse_inflating(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -50,6 +56,21 @@ def _read_torch(path: Path) -> Any:
         raise UserError(
             f"{path}: not a readable checkpoint ({type(error).__name__}): damaged, or no file of torch.save"
         ) from error
+
+
+def _refuse_inflating(path: Path) -> None:
+    """Raise UserError for a zip whose entries are together far larger than the file: compressed, or several in one place. torch.save does neither."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inflated = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # torch says what is wrong with it, or reads its older format
+    size = path.stat().st_size
+    if inflated > _MOST_INFLATION * size:
+        raise UserError(
+            f"{path}: refused, since its {format_bytes(size)} unpack to {format_bytes(inflated)}; torch.save does not compress: "
+            "load it where it comes from and save it again"
+        )
 
 
 def unwrap(found: Any, where: str) -> dict[str, Tensor]:
@@ -76,7 +97,7 @@ def _check_tensors(found: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(
-                f"{where}: entry {key!r} is of type {type(value).__name__}; a state dict holds tensors by name, bare or under 'model' or 'state_dict'"
+                f"{where}: entry {shown(key)} is of type {type(value).__name__}; a state dict holds tensors by name, bare or under 'model' or 'state_dict'"
             )
         if value.layout is not torch.strided or value.is_meta or value.is_quantized:
             raise UserError(

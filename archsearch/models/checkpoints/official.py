@@ -83,6 +83,7 @@ def load_official(
     computed = computed_entries(network, pattern)
     _check_keys(given, network, computed, pattern, f"{where}: no checkpoint of {name}")
     check_computed(given, computed, where)
+    _check_finite(given, where)
     _load_weights(network, given, pattern)
     if features_only:
         return features(network, arch, image_size=image_size)
@@ -130,6 +131,16 @@ def _check_keys(
     found = [f"{len(keys)} {kind}: {format_names(keys, _KEYS_SHOWN)}" for kind, keys in problems.items() if keys]
     if found:
         raise UserError(f"{where}; {'; '.join(found)}")
+
+
+def _check_finite(given: Mapping[str, Tensor], where: str) -> None:
+    """Raise UserError for a tensor with values that are not finite: such a model's outputs are NaN for every image."""
+    wrong = [key for key, tensor in given.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
+        raise UserError(
+            f"{where}: {len(wrong)} of {len(given)} tensors hold NaN or infinite values: {format_names(wrong, _KEYS_SHOWN)}; "
+            "the training that made it diverged, or the file is damaged"
+        )
 
 
 def _describe(tensor: Tensor, shape: Sequence[int]) -> str:

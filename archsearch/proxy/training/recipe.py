@@ -6,8 +6,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, shown
 
+MOST_SIDE = 1024  # pixels of a training image, as of a prepared one
+MOST_STEPS = 10**8
+# Fields that are whole numbers, with the least and the most allowed; seeds are those of NumPy, with room for those counted on from them.
+_WHOLE_NUMBERS = (
+    ("steps", 1, MOST_STEPS),
+    ("batch_size", 1, 2**20),
+    ("micro_batch", 1, 2**20),
+    ("image_size", 1, MOST_SIDE),
+    ("seed", 0, 2**31 - 1),
+)
+_MOST_RATE = 1000  # learning rate and weight decay
+_MOST_RUNGS, _MOST_LENGTH = 20, 10**6
 STARVED_UNDER = 1.2  # batches have to come this many times as fast as they are trained on
 
 
@@ -30,15 +42,14 @@ class Recipe:
     micro_batch: int | None = None  # images whose gradients are computed at once; None is the whole batch, if it fits
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "image_size"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        if self.micro_batch is not None:
-            self._check("micro_batch", self.micro_batch >= 1, "at least 1")
-        for name in ("learning_rate", "clip"):
-            self._check(name, 0 < getattr(self, name) < math.inf, "a finite number above 0")
+        for name, least, most in _WHOLE_NUMBERS:
+            value = getattr(self, name)
+            self._check(name, value is None or least <= value <= most, f"{least} to {most}")
+        self._check("learning_rate", 0 < self.learning_rate <= _MOST_RATE, f"above 0, at most {_MOST_RATE}")
+        self._check("weight_decay", 0 <= self.weight_decay <= _MOST_RATE, f"0 to {_MOST_RATE}")
+        self._check("clip", 0 < self.clip < math.inf, "a finite number above 0")
         for name in ("warmup_share", "label_smoothing"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
-        self._check("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number, at least 0")
         self._check("dtype", self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'")
         self._check("augment", self.augment in ("crop", "shift", "none"), "'crop', 'shift' or 'none'")
 
@@ -51,15 +62,16 @@ class Recipe:
 
     def _check(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
-            raise UserError(f"proxy recipe: {name} is {getattr(self, name)!r}; allowed is {allowed}")
+            raise UserError(f"proxy recipe: {name} is {shown(getattr(self, name))}; allowed is {allowed}")
 
 
 def check_rungs(lengths: Sequence[int], where: str = "--rungs") -> None:
     """Raise UserError unless these are the relative lengths of rungs: positive and increasing."""
-    if not lengths or lengths[0] < 1 or any(a >= b for a, b in pairwise(lengths)):
+    is_increasing = all(a < b for a, b in pairwise(lengths))
+    if not 1 <= len(lengths) <= _MOST_RUNGS or not 1 <= lengths[0] <= lengths[-1] <= _MOST_LENGTH or not is_increasing:
         raise UserError(
-            f"{where}: got {','.join(map(str, lengths)) or 'nothing'!r}; write positive numbers that increase, such as 1,4,16: "
-            "where a training pauses to be judged, in parts of the last number, which is its end"
+            f"{where}: got {shown(','.join(map(str, lengths)) or 'nothing')}; write positive whole numbers that increase, such as 1,4,16, at most "
+            f"{_MOST_RUNGS} and up to {_MOST_LENGTH}: where a training pauses to be judged, in parts of the last number, which is its end"
         )
 
 

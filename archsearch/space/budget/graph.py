@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archsearch.blocks import Cost, Layer, Scalar, Shape
+from archsearch.errors import UserError
 from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, StagePlan
 from archsearch.space.space import Space
 from archsearch.space.stages import Stage, shortest
+from archsearch.units import MOST_COUNT, format_count
 
 Params = dict[str, Scalar]
 Integers = NDArray[np.int64]
@@ -42,6 +44,7 @@ class Options:
         self.blocks: list[str] = []  # each form's block, as the space names it
         self.index: dict[frozenset[tuple[str, Scalar]], int] = {}  # form of each setting of the parameters
         self._costs: list[Cost] = []
+        self.most = 0  # MACs or parameters of any form
         self._forms: dict[Hashable, int] = {}
 
     def add(self, form: Hashable, cost: Cost, params: Params, block: str = "") -> None:
@@ -49,6 +52,7 @@ class Options:
         number = self._forms.setdefault(form, len(self._costs))
         if number == len(self._costs):
             self._costs.append(cost)
+            self.most = max(self.most, cost.macs, cost.params)
             self.params.append(params)
             self.blocks.append(block)
         self.index[frozenset(params.items())] = number
@@ -83,7 +87,7 @@ _GRAPHS: WeakKeyDictionary[Space, Graph] = WeakKeyDictionary()
 
 
 def space_graph(space: Space) -> Graph:
-    """The graph of a space, cached; building it takes 0.1 s for the default space."""
+    """The graph of a space, cached; building it takes 0.1 s for the default space. Raises UserError for costs that 64 bits may not hold."""
     if space in _GRAPHS:
         return _GRAPHS[space]
     plan, open_names = space.plan, frozenset(space.parameters())
@@ -95,9 +99,18 @@ def space_graph(space: Space) -> Graph:
         inside = _StageBody(stage, open_names, is_last=stage is plan.stages[-1])
         steps.append({node: inside.options(node) for node in _ends(steps[-1])})
         nodes = _ends(steps[-1])
+        _check_costs(f"{space.source}: stages.{stage.number}", steps[-2:])
     steps.append({node: {END: _heads(space, node, open_names)} for node in nodes})
+    _check_costs(f"{space.source}: head", steps[-1:])
     graph = _GRAPHS[space] = Graph(start=start, steps=steps)
     return graph
+
+
+def _check_costs(where: str, steps: list[Step]) -> None:
+    most = max(options.most for step in steps for ends in step.values() for options in ends.values())
+    if most > MOST_COUNT:
+        allowed = f"allowed are up to {format_count(MOST_COUNT)}; make widths, depths, kernels or image_size smaller"
+        raise UserError(f"{where}: the most expensive choice has {format_count(most)} MACs or parameters; {allowed}")
 
 
 def _ends(step: Step) -> dict[Node, None]:
@@ -182,7 +195,8 @@ class _StageBody:
             end = None if self.is_last else stage.blocks[last].stage_end()
             rounds, rest = divmod(depth, len(blocks))
             total = sum(costs, Cost()) * rounds + sum(costs[:rest], once + (end.cost(shape) if end else Cost()))
-            reached = shortest([blocks[index % len(blocks)] for index in range(depth)])
+            # Two rounds show every repetition that there is.
+            reached = shortest([blocks[index % len(blocks)] for index in range(min(depth, 2 * len(blocks)))])
             yield handed_on, (form.positions, form.extras, reached, depth, end), total, depth
 
 
