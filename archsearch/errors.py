@@ -1,11 +1,16 @@
 """The two ways a command can fail, each with its exit code."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 LONGEST_SENTENCE = 400  # characters of an error's sentence
 LONGEST_VALUE = 80  # characters of what was got, inside a sentence
 _LONGEST_NAME = 200  # characters of a name that is compared with others
+# The password of an address, `scheme://user:password@host`, up to the last @ since one may stand in it unescaped, and of its query, `?password=...`.
+_PASSWORD = re.compile(
+    r"(?<=://)([^\s:/@]*:)\S+(?=@)|(?<=[?&])((?:\w*pass\w*|pwd|secret|token)=)[^\s&'\"]+", re.IGNORECASE
+)
 
 
 class ArchsearchError(Exception):
@@ -48,9 +53,15 @@ def shown(value: object) -> str:
         return "a number of over 4,300 digits" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
+def without_passwords(text: str) -> str:
+    """The text with `***` for every password that stands in an address, such as that of a database: for what is shown or written to a file."""
+    return _PASSWORD.sub(lambda match: f"{match[1] or match[2]}***", text)
+
+
 def one_line(text: str, most: int = LONGEST_SENTENCE) -> str:
-    """The text with line breaks and control characters escaped, and shortened to `most` characters: first its longest words, then its middle."""
-    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    """The text with control characters escaped, without passwords, at most `most` characters: shortened are its longest words, then its middle."""
+    signs = (sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    line = without_passwords("".join(signs))  # before a part of one could be cut off
     if len(line) > most:
         line = " ".join(_shorten(word, LONGEST_VALUE, "...") for word in line.split(" "))
     return _shorten(line, most, " ... ")

@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from archsearch.errors import UserError, first_line
+from archsearch.errors import UserError, first_line, without_passwords
 from archsearch.metrics import Array, domination_matrix, front_ranks
-from archsearch.system import replace_file, without_passwords
+from archsearch.system import replace_file
 
 Row = dict[str, Any]
 Direction = Literal["maximize", "minimize"]

@@ -3,7 +3,6 @@
 import codecs
 import contextlib
 import os
-import re
 import shlex
 import signal
 import stat
@@ -15,7 +14,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from archsearch.errors import UserError, first_line
+from archsearch.errors import UserError, first_line, without_passwords
 
 if sys.platform != "win32":
     import fcntl
@@ -33,12 +32,6 @@ _NO_FILES = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
-
-
-# The password of an address, `scheme://user:password@host`, up to the last @ since one may stand in it unescaped, and of its query, `?password=...`.
-_PASSWORD = re.compile(
-    r"(?<=://)([^\s:/@]*:)\S+(?=@)|(?<=[?&])((?:\w*pass\w*|pwd|secret|token)=)[^\s&'\"]+", re.IGNORECASE
-)
 
 
 def ignore(*_: object) -> None:
@@ -114,11 +107,6 @@ def without_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def without_passwords(text: str) -> str:
-    """The text with `***` for every password that stands in an address, such as that of a database: for what is shown or written to a file."""
-    return _PASSWORD.sub(lambda match: f"{match[1] or match[2]}***", text)
 
 
 def command_line(arguments: Sequence[str]) -> str:

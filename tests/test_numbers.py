@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from archsearch import UserError
 from archsearch.metrics import dominates, front_ranks, hypervolume
-from archsearch.units import format_bytes, format_count, format_seconds, parse_macs, parse_seconds, parse_share
+from archsearch.units import (
+    format_bytes,
+    format_count,
+    format_seconds,
+    parse_count_range,
+    parse_macs,
+    parse_seconds,
+    parse_share,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,10 +37,23 @@ def test_budgets(text: str, macs: int) -> None:
     assert parse_macs(text) == macs
 
 
-@pytest.mark.parametrize("text", ["", "lots", "-4.5G", "0G", "0", "4.5GB", "1e9", "nan", "4,5G", "0.0000000001"])
+@pytest.mark.parametrize(
+    "text", ["", "lots", "-4.5G", "0G", "0", "4.5GB", "1e9", "nan", "4,5G", "0.0000000001", "9" * 400, "2000T"]
+)
 def test_budgets_that_do_not_parse(text: str) -> None:
     with pytest.raises(UserError, match="--budget"):
         parse_macs(text)
+
+
+def test_a_number_without_its_unit_gets_it_as_a_hint() -> None:
+    with pytest.raises(UserError, match=r"--budget: '4\.5' multiply-adds are no network's; did you mean 4\.5G\?"):
+        parse_macs("4.5")
+    with pytest.raises(UserError, match=r"did you mean 5%\?"):
+        parse_share("5")
+    for text in ("20-30", "20-30M"):
+        with pytest.raises(UserError, match=r"did you mean 20M-30M\?"):
+            parse_count_range(text)
+    assert parse_count_range("0-30M") == (0, 30_000_000)
 
 
 def test_shares_and_durations() -> None:
@@ -44,7 +65,7 @@ def test_shares_and_durations() -> None:
     for text in ("-5%", "100%", "five", "1.5", "nan"):
         with pytest.raises(UserError):
             parse_share(text)
-    for text in ("0s", "-1h", "2", "soon"):
+    for text in ("0s", "-1h", "2", "soon", "9" * 400 + "d", "9999d"):
         with pytest.raises(UserError):
             parse_seconds(text)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from archsearch.errors import ArchsearchError, UserError, first_line, one_line
+from archsearch.errors import ArchsearchError, UserError, first_line, one_line, without_passwords
 from archsearch.version import __version__
 
 RESULTS = Path("results")
@@ -90,18 +90,14 @@ def print_result(document: Any, parts: Callable[[], Iterable[Any]], *, as_json: 
 
 def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:
     """Print the sentence on stderr and exit."""
-    from archsearch.system import without_passwords
-
     if ctx.params.get("debug"):
         click.echo(without_passwords(traceback.format_exc()), err=True, nl=False)
-    click.echo(f"error: {one_line(without_passwords(sentence))}", err=True)
+    click.echo(f"error: {one_line(sentence)}", err=True)
     ctx.exit(exit_code)
 
 
 def _keep_traceback(ctx: click.Context) -> str:
     """Write the traceback to a file; returns words that say where it is."""
-    from archsearch.system import without_passwords
-
     if ctx.params.get("debug"):
         return "the traceback is above"
     try:

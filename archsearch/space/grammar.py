@@ -118,7 +118,7 @@ def parse(document: Document, source: str) -> Plan:
         if key in document:
             top.scalar(key, kind)
     name = str(document.get("name", ""))
-    if "name" in document and not is_name(name):
+    if name and not is_name(name):
         raise UserError(
             f"{source}: name {shown(name)} is no name; allowed are up to {LONGEST_NAME} printable characters without / and \\"
         )

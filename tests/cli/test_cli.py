@@ -29,6 +29,7 @@ from archsearch.cli.bench import SWEEP_ALL
 from archsearch.cli.live import LiveListener, watching
 from archsearch.cli.run import SAMPLER_NAMES
 from archsearch.data.subset import DEFAULT_VAL_SHARE
+from archsearch.errors import LONGEST_SENTENCE
 from archsearch.proxy.task import DEFAULT_PROXY
 from archsearch.samplers import SAMPLERS
 from archsearch.search import ProcessWorker, Tally
@@ -355,6 +356,36 @@ def test_bad_options_of_run_are_one_sentence_and_leave_no_run(
     sentence = refused(cli(*RUN, *arguments))
     assert all(word in sentence for word in words), sentence
     assert not list((tmp_path).glob("results/*/manifest.json"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--budget", "4.5G", "--trials", "9" * 5000),
+        ("run", "--budget", "4.5G", "--seed", "99999999999"),
+        ("sample", "--number", "-1"),
+        ("--bogus" + "x" * 5000,),
+        ("cost", "x" * 5000),
+        ("cost", "x" * 5000 + ":1"),
+        ("report", "a" * 5000),
+        ("docs", "\x1b[31mred"),
+        ("proxies", "two\nlines"),
+        ("prepare", "~nobody/x", "out"),
+        ("evaluate", "van_b0", "--checkpoint", "a", "--data", "b", "--resolution", "9" * 5000),
+    ],
+    ids=lambda arguments: arguments[0][:10],
+)
+def test_what_was_typed_is_repeated_in_a_short_printable_sentence(cli: Cli, arguments: tuple[str, ...]) -> None:
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    sentence = result.stderr.rstrip().rpartition("\n")[2]
+    assert sentence.lower().startswith("error: ")
+    assert sentence.isprintable()
+    assert len(sentence) <= LONGEST_SENTENCE + len("error: ")
+
+
+def test_an_endless_pipe_is_no_architecture(cli: Cli) -> None:
+    assert "not valid JSON" in refused(cli("cost", "-", text="[" * 10**6))
 
 
 def test_a_device_that_is_absent_is_refused(cli: Cli) -> None:

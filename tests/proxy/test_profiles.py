@@ -47,6 +47,17 @@ def test_data_and_device_choose_the_profile_unless_it_is_named() -> None:
         ("[recipe]", "[images]\ntrain = 0\n[recipe]", "images.train is 0"),
         ('data = "fashion-mnist"', 'data = "imagenet"', "data is 'imagenet'; allowed is"),
         ("[profile]", "[profile", "not valid TOML"),
+        ("stem_stride = 2", "stem_stride = 0", "profile.stem_stride is 0; allowed is 1 to 32"),
+        ("stem_stride = 2", "stem_stride = 33", "profile.stem_stride is 33; allowed is 1 to 32"),
+        ("width_divisor = 4", "width_divisor = 0", "profile.width_divisor is 0; allowed is 1 to 1024"),
+        ("window_numerator = 4", f"window_numerator = 1{'0' * 400}", "profile.window_numerator is 1000"),
+        ("window_denominator = 7", "window_denominator = 0", "profile.window_denominator is 0"),
+        ("image_size = 32", f"image_size = 1{'0' * 400}", "allowed is 1 to 1024"),
+        ("learning_rate = 2e-3", f"learning_rate = 1{'0' * 400}", "recipe.learning_rate is 1000"),
+        ("learning_rate = 2e-3", "learning_rate = nan", "learning_rate is nan; allowed is above 0"),
+        ("steps = 200", "steps = 200\nseed = -1", "seed is -1; allowed is 0 to"),
+        ("rungs = [1, 8]", f"rungs = [1, 0x{'f' * 5000}]", "write positive whole numbers that increase"),
+        ("title = ", "title = 3 #", "title is 3; allowed is one line"),
     ],
 )
 def test_a_wrong_file_is_refused_with_where_what_and_what_is_allowed(old: str, new: str, words: str) -> None:
@@ -55,6 +66,12 @@ def test_a_wrong_file_is_refused_with_where_what_and_what_is_allowed(old: str, n
         parse_profile(TEXT.replace(old, new, 1), "mine.toml")
     assert "mine.toml" in str(caught.value)
     assert words in str(caught.value)
+
+
+def test_a_stem_that_leaves_nothing_of_the_small_image_is_refused() -> None:
+    profile = parse_profile(TEXT.replace("stem_stride = 2", "stem_stride = 31"), "mine.toml")
+    with pytest.raises(UserError, match="stage"):
+        shrink(paper("pvt_tiny"), profile.scale, 10)
 
 
 def test_an_unknown_name_gets_the_nearest_as_a_hint() -> None:

@@ -13,10 +13,10 @@ from support.postgres import ESCAPED, PASSWORD, postgres
 from support.runs import make_config, run
 
 from archsearch import results
-from archsearch.errors import UserError
+from archsearch.errors import UserError, without_passwords
 from archsearch.report import build_report
 from archsearch.search import RunConfig, RunStore
-from archsearch.system import command_line, without_passwords
+from archsearch.system import command_line
 
 
 @pytest.fixture(scope="module")

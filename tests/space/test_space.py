@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import tomllib
 from pathlib import Path
@@ -128,6 +129,38 @@ BAD = {
     "unknown half": (first_stage(block="sda/ldaa"), ["stages.1.block", "'ldaa'", "did you mean 'lda'"]),
     "block twice in a/b": (first_stage(block="lsa/lsa"), ["stages.1.block", "twice"]),
     "unknown key": (first_stage(widht=32), ["stages.1.widht", "did you mean 'width'"]),
+    "misspelt needed key": (
+        {**small(), "stages": [{"widht": 32, "depth": 1, "block": "mlp"}]},
+        ["stages.1.widht", "unknown key, did you mean 'width'?"],
+    ),
+    "misspelt kind": (small(stem={"knid": "patch"}), ["stem.knid", "did you mean 'kind'?"]),
+    "width for no own choice": (
+        small(stages=[{"width": 100, "depth": 1, "block": "hilo"}]),
+        [
+            "stages.1.width: ",
+            "head_dim 32 does not divide the width 100",
+            "write stages.1.head_dim, or take another width",
+        ],
+    ),
+    "map for no own choice": (
+        small(image_size=60, stages=[{"width": 64, "depth": 1, "block": "msg"}]),
+        ["stages.1.block: ", "fits msg here", "write stages.1.msg.window, or take another layer"],
+    ),
+    "endless depth": (first_stage(depth=999_999_999), ["stages.1.depth", "999999999 is out of range", "0 to 1000"]),
+    "huge width": (first_stage(width=[64, 10**400]), ["stages.1.width", "out of range", "0 to 65536"]),
+    "a number beyond Python's": (first_stage(width=10**5000), ["stages.1.width", "over 4,300 digits", "0 to 65536"]),
+    "no finite number": (first_stage(mlp_ratio=float("inf")), ["stages.1.mlp_ratio", "inf is out of range"]),
+    "not a number": (first_stage(mlp_ratio=float("nan")), ["stages.1.mlp_ratio", "nan is out of range"]),
+    "kernels of 2^999": (
+        small(stem={"kind": "cross-scale", "cross-scale": {"num_kernels": 1000}}),
+        ["stem", "up to 16"],
+    ),
+    "a stem that does not move": (small(stem={"kind": "patch", "patch": {"stride": 0}}), ["stride 0 is not positive"]),
+    "a path for a name": (small(name="../up"), ["name '../up' is no name"]),
+    "an escape for a name": (small(name="\x1b[31m"), ["is no name"]),
+    "a long name": (small(name="a" * 101), ["is no name", "up to 100"]),
+    "a paper of another kind": (small(paper=3), ["paper must be a table"]),
+    "many stages": (small(stages=small()["stages"] * 9), ["stages", "at most 16"]),
     "unknown top key": (small(image_sise=64), ["image_sise", "did you mean 'image_size'"]),
     "unknown field": (first_stage(hilo={"windows": 2}), ["stages.1.hilo.windows", "did you mean 'window'"]),
     "idle shared field": (
@@ -228,8 +261,38 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_space(broken)
     folder = tmp_path / "folder.toml"
     folder.mkdir()
-    with pytest.raises(UserError, match="no such space file"):
+    with pytest.raises(UserError, match="cannot be read as a space file: it is a folder"):
         load_space(folder)
+
+
+def test_files_of_other_editors_and_systems(tmp_path: Path) -> None:
+    """A byte order mark and CR LF are read as if they were not there; everything that is no small file is named."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode())
+    assert load_space(path).text == SMALL
+    path.write_text(SMALL, encoding="utf-16")
+    with pytest.raises(UserError, match="it is UTF-16; save it as UTF-8"):
+        load_space(path)
+    path.write_text(SMALL + "#" * 200_000)
+    with pytest.raises(UserError, match="at most 200000 are allowed"):
+        load_space(path)
+    path.write_text(f"image_size = {'9' * 5000}\n")
+    with pytest.raises(UserError, match="not valid TOML: Exceeds the limit"):
+        load_space(path)
+    for name, target, words in (("zero", "/dev/zero", "a device"), ("loop", "loop.toml", "symbolic links")):
+        (tmp_path / f"{name}.toml").symlink_to(target)
+        with pytest.raises(UserError, match=words):
+            load_space(tmp_path / f"{name}.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(UserError, match="it is a pipe"):
+        load_space(tmp_path / "pipe.toml")
+
+
+def test_the_name_of_a_space_from_its_file_can_name_a_folder() -> None:
+    document = {key: value for key, value in small().items() if key != "name"}
+    assert Space(document, "spaces/my space.toml").name == "my space"
+    assert Space(document, "spaces/two\nlines.toml").name == "two_lines"
+    assert len(Space(document, f"{'a' * 250}.toml").name) == 100
 
 
 def test_an_open_space_is_no_architecture() -> None:

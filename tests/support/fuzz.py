@@ -1,6 +1,7 @@
 """Seeded damage for inputs, and what is wrong with the answer to one: a traceback, another exit code, a hang, a sentence too long.
 
-`mutated_bytes` and `mutated_text` damage a file, `mutated_document` what is written in it; `fault_of_call` and `fault_of_command` try it.
+`mutated_bytes` and `mutated_text` damage a file, `mutated_document` what is written in it, `damaged_toml` all of that;
+`fault_of_call` and `fault_of_command` try it.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import random
 import resource
 import signal
 import time
+import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -205,6 +207,14 @@ def _places(document: Any) -> Iterator[tuple[Any, Any]]:
         for key in document if isinstance(document, dict) else range(len(document)):
             yield document, key
             yield from _places(document[key])
+
+
+def damaged_toml(text: str, rng: random.Random) -> bytes:
+    """A TOML file with, mostly, other values, keys and tables, so that it is still TOML; else with another text or other bytes."""
+    way = rng.random()
+    if way < 0.7:
+        return to_toml(mutated_document(tomllib.loads(text), rng)).encode(errors="surrogatepass")
+    return mutated_text(text, rng).encode() if way < 0.9 else mutated_bytes(text.encode(), rng)
 
 
 def to_toml(document: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from archsearch.space import Arch, ImageSize, paper, paper_names, paper_space
 from archsearch.units import format_names
 
 _CLASSIFIER = "head.fc"
-_KEYS_SHOWN = 8  # of each kind in an error
+_KEYS_SHOWN = 2  # of each kind in an error
 
 
 class CheckpointWarning(UserWarning):
@@ -83,7 +83,7 @@ def load_official(
     computed = computed_entries(network, pattern)
     _check_keys(given, network, computed, pattern, f"{where}: no checkpoint of {name}")
     check_computed(given, computed, where)
-    _check_finite(given, where)
+    _check_finite(given, network, pattern, where)
     _load_weights(network, given, pattern)
     if features_only:
         return features(network, arch, image_size=image_size)
@@ -133,13 +133,14 @@ def _check_keys(
         raise UserError(f"{where}; {'; '.join(found)}")
 
 
-def _check_finite(given: Mapping[str, Tensor], where: str) -> None:
-    """Raise UserError for a tensor with values that are not finite: such a model's outputs are NaN for every image."""
-    wrong = [key for key, tensor in given.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+def _check_finite(given: Mapping[str, Tensor], network: Network, pattern: str, where: str) -> None:
+    """Raise UserError for weights that are not finite as the network holds them: its outputs would be NaN for every image."""
+    keys = [official_key(pattern, ours) for ours in network.state_dict()]
+    wrong = [key for key in keys if given[key].is_floating_point() and not given[key].float().isfinite().all()]
     if wrong:
         raise UserError(
-            f"{where}: {len(wrong)} of {len(given)} tensors hold NaN or infinite values: {format_names(wrong, _KEYS_SHOWN)}; "
-            "the training that made it diverged, or the file is damaged"
+            f"{where}: {len(wrong)} of {len(keys)} tensors hold NaN or infinite values: {format_names(wrong, _KEYS_SHOWN)}; "
+            "its training diverged, or the file is damaged"
         )
 
 

@@ -15,9 +15,9 @@ from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import NOT_FOUND_MSG
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from archsearch.errors import UserError, first_line
+from archsearch.errors import UserError, first_line, without_passwords
 from archsearch.results import Direction
-from archsearch.system import flocked, replace_file, without_passwords
+from archsearch.system import flocked, replace_file
 
 DATABASE_FILE, LOCK_FILE = "study.db", "run.lock"
 _CONFIG = "archsearch:config"
