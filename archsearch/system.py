@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import errno
 import os
 import shlex
 import signal
@@ -10,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from io import BufferedReader
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,13 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError also for a whole number of over 4,300 digits
         raise UserError(f"{source}: not valid TOML: {first_line(error)}") from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A file, open for reading. Raises OSError for a folder, a pipe, a socket or a device too: reading these may wait without end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(path, "rb")
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, kept: str = "") -> None:

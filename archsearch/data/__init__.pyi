@@ -1,9 +1,9 @@
 from .constellation import make_constellation
 from .dataset import IMAGENET_MEAN, IMAGENET_STD, ProxyData, load_fashion_mnist
-from .image_folder import IMAGE_SUFFIXES, folders_in, read_split
+from .image_folder import IMAGE_SUFFIXES, folders_in, read_image, read_split
 from .load import EMBEDDED, DataRequest, load_data
 from .preparation import Preparation
-from .prepared import Prepared, is_prepared, open_prepared
+from .prepared import Prepared, folder_stamp, is_prepared, open_prepared
 from .sources.base import Source
 from .sources.detect import open_source
 from .subset import Policy
@@ -19,6 +19,7 @@ __all__ = [
     "Prepared",
     "ProxyData",
     "Source",
+    "folder_stamp",
     "folders_in",
     "is_prepared",
     "load_data",
@@ -26,5 +27,6 @@ __all__ = [
     "make_constellation",
     "open_prepared",
     "open_source",
+    "read_image",
     "read_split",
 ]

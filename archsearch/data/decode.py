@@ -26,6 +26,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Their 16-bit greys may have Pillow's mode of 32-bit ones.
+_DEEP_FORMATS = ("PNG", "PPM")
+
 Square = NDArray[np.uint8]
 Loader = Callable[[], bytes | Image.Image]
 Decode = Callable[[Iterable[Loader]], Iterator[Square | str]]
@@ -41,8 +44,10 @@ def read_square(opened: Image.Image, size: int) -> Square:
         turn = _UPRIGHT.get(int(opened.getexif().get(_ORIENTATION_TAG, 1)))
     except Exception:  # damaged metadata does not mean damaged pixels: such a picture counts as upright
         turn = None
-    if opened.mode.startswith("I;16"):  # convert() would clip 16-bit greys at 255
-        opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+    if opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format in _DEEP_FORMATS):
+        opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))  # convert() would clip 16-bit greys at 255
+    if opened.mode in ("I", "F"):
+        raise ValueError(f"greys of mode {opened.mode}, in which white has no number of its own")
     rgb = opened if opened.mode == "RGB" else opened.convert("RGB")
     width, height = rgb.size
     side = min(width, height)

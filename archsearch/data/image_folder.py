@@ -1,11 +1,13 @@
 """The images of an ImageFolder, `<root>/<split>/<class>/**/<image>`, found without opening them."""
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from archsearch.errors import UserError
+from archsearch.system import open_regular
 from archsearch.units import format_names
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -35,6 +37,12 @@ def quote_names(names: Sequence[str]) -> str:
     return format_names([repr(name) for name in names])
 
 
+def read_image(path: Path) -> bytes:
+    """The bytes of an image file. Raises OSError for a pipe or a device too, which might never end."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def check_root(root: Path, splits: tuple[str, ...]) -> None:
     """Raise UserError where a folder lacks one of these splits: the training one, and that for validation if asked for."""
     needed = " and ".join(repr(split) for split in splits)
@@ -53,11 +61,22 @@ def check_root(root: Path, splits: tuple[str, ...]) -> None:
 
 def folders_in(parent: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones left out."""
-    return sorted(entry.name for entry in os.scandir(parent) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(entry.name for entry in os.scandir(parent) if _is_folder(entry) and not entry.name.startswith("."))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return False
+        raise
 
 
 def list_classes(root: Path, split: str) -> tuple[str, ...]:
     """Names of a split's class folders that hold images, sorted. Raises UserError where there is none."""
+    for entry in os.listdir(root / split):
+        _refuse_dead_link(root / split / entry)
     names = tuple(name for name in folders_in(root / split) if _image_paths(root / split / name, first_only=True))
     if not names:
         raise UserError(
@@ -68,14 +87,17 @@ def list_classes(root: Path, split: str) -> tuple[str, ...]:
 
 
 def read_split(root: Path, split: str, classes: tuple[str, ...]) -> Split:
-    """The images below these class folders of a split, class by class, sorted by path."""
+    """The images below these class folders of a split, class by class, sorted by path; a missing folder holds none."""
     files = []
     for label, name in enumerate(classes):
-        for path in _image_paths(root / split / name):
+        folder = root / split / name
+        for path in _image_paths(folder) if folder.is_dir() else ():
             try:
                 stat = path.stat()
                 num_bytes, modified_ns = stat.st_size, stat.st_mtime_ns
-            except FileNotFoundError:  # a broken link: decoding will count it as unreadable
+            except PermissionError:
+                raise
+            except OSError:  # a link that leads nowhere: decoding will count it as unreadable
                 num_bytes, modified_ns = 0, 0
             relative = path.relative_to(root).as_posix()
             files.append(ImageFile(path=relative, label=label, num_bytes=num_bytes, modified_ns=modified_ns))
@@ -86,6 +108,12 @@ def has_images_directly(folder: Path) -> bool:
     """Whether an image lies in the folder itself."""
     with os.scandir(folder) as entries:
         return any(_is_image(entry.name) for entry in entries)
+
+
+def _refuse_dead_link(path: Path) -> None:
+    """Raise UserError for a link that leads nowhere and is no image: it may stand for a folder of images, on a disk that is not mounted."""
+    if path.is_symlink() and not path.exists() and not path.name.startswith(".") and not _is_image(path.name):
+        raise UserError(f"{path}: a link to {os.readlink(path)!r}, which is not there; every folder of images must be")
 
 
 def _raise(error: OSError) -> None:
@@ -103,7 +131,11 @@ def _image_paths(folder: Path, first_only: bool = False) -> list[Path]:
             continue
         seen.add(real)
         folders.sort()
-        paths.extend(Path(parent, name) for name in names if _is_image(name))
+        for name in names:
+            if _is_image(name):
+                paths.append(Path(parent, name))
+            else:
+                _refuse_dead_link(Path(parent, name))
         if first_only and paths:
             break
     return sorted(paths)

@@ -201,6 +201,8 @@ def _finish(
         "counts": counts,
         "classes": classes,
         "unreadable": {name: len(each) for name, each in left_out.items()},
+        "unlabelled": dict(selection.unlabelled),  # of each split of the source
+        "left_out": list(selection.left_out),
         "files": {
             name: {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)} for name in FILES
         },

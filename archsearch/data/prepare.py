@@ -86,6 +86,7 @@ def _describe_result(out: Path, prepared: Prepared, was_ready: bool) -> str:
     left_out = [*prepared.unreadable["train"], *prepared.unreadable["val"]]
     if left_out:
         lines.append(f"left out as unreadable, all named in {out / UNREADABLE}: {quote_names(left_out)}")
+    lines += [f"left out of split {text}" for text in prepared.left_out]
     if prepared.manifest["licence"]:
         lines.append(prepared.manifest["licence"])
     lines.append(f"next: archsearch run --budget 4.5GFLOPs --data {shlex.quote(str(out))}")

@@ -1,10 +1,12 @@
 """The images that are taken of a source: classes, a stratified subset, and validation held out of training, all by seed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from archsearch.data.image_folder import quote_names
 from archsearch.data.sources.base import Entries, Source
 from archsearch.errors import UserError
 
@@ -53,6 +55,8 @@ class Selection:
     train: Subset
     val: Subset
     classes: tuple[str, ...]
+    unlabelled: Mapping[str, int]  # number of unlabelled images of each split that was read
+    left_out: tuple[str, ...]  # in words: files of these splits that were not taken for images
 
     def outputs(self) -> dict[str, Subset]:
         """Subsets by the names that prepared files begin with; validation first, as it is decoded."""
@@ -61,15 +65,17 @@ class Selection:
 
 def select(source: Source, policy: Policy) -> Selection:
     """The images that `policy` takes of `source`. Raises UserError where too few are left to train on or to validate with."""
-    entries = source.entries(policy.train_split)
+    listed = {split: source.entries(split) for split in policy.splits}
+    entries = listed[policy.train_split]
     labels = _select_classes(source, entries, policy)
     by_class = _group_by_class(entries, labels)
     if policy.val_split is None:
         val_by_class, by_class = _hold_out(source, by_class, policy)
         val = _make_subset(source, entries, policy.train_split, val_by_class)
     else:
-        val_entries = source.entries(policy.val_split)
+        val_entries = listed[policy.val_split]
         val_by_class = _group_by_class(val_entries, labels)
+        _check_every_class(source, val_entries, labels, val_by_class, policy)
         counts = allocate([len(members) for members in val_by_class], policy.max_val)
         val_by_class = _take(val_by_class, counts, labels, policy.seed)
         val = _make_subset(source, val_entries, policy.val_split, val_by_class)
@@ -83,7 +89,13 @@ def select(source: Source, policy: Policy) -> Selection:
     for subset, purpose in ((train, "train on"), (val, "validate with")):
         if not len(subset.labels):
             raise UserError(f"{source.path}: no image is left to {purpose} in split {subset.split!r}; take more images")
-    return Selection(train=train, val=val, classes=tuple(source.classes[label] for label in labels))
+    return Selection(
+        train=train,
+        val=val,
+        classes=tuple(source.classes[label] for label in labels),
+        unlabelled={split: each.unlabelled for split, each in listed.items()},
+        left_out=tuple(f"{split}: {text}" for split, each in listed.items() for text in each.left_out),
+    )
 
 
 def allocate(counts: list[int], total: int | None) -> list[int]:
@@ -100,15 +112,32 @@ def allocate(counts: list[int], total: int | None) -> list[int]:
 
 def _select_classes(source: Source, entries: Entries, policy: Policy) -> list[int]:
     """Labels of the selected classes, ascending."""
-    present: list[int] = np.unique(entries.labels).tolist()
+    present: list[int] = np.unique(entries.labels[entries.labels >= 0]).tolist()
     if len(present) < 2:
-        raise UserError(f"{source.path}: {len(present)} classes with images; at least two are needed")
+        unlabelled = f" beside {entries.unlabelled:,} unlabelled ones" if entries.unlabelled else ""
+        left_out = f"; left out: {', '.join(entries.left_out)}" if entries.left_out else ""
+        raise UserError(
+            f"{source.path}: {len(present)} classes with images{unlabelled}; at least two are needed{left_out}"
+        )
     if policy.classes is None:
         return present
     if policy.classes > len(present):
         raise UserError(f"{source.path}: {policy.classes} classes asked for, there are {len(present)}")
     picked = np.random.default_rng([policy.seed, len(present)]).permutation(len(present))[: policy.classes]
     return [present[i] for i in np.sort(picked)]
+
+
+def _check_every_class(
+    source: Source, entries: Entries, labels: list[int], by_class: list[NDArray[np.int64]], policy: Policy
+) -> None:
+    """Raise UserError where the validation split has no image of a selected class: its score would be of another task."""
+    missing = [source.classes[label] for label, members in zip(labels, by_class, strict=True) if not len(members)]
+    if missing:
+        unlabelled = f" ({entries.unlabelled:,} are unlabelled)" if entries.unlabelled else ""
+        raise UserError(
+            f"{source.path}: validation split {policy.val_split!r} has no images{unlabelled} of {quote_names(missing)};"
+            f" needed are images of each class of {policy.train_split!r}"
+        )
 
 
 def _group_by_class(entries: Entries, labels: list[int]) -> list[NDArray[np.int64]]:

@@ -18,7 +18,7 @@ from archsearch.data.decode import Decode, Square, decoding
 from archsearch.data.prepared import IMAGES
 from archsearch.data.sources.base import Loader, Source
 from archsearch.data.subset import Selection
-from archsearch.errors import UserError
+from archsearch.errors import UserError, first_line
 from archsearch.system import Progress, replace_file
 
 _CHUNK = 256  # images between two journal lines; two chunks are in memory at once
@@ -39,27 +39,30 @@ class Unfinished:
 
     def request(self) -> dict[str, Any] | None:
         """The identity that an interrupted preparation was begun with, None where there is none."""
-        try:
-            found = json.loads((self._folder / _REQUEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        path = self._folder / _REQUEST
+        if not path.exists():
             return None
-        except ValueError as error:
-            raise UserError(f"{self._folder / _REQUEST}: damaged ({error}); delete {self._folder}") from error
-        assert isinstance(found, dict)
-        return found
+        with self._explain_damage(path):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return {**found}
 
     def begin(self, identity: Mapping[str, Any], counts: Mapping[str, int], size: int) -> None:
         """Go on where the journal ends, or create files with room for all images."""
         self.size = size
-        self._recover()
+        self._recover(counts)
         check_space(self._folder, (sum(counts.values()) - self.done) * size**2 * 3)
         if self.request() is None:
             replace_file(self._folder / _REQUEST, lambda path: write_json(path, identity))
-        if self.done == 0:
-            for name, count in counts.items():
+        for name, count in counts.items():
+            if self.done == 0:
                 with open(self.partial(name), "wb") as file:
                     write_header(file, count, size)
                     file.truncate(file.tell() + count * size**2 * 3)
+            elif self.done < sum(counts.values()):
+                with self._explain_damage(self.partial(name)):
+                    found = np.lib.format.open_memmap(self.partial(name), mode="r")
+                    if found.shape != (count, size, size, 3):
+                        raise ValueError(f"shape {found.shape}")
 
     def partial(self, name: str) -> Path:
         """The image file of an output until it is finished."""
@@ -78,7 +81,7 @@ class Unfinished:
         for path in (self._folder / _REQUEST, self._folder / _JOURNAL, *(self.partial(name) for name in IMAGES)):
             path.unlink(missing_ok=True)
 
-    def _recover(self) -> None:
+    def _recover(self, counts: Mapping[str, int]) -> None:
         """Read the journal and cut off a half-written last line."""
         path = self._folder / _JOURNAL
         if not path.exists():
@@ -86,11 +89,23 @@ class Unfinished:
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         os.truncate(path, len(whole))
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            self.done += entry["images"]
-            for name, row, reason in entry["unreadable"]:
-                self.unreadable[name][row] = reason
+        with self._explain_damage(path):
+            for line in whole.splitlines():
+                entry = json.loads(line)
+                self.done += int(entry["images"])
+                for name, row, reason in entry["unreadable"]:
+                    self.unreadable[name][range(counts[name])[row]] = str(reason)
+            if not 0 <= self.done <= sum(counts.values()):
+                raise ValueError(f"{self.done} images done of {sum(counts.values())}")
+
+    @contextlib.contextmanager
+    def _explain_damage(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+            raise UserError(
+                f"{path}: damaged ({first_line(error)}); delete {self._folder} and prepare the images again"
+            ) from error
 
 
 class OutputFiles:

@@ -3,7 +3,7 @@ from .audit.plan import AuditPlan, Subject
 from .audit.store import AuditStore, read_audit
 from .profiles import Profile, load_profile, profile_names, profile_text
 from .scale import Scale, shrink
-from .task import LowerRung, ProxyTask, choose_profile, load_images
+from .task import LoadedData, LowerRung, ProxyTask, choose_profile, load_images
 from .training.batches import Loader
 from .training.recipe import STARVED_UNDER, Recipe, check_rungs, is_starved
 from .training.train import ProxyScore, Training, TrainingProgress, start_training, train_and_score
@@ -13,6 +13,7 @@ __all__ = [
     "AuditPlan",
     "AuditRequest",
     "AuditStore",
+    "LoadedData",
     "Loader",
     "LowerRung",
     "Profile",

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from archsearch.data import EMBEDDED, DataRequest, ProxyData, is_prepared, load_data
-from archsearch.errors import UserError
+from archsearch.data import EMBEDDED, DataRequest, ProxyData, folder_stamp, is_prepared, load_data
+from archsearch.errors import RunError, UserError
 from archsearch.proxy.profiles import Profile, load_profile, recipe_marks
 from archsearch.proxy.scale import Scale
 from archsearch.proxy.training.recipe import Recipe, rung_steps
@@ -137,8 +137,31 @@ class ProxyTask:
         }
 
     def load_data(self) -> ProxyData:
-        """The images, as training wants them."""
-        return load_images(self.source)
+        """The images, as training wants them. Raises RunError where they are others than the proxy_id names."""
+        loaded = load_images(self.source)
+        name = _data_name(loaded)
+        if not self.proxy_id.startswith(f"{name}@"):
+            raise RunError(
+                f"{loaded.folder or self.source['kind']}: the images are {name} now, and this run trains on"
+                f" {self.proxy_id.partition('@')[0]}; put these back, or begin a new run with the others"
+            )
+        return loaded
+
+
+class LoadedData:
+    """The images of a task, read once for many trainings; read and compared again where their files have changed meanwhile."""
+
+    def __init__(self) -> None:
+        self._key: tuple[ProxyTask, object] | None = None
+        self._data: ProxyData | None = None
+
+    def of(self, task: ProxyTask) -> ProxyData:
+        """The images of a task. Raises as `ProxyTask.load_data` does."""
+        folder = task.source.get("prepared")
+        key = (task, folder_stamp(Path(folder)) if folder else None)
+        if self._data is None or self._key != key:
+            self._data, self._key = task.load_data(), key
+        return self._data
 
 
 def choose_profile(proxy: str | None, device: str, data: str | Path | None) -> Profile:
@@ -162,7 +185,7 @@ def _source(profile: Profile, data: str | Path | None, **asked: Any) -> dict[str
         return {"kind": text, "size": size}
     path = user_path(text)
     request = DataRequest(
-        text=str(path.absolute()) if path.exists() else text,
+        text=str(path.absolute()) if os.path.exists(path) else text,
         size=round(size * _STORED_SHARE),
         max_train=profile.images.train,
         max_val=profile.images.val,
@@ -173,15 +196,17 @@ def _source(profile: Profile, data: str | Path | None, **asked: Any) -> dict[str
 
 def proxy_id(data: ProxyData, scale: Scale, recipe: Recipe, rung: int | None = None) -> str:
     """What two scores must share to be compared: data, scale, recipe and version, and for a rung the step at which it scores."""
-    name = data.name
-    if data.manifest_fingerprint:  # embedded and generated data are what their names say
-        name = f"{name}-{len(data.train_labels)}-{data.fingerprint}"
     usual = "crop" if data.manifest_fingerprint else _USUAL_AUGMENT[data.name.rpartition("-12k")[0]]
     steps = f"{recipe.steps}steps" if rung is None else f"{rung}of{recipe.steps}steps"
     return (
-        f"{name}@{scale}/{steps}/batch{recipe.batch_size}/lr{recipe.learning_rate:g}/{recipe.dtype}"
+        f"{_data_name(data)}@{scale}/{steps}/batch{recipe.batch_size}/lr{recipe.learning_rate:g}/{recipe.dtype}"
         f"{recipe_marks(recipe, usual_augment=usual)}/{PROXY_VERSION}"
     )
+
+
+def _data_name(data: ProxyData) -> str:
+    """The part of a proxy_id that says which images; embedded and generated ones are what their names say."""
+    return f"{data.name}-{len(data.train_labels)}-{data.fingerprint}" if data.manifest_fingerprint else data.name
 
 
 def load_images(source: Mapping[str, Any], *, say: Say = ignore, progress: Progress = ignore) -> ProxyData:

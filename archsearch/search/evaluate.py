@@ -1,6 +1,5 @@
 """The evaluation of one candidate in a worker: exact count, throughput, proxy score; each phase is emitted as soon as it ends."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,11 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from archsearch.data import ProxyData
 from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.models import build, count_fvcore
-from archsearch.proxy import ProxyScore, ProxyTask, Training, TrainingProgress, load_images, shrink, start_training
+from archsearch.proxy import LoadedData, ProxyScore, ProxyTask, Training, TrainingProgress, shrink, start_training
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.engine.workers.base import Emit
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
@@ -139,10 +137,7 @@ def _reference(device: str) -> nn.Module:
     return build(reference_arch()).to(device)
 
 
-@cache
-def _proxy_data(source: str) -> ProxyData:
-    """The data of a proxy, read once for all trials of this worker; `source` is JSON, to be hashable."""
-    return load_images(json.loads(source))
+_data = LoadedData()  # of this worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +159,7 @@ def _train(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: 
 
     Every candidate gets the same seed, order and augmentation.
     """
+    _data.of(task)  # which refuses a paused training too, where the images have been exchanged
     training = _paused.pop().training if _paused else _start_training(arch, task, device)
     score = _advance(training, rung, device, emit)
     if rung.place < rung.total:
@@ -189,7 +185,7 @@ def _train_seed(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, e
 
 def _start_training(arch: Arch, task: ProxyTask, device: torch.device, more_seed: int = 0) -> Training:
     recipe = replace(task.recipe, seed=task.recipe.seed + more_seed)
-    return start_training(arch, _proxy_data(json.dumps(task.source)), task.scale, recipe, device)
+    return start_training(arch, _data.of(task), task.scale, recipe, device)
 
 
 def _advance(training: Training, rung: Rung, device: torch.device, emit: Emit) -> ProxyScore:

@@ -1,5 +1,6 @@
 """Detection of the form of a data set."""
 
+import os
 from pathlib import Path
 
 from archsearch.data.image_folder import folders_in, quote_names
@@ -21,19 +22,21 @@ FORMS = (
 def open_source(text: str, train_split: str = "train", val_split: str | None = None) -> Source:
     """The source at a path, or of a name such as hfds/NAME. Raises UserError with what was found where it has no known form."""
     prefix = text.partition("/")[0].lower()
-    if prefix in PACKAGES and not Path(text).exists():
+    if prefix in PACKAGES and not os.path.exists(text):
         return TimmSource(text, train_split)
     # Local shards are all that wds/ can mean here; they are read as shards given by their folder are.
-    path = text[4:] if prefix == "wds" and not Path(text).exists() else text
+    path = text[4:] if prefix == "wds" and not os.path.exists(text) else text
     root = user_path(path).absolute()
-    if not root.exists():
+    if not os.path.exists(root):
         raise UserError(f"{root}: no such folder; allowed are {FORMS}")
     if not root.is_dir():
         raise UserError(f"{root}: not a folder; allowed are {FORMS}")
     try:
         return _open_folder(root, train_split, val_split)
-    except PermissionError as error:
-        raise UserError(f"{root}: {error.filename} may not be read; every folder and file must be readable") from error
+    except OSError as error:
+        raise UserError(
+            f"{root}: {error.filename} cannot be read ({error.strerror}); every folder and file must be readable"
+        ) from error
 
 
 def _open_folder(root: Path, train_split: str, val_split: str | None) -> Source:

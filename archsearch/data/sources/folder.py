@@ -18,6 +18,7 @@ from archsearch.data.image_folder import (
     has_images_directly,
     list_classes,
     quote_names,
+    read_image,
     read_split,
 )
 from archsearch.data.sources.base import Entries, Loader, Source, make_stamp
@@ -39,7 +40,7 @@ class FolderSource(Source):
         self.splits = (train_split,) if self._is_flat else tuple(folders_in(root))
         self._listed: dict[str, Split] = {}
         where = "" if self._is_flat else train_split
-        with self._explain_denied():
+        with self._explain_failures():
             self.classes = list_classes(root, where)
         if len(self.classes) < 2:
             raise UserError(
@@ -57,7 +58,7 @@ class FolderSource(Source):
         """Loaders that open and read one file each."""
         files = self._files(split).files
         for index in indices:
-            yield partial(Path.read_bytes, self._root / files[index].path)
+            yield partial(read_image, self._root / files[index].path)
 
     def stamp(self, splits: Iterable[str]) -> str:
         """From every file's path, size and time of change."""
@@ -68,7 +69,7 @@ class FolderSource(Source):
         if split not in self._listed:
             self.check_split(split)
             where = "" if self._is_flat else split
-            with self._explain_denied():
+            with self._explain_failures():
                 strangers = [name for name in list_classes(self._root, where) if name not in self.classes]
                 if strangers:
                     raise UserError(
@@ -79,13 +80,13 @@ class FolderSource(Source):
         return self._listed[split]
 
     @contextmanager
-    def _explain_denied(self) -> Iterator[None]:
-        """A UserError in place of the error for a file that may not be read."""
+    def _explain_failures(self) -> Iterator[None]:
+        """A UserError in place of the error for a file or folder that cannot be read."""
         try:
             yield
-        except PermissionError as error:
+        except OSError as error:
             raise UserError(
-                f"{self._root}: {error.filename} may not be read; every folder and image must be readable"
+                f"{self._root}: {error.filename} cannot be read ({error.strerror}); every folder and image must be readable"
             ) from error
 
 

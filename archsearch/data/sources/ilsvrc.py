@@ -1,7 +1,9 @@
 """The original ILSVRC2012 files: a tar of class tars, a tar of validation images, and the devkit with their labels."""
 
+import gzip
 import io
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from scipy.io import loadmat
 
 from archsearch.data.sources.base import Entries, Loader, Source, stamp_files
 from archsearch.data.sources.tars import Member, members
-from archsearch.errors import UserError
+from archsearch.errors import UserError, first_line
 
 TRAIN = "ILSVRC2012_img_train.tar"
 _VAL = "ILSVRC2012_img_val.tar"
@@ -20,6 +22,17 @@ _DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 _DEVKIT_BYTES = 64 << 20  # far more than both files take; a limit against gigabytes in a damaged devkit
+_DAMAGE = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    zlib.error,
+    KeyError,
+    ValueError,
+    IndexError,
+    TypeError,
+    NotImplementedError,
+)
 _FILES = {"train": (TRAIN,), "val": (_VAL, _DEVKIT)}
 
 
@@ -88,15 +101,19 @@ class IlsvrcSource(Source):
 def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     """The wnid of each ILSVRC number, and the number of each validation image."""
     try:
-        with tarfile.open(path, "r:gz") as tar:
+        with gzip.open(path) as packed:  # read to its end, where the checksum is
+            content = packed.read(_DEVKIT_BYTES + 1)
+        if len(content) > _DEVKIT_BYTES:
+            raise ValueError(f"more than {_DEVKIT_BYTES:,} bytes")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             found = {name: _extract(tar, name) for name in (_META, _GROUND_TRUTH)}
         # (ILSVRC2012_ID, WNID, words, gloss, num_children, ...) of leaf classes and of the synsets above them.
         synsets: Any = loadmat(io.BytesIO(found[_META]), squeeze_me=True)["synsets"]
         meta = {int(row[0]): str(row[1]) for row in np.atleast_1d(synsets) if int(row[4]) == 0}
         return meta, [int(line) for line in found[_GROUND_TRUTH].split()]
-    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, IndexError, TypeError) as error:
+    except _DAMAGE as error:
         raise UserError(
-            f"{path}: not the ILSVRC2012 devkit ({error}); it must hold {_META} and {_GROUND_TRUTH}"
+            f"{path}: not the ILSVRC2012 devkit ({first_line(error)}); it must hold {_META} and {_GROUND_TRUTH}"
         ) from error
 
 
@@ -105,5 +122,5 @@ def _extract(tar: tarfile.TarFile, name: str) -> bytes:
         if info.isreg() and info.name.endswith(name):
             file = tar.extractfile(info)
             assert file is not None
-            return file.read(_DEVKIT_BYTES)
+            return file.read()
     raise KeyError(name)

@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from archsearch.data.image_folder import quote_names
-from archsearch.data.sources.base import Entries, Loader, Source, name_classes, shard_splits, stamp_files
+from archsearch.data.sources.base import (
+    Entries,
+    Loader,
+    Source,
+    find_shards,
+    name_classes,
+    number_labels,
+    read_labels,
+    shard_splits,
+    stamp_files,
+)
 from archsearch.errors import UserError, first_line
+from archsearch.system import open_regular
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
@@ -23,7 +35,7 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
 
 def parquet_shards(root: Path) -> list[Path]:
     """Parquet files in a folder, or one folder below."""
-    return [path for pattern in ("*.parquet", "*/*.parquet") for path in root.glob(pattern)]
+    return find_shards(root, ".parquet")
 
 
 class ParquetSource(Source):
@@ -37,29 +49,22 @@ class ParquetSource(Source):
         self._shards = shard_splits(root, parquet_shards(root), train_split)
         self.splits = tuple(self._shards)
         self.check_split(train_split)
-        schema = _open_shard(self._shards[train_split][0]).schema_arrow
-        self._image = self._column(schema, _IMAGE_COLUMNS)
-        self._label = self._column(schema, _LABEL_COLUMNS)
-        self.classes = _declared_classes(schema, self._label) or name_classes(
-            [value for value in self._labels(train_split) if value is not None]
-        )
+        first = self._shards[train_split][0]
+        self._schema = _open_shard(first).schema_arrow
+        self._image = _column(first, self._schema, _IMAGE_COLUMNS)
+        self._label = _column(first, self._schema, _LABEL_COLUMNS)
+        self._found: dict[str, list[int | str]] = {}
+        self.classes, self._are_names = _declared_classes(self._schema, self._label), False
+        if not self.classes:
+            labels = self._labels(train_split)
+            self.classes = name_classes(labels, partial(self._where, train_split))
+            self._are_names = any(isinstance(label, str) for label in labels)
 
     def entries(self, split: str) -> Entries:
         """From the columns of labels and of file names alone."""
         self.check_split(split)
-        values = self._labels(split)
-        if values and isinstance(values[0], str):
-            number = {name: label for label, name in enumerate(self.classes)}
-            numbers = [number.get(str(value), -1) for value in values]
-        else:
-            numbers = [-1 if value is None else int(value) for value in values]
-        labels = np.array(numbers, dtype=np.int64)
-        wrong = np.flatnonzero((labels < 0) | (labels >= len(self.classes)))
-        if len(wrong):
-            raise UserError(
-                f"{self.path}: row {wrong[0]} of split {split!r} has label {values[wrong[0]]!r}, none of the"
-                f" {len(self.classes)} classes; every image needs its class"
-            )
+        where = partial(self._where, split)
+        labels = number_labels(self._labels(split), self.classes, where, are_names=self._are_names)
         return Entries(labels=labels, keys=self._keys(split, len(labels)))
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
@@ -71,7 +76,8 @@ class ParquetSource(Source):
                 stop = start + file.metadata.row_group(group).num_rows
                 wanted = indices[(indices >= start) & (indices < stop)] - start
                 if len(wanted):
-                    column = file.read_row_group(group, columns=[self._image]).column(self._image)
+                    with _explain_damage(shard, f"row group {group} cannot be read"):
+                        column = file.read_row_group(group, columns=[self._image]).column(self._image)
                     yield from (partial(_image_bytes, column[int(row)]) for row in wanted)
                 start = stop
 
@@ -79,41 +85,74 @@ class ParquetSource(Source):
         """From the shards."""
         return stamp_files(self._root, [path for split in splits for path in self._shards[split]])
 
-    def _column(self, schema: pa.Schema, names: tuple[str, ...]) -> str:
-        found = next((name for name in names if name in schema.names), None)
-        if found is None:
-            raise UserError(f"{self.path}: no column named {' or '.join(names)}; found {quote_names(schema.names)}")
-        return found
+    def _labels(self, split: str) -> list[int | str]:
+        if split not in self._found:
+            values = []
+            for shard in self._shards[split]:
+                self._check_schema(shard)
+                values.extend(_read_values(shard, self._label))
+            self._found[split] = read_labels(values, partial(self._where, split))
+        return self._found[split]
 
-    def _labels(self, split: str) -> list[Any]:
-        return [
-            value for shard in self._shards[split] for value in _read_column(shard, self._label).column(0).to_pylist()
-        ]
+    def _where(self, split: str, row: int) -> str:
+        """The shard of a split's row, and its row there."""
+        for shard in self._shards[split]:
+            num_rows = _open_shard(shard).metadata.num_rows
+            if row < num_rows:
+                break
+            row -= num_rows
+        return f"{shard}: row {row}"
+
+    def _check_schema(self, shard: Path) -> None:
+        """Raise UserError where a shard's two columns are not those of the first training shard."""
+        schema = _open_shard(shard).schema_arrow
+        for name in (self._image, self._label):
+            wanted = self._schema.field(name).type
+            found = schema.field(name).type if schema.get_field_index(name) >= 0 else None
+            if found != wanted:
+                there = f"is {found}" if found else f"is missing, found {quote_names(schema.names)}"
+                raise UserError(f"{shard}: column {name!r} {there}; needed is {wanted}, as in the first training shard")
 
     def _keys(self, split: str, count: int) -> tuple[str, ...]:
         """File names where the shards keep them, else row numbers."""
-        first = _open_shard(self._shards[split][0]).schema_arrow.field(self._image).type
+        first = self._schema.field(self._image).type
         if not (pa.types.is_struct(first) and first.get_field_index("path") >= 0):
             return tuple(f"{row:09}" for row in range(count))
         names: list[str | None] = []
         for shard in self._shards[split]:
-            structs = _read_column(shard, f"{self._image}.path").column(0).combine_chunks()
-            names.extend(structs.field("path").to_pylist())
+            names.extend(_read_values(shard, f"{self._image}.path"))
         return tuple(f"{row:09}" if name is None else Path(name).name for row, name in enumerate(names))
 
 
+def _column(shard: Path, schema: pa.Schema, names: tuple[str, ...]) -> str:
+    found = next((name for name in names if schema.get_field_index(name) >= 0), None)
+    if found is None:
+        raise UserError(f"{shard}: no single column named {' or '.join(names)}; found {quote_names(schema.names)}")
+    return found
+
+
+@contextmanager
+def _explain_damage(shard: Path, what: str) -> Iterator[None]:
+    """A UserError in place of what pyarrow raises on damaged files."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{shard}: {what} ({first_line(error)})") from error
+
+
 def _open_shard(shard: Path) -> Any:
-    try:
-        return pq.ParquetFile(shard)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{shard}: not a whole parquet file ({first_line(error)})") from error
+    with _explain_damage(shard, "not a whole parquet file"):
+        open_regular(shard).close()
+        return pq.ParquetFile(shard, page_checksum_verification=True)
 
 
-def _read_column(shard: Path, column: str) -> pa.Table:
-    try:
-        return _open_shard(shard).read(columns=[column])
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{shard}: column {column!r} cannot be read ({first_line(error)})") from error
+def _read_values(shard: Path, column: str) -> list[Any]:
+    """The values of a column, or of a part of one such as `image.path`."""
+    file = _open_shard(shard)
+    with _explain_damage(shard, f"column {column!r} cannot be read"):
+        found = file.read(columns=[column]).column(0)
+        values: list[Any] = (found.flatten()[0] if pa.types.is_struct(found.type) else found).to_pylist()
+        return values
 
 
 def _image_bytes(value: Any) -> bytes:
@@ -129,7 +168,14 @@ def _declared_classes(schema: pa.Schema, column: str) -> tuple[str, ...]:
     try:
         document = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = document.get("info", {}).get("features", {}).get(column, {}).get("names", ())
-        named = names.values() if isinstance(names, dict) else names
-        return tuple(str(name) for name in named)
-    except (ValueError, AttributeError, TypeError):  # metadata of another writer: the labels give the number of classes
+        if isinstance(names, dict):  # number -> name
+            names = [names[str(number)] for number in range(len(names))]
+        return tuple(str(name) for name in names) if isinstance(names, list) else ()
+    except (
+        ValueError,
+        AttributeError,
+        TypeError,
+        KeyError,
+        RecursionError,
+    ):  # metadata of another writer: the labels give the number of classes
         return ()

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import compute
 
-from archsearch.data.sources.base import Entries, Loader, Source, make_stamp, name_classes
+from archsearch.data.sources.base import (
+    Entries,
+    Loader,
+    Source,
+    make_stamp,
+    name_classes,
+    number_labels,
+    read_labels,
+)
 from archsearch.errors import UserError, first_line
 
 PACKAGES = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow_datasets", "torch": "torchvision"}
@@ -40,28 +48,37 @@ class TimmSource(Source):
         self.name, self.path = Path(rest).name, text
         self.splits = (train_split, *_VAL_NAMES)  # the ones that exist are known when one is opened
         self._opened: dict[str, Any] = {}
-        self._entries: dict[str, Entries] = {}
+        self._lists: dict[str, tuple[list[int | str], tuple[str, ...]]] = {}
         opened = self._open(train_split)
         known = getattr(getattr(opened, "reader", opened), "class_to_idx", None) or {}
         names = tuple(str(name) for name, _ in sorted(known.items(), key=lambda item: item[1]))
-        self.classes = names or name_classes(self.entries(train_split).labels.tolist())
+        labels = self._listed(train_split)[0]
+        self.classes = names or name_classes(labels, partial(self._where, train_split))
+        self._are_names = not names and any(isinstance(label, str) for label in labels)
 
     def entries(self, split: str) -> Entries:
         """From the reader's columns, or from one pass through the stream."""
-        if split not in self._entries:
+        labels, keys = self._listed(split)
+        where = partial(self._where, split)
+        return Entries(labels=number_labels(labels, self.classes, where, are_names=self._are_names), keys=keys)
+
+    def _listed(self, split: str) -> tuple[list[int | str], tuple[str, ...]]:
+        """The labels of a split as they are stored, and its keys."""
+        if split not in self._lists:
             opened = self._open(split)
             if self.kind == "hfds":  # columns, read without the images
                 table, image_key = opened.reader.dataset, opened.reader.image_key
-                labels = [int(label) for label in table.remove_columns(image_key)[opened.reader.label_key]]
+                found = list(table.remove_columns(image_key)[opened.reader.label_key])
                 names = compute.struct_field(table.data.column(image_key), "path").to_pylist()
                 keys = [f"{row:09}" if name is None else Path(name).name for row, name in enumerate(names)]
             else:
-                labels = [int(label) for _, label in self._stream(opened)]
-                keys = [f"{index:09}" for index in range(len(labels))]
-            if min(labels, default=0) < 0:
-                raise UserError(f"{self.path}: split {split!r} has images without a label; every image needs its class")
-            self._entries[split] = Entries(labels=np.array(labels, dtype=np.int64), keys=tuple(keys))
-        return self._entries[split]
+                found = [label for _, label in self._stream(opened)]
+                keys = [f"{index:09}" for index in range(len(found))]
+            self._lists[split] = read_labels(found, partial(self._where, split)), tuple(keys)
+        return self._lists[split]
+
+    def _where(self, split: str, index: int) -> str:
+        return f"{self.path}: image {index} of split {split!r}"
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
         """Loaders in storage order; of a stream, of images decoded already."""

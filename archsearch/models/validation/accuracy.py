@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import math
 import os
 import time
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from archsearch.data import IMAGE_SUFFIXES, folders_in, read_split
+from archsearch.data import IMAGE_SUFFIXES, folders_in, read_image, read_split
 from archsearch.device import is_out_of_memory, usable_cores
 from archsearch.errors import RunError, UserError
 from archsearch.metrics import binomial_standard_error
@@ -59,8 +60,10 @@ class ValidationSet:
         try:
             split = read_split(root, ".", tuple(folders_in(root)))
             loose = sum(entry.is_file() and Path(entry).suffix.lower() in IMAGE_SUFFIXES for entry in os.scandir(root))
-        except PermissionError as error:
-            raise UserError(f"{root}: {error.filename} may not be read; every folder must be readable") from error
+        except OSError as error:
+            raise UserError(
+                f"{root}: {error.filename} cannot be read ({error.strerror}); every folder must be readable"
+            ) from error
         if loose and not split.classes:
             raise UserError(
                 f"{root}: {loose} images but no class folders; sort them into CLASS/IMAGE, for ImageNet n01440764/ILSVRC2012_val_00000293.JPEG and so on "
@@ -248,7 +251,7 @@ class _Pictures(Dataset[tuple[Tensor | None, int, str]]):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # odd metadata in readable pictures does not matter
                 # As torchvision's ImageFolder reads it: EXIF is ignored, greys are repeated, transparency is dropped.
-                with Image.open(self._images.root / path) as image:
+                with Image.open(io.BytesIO(read_image(self._images.root / path))) as image:
                     picture = image.convert("RGB")
             return self._transform(picture), self._images.labels[index], ""
         except Exception as error:  # on broken bytes Pillow raises nearly every kind of error; the user gets its name

@@ -7,11 +7,11 @@ from functools import partial
 
 import torch
 
-from archsearch.data import ProxyData
 from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.proxy.audit.plan import AuditPlan, AuditTraining
 from archsearch.proxy.audit.store import AuditStore, Key, Record
+from archsearch.proxy.task import LoadedData
 from archsearch.proxy.training.train import ProxyScore, TrainingProgress, start_training
 from archsearch.system import Progress, Say, ignore
 from archsearch.units import format_seconds
@@ -24,21 +24,21 @@ class Trainer:
 
     def __init__(self, plan: AuditPlan) -> None:
         self._proxy, self._device = plan.proxy, torch.device(plan.device)
-        self._data: ProxyData | None = None
+        self._data = LoadedData()
 
     def train(self, training: AuditTraining, progress: Callable[[TrainingProgress], None]) -> Record:
         """The record of a training, scored at its points; of one that diverges, or has no small copy, with the reason.
 
         Raises RunError without enough memory.
         """
-        self._data = self._data or self._proxy.load_data()
+        data = self._data.of(self._proxy)
         recipe = replace(self._proxy.recipe, steps=training.steps, seed=training.seed)
         started = time.perf_counter()
         scores: list[ProxyScore] = []
         reason = None
         try:
             with device_lock(self._device, exclusive=False):
-                small = start_training(training.subject.arch, self._data, self._proxy.scale, recipe, self._device)
+                small = start_training(training.subject.arch, data, self._proxy.scale, recipe, self._device)
                 small.progress = progress
                 scores = [small.advance(step) for step in training.points]
         except (RunError, UserError) as error:
