@@ -9,7 +9,7 @@ import signal
 import socket
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -49,7 +49,7 @@ def packed(files: dict[str, bytes], **options: Any) -> bytes:
     return out.getvalue()
 
 
-def labelled(labels: list[object], prefix: str = "") -> dict[str, bytes]:
+def labelled(labels: Sequence[object], prefix: str = "") -> dict[str, bytes]:
     """The files of a shard: images by turns with these labels, text in .cls and everything else in .json."""
     files: dict[str, bytes] = {}
     for number, label in enumerate(labels):
@@ -439,6 +439,10 @@ def test_damaged_prepared_folders_are_one_sentence(tmp_path: Path) -> None:
     def save(name: str, array: Any) -> Callable[[], object]:
         return lambda: np.save(out / name, array, allow_pickle=True)
 
+    def pipe() -> None:
+        (out / "classes.json").unlink()
+        os.mkfifo(out / "classes.json")
+
     changes: dict[str, Callable[[], object]] = {
         "empty images": lambda: (out / "train_images.npy").write_bytes(b""),
         "empty labels": lambda: (out / "val_labels.npy").write_bytes(b""),
@@ -451,7 +455,7 @@ def test_damaged_prepared_folders_are_one_sentence(tmp_path: Path) -> None:
         "other shape": save("val_images.npy", np.zeros((3, 16, 16, 1), np.uint8)),
         "an archive": lambda: (out / "val_images.npy").write_bytes(b"PK\3\4" + bytes(500)),
         "half copied": lambda: (out / "val_labels.npy").unlink(),
-        "a pipe": lambda: ((out / "classes.json").unlink(), os.mkfifo(out / "classes.json")),
+        "a pipe": pipe,
         "other classes": lambda: (out / "classes.json").write_text('["a"]'),
         "deep classes": lambda: (out / "classes.json").write_text("[" * 100_000),
         "no files": lambda: rewrite(out / "manifest.json", lambda manifest: manifest.pop("files")),
