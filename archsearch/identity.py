@@ -68,12 +68,12 @@ def with_throughput_ids(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def identity_differences(then: Identity, now: Identity) -> str:
+def identity_differences(one: Identity, other: Identity, when: str = "then", other_when: str = "now") -> str:
     """`threads 1 then, 2 now`: the parts that differ."""
     return "; ".join(
-        f"{_WORDS.get(name, name)} {_shown(then.get(name))} then, {_shown(value)} now"
-        for name, value in now.items()
-        if then.get(name) != value
+        f"{_WORDS.get(name, name)} {_shown(one.get(name))} {when}, {_shown(value)} {other_when}"
+        for name, value in other.items()
+        if one.get(name) != value
     )
 
 

@@ -4,7 +4,7 @@ All of them are derived from the study: a file that is lost or damaged is writte
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from archsearch.errors import UserError, first_line, without_passwords
+from archsearch.identity import with_throughput_ids
 from archsearch.metrics import Array, domination_matrix, front_ranks
 from archsearch.system import replace_file
 
@@ -33,6 +34,8 @@ OBJECTIVES: dict[str, Direction] = {
 }
 # Objectives that vary from one measurement to the next; the others are exact or repeatable.
 _TIMED = frozenset({"throughput_img_s", "latency_ms"})
+# Objectives that depend on the device and its conditions: ranked only within one identity of the throughput (see `identity`).
+DEVICE_OBJECTIVES = frozenset({*_TIMED, "peak_memory_bytes"})
 
 RUN_FRONT = "objectives"
 PAIR_FRONTS: dict[str, tuple[str, str]] = {
@@ -137,7 +140,7 @@ SEED_COLUMNS = ("proxy_seeds", "proxy_score_mean", "proxy_score_sd", "proxy_seed
 # The same in every row of a run, so that rows of several runs can be read together.
 RUN_COLUMNS = ("run", "space", "budget_macs", "schema_version")
 # Filled in by the engine, which makes the ranked figures from the measured ones.
-RANK_COLUMNS = ("throughput_id", "throughput_raw_img_s", "throughput_again_raw_img_s")
+RANK_COLUMNS = frozenset({"throughput_id", "throughput_raw_img_s", "throughput_again_raw_img_s"})
 
 # The columns that an evaluation may fill in; the engine fills in the others.
 MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s") :]).union({"macs_fvcore"}) - {
@@ -183,29 +186,50 @@ def minimised(rows: Sequence[Row], objectives: Sequence[str]) -> Array:
     return np.array([[float(row[name]) for name in objectives] for row in rows]).reshape(-1, len(signs)) * signs
 
 
-def ranked(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
-    """The same rows with `front` set: 0 for the Pareto front of the complete ones, 1 for the next front, None for the others."""
-    rankable = _rankable(rows, objectives)
+def latest_identity(rows: Sequence[Row]) -> str | None:
+    """The throughput_id of the latest timing, of a complete trial if there is one; None without any."""
+    timed = [row for row in reversed(rows) if row["throughput_id"] is not None]
+    return next(
+        (row["throughput_id"] for row in timed if row["state"] == "complete"),
+        timed[0]["throughput_id"] if timed else None,
+    )
+
+
+def ranked(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None = None) -> list[Row]:
+    """The same rows with `front` set: 0 for the Pareto front of the complete ones, 1 for the next front, None for the others.
+
+    Where an objective depends on the device only rows of this identity are ranked, by default those of the latest timing's.
+    """
+    rankable = _rankable(rows, objectives, throughput_id)
     ranks = front_ranks(minimised(rankable, objectives))
     by_trial = {row["trial"]: int(rank) for row, rank in zip(rankable, ranks, strict=True)}
     return [{**row, "front": by_trial.get(row["trial"])} for row in rows]
 
 
-def _rankable(rows: Iterable[Row], objectives: Sequence[str]) -> list[Row]:
-    """The complete rows that have every objective; asserts that they were measured under the same conditions."""
-    chosen = [row for row in rows if row["state"] == "complete" and all(row[name] is not None for name in objectives)]
+def comparable(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None = None) -> list[Row]:
+    """The rows that these objectives can rank together: all, or where one depends on the device those of this identity."""
+    if DEVICE_OBJECTIVES.isdisjoint(objectives):
+        return list(rows)
+    chosen = throughput_id or latest_identity(rows)
+    return [row for row in rows if row["throughput_id"] == chosen]
+
+
+def _rankable(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None) -> list[Row]:
+    """The complete rows of one identity that have every objective; asserts that they were measured under the same conditions."""
+    within = comparable(rows, objectives, throughput_id)
+    chosen = [row for row in within if row["state"] == "complete" and all(row[name] is not None for name in objectives)]
     for column in (*CONDITION_COLUMNS, "proxy_id"):
         values = {row[column] for row in chosen}
         assert len(values) <= 1, f"rows of different {column} cannot be ranked together: {values}"
     return chosen
 
 
-def front_rows(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
-    """The members of the run's front and of each pairwise front, with `front_name`; every architecture once in each."""
+def front_rows(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None = None) -> list[Row]:
+    """The members of the run's front and of each pairwise front, with `front_name`; every architecture once in each. As in `ranked`."""
     originals = [row for row in rows if row["reused_from"] is None]
     members: list[Row] = []
     for name, axes in {RUN_FRONT: tuple(objectives), **PAIR_FRONTS}.items():
-        rankable = _rankable(originals, axes)
+        rankable = _rankable(originals, axes, throughput_id)
         dominated = np.any(domination_matrix(minimised(rankable, axes)), axis=0).tolist()
         members += [{"front_name": name, **row} for row, is_out in zip(rankable, dominated, strict=True) if not is_out]
     return members
@@ -232,9 +256,9 @@ def write_trials(rows: Sequence[Row], folder: Path) -> None:
     _replace(folder / TRIALS_FILE, lambda path: write_parquet(table, path))
 
 
-def write_front(rows: Sequence[Row], folder: Path, objectives: Sequence[str]) -> None:
+def write_front(rows: Sequence[Row], folder: Path, objectives: Sequence[str], throughput_id: str | None = None) -> None:
     """Replace front.parquet in one step, from the rows that `ranked` gave."""
-    table = pa.Table.from_pylist(front_rows(rows, objectives), schema=FRONT_SCHEMA)
+    table = pa.Table.from_pylist(front_rows(rows, objectives, throughput_id), schema=FRONT_SCHEMA)
     _replace(folder / FRONT_FILE, lambda path: write_parquet(table, path))
 
 
@@ -275,7 +299,7 @@ def read_rows(folder: Path) -> list[Row]:
         rows: list[Row] = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).to_pylist()
     except pa.ArrowException as error:
         raise UserError(f"{folder}: trials.parquet does not hold what its columns say ({first_line(error)})") from error
-    return rows
+    return with_throughput_ids(rows)
 
 
 def read_front(folder: Path) -> pd.DataFrame:

@@ -93,6 +93,13 @@ class PlainListener:
         words = f"[{tally.ended}/{tally.total}] {describe_trial(row)}; front {tally.front_size}; {self._clock.describe(tally)}"
         self._console.print(words, soft_wrap=True)
 
+    def remeasure_started(self, row: Row, place: int, total: int) -> None:
+        """Nothing: the line comes when it ended."""
+
+    def remeasure_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """The kept trial's line."""
+        self._console.print(f"[timed anew {place}/{total}] {describe_remeasured(row, reason)}", soft_wrap=True)
+
     def again_started(self, row: Row, place: int, total: int) -> None:
         """Nothing: the line comes when it ended."""
 
@@ -127,6 +134,14 @@ def describe_trial(row: Row) -> str:
     if row["state"] in ("failed", "stopped"):
         figures.append(f"{row['state']}: {row['reason']}")
     return f"{', '.join(figures)}: {row['paper'] or row['architecture']}"
+
+
+def describe_remeasured(row: Row, reason: str | None) -> str:
+    """A kept trial that was timed anew, in one line."""
+    name = row["paper"] or row["architecture"]
+    if reason is not None:
+        return f"trial {row['trial']} could not be timed ({reason}): {name}"
+    return f"trial {row['trial']}, {row['throughput_img_s']:.1f} img/s: {name}"
 
 
 def describe_recheck(row: Row, reason: str | None) -> str:
@@ -173,6 +188,15 @@ class LiveListener:
         """Show the trial as the last one."""
         self._clock.ended(row)
         self._row, self._tally, self._last = None, tally, describe_trial(row)
+
+    def remeasure_started(self, row: Row, place: int, total: int) -> None:
+        """Show this kept trial as the current one."""
+        self._row, self._event = row, {}
+        self._front_work = f"timing kept trials anew {place}/{total}: "
+
+    def remeasure_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """Show its new figure."""
+        self._row, self._front_work, self._last = None, "", describe_remeasured(row, reason)
 
     def again_started(self, row: Row, place: int, total: int) -> None:
         """Show this member of the front as the current one."""

@@ -68,6 +68,11 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     show_default=True,
     help="Time the members of the front again at the end, in another order; the ranking keeps the first figures.",
 )
+@click.option(
+    "--remeasure",
+    is_flag=True,
+    help="Going on with a run: time its complete trials anew that were timed on another device or otherwise, or were noisy, and rank all together.",
+)
 @number_option(
     "--seeds",
     most=1000,

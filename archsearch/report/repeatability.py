@@ -1,4 +1,4 @@
-"""How well a run's throughput figures were repeated at its end, and how well they were predicted."""
+"""How far a run's order by speed can be used: which timings are left out of it, how many are noisy, and how well they were repeated and predicted."""
 
 import math
 import statistics
@@ -6,34 +6,84 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from archsearch.identity import identity_differences, row_identity
 from archsearch.metrics import kendall_tau
 from archsearch.report.tables import Document
-from archsearch.results import Row, timed_front
+from archsearch.results import DEVICE_OBJECTIVES, Row, is_timed, timed_front
 from archsearch.throughput import Protocol
 
 
-def again_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document | None:
-    """How the ratios to the reference changed when the front was timed again; None when no member was.
+def left_out_documents(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None) -> list[Document]:
+    """The other identities among the timings of `rows`: how many trials of each are not ranked, and how each differs from the ranked one.
 
-    `tau` is Kendall's tau-b between the two orders. `swapped` are pairs that changed places although the interquartile
-    ranges of their blocks do not overlap either time. `changed` are trials that changed by more than the drift allowed.
+    None where no objective depends on the device: then all rows are ranked.
+    """
+    if DEVICE_OBJECTIVES.isdisjoint(objectives):
+        return []
+    by_identity: dict[str | None, list[Row]] = {}
+    for row in rows:
+        by_identity.setdefault(row["throughput_id"], []).append(row)
+    here = by_identity.pop(throughput_id, [])
+    return [
+        {
+            "throughput_id": other,
+            "trials": len(group),
+            "differences": identity_differences(row_identity(group[-1]), row_identity(here[-1]), "there", "here")
+            if here
+            else None,
+        }
+        for other, group in by_identity.items()
+    ]
+
+
+def noisy_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document | None:
+    """How many of the ranked timings are noisy; None unless most are, and an objective is timed."""
+    noisy = sum(bool(row["throughput_noisy"]) for row in rows)
+    return {"trials": noisy, "timed": len(rows)} if is_timed(objectives) and noisy > len(rows) / 2 else None
+
+
+def noisy_sentence(document: Mapping[str, Any]) -> str:
+    """That the order by speed is not to be used, and how to get a better one."""
+    return (
+        f"The order by speed is not to be used: {document['trials']} of {document['timed']} timings are noisy (~), since other work ran "
+        "beside them. End that work, or time on fewer cores that are idle (--threads 1 --cpus 0, a run of its own); then the run's "
+        "command with --remeasure times the noisy trials anew."
+    )
+
+
+def left_out_sentence(document: Mapping[str, Any]) -> str:
+    """How many trials of another identity are in no front, and what differs."""
+    what = f" ({document['differences']})" if document["differences"] else ""
+    return (
+        f"Left out: {document['trials']} complete trials that were timed otherwise{what}. "
+        "The run's command with --remeasure times them anew, and then all are ranked together."
+    )
+
+
+def again_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document | None:
+    """How the ranked speeds changed when the front was timed again; None when no member was.
+
+    `tau` is Kendall's tau-b between the two orders by `throughput_img_s`, the figure that is ranked. `swapped` are pairs that changed places
+    although the interquartile ranges of their blocks do not overlap either time. `changed` are trials whose ratio to the reference changed
+    by more than the drift allowed.
     """
     front = timed_front(rows, objectives)
     twice = [row for row in front if row["throughput_again_img_s"] is not None]
     if not twice:
         return None
-    paired = [row for row in twice if row["throughput_change"] is not None]
-    first, second = ([row[name] for row in paired] for name in ("throughput_ratio", "throughput_again_ratio"))
+    first, second = ([row[name] for row in twice] for name in ("throughput_img_s", "throughput_again_img_s"))
     tau = kendall_tau(first, second)
     swapped = [
         [one["trial"], other["trial"]]
-        for one, other in combinations(paired, 2)
+        for one, other in combinations(twice, 2)
         if _order(one, other, "throughput") * _order(one, other, "throughput_again") < 0
     ]
     return {
         "members": len(front),
         "measured": len(twice),
-        "median_change": statistics.median(abs(row["throughput_change"]) for row in paired) if paired else None,
+        "median_change": statistics.median(
+            abs(after / before - 1) for before, after in zip(first, second, strict=True)
+        ),
         "tau": None if math.isnan(tau) else tau,
         "swapped": swapped,
         "changed": [row["trial"] for row in twice if is_changed(row)],
@@ -47,9 +97,9 @@ def is_changed(row: Mapping[str, Any]) -> bool:
 
 
 def _order(one: Row, other: Row, timing: str) -> int:
-    """1 when `one` is faster, -1 when it is slower, 0 when the spreads around the two ratios to the reference overlap."""
+    """1 when `one` is faster, -1 when it is slower, 0 when the spreads around the two figures overlap."""
     (low, high), (other_low, other_high) = (
-        (row[f"{timing}_ratio"] * (1 - spread), row[f"{timing}_ratio"] * (1 + spread))
+        (row[f"{timing}_img_s"] * (1 - spread), row[f"{timing}_img_s"] * (1 + spread))
         for row in (one, other)
         for spread in [(row[f"{timing}_iqr"] or 0.0) / 2]
     )
@@ -73,8 +123,7 @@ def again_sentence(document: Mapping[str, Any]) -> str:
     """`The front was timed again at the end, in another order: 6 of 6 members, ...`."""
     count = f"{document['measured']} of {document['members']} members"
     words = [f"The front was timed again at the end, in another order: {count}"]
-    if document["median_change"] is not None:
-        words.append(f"median change against the reference {document['median_change']:.1%}")
+    words.append(f"median change {document['median_change']:.1%}")
     if document["tau"] is not None:
         words.append(f"Kendall tau between the two orders {document['tau']:.2f}")
     swapped = ", ".join(f"{one} and {other}" for one, other in document["swapped"])

@@ -13,15 +13,22 @@ from archsearch.errors import UserError
 from archsearch.metrics import TIE_SE, domination_matrix, hypervolume
 from archsearch.proxy import is_starved, read_audit
 from archsearch.report.noise import Noise, unresolved
-from archsearch.report.repeatability import again_document, predicted_document
+from archsearch.report.repeatability import (
+    again_document,
+    left_out_documents,
+    noisy_document,
+    predicted_document,
+)
 from archsearch.report.tables import Document
 from archsearch.results import (
     OBJECTIVES,
     RUN_FRONT,
     SCHEMA,
     Row,
+    comparable,
     front_members,
     front_rows,
+    latest_identity,
     minimised,
     ranked,
     read_manifest,
@@ -56,8 +63,11 @@ def build_report(folder: Path) -> Document:
     """Everything the report says, as plain values; the run may still go on, have no finished trial, or only failed ones."""
     manifest = read_manifest(folder)
     objectives = [name for name in manifest["objectives"] if name in OBJECTIVES]
-    rows = ranked(read_rows(folder), objectives)
-    complete = [row for row in rows if row["state"] == "complete" and row["reused_from"] is None]
+    every_row = read_rows(folder)
+    throughput_id = _ranked_identity(every_row, manifest)
+    rows = ranked(every_row, objectives, throughput_id)
+    originals = [row for row in rows if row["state"] == "complete" and row["reused_from"] is None]
+    complete = comparable(originals, objectives, throughput_id)
     front = sorted(front_members(rows), key=lambda row: tuple(minimised([row], objectives)[0]))
     noise = Noise.from_rows(complete)
     dominated_by = unresolved(front, complete, objectives, noise)
@@ -92,8 +102,11 @@ def build_report(folder: Path) -> Document:
             }
             for row in front
         ],
-        "pair_fronts": _pair_fronts(rows, objectives),
+        "pair_fronts": _pair_fronts(rows, objectives, throughput_id),
         "hypervolume": _hypervolume(complete, front, objectives),
+        "throughput_id": throughput_id,
+        "left_out": left_out_documents(originals, objectives, throughput_id),
+        "noisy": noisy_document(complete, objectives),
         "again": again_document(rows, objectives),
         "predicted": predicted_document(complete),
         "calibration": manifest.get("calibration"),
@@ -156,10 +169,16 @@ def _starved(rows: Sequence[Row]) -> list[int]:
     ]
 
 
-def _pair_fronts(rows: Sequence[Row], objectives: Sequence[str]) -> dict[str, list[int]]:
+def _ranked_identity(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str | None:
+    """The identity of the throughputs that the run ranks: the manifest's, or of the latest timing in a run of an earlier version."""
+    known = manifest.get("throughput_id")
+    return known if any(row["throughput_id"] == known for row in rows) else latest_identity(rows)
+
+
+def _pair_fronts(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None) -> dict[str, list[int]]:
     """Trials on the fronts of score against one cost each."""
     fronts: dict[str, list[int]] = {}
-    for row in front_rows(rows, objectives):
+    for row in front_rows(rows, objectives, throughput_id):
         if row["front_name"] != RUN_FRONT:
             fronts.setdefault(row["front_name"], []).append(row["trial"])
     return fronts

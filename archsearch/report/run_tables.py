@@ -5,7 +5,14 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 
 from archsearch.proxy import STARVED_UNDER
-from archsearch.report.repeatability import again_sentence, calibration_sentence, is_changed, predicted_sentence
+from archsearch.report.repeatability import (
+    again_sentence,
+    calibration_sentence,
+    is_changed,
+    left_out_sentence,
+    noisy_sentence,
+    predicted_sentence,
+)
 from archsearch.report.tables import Document, conditions_line, make_table, memory_text, text, titled
 from archsearch.system import command_line
 from archsearch.throughput import Protocol
@@ -24,7 +31,7 @@ _MARKS = (
 
 def report_parts(document: Document) -> Iterator[RenderableType]:
     """The whole report, part by part."""
-    yield headline(document)
+    yield from _heads(document)
     if document["front"]:
         yield front_table(document)
         pairs = [f"{name}: {', '.join(map(str, sorted(each)))}" for name, each in document["pair_fronts"].items()]
@@ -49,7 +56,7 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
 
 def summary_parts(document: Document) -> Iterator[RenderableType]:
     """What a run prints when it ends: its state, the front, and what the score means."""
-    yield headline(document)
+    yield from _heads(document)
     if document["front"]:
         yield front_table(document)
         yield _MARKS
@@ -58,6 +65,15 @@ def summary_parts(document: Document) -> Iterator[RenderableType]:
         yield _nothing_sentence(document)
     yield from _training(document)
     yield document["score"]["meaning"]
+
+
+def _heads(document: Document) -> Iterator[str]:
+    """The run's headline and which trials its front leaves out; before them, where it is so, that the order by speed is not to be used."""
+    if document["noisy"]:
+        yield noisy_sentence(document["noisy"])
+    yield headline(document)
+    if document["left_out"]:
+        yield "\n".join(map(left_out_sentence, document["left_out"]))
 
 
 def _training(document: Document) -> Iterator[str]:

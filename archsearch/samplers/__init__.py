@@ -2,7 +2,7 @@
 
 from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
 from archsearch.samplers.known_cost import KnownCostSampler
-from archsearch.samplers.make import SAMPLERS, PredictThroughput, check_sampler, make_sampler
+from archsearch.samplers.make import KNOWN_COST, SAMPLERS, PredictThroughput, check_sampler, make_sampler
 from archsearch.samplers.observations import CURVE, MEASURED
 from archsearch.samplers.pool import Pool, TablePool
 from archsearch.samplers.rerank import FEATURES
@@ -12,6 +12,7 @@ __all__ = [
     "CURVE",
     "DESCRIBED",
     "FEATURES",
+    "KNOWN_COST",
     "MEASURED",
     "SAMPLERS",
     "InBandSampler",

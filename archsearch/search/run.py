@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from archsearch.device import conditions
 from archsearch.errors import UserError
+from archsearch.identity import RAW_FIGURE, Identity, identity_differences, identity_digest, row_identity
 from archsearch.proxy import Profile, ProxyTask, choose_profile
-from archsearch.results import MANIFEST_FILE, Row, is_timed
+from archsearch.results import DEVICE_OBJECTIVES, MANIFEST_FILE, Row, is_timed
 from archsearch.samplers import check_sampler
 from archsearch.search.config import RunConfig, make_settings
 from archsearch.search.engine.driver import Driver
@@ -22,9 +24,9 @@ from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
 from archsearch.search.study.database import shown_url
 from archsearch.search.study.store import RunStore
-from archsearch.space import Band, Space, choose_papers, draw, load_space, paper
+from archsearch.space import Arch, Band, Space, choose_papers, draw, load_space, paper
 from archsearch.system import Progress, Say, command_line, ignore
-from archsearch.throughput import Measurement, find_predictor
+from archsearch.throughput import Calibration, Measurement, find_predictor
 from archsearch.units import format_count, format_names
 
 _ID_DIGITS = 6
@@ -47,6 +49,7 @@ class RunRequest:
     output: Path | None
     results_root: Path
     recheck: bool
+    remeasure: bool
     seeds: int
     rungs: tuple[int, ...] | None  # None: the proxy's own
     fix: Mapping[str, Any]
@@ -144,12 +147,13 @@ def carry_out(
         f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.measurement.device}, "
         f"{len(config.papers)} fixed and {request.trials} sampled trials"
     )
-    predictor = find_predictor(request.results_root, config.measurement, say)
+    calibration = find_predictor(request.results_root, config.measurement, say)
+    predictor = None if calibration is None else RankedPredictor(calibration)
     predict = predictor.predict if predictor else None
     with RunStore.open(folder, config, request.storage, predict=predict) as store:
         for notice in store.notices:
             say(notice)
-        refuse_other_threads(folder, store.rows(), config.measurement)
+        _measure_here(store, request, predictor, arguments, say)
         rechecks = request.recheck and is_timed(config.objectives)
         with listen(str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
             driver = Driver(
@@ -159,27 +163,77 @@ def carry_out(
                 listener,
                 command=["archsearch", *arguments],
                 recheck=request.recheck,
+                remeasure=request.remeasure,
                 num_seeds=request.seeds,
                 predictor=predictor,
             )
             return driver.run(request.trials, request.timeout_s)
 
 
-def refuse_other_threads(folder: Path, rows: Sequence[Row], measurement: Measurement) -> None:
-    """Raise UserError where PyTorch would now time on the CPU with another number of threads than the run's trials had.
+class RankedPredictor:
+    """Predicts what a run ranks: a calibration's images/s, at the rate of the reference in which the run tells its ratios."""
 
-    With --threads that is a difference of the runs themselves; without, the number comes from the surroundings.
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration, self.source = calibration, calibration.source
+        self.reference_img_s = calibration.reference_img_s
+        self._scale = 1.0
+
+    def use_rate(self, rate: float | None) -> None:
+        """Predict for a run with this rate of the reference in images/s; None where none is fixed yet, or images/s as timed are ranked."""
+        self._scale = rate / self.reference_img_s if rate and self.reference_img_s else 1.0
+
+    def predict(self, arch: Arch) -> float | None:
+        """Images/s of the architecture, or None if it cannot be predicted."""
+        images_s = self._calibration.predict(arch)
+        return None if images_s is None else self._scale * images_s
+
+
+def _measure_here(
+    store: RunStore, request: RunRequest, predictor: RankedPredictor | None, arguments: Sequence[str], say: Say
+) -> None:
+    """Tell the store where it times from now on, if it has timings or predictions to compare with, and say which it cannot rank with those."""
+    timed = [row for row in store.rows() if row["throughput_id"] is not None]
+    if not timed and predictor is None:
+        return  # before the device's name is read, which initialises CUDA
+    measurement = store.config.measurement
+    here = {**conditions(measurement.torch_device), "threads": measurement.num_threads}
+    usual_rate = predictor.reference_img_s if predictor else None
+    store.measure_here(here, remeasure=request.remeasure, usual_rate=usual_rate)
+    if predictor:
+        predictor.use_rate(store.timings.rate)
+    identity = store.timings.identity
+    if identity and not request.remeasure and not DEVICE_OBJECTIVES.isdisjoint(store.config.objectives):
+        again = command_line([*arguments, "--remeasure"])
+        sentences = [other_timings_sentence(store.folder, timed, identity, again), raw_sentence(identity, again)]
+        for sentence in filter(None, sentences):
+            say(sentence)
+
+
+def other_timings_sentence(folder: Path, rows: Sequence[Row], identity: Identity, again: str) -> str | None:
+    """How many of a run's timed rows cannot be ranked with this identity, what differs, and the two ways on; None where all can.
+
+    `again` is the command that times them anew.
     """
-    if measurement.device != "cpu" or measurement.threads is not None:
-        return
-    now = measurement.num_threads
-    for row in rows:
-        then = json.loads(row["conditions"] or "{}").get("threads")
-        if then is not None and then != now:
-            raise UserError(
-                f"{folder}: its trials were timed with {then} threads, and PyTorch would use {now} now (OMP_NUM_THREADS, or the "
-                f"cores this process may run on); give it {then} again, or use another --output"
-            )
+    complete = [row for row in rows if row["state"] == "complete"]
+    others = {row["throughput_id"]: row for row in complete if row["throughput_id"] != identity_digest(identity)}
+    if not others:
+        return None
+    number = sum(row["throughput_id"] in others for row in complete)
+    what = format_names([identity_differences(row_identity(row), identity) for row in others.values()], 2, "; or ")
+    return (
+        f"{folder}: {number} of its {len(complete)} complete trials were timed otherwise ({what}) and are not ranked with what is timed "
+        f"now; `{again}` times them anew here, seconds each, and ranks all together, or begin another run with another --output"
+    )
+
+
+def raw_sentence(identity: Identity, again: str) -> str | None:
+    """Says that a run ranks images/s as timed, as earlier versions did; None for one that does not."""
+    if identity["figure"] != RAW_FIGURE:
+        return None
+    return (
+        "this run ranks images/s as timed, as the version that began it did, and they repeat less well than ratios to the reference; "
+        f"`{again}` times its trials anew and ranks the ratios"
+    )
 
 
 def interrupted_sentence(folder: Path | None, arguments: Sequence[str]) -> str:

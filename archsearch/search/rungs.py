@@ -7,8 +7,9 @@ from typing import Any
 from archsearch.errors import UserError, did_you_mean
 
 # Phases of an evaluation: the full training; one up to a rung (this with its steps behind it); one more with another seed (with its number
-# behind it); the scores that need no training, one of which may be the first rung (settings["free_rung"]); and the throughput once more.
-FULL_PHASE, RUNG_PHASE, SEED_PHASE, FREE_PHASE, AGAIN_PHASE = "proxy", "proxy@", "seed@", "free", "again"
+# behind it); the scores that need no training, one of which may be the first rung (settings["free_rung"]); the throughput, and the throughput once more.
+FULL_PHASE, RUNG_PHASE, SEED_PHASE, FREE_PHASE = "proxy", "proxy@", "seed@", "free"
+TIMING_PHASE, AGAIN_PHASE = "throughput", "again"
 FREE_SCORES = ("naswot", "zico", "expressivity", "progressivity", "trainability")
 
 

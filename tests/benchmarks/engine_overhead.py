@@ -41,6 +41,12 @@ class Clock:
         """Note the time, and the processor time of the driver."""
         self.ends.append((time.perf_counter(), time.process_time()))
 
+    def remeasure_started(self, row: Row, place: int, total: int) -> None:
+        """Not asked for here."""
+
+    def remeasure_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """Not asked for here."""
+
     def again_started(self, row: Row, place: int, total: int) -> None:
         """Nothing to note."""
 

@@ -21,15 +21,12 @@ from archsearch import Arch
 from archsearch.cli import main
 from archsearch.data import load_fashion_mnist
 from archsearch.device import affinity
-from archsearch.errors import UserError
 from archsearch.proxy import Recipe, Scale, start_training
 from archsearch.proxy.training_free import scores
 from archsearch.search import run as running
 from archsearch.search.engine.workers.process import ProcessWorker
 from archsearch.search.evaluate import evaluate
-from archsearch.search.run import refuse_other_threads
 from archsearch.space import Space
-from archsearch.throughput import Measurement
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "clothing-mini"
 SPACE = """
@@ -147,15 +144,6 @@ def test_threads_and_cores_that_are_not_there_are_refused_before_there_is_a_run(
         assert done.exit_code == 2
         assert done.output.startswith(f"error: {option}: ")
         assert not (tmp_path / "run").exists()
-
-
-def test_trials_timed_with_other_threads_are_not_joined() -> None:
-    here, row = Measurement(device="cpu", batch_size=2), {"conditions": '{"threads": 7}'}
-    with pytest.raises(UserError, match=r"timed with 7 threads, and PyTorch would use 1 now .* use another --output"):
-        refuse_other_threads(Path("run"), [{"conditions": None}, row], here)
-    refuse_other_threads(Path("run"), [{"conditions": '{"threads": 1}'}], here)
-    refuse_other_threads(Path("run"), [row], replace(here, threads=7))
-    refuse_other_threads(Path("run"), [row], replace(here, device="cuda"))
 
 
 def _picture(path: Path) -> None:

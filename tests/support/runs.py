@@ -1,5 +1,6 @@
 """Runs for tests: a configuration of the default space, a recording listener, and a driver in its own process."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.results import Row
-from archsearch.search import Driver, ProcessWorker, RunConfig, RunStore, State, Tally
+from archsearch.search import Driver, Job, ProcessWorker, RunConfig, RunStore, State, Tally, Worker
 from archsearch.search.engine.driver import Predictor
+from archsearch.search.engine.workers.base import Emit, Event
 from archsearch.space import Arch, load_space, paper
 
+Document = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 4_500_000_000
 FIXED = ("van_b2", "davit_tiny")
@@ -64,6 +67,7 @@ class RecordingListener:
     finished_rows: list[Row] = field(default_factory=list)
     tallies: list[Tally] = field(default_factory=list)
     again: list[tuple[int, int, int, str | None]] = field(default_factory=list)
+    remeasured: list[tuple[int, int, int, str | None]] = field(default_factory=list)
     seeds: list[tuple[int, int, int, str | None]] = field(default_factory=list)
     state: str = ""
 
@@ -76,6 +80,12 @@ class RecordingListener:
     def trial_finished(self, row: Row, tally: Tally) -> None:
         self.finished_rows.append(row)
         self.tallies.append(tally)
+
+    def remeasure_started(self, row: Row, place: int, total: int) -> None:
+        self.started.append(row)
+
+    def remeasure_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        self.remeasured.append((row["trial"], place, total, reason))
 
     def again_started(self, row: Row, place: int, total: int) -> None:
         self.started.append(row)
@@ -94,6 +104,30 @@ class RecordingListener:
         self.tallies.append(tally)
 
 
+class InProcessWorker:
+    """A worker that evaluates in this process, at once: for tests of what the driver makes of the results, without seconds for a process."""
+
+    def __init__(self, evaluator: Callable[[Document, Document, Document, Emit], None]) -> None:
+        self._evaluator = evaluator
+        self._events: list[Event] = []
+
+    def submit(self, job: Job) -> None:
+        def emit(event: Event) -> None:
+            if event["event"] == "phase":
+                event["values"] = {**event["values"], "seconds": 0.0}
+            self._events.append({**json.loads(json.dumps(event)), "trial": job.trial})
+
+        self._evaluator(job.arch, job.settings, job.done, emit)
+        self._events.append({"event": "done", "trial": job.trial})
+
+    def events(self, timeout: float) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        pass
+
+
 def run(
     folder: Path,
     config: RunConfig,
@@ -104,14 +138,19 @@ def run(
     timeout: float | None = None,
     storage_url: str | None = None,
     recheck: bool = False,
+    here: Mapping[str, Any] | None = None,
+    remeasure: bool = False,
     num_seeds: int = 1,
     predictor: Predictor | None = None,
     listener: RecordingListener | None = None,
+    worker: Worker | None = None,
 ) -> RecordingListener:
-    """A whole run in this process, its evaluations in a real worker."""
+    """A whole run in this process, its evaluations in a real worker unless another is given; `here` are the conditions of the machine that it says to be on."""
     listener = listener or RecordingListener()
     with RunStore.open(folder, config, storage_url) as store:
-        worker = ProcessWorker(folder / "worker.log", f"support.stub_evaluators:{evaluator}")
+        if here is not None:
+            store.measure_here(here, remeasure=remeasure)
+        worker = worker or ProcessWorker(folder / "worker.log", f"support.stub_evaluators:{evaluator}")
         driver = Driver(
             config,
             store,
@@ -120,6 +159,7 @@ def run(
             fixed=fixed,
             command=["test"],
             recheck=recheck,
+            remeasure=remeasure,
             num_seeds=num_seeds,
             predictor=predictor,
         )

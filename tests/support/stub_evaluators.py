@@ -15,6 +15,7 @@ from typing import Any
 
 Document = dict[str, Any]
 Emit = Callable[[Document], None]
+REFERENCE = 128.0  # images/s; a power of two, so that a ratio times it gives the same figure again to the last bit
 Done = dict[str, Document]
 
 
@@ -53,11 +54,19 @@ def measure(phase: str, arch: Document) -> Document:
         return {"macs_fvcore": 1}
     if phase == "throughput":
         images_s = 100 + 900 * fraction(arch, "throughput")
-        figures = {"throughput_img_s": images_s, "latency_ms": 1000 / images_s, "throughput_ratio": images_s / 100}
+        figures = {
+            "throughput_img_s": images_s,
+            "latency_ms": 1000 / images_s,
+            "throughput_ratio": images_s / REFERENCE,
+        }
         return {**figures, "throughput_iqr": 0.01, "conditions": {"threads": 1}}
     if phase == "again":
         ratio = measure("throughput", arch)["throughput_ratio"] * (0.95 + 0.1 * fraction(arch, "again"))
-        figures = {"throughput_again_img_s": 100 * ratio, "throughput_again_ratio": ratio, "throughput_again_iqr": 0.01}
+        figures = {
+            "throughput_again_img_s": REFERENCE * ratio,
+            "throughput_again_ratio": ratio,
+            "throughput_again_iqr": 0.01,
+        }
         return {**figures, "conditions": {"threads": 1, "date": "later"}}
     if phase == "proxy":
         return {"proxy_score": fraction(arch, "proxy"), "proxy_score_se": 0.01}
@@ -94,6 +103,29 @@ def kill_driver(arch: Document, settings: Document, done: Done, emit: Emit) -> N
         note(settings, "kill", victim)
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
+
+
+def on_machine(arch: Document, settings: Document, done: Done, emit: Emit) -> None:
+    """As `evaluate`, on the machine that the file `machine.json` beside the log describes.
+
+    `conditions` are its conditions; images/s as timed are `speed` times the usual ones, changed by up to the factor `load` either way from
+    one timing to the next, and the ratios to the reference are those of another machine's for each `salt`.
+    """
+    machine = json.loads(Path(settings["log"]).with_name("machine.json").read_text())
+    salt = machine.get("salt", "throughput")
+
+    def emit_here(event: Document) -> None:
+        if event.get("values") and event["phase"] in ("throughput", "again"):
+            prefix = "throughput" if event["phase"] == "throughput" else "throughput_again"
+            ratio = (100 + 900 * fraction(arch, salt)) / REFERENCE
+            factor = machine.get("load", 1.0) ** (2 * fraction(arch, str(time.time_ns())) - 1)
+            raw = machine.get("speed", 1.0) * REFERENCE * ratio * factor
+            figures = {f"{prefix}_img_s": raw, f"{prefix}_ratio": ratio, "conditions": machine["conditions"]}
+            noisy = {"throughput_noisy": machine.get("noisy", False)} if event["phase"] == "throughput" else {}
+            event = {**event, "values": {**event["values"], **figures, **noisy}}
+        emit(event)
+
+    evaluate(arch, settings, done, emit_here)
 
 
 def misbehave(arch: Document, settings: Document, done: Done, emit: Emit) -> None:

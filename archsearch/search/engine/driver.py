@@ -17,7 +17,7 @@ from archsearch.search.engine.manifest import describe
 from archsearch.search.engine.promotion import Ending, judge, stages
 from archsearch.search.engine.workers.base import KILLED, Event, Job, Worker
 from archsearch.search.engine.workers.process import LOG_FILE
-from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, SEED_PHASE
+from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, SEED_PHASE, TIMING_PHASE
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, paper
 
@@ -40,7 +40,8 @@ class Driver:
     """Continues one run, new or old, up to a number of sampled candidates or the end of its band. Killed, it leaves a run to continue.
 
     `fixed` are the models measured first, by name: by default the papers of the configuration. With `recheck` the throughput of the
-    front is measured again at the end; with `num_seeds` above 1 the front is trained with that many seeds, the first training counted.
+    front is measured again at the end; with `remeasure` complete trials without a quiet timing of the present identity are timed anew at
+    the start (see `RunStore.measure_here`); with `num_seeds` above 1 the front is trained with that many seeds, the first training counted.
     """
 
     def __init__(
@@ -53,13 +54,14 @@ class Driver:
         fixed: Mapping[str, Arch] | None = None,
         command: Sequence[str] | None = None,
         recheck: bool = False,
+        remeasure: bool = False,
         num_seeds: int = 1,
         predictor: Predictor | None = None,
     ) -> None:
         self._config, self._store, self._worker, self._listener = config, store, worker, listener
         self._fixed = {name: paper(name) for name in config.papers} if fixed is None else dict(fixed)
         self._command = list(sys.argv if command is None else command)
-        self._recheck, self._num_seeds, self._predictor = recheck, num_seeds, predictor
+        self._recheck, self._remeasure, self._num_seeds, self._predictor = recheck, remeasure, num_seeds, predictor
         self._stages = stages(config)
         self._trials = 0
         self._is_stopped = False
@@ -92,6 +94,8 @@ class Driver:
     def _run(self, deadline: float) -> State:
         with self._deferred_interrupt():
             try:
+                if self._remeasure:
+                    self._remeasure_kept()
                 for row in self._queue():
                     self._evaluate(row)
                     if self._is_stopped or time.monotonic() >= deadline:
@@ -162,9 +166,24 @@ class Driver:
     def _row(self, trial: int) -> Row:
         return next(row for row in self._rows if row["trial"] == trial)
 
+    def _remeasure_kept(self) -> None:
+        """Time complete trials anew that have no quiet timing of the present identity; what fails is tried again the next time."""
+        left = self._store.left_to_remeasure()
+        for place, row in enumerate(left, start=1):
+            if self._is_stopped:
+                return
+            self._listener.remeasure_started(row, place, len(left))
+            last = self._run_job(row, [TIMING_PHASE])
+            if last is None:
+                return
+            self._write("running")
+            self._listener.remeasure_finished(self._row(row["trial"]), place, len(left), last.get("reason"))
+
     def _remeasure_front(self) -> None:
         """Measure the throughput of the front again; what fails is tried again by the next run of the same command."""
-        members = timed_front(self._rows, self._config.objectives)
+        front = timed_front(self._rows, self._config.objectives)
+        # Before the first trial is timed here the front may be of another identity.
+        members = [row for row in front if row["throughput_id"] == self._store.throughput_id]
         left = [row for row in members if row["throughput_again_img_s"] is None]
         left.sort(key=lambda row: int(row["trial"]))
         # Shuffled, since in another order a slow drift affects other trials than the first time.
@@ -283,12 +302,13 @@ class Driver:
 
     def _write(self, state: State) -> None:
         """Update the run's files from the study."""
-        self._rows = ranked(self._store.rows(), self._config.objectives)
+        throughput_id = self._store.ranked_id
+        self._rows = ranked(self._store.rows(), self._config.objectives, throughput_id)
         folder = self._store.folder
         write_trials(self._rows, folder)
-        write_front(self._rows, folder, self._config.objectives)
+        write_front(self._rows, folder, self._config.objectives, throughput_id)
         manifest = {
-            **describe(self._config, self._rows),
+            **describe(self._config, self._rows, throughput_id),
             "command": self._command,
             "trials": self._trials,
             "papers": list(self._fixed),

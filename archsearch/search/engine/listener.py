@@ -32,6 +32,12 @@ class Listener(Protocol):
     def trial_finished(self, row: Row, tally: Tally) -> None:
         """A trial ended as complete, stopped or failed, and the run's files are up to date."""
 
+    def remeasure_started(self, row: Row, place: int, total: int) -> None:
+        """A kept trial is about to be timed anew here (`--remeasure`), the `place`-th of `total`."""
+
+    def remeasure_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
+        """It was timed and the files are up to date, or it failed for `reason`."""
+
     def again_started(self, row: Row, place: int, total: int) -> None:
         """The throughput of a front member is about to be measured again, the `place`-th of `total`."""
 

@@ -15,9 +15,10 @@ from archsearch.version import __version__
 _VERSIONS = ("torch", "torchvision", "timm", "optuna")
 
 
-def describe(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any]:
-    """The part of the manifest that follows from the configuration and the rows."""
-    conditions = next((json.loads(row["conditions"]) for row in rows if row["conditions"]), None)
+def describe(config: RunConfig, rows: Sequence[Row], throughput_id: str | None = None) -> dict[str, Any]:
+    """The part of the manifest that follows from the configuration and the rows; conditions are of a timing of this identity."""
+    ranked = [row for row in rows if row["conditions"] and row["throughput_id"] == throughput_id]
+    conditions = json.loads(ranked[0]["conditions"]) if ranked else None
     return {
         "name": config.name,
         "space": {"name": config.space_name, "sha256": config.space_sha256},
@@ -33,6 +34,7 @@ def describe(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any]:
         "settings": dict(config.settings),
         "proxy_id": config.settings.get("proxy_id"),
         "versions": _versions(),
+        "throughput_id": throughput_id,
         "conditions": conditions and {key: value for key, value in conditions.items() if key != "again"},
         "created_at": rows[0]["started_at"].isoformat(timespec="seconds") if rows else utc_now(),
         "updated_at": utc_now(),

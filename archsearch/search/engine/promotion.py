@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from archsearch.results import OBJECTIVES, Row
+from archsearch.results import OBJECTIVES, Row, comparable
 from archsearch.search.config import RunConfig
 from archsearch.search.early_stopping import Curve, goes_on, with_free_rung
 from archsearch.search.rungs import FREE_PHASE, FULL_PHASE
@@ -64,7 +64,7 @@ def _curves(store: RunStore, costs: Sequence[str]) -> list[Curve]:
     """The curves of all trials that can be compared: not failed, not reused from another trial, all costs measured."""
     signs = [-1.0 if OBJECTIVES[name] == "maximize" else 1.0 for name in costs]
     curves = []
-    for row in store.rows():
+    for row in comparable(store.rows(), costs, store.throughput_id):
         figures = [row[name] for name in costs]
         if row["state"] == "failed" or row["reused_from"] is not None or None in figures:
             continue

@@ -8,25 +8,32 @@ from datetime import datetime
 from math import isfinite, nan
 from typing import Any
 
-from archsearch.results import CONDITION_COLUMNS, MEASURED_COLUMNS, SCHEMA, SCHEMA_VERSION, Row
+from archsearch.identity import Identity, identity_digest, row_identity
+from archsearch.results import CONDITION_COLUMNS, MEASURED_COLUMNS, RANK_COLUMNS, SCHEMA, SCHEMA_VERSION, Row
 from archsearch.search.config import RunConfig
-from archsearch.search.rungs import RUNG_PHASE, Rung
+from archsearch.search.rungs import FULL_PHASE, RUNG_PHASE, TIMING_PHASE, Rung
 
 # Keys of a trial's attributes: the architecture, what is known when it starts and when it ends, and a prefix of each phase.
 ARCH, CANDIDATE, OUTCOME, PHASE = "arch", "candidate", "outcome", "phase:"
 # The key of a trial that a driver left unfinished: its `starts`, but for those that ended orderly, and its `phases` at the last one.
 STARTS = "starts"
+_TIMING_COLUMNS = {name for name in MEASURED_COLUMNS | RANK_COLUMNS if not name.startswith("seconds")}
 
 
 @dataclass(kw_only=True)
 class StoredTrial:
-    """A trial as it is stored, kept in memory: the run has one writer, so it is read once, and every change is stored first."""
+    """A trial as it is stored, kept in memory: the run has one writer, so it is read once, and every change is stored first.
+
+    `timed` is what was timed anew after the trial had ended, and `again` the second timings of the front, by throughput_id; a trial that
+    reused another's results shares its `timed`.
+    """
 
     number: int
     trial_id: int
     state: str
     attrs: dict[str, Any]
-    again: dict[str, Any] | None = None  # the second throughput measurement
+    timed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    again: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: dict[str, float] = field(default_factory=dict)  # number of a further seed -> score
 
     @property
@@ -49,29 +56,41 @@ def finished_rungs(config: RunConfig, trial: StoredTrial) -> Iterator[tuple[Rung
         yield rung, measured
 
 
-def make_row(config: RunConfig, trial: StoredTrial) -> Row:
-    """The row of a trial, with every column of the schema; `front` is not set yet."""
+def timing_identity(config: RunConfig, trial: StoredTrial, values: Mapping[str, Any]) -> Identity:
+    """The identity of a stored timing of a trial, as its phase `throughput` or `again` gave it."""
+    versions = {**trial.attrs[CANDIDATE], **trial.attrs.get(f"{PHASE}count", {})}
+    row = {
+        **config.settings,
+        "torch_version": versions.get("torch_version"),
+        "device_name": values.get("device_name"),
+        "conditions": values.get("conditions"),
+        "throughput_raw_img_s": values.get("throughput_raw_img_s", values.get("throughput_again_raw_img_s")),
+    }
+    return row_identity(row)
+
+
+def make_row(config: RunConfig, trial: StoredTrial, throughput_id: str | None = None) -> Row:
+    """The row of a trial, with every column of the schema; `front` is not set yet.
+
+    Its timing is that of this identity where there is one, else the trial's own.
+    """
     row: Row = dict.fromkeys(SCHEMA.names)
-    row |= {name: config.settings.get(name) for name in (*CONDITION_COLUMNS, "proxy_id")}
     row |= {"run": config.name, "space": config.space.name, "budget_macs": config.budget_macs}
     row["schema_version"] = SCHEMA_VERSION
+    row |= {name: config.settings.get(name) for name in (*CONDITION_COLUMNS, "proxy_id")}
     row |= {"trial": trial.number, "state": trial.state, "seed": config.seed, "arch": json.dumps(trial.attrs[ARCH])}
     row |= trial.attrs[CANDIDATE]
-    seconds = 0.0
     for phase, values in trial.phases.items():
-        seconds += values.get("seconds", 0.0)
         if not phase.startswith(RUNG_PHASE):
             measured = {f"seconds_{phase}": values.get("seconds"), **values}
             row |= {key: value for key, value in measured.items() if key in MEASURED_COLUMNS}
+    row |= _timing_columns(config, trial, throughput_id)
     row |= _rung_columns(config, trial, is_reused=row["reused_from"] is not None)
-    # Reused figures took no time of their own.
-    row["seconds_total"] = 0.0 if row["reused_from"] is not None else seconds
+    row |= _durations(trial, row)
     if trial.state != "running":
         row |= trial.attrs[OUTCOME]
         row["finished_at"] = datetime.fromisoformat(row["finished_at"])
     row["started_at"] = datetime.fromisoformat(row["started_at"])
-    if trial.again is not None:
-        row |= _recheck_columns(row, trial.again)
     if trial.seeds and row["proxy_score"] is not None:
         scores = [row["proxy_score"], *(trial.seeds[key] for key in sorted(trial.seeds, key=int))]
         row |= {"proxy_seeds": len(scores), "proxy_seed_scores": json.dumps(scores)}
@@ -79,6 +98,34 @@ def make_row(config: RunConfig, trial: StoredTrial) -> Row:
     if isinstance(row["conditions"], dict):
         row["conditions"] = json.dumps(row["conditions"])
     return row
+
+
+def _timing_columns(config: RunConfig, trial: StoredTrial, throughput_id: str | None) -> Row:
+    """The columns of the timing that is shown, and of the second one of the same identity."""
+    own = trial.phases.get(TIMING_PHASE)
+    if own is None or own.get("throughput_img_s") is None:
+        return {}
+    timings = {identity_digest(timing_identity(config, trial, own)): own, **trial.timed}
+    shown = throughput_id if throughput_id in timings else next(iter(timings))
+    columns: Row = {name: value for name, value in timings[shown].items() if name in _TIMING_COLUMNS}
+    columns["throughput_id"] = shown
+    return columns | (_recheck_columns(columns, trial.again[shown]) if shown in trial.again else {})
+
+
+def _durations(trial: StoredTrial, row: Row) -> Row:
+    """Seconds of all trainings, of whichever length, and of all phases; 0 where the results were reused, which took none of their own."""
+    phases = trial.phases
+    trainings = [
+        values.get("seconds_proxy", values.get("seconds"))
+        for phase, values in phases.items()
+        if phase == FULL_PHASE or phase.startswith(RUNG_PHASE)
+    ]
+    columns = {name: row[name] for name in ("seconds_count", "seconds_throughput")}
+    columns["seconds_proxy"] = sum(seconds or 0.0 for seconds in trainings) if trainings else None
+    columns["seconds_total"] = sum(values.get("seconds", 0.0) for values in phases.values())
+    if row["reused_from"] is None:
+        return columns
+    return {name: None if seconds is None else 0.0 for name, seconds in columns.items()}
 
 
 def _rung_columns(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> dict[str, Any]:
@@ -116,8 +163,8 @@ def _rung_columns(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> 
 
 def _recheck_columns(row: Row, again: Mapping[str, Any]) -> Row:
     """The columns of the second throughput measurement, the change from the first, and the conditions of both."""
-    figures = {key: value for key, value in again.items() if key in MEASURED_COLUMNS and key != "conditions"}
-    first, second = row["throughput_ratio"], figures.get("throughput_again_ratio")
+    figures = {key: value for key, value in again.items() if key in _TIMING_COLUMNS and key != "conditions"}
+    first, second = row.get("throughput_ratio"), figures.get("throughput_again_ratio")
     if first and second:
         figures["throughput_change"] = second / first - 1
-    return {**figures, "conditions": {**(row["conditions"] or {}), "again": again.get("conditions")}}
+    return {**figures, "conditions": {**(row.get("conditions") or {}), "again": again.get("conditions")}}

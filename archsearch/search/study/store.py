@@ -14,7 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
-from archsearch.results import MANIFEST_FILE, Row
+from archsearch.identity import identity_digest
+from archsearch.results import DEVICE_OBJECTIVES, MANIFEST_FILE, Row, latest_identity
 from archsearch.samplers import (
     CURVE,
     DESCRIBED,
@@ -27,7 +28,7 @@ from archsearch.samplers import (
 )
 from archsearch.search.config import SPACE_FILE, RunConfig
 from archsearch.search.early_stopping import RungScore
-from archsearch.search.rungs import FREE_PHASE, FREE_SCORES
+from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, TIMING_PHASE
 from archsearch.search.study.database import (
     DATABASE_FILE,
     create_database,
@@ -41,13 +42,26 @@ from archsearch.search.study.database import (
     stored_config,
 )
 from archsearch.search.study.enqueued import enqueued_proposal
-from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, STARTS, StoredTrial, finished_rungs, make_row
+from archsearch.search.study.rows import (
+    ARCH,
+    CANDIDATE,
+    OUTCOME,
+    PHASE,
+    STARTS,
+    StoredTrial,
+    finished_rungs,
+    make_row,
+    timing_identity,
+)
+from archsearch.search.study.seen import as_seen, with_changed
+from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
 from archsearch.system import replace_file, utc_now
 from archsearch.version import __version__
 
 # Keys of the study's attributes, with the trial's number behind them: Optuna refuses further attributes of a trial that has ended.
-_AGAIN, _SEEDS = "archsearch:again:", "archsearch:seeds:"
+# A throughput_id may follow: of a second timing, or of one made anew after the trial had ended.
+_AGAIN, _SEEDS, _TIMED = "archsearch:again:", "archsearch:seeds:", "archsearch:timed:"
 _MOST_STARTS = 2
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -84,16 +98,21 @@ class RunStore:
         self._trials: dict[int, StoredTrial] = {}
         self._rows: dict[int, Row] = {}
         self._scores: dict[int, tuple[RungScore, ...]] = {}
+        self._seen: dict[int, FrozenTrial] | None = None
         study_attrs = study.user_attrs
+        self.timings = Timings(config, study_attrs, self._set_study)
+        later = {prefix: _by_trial(study_attrs, prefix) for prefix in (_AGAIN, _TIMED)}
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
-            self._load_trial(trial, study_attrs)
+            self._load_trial(trial, study_attrs, later)
         self._left = {row["trial"] for row in self.unfinished()}  # not begun again by this driver yet
         for trial in trials:
             if trial.state == TrialState.WAITING:
                 self._adopt(trial)
 
-    def _load_trial(self, trial: FrozenTrial, study_attrs: Mapping[str, Any]) -> None:
+    def _load_trial(
+        self, trial: FrozenTrial, study_attrs: Mapping[str, Any], later: Mapping[str, Mapping[int, dict[str, Any]]]
+    ) -> None:
         """Take over a stored trial. One without an architecture is not ours: someone called the study's `ask`, `add_trial` or `enqueue_trial`."""
         if ARCH not in trial.user_attrs or trial.state == TrialState.WAITING:
             self._num_foreign += 1
@@ -110,9 +129,12 @@ class RunStore:
             trial_id=trial._trial_id,
             state=state,
             attrs=attrs,
-            again=study_attrs.get(f"{_AGAIN}{number}"),
+            timed=later[_TIMED].get(number, {}),
             seeds=study_attrs.get(f"{_SEEDS}{number}", {}),
         )
+        for name, values in later[_AGAIN].get(number, {}).items():
+            # Earlier versions stored one without its identity.
+            stored.again[name or identity_digest(timing_identity(self.config, stored, values))] = values
         self._keep(stored)
 
     def _adopt(self, trial: FrozenTrial) -> None:
@@ -148,7 +170,10 @@ class RunStore:
             RungScore(value=measured["proxy_score"], standard_error=measured.get("proxy_score_se") or 0.0)
             for _, measured in finished_rungs(self.config, trial)
         )
-        row = self._rows[trial.number] = make_row(self.config, trial)
+        other = trial.attrs[CANDIDATE]["reused_from"]
+        if other is not None:
+            trial.timed = self._trials[other].timed
+        row = self._rows[trial.number] = make_row(self.config, trial, self.timings.throughput_id)
         return row
 
     @staticmethod
@@ -179,6 +204,40 @@ class RunStore:
         """The rows of all trials in order; `front` is not set yet."""
         return [self._rows[number] for number in sorted(self._rows)]
 
+    @property
+    def throughput_id(self) -> str | None:
+        """The identity of what is timed now, or was timed last."""
+        return self.timings.throughput_id or latest_identity(self.rows())
+
+    @property
+    def ranked_id(self) -> str | None:
+        """The identity whose rows are ranked in the run's files: of what is timed now, or of the latest rows before the first is complete."""
+        now = self.timings.throughput_id
+        latest_first = reversed(self._rows.values())
+        is_there = any(row["throughput_id"] == now for row in latest_first if row["state"] == "complete")
+        return now if is_there else latest_identity(self.rows())
+
+    def measure_here(
+        self, conditions: Mapping[str, Any], *, remeasure: bool = False, usual_rate: float | None = None
+    ) -> None:
+        """From now on trials are timed under these `device.conditions`; kept timings of others are not ranked with them.
+
+        `usual_rate`: images/s of the reference in a calibration for them. With `remeasure` the caller times `left_to_remeasure`.
+        """
+        self.timings.measure_here(conditions, self._rows.values(), wants_ratios=remeasure, usual_rate=usual_rate)
+        self._identity_changed()
+
+    def _identity_changed(self) -> None:
+        self._seen = None
+        for trial in self._trials.values():
+            if trial.timed:
+                self._keep(trial)
+
+    def left_to_remeasure(self) -> list[Row]:
+        """The rows of complete trials without a quiet timing of the present identity."""
+        rows = [row for row in self.rows() if row["state"] == "complete" and row["reused_from"] is None]
+        return [row for row in rows if row["throughput_id"] != self.throughput_id or row["throughput_noisy"]]
+
     def unfinished(self) -> list[Row]:
         """The rows of trials that an earlier driver did not finish, in order."""
         return [row for row in self.rows() if row["state"] == "running"]
@@ -195,7 +254,24 @@ class RunStore:
     def propose(self) -> Proposal | None:
         """The sampler's next candidate, inside the band; None when the run has every architecture of the band."""
         with storage_errors(self.where):
-            return self._sampler.propose(self._study, self._num_trials())
+            return self._sampler.propose(with_changed(self._study, self._changed_trials()), self._num_trials())
+
+    def _changed_trials(self) -> dict[int, FrozenTrial]:
+        """Ended trials whose stored values are not of the present identity, as the sampler may see them."""
+        if self._seen is None:
+            now = self.throughput_id
+            numbers = {
+                number
+                for number, row in self._rows.items()
+                if row["state"] in ("complete", "stopped")
+                and row["throughput_id"] is not None
+                and (row["throughput_id"] != now or now in self._trials[number].timed)
+            }
+            is_needed = numbers and not DEVICE_OBJECTIVES.isdisjoint(self.config.objectives)
+            trials = self._study.get_trials(deepcopy=False) if is_needed else []
+            found = [trial for trial in trials if trial.number in numbers]
+            self._seen = {one.number: as_seen(one, self._rows[one.number], self.config, now) for one in found}
+        return self._seen
 
     def start_fixed(self, paper: str, arch: Arch) -> Row:
         """Store a paper's model as a running trial."""
@@ -275,29 +351,61 @@ class RunStore:
                 self._set(trial, STARTS, {**trial.starts, "starts": trial.starts["starts"] - 1})
 
     def phases(self, number: int) -> dict[str, dict[str, Any]]:
-        """What was measured of a trial: phase -> column -> value."""
-        return self._trials[number].phases
+        """What was measured of a trial: phase -> column -> value; without a timing that cannot be ranked with those made here."""
+        phases = self._trials[number].phases
+        now, own = self.timings.throughput_id, self._rows[number]["throughput_id"]
+        if DEVICE_OBJECTIVES.isdisjoint(self.config.objectives) or now is None or own in (None, now):
+            return phases
+        return {phase: values for phase, values in phases.items() if phase != TIMING_PHASE}
 
     def record_phase(self, number: int, phase: str, values: Mapping[str, Any]) -> None:
-        """Store what a finished phase of a running trial measured."""
-        self._set(self._trials[number], f"{PHASE}{phase}", dict(values))
+        """Store what a finished phase of a trial measured. A timing of a trial that has ended is one made anew: the earlier ones stay stored."""
+        trial = self._trials[number]
+        if phase == TIMING_PHASE:
+            values = self._told(trial, phase, values)
+            own = trial.phases.get(TIMING_PHASE)
+            if trial.state != "running":
+                self._keep_timing(trial, values)
+                return
+            if own is not None and self._rows[number]["throughput_id"] != self.timings.throughput_id:
+                self._keep_timing(trial, own)
+        self._set(trial, f"{PHASE}{phase}", dict(values))
         if phase == FREE_PHASE:
             scores = {name: values[f"{FREE_PHASE}_{name}"] for name in FREE_SCORES if f"{FREE_PHASE}_{name}" in values}
-            self._set(self._trials[number], FEATURES, scores)
-        self._keep(self._trials[number])
+            self._set(trial, FEATURES, scores)
+        self._keep(trial)
+
+    def _told(self, trial: StoredTrial, phase: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What is stored of a timing; where it shows another identity than was taken to be the present one, that becomes the present one."""
+        before = self.timings.throughput_id
+        told = self.timings.told(trial, phase, values, self._rows.values())
+        if self.timings.throughput_id != before:
+            self._identity_changed()
+        return told
+
+    def _keep_timing(self, trial: StoredTrial, values: Mapping[str, Any]) -> None:
+        """Store a timing of a trial beside its own one, also for the trials that reused its results."""
+        identity = identity_digest(timing_identity(self.config, trial, values))
+        self._set_study(f"{_TIMED}{trial.number}:{identity}", dict(values))
+        trial.timed[identity] = dict(values)
+        self._seen = None
+        for other in [*self._trials.values()]:
+            if trial.number in (other.number, other.attrs[CANDIDATE]["reused_from"]):
+                self._keep(other)
 
     def record_again(self, number: int, values: Mapping[str, Any]) -> Row:
         """Store the second throughput measurement of a finished trial, beside its first figures."""
-        with storage_errors(self.where):
-            self._study.set_user_attr(f"{_AGAIN}{number}", dict(values))
-        self._trials[number].again = dict(values)
-        return self._keep(self._trials[number])
+        trial = self._trials[number]
+        told = self._told(trial, AGAIN_PHASE, values)
+        identity = identity_digest(timing_identity(self.config, trial, told))
+        self._set_study(f"{_AGAIN}{number}:{identity}", told)
+        trial.again[identity] = told
+        return self._keep(trial)
 
     def record_seed(self, number: int, seed: str, score: float) -> Row:
         """Store the score of a finished trial's training with another seed; its first score stays the ranked one."""
         seeds = {**self._trials[number].seeds, seed: score}
-        with storage_errors(self.where):
-            self._study.set_user_attr(f"{_SEEDS}{number}", seeds)
+        self._set_study(f"{_SEEDS}{number}", seeds)
         self._trials[number].seeds = seeds
         return self._keep(self._trials[number])
 
@@ -315,7 +423,7 @@ class RunStore:
         trial = self._trials[number]
         if reason is not None and not reason.strip():
             reason = "the evaluation failed without a reason"
-        row = make_row(self.config, trial)
+        row = make_row(self.config, trial, self.timings.throughput_id)
         missing = (
             f"the evaluation gave no {name}" if row[name] is None else f"{name} is {row[name]}"
             for name in self.config.objectives
@@ -338,12 +446,28 @@ class RunStore:
             # As study.tell does: samplers read trials through this cache, which lacks the new one.
             self._study._thread_local.cached_all_trials = None
         trial.state = _STATES[state]
+        if row["throughput_id"] not in (None, self.throughput_id):
+            self._seen = None  # it reused results of another identity
         return self._keep(trial)
+
+    def _set_study(self, key: str, value: Any) -> None:
+        with storage_errors(self.where):
+            self._study.set_user_attr(key, value)
 
     def _set(self, trial: StoredTrial, key: str, value: dict[str, Any]) -> None:
         with storage_errors(self.where):
             self._storage.set_trial_user_attr(trial.trial_id, key, value)
         trial.attrs[key] = value
+
+
+def _by_trial(attrs: Mapping[str, Any], prefix: str) -> dict[int, dict[str, Any]]:
+    """The study's attributes of this prefix: trial -> throughput_id ("" where none follows) -> value."""
+    found: dict[int, dict[str, Any]] = {}
+    for key in attrs:
+        if key.startswith(prefix):
+            number, _, identity = key.removeprefix(prefix).partition(":")
+            found.setdefault(int(number), {})[identity] = attrs[key]
+    return found
 
 
 def _make_features(config: RunConfig) -> Callable[[Arch], Mapping[str, float]] | None:

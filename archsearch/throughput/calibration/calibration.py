@@ -118,6 +118,12 @@ class Calibration:
         return found
 
     @cached_property
+    def reference_img_s(self) -> float | None:
+        """The reference's images/s that predictions belong to: its median around the measured networks; None without any."""
+        rates = [row["reference_img_s"] for row in self.rows if row["record"] == "network" and row["value"] is not None]
+        return statistics.median(rates) if rates else None
+
+    @cached_property
     def networks(self) -> list[MeasuredNetwork]:
         """The measured networks in the order of measuring, each with its prediction."""
         return [
