@@ -71,7 +71,8 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 @click.option(
     "--remeasure",
     is_flag=True,
-    help="Going on with a run: time its complete trials anew that were timed on another device or otherwise, or were noisy, and rank all together.",
+    help="Going on with a run: time its complete trials anew that were timed on another device or otherwise, or were noisy, and rank all "
+    "together.  [default: off]",
 )
 @number_option(
     "--seeds",

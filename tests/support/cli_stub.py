@@ -23,11 +23,21 @@ SHORT_TIMINGS: dict[str, Any] = {
 
 def evaluate(arch: Document, settings: Document, done: Document, emit: Callable[[Document], None]) -> None:
     """Figures that follow from the exact cost, so that a test can work them out again."""
-    from archsearch.space import Arch  # late: this imports torch, which a worker without jobs does not need
+    # Late: these import torch, which a worker without jobs does not need.
+    from archsearch.device import conditions
+    from archsearch.space import REFERENCE, Arch
+    from archsearch.throughput import Measurement
 
     cost = Arch.from_dict(arch).cost()
+    measurement = Measurement.from_dict(settings)
+    measurement.use_cpu()
+    here = {"conditions": {**conditions(measurement.torch_device), "reference": REFERENCE}}
     if settings.get("phases") == ["again"]:
-        figures = {"throughput_again_img_s": 1.02e9 / cost.params, "throughput_again_ratio": 1.02e9 / cost.params / 128}
+        figures = {
+            "throughput_again_img_s": 1.02e9 / cost.params,
+            "throughput_again_ratio": 1.02e9 / cost.params / 128,
+            **here,
+        }
         emit({"event": "phase", "phase": "again", "values": figures})
         return
     phases = {
@@ -38,6 +48,7 @@ def evaluate(arch: Document, settings: Document, done: Document, emit: Callable[
             "latency_ms": 10.0,
             "throughput_noisy": False,
             "throughput_drift": 0.0,
+            **here,
         },
     }
     for phase in settings.get("phases", ("count", "throughput", "proxy")):
