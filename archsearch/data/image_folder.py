@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from archsearch.errors import UserError
 from archsearch.system import open_regular
 from archsearch.units import format_names
 
+_SYSTEM_FOLDERS = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"})
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -25,11 +27,12 @@ class ImageFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The images of one split in a fixed order; labels index `classes`."""
+    """The images of one split in a fixed order; labels index `classes`. `others` counts the files beside them by their ending."""
 
     name: str
     classes: tuple[str, ...]
     files: tuple[ImageFile, ...]
+    others: Mapping[str, int]
 
 
 def quote_names(names: Sequence[str]) -> str:
@@ -61,7 +64,7 @@ def check_root(root: Path, splits: tuple[str, ...]) -> None:
 
 def folders_in(parent: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones left out."""
-    return sorted(entry.name for entry in os.scandir(parent) if _is_folder(entry) and not entry.name.startswith("."))
+    return sorted(entry.name for entry in os.scandir(parent) if _is_folder(entry) and _is_visible(entry.name))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -75,9 +78,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def list_classes(root: Path, split: str) -> tuple[str, ...]:
     """Names of a split's class folders that hold images, sorted. Raises UserError where there is none."""
-    for entry in os.listdir(root / split):
-        _refuse_dead_link(root / split / entry)
-    names = tuple(name for name in folders_in(root / split) if _image_paths(root / split / name, first_only=True))
+    for name in filter(_is_visible, os.listdir(root / split)):
+        _refuse_dead_link(root / split / name)
+    names = tuple(name for name in folders_in(root / split) if _holds_images(root / split / name))
     if not names:
         raise UserError(
             f"{root / split}: no class folders with images; allowed is <class>/<image> with one of"
@@ -89,9 +92,13 @@ def list_classes(root: Path, split: str) -> tuple[str, ...]:
 def read_split(root: Path, split: str, classes: tuple[str, ...]) -> Split:
     """The images below these class folders of a split, class by class, sorted by path; a missing folder holds none."""
     files = []
+    others: Counter[str] = Counter()
     for label, name in enumerate(classes):
         folder = root / split / name
-        for path in _image_paths(folder) if folder.is_dir() else ():
+        for path in sorted(_visible_files(folder)) if folder.is_dir() else ():
+            if not _is_image(path.name):
+                others[path.suffix.lower() or path.name] += 1
+                continue
             try:
                 stat = path.stat()
                 num_bytes, modified_ns = stat.st_size, stat.st_mtime_ns
@@ -101,18 +108,21 @@ def read_split(root: Path, split: str, classes: tuple[str, ...]) -> Split:
                 num_bytes, modified_ns = 0, 0
             relative = path.relative_to(root).as_posix()
             files.append(ImageFile(path=relative, label=label, num_bytes=num_bytes, modified_ns=modified_ns))
-    return Split(name=split, classes=classes, files=tuple(files))
+    return Split(name=split, classes=classes, files=tuple(files), others=others)
 
 
-def has_images_directly(folder: Path) -> bool:
-    """Whether an image lies in the folder itself."""
-    with os.scandir(folder) as entries:
-        return any(_is_image(entry.name) for entry in entries)
+def count_images_directly(folder: Path) -> int:
+    """Number of images in the folder itself."""
+    return sum(map(_is_image, os.listdir(folder)))
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(_is_image(path.name) for path in _visible_files(folder))
 
 
 def _refuse_dead_link(path: Path) -> None:
     """Raise UserError for a link that leads nowhere and is no image: it may stand for a folder of images, on a disk that is not mounted."""
-    if path.is_symlink() and not path.exists() and not path.name.startswith(".") and not _is_image(path.name):
+    if path.is_symlink() and not path.exists() and not _is_image(path.name):
         raise UserError(f"{path}: a link to {os.readlink(path)!r}, which is not there; every folder of images must be")
 
 
@@ -120,9 +130,8 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _image_paths(folder: Path, first_only: bool = False) -> list[Path]:
-    """Image files anywhere below `folder`, sorted; linked folders are followed, each real folder once."""
-    paths: list[Path] = []
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Files anywhere below `folder` but hidden ones; linked folders are followed, each real folder once."""
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(parent)
@@ -130,17 +139,16 @@ def _image_paths(folder: Path, first_only: bool = False) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
-        for name in names:
-            if _is_image(name):
-                paths.append(Path(parent, name))
-            else:
-                _refuse_dead_link(Path(parent, name))
-        if first_only and paths:
-            break
-    return sorted(paths)
+        folders[:] = sorted(filter(_is_visible, folders))
+        for path in (Path(parent, name) for name in names if _is_visible(name)):
+            _refuse_dead_link(path)
+            yield path
+
+
+def _is_visible(name: str) -> bool:
+    # macOS leaves "._photo.jpg" beside photo.jpg on foreign disks; it is not an image. Nor are the previews in a NAS's folders.
+    return not name.startswith(".") and name not in _SYSTEM_FOLDERS
 
 
 def _is_image(name: str) -> bool:
-    # macOS leaves "._photo.jpg" beside photo.jpg on foreign disks; it is not an image.
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return _is_visible(name) and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

@@ -403,6 +403,28 @@ def test_links_pipes_and_devices_hang_nothing(tmp_path: Path) -> None:
     assert prepare("x" * 5000, tmp_path / "other").exit_code == 2
 
 
+def test_what_lies_beside_the_images_is_hidden_or_said(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    write_folder(root, make_pictures(12, broken=False))
+    cat = root / "train" / "n01440764"
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("moving.GIF", "moving.WebP", "moving.png"):
+        frames[0].save(cat / name, save_all=True, append_images=frames[1:], lossless=True)
+    files = [".DS_Store", "Thumbs.db", "photo.jfif", "._photo.jpg", "@eaDir/x.jpg/THUMB_M.jpg", ".thumbnails/x.png"]
+    for path in [*(cat / name for name in files), root / "train" / "__MACOSX" / "x.jpg", root / "train" / "loose.png"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no image")
+    done = prepare(root, tmp_path / "out", "--val-split", "val")
+    assert "train: 1 images in no class folder" in done.stdout
+    assert "train: 2 files of endings that are no image's ('.db', '.jfif')" in done.stdout
+    folder = open_prepared(tmp_path / "out")
+    assert folder.classes == ("n01440764", "n02102040", "n03000684")
+    assert np.bincount(folder.labels["train"]).tolist() == [15, 12, 12]
+    assert folder.unreadable["train"] == ()
+    from_red = np.abs(folder.images["train"].astype(int) - (255, 0, 0)).max(axis=(1, 2, 3))
+    assert (from_red <= 1).sum() == 3  # the first frame of each
+
+
 def test_greys_deeper_than_16_bits_are_no_white_squares(tmp_path: Path) -> None:
     root = tmp_path / "set"
     write_folder(root, make_pictures(12, broken=False))

@@ -21,6 +21,7 @@ from archsearch import Arch
 from archsearch.cli import main
 from archsearch.data import load_fashion_mnist
 from archsearch.device import affinity
+from archsearch.errors import RunError, UserError
 from archsearch.proxy import Recipe, Scale, start_training
 from archsearch.proxy.training_free import scores
 from archsearch.search import run as running
@@ -181,6 +182,47 @@ def test_bad_data_is_one_sentence_and_leaves_no_run(space: Path, tmp_path: Path)
         assert sentence.startswith("error: ")
         assert word in sentence
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_images_exchanged_under_a_run_fail_the_trial_and_copies_do_not(tmp_path: Path) -> None:
+    arch = Space(tomllib.loads(SPACE), "tiny.toml", SPACE).sample(lambda name, choices: choices[0])
+    for name in ("images", "others"):
+        classes = ["cat", "dog", name]
+        prepare_args = [str(_folder(tmp_path / f"{name}-set", classes)), str(tmp_path / name), "--val-split", "val"]
+        assert CliRunner().invoke(main, ["prepare", *prepare_args]).exit_code == 0
+    folder = tmp_path / "images"
+    settings = {**settings_for(data=folder, steps=4, rungs=(1, 2)), "phases": ["proxy@2"]}
+    scores: list[float] = []
+
+    def train(phase: str = "proxy@2") -> None:
+        evaluate(arch.to_dict(), {**settings, "phases": [phase]}, {}, keep)
+
+    def keep(event: dict[str, Any]) -> None:
+        if event["event"] == "phase":
+            scores.append(event["values"]["proxy_score"])
+
+    def exchange(new: Path) -> None:
+        shutil.rmtree(folder)
+        shutil.copytree(new, folder)
+
+    shutil.copytree(folder, tmp_path / "kept")
+    train()
+    exchange(tmp_path / "kept")  # the same images in new files
+    train()
+    assert scores[0] == scores[1]
+    exchange(tmp_path / "others")
+    for phase in ("proxy", "proxy@2"):  # a training that waits at its rung is not gone on with either
+        with pytest.raises(RunError, match=r"the images are others-set-\d+-\w+ now, and this run trains on images-set"):
+            train(phase)
+    exchange(tmp_path / "kept")
+    images = (folder / "train_images.npy").read_bytes()
+    (folder / "train_images.npy").write_bytes(images[:-1] + bytes([images[-1] ^ 1]))  # others under the same manifest
+    with pytest.raises(UserError, match=r"'train_images\.npy' not as written"):
+        train()
+    exchange(tmp_path / "kept")
+    train()
+    assert scores[0] == scores[2]
 
 
 @pytest.mark.slow

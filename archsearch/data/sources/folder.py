@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from archsearch.data.image_folder import (
     Split,
     check_root,
+    count_images_directly,
     folders_in,
-    has_images_directly,
     list_classes,
     quote_names,
     read_image,
@@ -49,10 +49,17 @@ class FolderSource(Source):
 
     def entries(self, split: str) -> Entries:
         """All files below the split's class folders."""
-        files = self._files(split).files
+        found, loose = self._files(split), count_images_directly(self._root / ("" if self._is_flat else split))
+        files = found.files
         labels = np.array([file.label for file in files], dtype=np.int64)
+        left_out = [f"{loose:,} images in no class folder"] if loose else []
+        if found.others:
+            number = sum(found.others.values())
+            left_out.append(f"{number:,} files of endings that are no image's ({quote_names(sorted(found.others))})")
         skipped = 1 if self._is_flat else 2  # the split and the class in front
-        return Entries(labels=labels, keys=tuple(file.path.split("/", skipped)[-1] for file in files))
+        return Entries(
+            labels=labels, keys=tuple(file.path.split("/", skipped)[-1] for file in files), left_out=tuple(left_out)
+        )
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
         """Loaders that open and read one file each."""
@@ -94,4 +101,4 @@ def is_flat(root: Path, train_split: str) -> bool:
     """Whether a folder holds class folders of images and no folder of the training split."""
     if not root.is_dir() or (root / train_split).is_dir():
         return False
-    return any(has_images_directly(root / name) for name in folders_in(root))
+    return any(count_images_directly(root / name) for name in folders_in(root))
