@@ -9,7 +9,6 @@ import numpy as np
 from optuna.trial import TrialState
 
 from archsearch.metrics import Array, front_ranks
-from archsearch.samplers.candidates import Candidates
 from archsearch.samplers.ehvi import expected_improvement, undominated_boxes
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.observations import Observation, Observations
@@ -20,8 +19,7 @@ _MARGIN = 0.1
 _OPTIMISM = 2.0
 # Weight of parameters, whose mean distance is at most 1, beside known costs by rank.
 _VARIETY = 0.5
-# Share of the candidates that each of the first proposals is chosen from, so that seeds differ on a small table too.
-_COMPETING = 0.8
+COMPETING = 0.8  # share of the candidates that each of the first proposals is chosen from
 
 
 class EncodedCandidates(Protocol):
@@ -52,7 +50,7 @@ class Acquisition:
         """`models` (by index of the objective) and `known` together cover every objective."""
         self._models, self._known, self._candidates = models, list(known), candidates
         self._width = len(models) + len(known)
-        complete, pending = observations.in_state(TrialState.COMPLETE), observations.in_state(TrialState.RUNNING)
+        complete, pending = observations.in_state(TrialState.COMPLETE), observations.pending(known)
         points = np.zeros((len(complete) + len(pending), self._width))
         points[:, self._known] = stack_costs([*complete, *pending], known)
         for index, model in models.items():
@@ -84,13 +82,19 @@ class Acquisition:
 
 
 def farthest(
-    encoder: Encoder, rows: Sequence[Observation], candidates: Candidates, known: Sequence[int], rng: random.Random
+    encoder: Encoder,
+    rows: Sequence[Observation],
+    candidates: EncodedCandidates,
+    known: Sequence[int],
+    rng: random.Random,
+    competing: float = COMPETING,
 ) -> int:
-    """Index of the candidate, among a random share, whose nearest observation is farthest in known costs (by rank) and parameters.
+    """Index of the candidate, among a random share `competing`, whose nearest observation is farthest in known costs (by rank) and parameters.
 
     Without an observation it is the one of the most ordinary cost.
     """
-    some = np.array(rng.sample(range(len(candidates)), math.ceil(_COMPETING * len(candidates))))
+    number = len(candidates.encoded)
+    some = np.array(rng.sample(range(number), math.ceil(competing * number)))
     costs = _ranks(candidates.costs[some], candidates.costs)
     tried = [row for row in rows if np.all(np.isfinite(row.pick_values(known)))]
     if not tried:

@@ -8,30 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from archsearch.errors import UserError
 from archsearch.metrics import Array
 
 # A number's span gives distances up to 1; where one side lacks the name the distance is between 3/4 and 1.
 _PRESENT = math.sqrt(0.75)
 _HALF = math.sqrt(0.5)
 _LOG_RATIO = 10.0
+_MOST_CODES = 1000
 ABSENT = "\0absent"
 
 
 class Column:
-    """The columns of one name: one for a number, one for each choice of a category, and one that marks whether the name is there."""
+    """The columns of one reading of a name: one for a number, or one for each value of a category; and one that marks whether the name is there."""
 
-    def __init__(self, distribution: BaseDistribution) -> None:
-        self._choices: tuple[Any, ...] = ()
+    def __init__(self, distribution: BaseDistribution, *, ordered: bool) -> None:
+        self._choices: Sequence[Any] = ()
         self._low, self._span, self._log = 0.0, 1.0, False
-        numbers = numeric_values(distribution)
-        if numbers is None:
-            assert isinstance(distribution, CategoricalDistribution), "anything else is a number"
-            self._choices = distribution.choices
-        else:
+        if ordered:
+            numbers = numeric_values(distribution)
+            assert numbers is not None, "an ordered name has numbers"
             low, high = min(numbers), max(numbers)
             self._log = low > 0 and high / low >= _LOG_RATIO and getattr(distribution, "log", True)
             self._low, top = (math.log(low), math.log(high)) if self._log else (low, high)
             self._span = (top - self._low) or 1.0
+        else:
+            self._choices = _codes(distribution)
         self.width = len(self._choices or "x") + 1
         # Rows of values met so far, that of an absent name first.
         self._places: dict[Any, int] = {ABSENT: 0}
@@ -60,21 +62,55 @@ def numeric_values(distribution: BaseDistribution) -> Sequence[float] | None:
     return None
 
 
-class Encoder:
-    """Parameter dictionaries as rows (N, W); `groups` (W,) gives the index of each column's name in `names`.
+def _codes(distribution: BaseDistribution) -> Sequence[Any]:
+    """All values of a name without an order. Raises UserError where they are too many."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution) and len(range(distribution.low, distribution.high + 1)) <= _MOST_CODES:
+        return range(distribution.low, distribution.high + 1)
+    raise UserError(
+        f"KnownCostSampler: ordered is False for a name of {distribution}; only a category or at most {_MOST_CODES} integers can be codes"
+    )
 
-    The squared distance of two rows within a name's columns is 1 for different categories, at most 1 for numbers, about 1 where one row lacks the
-    name, and 0 where both do.
+
+def _readings(name: str, distribution: BaseDistribution, ordered: bool | None) -> Sequence[bool]:
+    """True for a number with an order, False for a code that is the same or another; both for numbers of a category of which nobody said what they are."""
+    numbers = numeric_values(distribution)
+    if numbers is None:
+        if ordered:
+            raise UserError(
+                f"KnownCostSampler: ordered has {name!r}, but its values are not all numbers: {distribution}"
+            )
+        return (False,)
+    if ordered is not None:
+        return (ordered,)
+    return (True, False) if isinstance(distribution, CategoricalDistribution) and len(set(numbers)) > 2 else (True,)
+
+
+class Encoder:
+    """Parameter dictionaries as rows (N, W); `groups` (W,) gives the index of each column's reading: a name read in two ways has two.
+
+    The squared distance of two rows within a group is 1 for different categories, at most 1 for numbers, about 1 where one row lacks the
+    name, and 0 where both do. `pairs`: the groups of names read in two ways, as number and as code.
     """
 
-    def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
+    def __init__(
+        self, distributions: Mapping[str, BaseDistribution], ordered: Mapping[str, bool] | None = None
+    ) -> None:
+        """`ordered`: see KnownCostSampler; names that are missing here have no effect."""
         self.names = sorted(distributions)
-        self._columns = {name: Column(distributions[name]) for name in self.names}
-        widths = [self._columns[name].width for name in self.names]
+        self._columns: list[tuple[str, Column]] = []
+        self.pairs: list[tuple[int, int]] = []
+        for name in self.names:
+            readings = _readings(name, distributions[name], (ordered or {}).get(name))
+            if len(readings) == 2:
+                self.pairs.append((len(self._columns), len(self._columns) + 1))
+            self._columns += [(name, Column(distributions[name], ordered=reading)) for reading in readings]
+        widths = [column.width for _, column in self._columns]
         self.groups: NDArray[np.int64] = np.repeat(np.arange(len(widths)), widths)
 
     def encode(self, rows: Iterable[Mapping[str, Any]]) -> Array:
         """The rows (N, W) of N dictionaries; unknown names have no effect."""
         rows = list(rows)
-        parts = [self._columns[name].encode([row.get(name, ABSENT) for row in rows]) for name in self.names]
+        parts = [column.encode([row.get(name, ABSENT) for row in rows]) for name, column in self._columns]
         return np.hstack(parts) if parts else np.zeros((len(rows), 0))

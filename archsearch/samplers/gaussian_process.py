@@ -1,10 +1,11 @@
 """A Gaussian process over encoded rows: one weight a name, fitted by marginal likelihood with priors; numpy and scipy alone.
 
-k(x, y) = amplitude * exp(-sum_n weight_n * d_n(x, y)) + 1 + c(x).c(y), with d_n the squared distance within a name's columns, and c the known
+k(x, y) = amplitude * exp(-sum_n weight_n * d_n(x, y)) + 1 + c(x).c(y), with d_n the squared distance within the columns of group n, and c the known
 objectives, standardised: the constant and the slopes of a linear mean are integrated out under unit normals. botorch would bring
 gpytorch along for a few hundred rows; the tests hold likelihood, gradient and posterior against SciPy and dense formulas.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from archsearch.metrics import Array
 
@@ -21,9 +23,16 @@ Indices = NDArray[np.int64]
 _AMPLITUDE = (0.0, 1.0)
 _NOISE = (np.log(0.01), 2.0)
 _WEIGHT_DEVIATION = 1.0
+# Of the logit of a code's share beside a number; the logit of no share; and by how much its log posterior must be better for numbers alone: with few
+# observations a mixture is the safer guess.
+_SHARE = (0.0, 2.0)
+_NO_SHARE = -30.0
+_CLEARLY = 2.0
+_NONE: Indices = np.array([], dtype=np.int64)
 _LIMIT = 6.0  # an optimum lies within this many deviations
 _JITTER = 1e-6
 _ITERATIONS = 60
+_CELLS = 2_000_000  # numbers in one array of observations by candidates: 16 MB
 
 
 class Inputs(NamedTuple):
@@ -72,24 +81,46 @@ def _linear(first: Inputs, second: Inputs) -> Array:
 
 
 class HyperparameterFit:
-    """The negative log posterior of the hyperparameters, and its gradient, on some data."""
+    """The negative log posterior of the hyperparameters, and its gradient, on some data.
 
-    def __init__(self, inputs: Inputs, outputs: Array, extra_noise: Array, groups: Indices) -> None:
-        """`extra_noise` (N,): variances of outputs that are not measured but inferred."""
+    They are searched as one vector: the logarithms of amplitude, noise, and each group's weight. Two groups that are readings of one name have, in these
+    places, the logarithm of their common weight and the logit of the second's share in it: the likelihood decides between them.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        outputs: Array,
+        extra_noise: Array,
+        groups: Indices,
+        pairs: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """`extra_noise` (N,): variances of outputs that are not measured but inferred. `pairs`: groups that are two readings of one name."""
         self.outputs, self.extra_noise = outputs, extra_noise
         number = int(groups.max()) + 1 if len(groups) else 0
         parts = [inputs.rows[:, groups == group] for group in range(number)]
         distances = [_distances(rows, rows, np.ones(rows.shape[1])) for rows in parts]
         self.per_group = np.stack(distances or [np.zeros((0, 0))]).reshape(number, -1)  # (groups, N * N)
         self.linear = _linear(inputs, inputs)
-        # Two random candidates correlate by about 1/e at this weight on every group.
-        weight = 2.0 / max(1, len(np.unique(groups)))
-        self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], np.full(number, np.log(weight))))
-        self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], np.full(number, _WEIGHT_DEVIATION)))
+        self._first, self._second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        # Two random candidates correlate by about 1/e at this weight on every name.
+        weight = 2.0 / max(1, number - len(pairs))
+        means, deviations = np.full(number, np.log(weight)), np.full(number, _WEIGHT_DEVIATION)
+        means[self._second], deviations[self._second] = _SHARE
+        self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], means))
+        self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], deviations))
 
-    def loss(self, logs: Array) -> tuple[float, Array]:
-        """Negative log posterior up to a constant, and its gradient by the logarithms."""
-        at, number = Hyperparameters.from_logs(logs), len(self.outputs)
+    def unpack(self, vector: Array) -> Hyperparameters:
+        """The hyperparameters of a vector."""
+        at = Hyperparameters.from_logs(vector)
+        share = expit(vector[2 + self._second])
+        common = at.weights[self._first]
+        at.weights[self._first], at.weights[self._second] = common * (1 - share), common * share
+        return at
+
+    def loss(self, vector: Array) -> tuple[float, Array]:
+        """Negative log posterior up to a constant, and its gradient by the vector."""
+        at, number = self.unpack(vector), len(self.outputs)
         smooth = at.amplitude * np.exp(-(at.weights @ self.per_group)).reshape(number, number)
         matrix = smooth + self.linear + np.diag(at.noise + self.extra_noise + _JITTER)
         factor = cho_factor(matrix, lower=True, check_finite=False)
@@ -98,18 +129,33 @@ class HyperparameterFit:
         likelihood = 0.5 * self.outputs @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * number * np.log(2 * np.pi)
         inner = inverse - np.outer(alpha, alpha)  # twice the derivative by the matrix
         weighted = inner * smooth
-        by_weight = -0.5 * at.weights * (self.per_group @ weighted.ravel())
-        gradient = np.concatenate(([0.5 * weighted.sum(), 0.5 * at.noise * np.trace(inner)], by_weight))
-        away = (logs - self.means) / self.deviations
+        by_log = -0.5 * at.weights * (self.per_group @ weighted.ravel())
+        share = expit(vector[2 + self._second])
+        first, second = by_log[self._first], by_log[self._second]
+        by_log[self._first], by_log[self._second] = first + second, (1 - share) * second - share * first
+        gradient = np.concatenate(([0.5 * weighted.sum(), 0.5 * at.noise * np.trace(inner)], by_log))
+        away = (vector - self.means) / self.deviations
         return float(likelihood + 0.5 * away @ away), np.asarray(gradient + away / self.deviations)
 
     def best(self) -> Hyperparameters:
-        """The mode, searched from the priors' means by L-BFGS-B."""
-        bounds = list(zip(self.means - _LIMIT * self.deviations, self.means + _LIMIT * self.deviations, strict=True))
-        found = minimize(
-            self.loss, self.means, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _ITERATIONS}
-        )
-        return Hyperparameters.from_logs(found.x)
+        """The mode, searched from the priors' means by L-BFGS-B; that without any share of codes where it is clearly the better one."""
+        mixed, loss = self._search(self.means)
+        if not len(self._second):
+            return self.unpack(mixed)
+        start = self.means.copy()
+        start[2 + self._second] = _NO_SHARE
+        ordered, ordered_loss = self._search(start, keep=2 + self._second)
+        prior = 0.5 * (((start - self.means) / self.deviations) ** 2).sum()  # of shares that are no parameters here
+        return self.unpack(ordered if ordered_loss - prior + _CLEARLY < loss else mixed)
+
+    def _search(self, start: Array, keep: Indices = _NONE) -> tuple[Array, float]:
+        """The vector of the least loss and that loss; entries `keep` stay as they are in `start`."""
+        low, high = self.means - _LIMIT * self.deviations, self.means + _LIMIT * self.deviations
+        low[keep] = high[keep] = start[keep]
+        bounds = list(zip(low, high, strict=True))
+        options = {"maxiter": _ITERATIONS}
+        found = minimize(self.loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return found.x, float(found.fun)
 
 
 class Posterior:
@@ -126,6 +172,15 @@ class Posterior:
 
     def predict(self, inputs: Inputs) -> tuple[Array, Array]:
         """Means and standard deviations (P,) of the outputs without noise."""
+        step = max(1, _CELLS // len(self.alpha))
+        parts = [
+            self._predict(Inputs(inputs.rows[start : start + step], inputs.known[start : start + step]))
+            for start in range(0, len(inputs.rows), step)
+        ]
+        means, deviations = zip(*parts, strict=True) if parts else ([np.zeros(0)], [np.zeros(0)])
+        return np.concatenate(means), np.concatenate(deviations)
+
+    def _predict(self, inputs: Inputs) -> tuple[Array, Array]:
         cross = kernel(self.inputs, inputs, self.groups, self.at)
         solved = solve_triangular(self.factor, cross, lower=True, check_finite=False)
         prior = self.at.amplitude + 1.0 + (inputs.known**2).sum(axis=1)

@@ -3,6 +3,7 @@
 import contextlib
 import random
 import threading
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -10,19 +11,27 @@ from typing import Any
 import numpy as np
 from optuna import Study, TrialPruned
 from optuna.distributions import BaseDistribution
-from optuna.samplers import RandomSampler
+from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, did_you_mean
 from archsearch.metrics import Array
-from archsearch.samplers.acquisition import Acquisition, farthest, pareto_front
+from archsearch.samplers.acquisition import COMPETING, Acquisition, farthest, pareto_front
 from archsearch.samplers.base import ProposingSampler
-from archsearch.samplers.candidates import Candidates, Costs, breed
+from archsearch.samplers.candidates import Candidates, Costs, Rows, WholeTable, breed
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import Hyperparameters
 from archsearch.samplers.learned_pool import LearnedPool
-from archsearch.samplers.observations import PROPOSAL, asked_params, own_params, read_observations, signs
-from archsearch.samplers.pool import Params, Pool, TablePool
+from archsearch.samplers.observations import (
+    FIXED,
+    PROPOSAL,
+    Observations,
+    asked_params,
+    own_params,
+    read_observations,
+    signs,
+)
+from archsearch.samplers.pool import Params, Pool, TablePool, shorten
 from archsearch.samplers.rerank import SHORTLIST, Reranker
 from archsearch.samplers.surrogate import Surrogate
 
@@ -30,8 +39,13 @@ from archsearch.samplers.surrogate import Surrogate
 START = 4
 DRAWN = 600  # candidates of a proposal that are drawn
 BRED = 240  # candidates that are mutants or crossovers of the front's
-_WHOLE_TABLE = 2000  # a finite table of up to so many rows is searched completely
+WHOLE_TABLE = 20_000  # a finite table of up to so many rows is searched completely
 _MORE_DRAWS = 4
+# The share of a whole table that competes for a place among the first trials, and how many rows at most: other candidates are drawn at random anyway.
+_WHOLE_COMPETING = 0.2
+_MOST_COMPETING = 500
+_EXPLORING = 0.5  # share of the trials that show what is still open in a learned space
+_EXPLORED = 16  # candidates that such a trial is chosen from
 # Local search: rounds, best candidates in each, and neighbours of each.
 _ROUNDS = 2
 _CLIMBERS = 8
@@ -57,6 +71,8 @@ class KnownCostSampler(ProposingSampler):
             {"<steps>": score}.
         already: keys of candidates that are not proposed.
         describe: the parameters, as far as it has any, of a complete trial that is no candidate.
+        ordered: names whose numbers are quantities (True) or codes without an order (False). By default integers and ranges are ordered, and for
+            categories whose choices are numbers the trials decide.
         features: numbers too expensive to compute for every candidate: the best few are re-ranked with them, by models of the trials whose user attribute
             `features` has the same names.
     """
@@ -72,16 +88,21 @@ class KnownCostSampler(ProposingSampler):
         already: Callable[[], AbstractSet[Hashable]] = frozenset,
         describe: Callable[[FrozenTrial], Params] = own_params,
         features: Callable[[Params], Mapping[str, float]] | None = None,
+        ordered: Mapping[str, bool] | None = None,
     ) -> None:
-        """See the class. Raises UserError for both candidates and a pool, or an empty table."""
+        """See the class. Raises UserError for both candidates and a pool, an empty table, and values of another kind."""
         if candidates is not None and pool is not None:
             raise UserError("KnownCostSampler: got both candidates and pool; give one of them")
         self._pool = TablePool(candidates) if candidates is not None else pool
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-        self._costs, self._curve_of, self._already, self._describe = Costs(known), curve_of, already, describe
+        self._costs = Costs(known, guessed=self._pool is None)
+        self._curve_of, self._already, self._describe = curve_of, already, describe
+        self._ordered = _check_named_flags(ordered or {})
+        self._tables: dict[tuple[int, ...], WholeTable] = {}
         self._fits: dict[Hashable, Hyperparameters] = {}
         self._reranker = None if features is None else Reranker(features)
         self._proposals: dict[tuple[int, int, int], Params] = {}
+        self._warned: set[tuple[int, int]] = set()  # studies whose learned space is used up
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,7 +115,8 @@ class KnownCostSampler(ProposingSampler):
     def propose(self, study: Study, number: int, fixed: Mapping[str, Any] | None = None) -> Params | None:
         """The parameters for trial `number`, which need not be stored yet, with these names `fixed`.
 
-        None when nothing new is left or found; without candidates or a pool also while the study has too few trials to learn its space from.
+        None when nothing new is left or found. Without candidates or a pool it may be a part, which shows more of the study's space, and is None before the
+        first trial.
         """
         with self._lock:
             proposal = self._choose(study, number, fixed or {})
@@ -102,35 +124,50 @@ class KnownCostSampler(ProposingSampler):
 
     def _explain_exhausted(self, fixed: Mapping[str, Any]) -> str:
         which = f" with {dict(fixed)}" if fixed else ""
-        if isinstance(self._pool, TablePool):
-            return f"KnownCostSampler: all {len(self._pool)} candidates{which} have been proposed"
-        return f"KnownCostSampler: found nothing new to propose{which}"
+        if not isinstance(self._pool, TablePool):
+            return f"KnownCostSampler: found nothing new to propose{which}"
+        unlike = any(table.num_left_out for table in self._tables.values())
+        reason = ", or have a known objective that is not finite" if unlike else ""
+        return f"KnownCostSampler: all {len(self._pool)} candidates{which} have been proposed{reason}"
 
     def _choose(self, study: Study, number: int, fixed: Mapping[str, Any]) -> Params | None:
         self._check(study)
-        pool = self._pool if self._pool is not None else LearnedPool(study, number, self._seed)
+        pool = self._pool if self._pool is not None else LearnedPool(study, number, self._seed, fixed)
+        self._check_ordered(pool)
         unknown = [index for index in range(len(study.directions)) if index not in self._costs.known]
         curve_of = self._curve_of if self._curve_of is not None else min(unknown, default=None)
         observations = read_observations(study, pool, self._costs, curve_of, number, self._describe)
+        if isinstance(pool, LearnedPool):
+            self._check_known(study, pool)
         rng = self._rng(number)
-        encoder = Encoder(pool.distributions)
-        fixed = {name: value for name, value in fixed.items() if name in pool.distributions}
-        candidates = Candidates(
-            pool, encoder, self._costs, signs(study), observations.seen | frozenset(self._already()), fixed
-        )
-        parents = [
-            row.params
-            for row in pareto_front(observations.in_state(TrialState.COMPLETE))
-            if pool.key(row.params) is not None
-        ]
-        _gather(pool, candidates, parents, rng, has_fixed=bool(fixed))
-        if not len(candidates):
-            return None
+        encoder = Encoder(pool.distributions, self._ordered)
+        self._costs.lacking.clear()
+        explores = isinstance(pool, LearnedPool) and (not pool.is_ready or rng.random() < _EXPLORING)
+        if explores and (found := self._explore(study, pool, encoder, observations, rng)):
+            return found
+        candidates = self._gather(study, pool, encoder, observations, rng, fixed)
+        if self._costs.lacking and (not candidates.params or rng.random() < _EXPLORING):
+            return rng.choice(list(self._costs.lacking.values()))
+        if candidates.params:
+            return self._best(study, pool, encoder, observations, candidates, rng)
+        return self._explore(study, pool, encoder, observations, rng)
+
+    def _best(
+        self,
+        study: Study,
+        pool: Pool,
+        encoder: Encoder,
+        observations: Observations,
+        candidates: Candidates | Rows,
+        rng: random.Random,
+    ) -> Params:
+        """The candidate of the largest expected hypervolume improvement; before there is a model, one far from all trials."""
         known = list(self._costs.known)
+        unknown = [index for index in range(len(study.directions)) if index not in known]
         measured = {index: observations.measured(index, known) for index in unknown}
         if any(len(rows) < START for rows in measured.values()):
-            return candidates.params[farthest(encoder, observations.rows, candidates, known, rng)]
-        pending = observations.in_state(TrialState.RUNNING)
+            return self._spread(candidates, observations, encoder, rng)
+        pending = observations.pending(known)
         models = {
             index: Surrogate(encoder, rows, pending, index, known, self._fits) for index, rows in measured.items()
         }
@@ -147,17 +184,90 @@ class KnownCostSampler(ProposingSampler):
             observations=observations,
             unknown=unknown,
             known=known,
+            ordered=self._ordered,
         )
+
+    def _gather(
+        self,
+        study: Study,
+        pool: Pool,
+        encoder: Encoder,
+        observations: Observations,
+        rng: random.Random,
+        fixed: Mapping[str, Any],
+    ) -> Candidates | Rows:
+        """All rows left of a table that is small; else draws of the pool, and mutants and crossovers of the front."""
+        directions, seen = signs(study), observations.seen | frozenset(self._already())
+        fixed = {name: value for name, value in fixed.items() if name in pool.distributions}
+        if isinstance(pool, TablePool) and len(pool) <= WHOLE_TABLE:
+            if directions not in self._tables:
+                self._tables[directions] = WholeTable(pool, encoder, self._costs, directions)
+            return self._tables[directions].pick(seen, fixed)
+        candidates = Candidates(pool, encoder, self._costs, directions, seen, fixed)
+        if isinstance(pool, TablePool) and fixed:
+            agreeing = [row for row in pool.rows if fixed.items() <= row.items()]
+            candidates.add(rng.sample(agreeing, min(len(agreeing), WHOLE_TABLE)))
+            return candidates
+        front = pareto_front(observations.in_state(TrialState.COMPLETE))
+        parents = [row.params for row in front if pool.key(row.params) is not None]
+        candidates.add(pool.draw(DRAWN, rng))
+        candidates.add(breed(pool, parents, BRED, rng))
+        for _ in range(_MORE_DRAWS):
+            if not len(candidates):
+                candidates.add(pool.draw(DRAWN, rng))
+        if not len(candidates):
+            candidates.add(_list_all(pool))
+        return candidates
+
+    def _explore(
+        self, study: Study, pool: Pool, encoder: Encoder, observations: Observations, rng: random.Random
+    ) -> Params | None:
+        """What shows more of a learned space, perhaps a part of a candidate; None when it has nothing open, and for other pools."""
+        if not isinstance(pool, LearnedPool):
+            return None
+        parts = [part for _ in range(_EXPLORED) if (part := pool.explore(rng))]
+        wholes = [pool.complete(part, rng) for part in parts]
+        candidates = Candidates(
+            pool, encoder, self._costs, signs(study), observations.seen | frozenset(self._already()), {}
+        )
+        candidates.add(wholes)
+        if len(candidates):
+            return self._spread(candidates, observations, encoder, rng)
+        return next((part for part, whole in zip(parts, wholes, strict=True) if whole is None), None)
+
+    def _spread(
+        self, candidates: Candidates | Rows, observations: Observations, encoder: Encoder, rng: random.Random
+    ) -> Params:
+        """A candidate far from all trials, before there is a model."""
+        # Of a whole table only a few compete, so that seeds differ; all others are drawn at random anyway.
+        share = (
+            min(_MOST_COMPETING / len(candidates.params), _WHOLE_COMPETING) if isinstance(candidates, Rows) else None
+        )
+        known = list(self._costs.known)
+        return candidates.params[farthest(encoder, observations.rows, candidates, known, rng, share or COMPETING)]
 
     def _rng(self, number: int) -> random.Random:
         return random.Random(f"{self._seed}/{number}")
 
+    def _check_known(self, study: Study, pool: LearnedPool) -> None:
+        """The known functions must have all they need in the last complete trial; a candidate of a learned space may lack a name."""
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        params = complete[-1].params if complete else {}
+        if (key := pool.key(params)) is not None:
+            self._costs.require(key, params, signs(study))
+
+    def _check_ordered(self, pool: Pool) -> None:
+        """Names that a table or pool has not got are mistakes; a study may show them later."""
+        for name in self._ordered.keys() - pool.distributions.keys() if self._pool is not None else ():
+            hint = did_you_mean(name, list(pool.distributions))
+            raise UserError(f"KnownCostSampler: ordered has {name!r}, which no candidate has{hint}")
+
     def _check(self, study: Study) -> None:
         number = len(study.directions)
         for word, index in [*(("known", index) for index in self._costs.known), ("curve_of", self._curve_of)]:
-            if index is not None and not 0 <= index < number:
+            if index is not None and not (isinstance(index, int) and 0 <= index < number):
                 raise UserError(
-                    f"KnownCostSampler: {word} names objective {index}, but the study has {number}, counted from 0"
+                    f"KnownCostSampler: {word} names objective {index!r}, but the study has {number}, counted from 0"
                 )
 
     # Optuna's interface: one proposal for each trial, from which every name is answered.
@@ -168,9 +278,11 @@ class KnownCostSampler(ProposingSampler):
         """The proposal's value of this name; the first name of a trial makes the proposal. Names that it lacks are drawn at random."""
         with self._lock:
             key = _trial_key(study, trial)
-            if key not in self._proposals:
-                self._proposals[key] = self._stored_proposal(study, trial)
-            proposal = self._proposals[key]
+            proposal = self._proposals.get(key, dict(trial.system_attrs.get(PROPOSAL, {})))
+            has_left = any(proposal.get(name, value) != value for name, value in trial.params.items())
+            if has_left or (key not in self._proposals and not proposal):
+                proposal = self._make_proposal(study, trial)
+            self._proposals[key] = proposal
         if param_name in proposal:
             with contextlib.suppress(ValueError):  # a category that the distribution lacks, or text for a number
                 if param_distribution._contains(param_distribution.to_internal_repr(proposal[param_name])):
@@ -183,11 +295,9 @@ class KnownCostSampler(ProposingSampler):
         seed = random.Random(f"{self._seed}/{trial.number}/{param_name}").getrandbits(32)
         return RandomSampler(seed=seed).sample_independent(study, trial, param_name, param_distribution)
 
-    def _stored_proposal(self, study: Study, trial: FrozenTrial) -> Params:
-        """The trial's proposal, stored with it; empty when all names are drawn at random."""
-        if PROPOSAL in trial.system_attrs:
-            return dict(trial.system_attrs[PROPOSAL])
-        fixed = asked_params(trial)
+    def _make_proposal(self, study: Study, trial: FrozenTrial) -> Params:
+        """A proposal with the values that the trial has already, stored with it; empty when all names are drawn at random."""
+        fixed = {**_fixed_outside(study), **trial.system_attrs.get(FIXED, {}), **trial.params}
         proposal = self.propose(study, trial.number, fixed)
         for _ in range(_COLLISIONS):
             if proposal is None:
@@ -203,11 +313,32 @@ class KnownCostSampler(ProposingSampler):
 
     def _without_proposal(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> Params:
         if self._pool is None:
-            return LearnedPool(study, trial.number, self._seed).explore(self._rng(trial.number))
+            return self._repeat(study, trial, fixed)
         if study._thread_local.in_optimize_loop:
             study.stop()
             raise TrialPruned(self._explain_exhausted(fixed))
         raise UserError(self._explain_exhausted(fixed))
+
+    def _repeat(self, study: Study, trial: FrozenTrial, fixed: Mapping[str, Any]) -> Params:
+        """A candidate again, with a warning, when a learned space has none left; empty while it has not shown any."""
+        pool = LearnedPool(study, trial.number, self._seed, fixed)
+        candidates = Candidates(pool, Encoder(pool.distributions), self._costs, signs(study), self._already(), {})
+        rng = self._rng(trial.number)
+        drawn = pool.draw(DRAWN, rng)
+        candidates.add(drawn)
+        place = _trial_key(study, trial)[:2]
+        if drawn and pool.distributions and place not in self._warned:
+            self._warned.add(place)
+            every = pool.list_all(WHOLE_TABLE)
+            found = (
+                "found nothing new to propose" if every is None else f"all {len(every)} candidates have been proposed"
+            )
+            which = f" with {dict(fixed)}" if fixed else ""
+            warnings.warn(
+                f"KnownCostSampler: {found}{which}, or have a known objective that is not finite; from here on trials repeat",
+                stacklevel=2,
+            )
+        return rng.choice(candidates.params) if len(candidates) else {}
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Drop the proposal; stop `study.optimize` after the last candidate of a table."""
@@ -221,31 +352,44 @@ class KnownCostSampler(ProposingSampler):
             study.stop()
 
 
+def _check_named_flags(ordered: Any) -> dict[str, bool]:
+    if isinstance(ordered, Mapping) and all(
+        isinstance(name, str) and isinstance(value, bool) for name, value in ordered.items()
+    ):
+        return dict(ordered)
+    raise UserError(f"KnownCostSampler: ordered is {shorten(ordered)}; give True or False by name of a parameter")
+
+
 def _trial_key(study: Study, trial: FrozenTrial) -> tuple[int, int, int]:
     """Identifies a trial among those of all studies that use the sampler."""
     return id(study._storage), study._study_id, trial.number
 
 
-def _gather(pool: Pool, candidates: Candidates, parents: list[Params], rng: random.Random, *, has_fixed: bool) -> None:
-    """Add draws of the pool, and mutants and crossovers of the parents; the whole of a table that is small, or of which draws find nothing new or allowed."""
-    if isinstance(pool, TablePool) and (has_fixed or len(pool) <= _WHOLE_TABLE):
-        candidates.add(pool.rows)
-        return
-    candidates.add(pool.draw(DRAWN, rng))
-    candidates.add(breed(pool, parents, BRED, rng))
-    for _ in range(_MORE_DRAWS):
-        if not len(candidates):
-            candidates.add(pool.draw(DRAWN, rng))
-    if not len(candidates) and isinstance(pool, TablePool):
-        candidates.add(pool.rows)
+def _fixed_outside(study: Study) -> Params:
+    """The values that Optuna's PartialFixedSampler around this one gives to names that it never asks this one for."""
+    fixed: Params = {}
+    sampler = study.sampler
+    while isinstance(sampler, PartialFixedSampler):
+        fixed, sampler = {**sampler._fixed_params, **fixed}, sampler._base_sampler
+    return fixed
 
 
-def _climb(acquisition: Acquisition, pool: Pool, candidates: Candidates, rng: random.Random) -> Array:
-    """Scores (N,) of the candidates, after some rounds in which mutants of the best are added."""
-    scores = acquisition(slice(0, len(candidates)))
+def _list_all(pool: Pool) -> Sequence[Params]:
+    """All candidates of a pool that can list them, when draws find nothing new."""
+    if isinstance(pool, TablePool):
+        return pool.rows
+    return (pool.list_all(WHOLE_TABLE) or []) if isinstance(pool, LearnedPool) else []
+
+
+def _climb(acquisition: Acquisition, pool: Pool, candidates: Candidates | Rows, rng: random.Random) -> Array:
+    """Scores (N,) of the candidates, after some rounds in which mutants of the best are added to those that are not whole."""
+    every = slice(0, len(candidates.params))
+    scores = acquisition(every)
     is_optimistic = not scores.any()
     if is_optimistic:
-        scores = acquisition(slice(0, len(candidates)), is_optimistic=True)
+        scores = acquisition(every, is_optimistic=True)
+    if isinstance(candidates, Rows):
+        return scores
     for _ in range(_ROUNDS):
         best = np.argsort(-scores, kind="stable")[:_CLIMBERS]
         parents = [candidates.params[index] for index in best for _ in range(_STEPS)]

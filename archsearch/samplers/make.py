@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from functools import partial
 
 from optuna import Study
+from optuna.trial import FrozenTrial
 
 from archsearch.errors import UserError, did_you_mean
+from archsearch.samplers.encoding import numeric_values
 from archsearch.samplers.in_band import InBandSampler, Proposal
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.optuna_samplers import BASES
 from archsearch.samplers.space_pool import DESCRIBED, SpacePool, known_costs
-from archsearch.space import Arch, Band, Space
+from archsearch.space import Arch, Band, Params, Space
 
 KNOWN_COST = "known-cost"
 SAMPLERS = (KNOWN_COST, *BASES)
@@ -72,8 +75,12 @@ class KnownCostInBand(InBandSampler):
             pool=self._pool,
             curve_of=objectives.index("proxy_score") if "proxy_score" in objectives else None,
             already=already,
-            describe=lambda trial: dict(trial.user_attrs.get(DESCRIBED, {})),
-            features=None if features is None else lambda params: features(self._pool.arch(params)),
+            describe=_described_params,
+            features=None if features is None else partial(_features_of, self._pool, features),
+            # A space's numbers are sizes.
+            ordered={
+                name: True for name, found in self._pool.distributions.items() if numeric_values(found) is not None
+            },
         )
 
     def propose(self, study: Study, number: int) -> Proposal | None:
@@ -83,3 +90,16 @@ class KnownCostInBand(InBandSampler):
             return Proposal(params=params, arch=self._pool.arch(params))
         # Nothing new in its pool: the last architectures of a small band, if there are any, are found by random draws.
         return super().propose(study, number)
+
+
+# Functions of the module, since a sampler can be pickled with them.
+
+
+def _described_params(trial: FrozenTrial) -> Params:
+    return dict(trial.user_attrs.get(DESCRIBED, {}))
+
+
+def _features_of(
+    pool: SpacePool, features: Callable[[Arch], Mapping[str, float]], params: Params
+) -> Mapping[str, float]:
+    return features(pool.arch(params))

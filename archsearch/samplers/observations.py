@@ -16,7 +16,7 @@ from archsearch.samplers.pool import Params, Pool
 PROPOSAL = "known_cost:params"
 # User attributes of trials that were stopped early: {"steps": score}, and {"index of an objective": value} of what was measured before.
 CURVE, MEASURED = "learning_curve", "measured"
-_ENQUEUED = "fixed_params"  # Optuna's name
+FIXED = "fixed_params"  # Optuna's name for what was enqueued
 # The ridge that pulls the slope towards 1 weighs as much as this many pairs of usual spread.
 _SHRINKAGE = 4.0
 
@@ -37,6 +37,11 @@ class Observation:
         """The values of these objectives."""
         return tuple(self.values[objective] for objective in objectives)
 
+    def with_value(self, objective: int, value: float) -> "Observation":
+        """The same with this value of an objective."""
+        values = tuple(value if index == objective else old for index, old in enumerate(self.values))
+        return replace(self, values=values)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
@@ -49,13 +54,24 @@ class Observations:
         """Trials in one of these states."""
         return [row for row in self.rows if row.state in states]
 
+    def pending(self, known: Sequence[int]) -> list[Observation]:
+        """Running trials whose known objectives are finite."""
+        return [row for row in self.in_state(TrialState.RUNNING) if all(map(math.isfinite, row.pick_values(known)))]
+
     def measured(self, objective: int, known: Sequence[int]) -> list[Observation]:
-        """Complete and stopped trials with a value, measured or inferred, of this objective and of the known ones."""
-        return [
+        """Complete and stopped trials with a value, measured or inferred, of this objective and finite ones of the known objectives.
+
+        An infinite value, a failed measurement, counts as the worst finite one; without a finite one such trials are left out.
+        """
+        rows = [
             row
             for row in self.in_state(TrialState.COMPLETE, TrialState.PRUNED)
-            if all(map(math.isfinite, row.pick_values((objective, *known))))
+            if not math.isnan(row.values[objective]) and all(map(math.isfinite, row.pick_values(known)))
         ]
+        worst = max((row.values[objective] for row in rows if math.isfinite(row.values[objective])), default=None)
+        if worst is None:
+            return []
+        return [row if math.isfinite(row.values[objective]) else row.with_value(objective, worst) for row in rows]
 
 
 def signs(study: Study) -> tuple[int, ...]:
@@ -116,7 +132,7 @@ def asked_params(trial: FrozenTrial) -> Params:
     """The trial's parameters and, for one that has not got a value for each of them yet, those enqueued or proposed for it."""
     if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
         return trial.params
-    return {**trial.system_attrs.get(PROPOSAL, {}), **trial.system_attrs.get(_ENQUEUED, {}), **trial.params}
+    return {**trial.system_attrs.get(PROPOSAL, {}), **trial.system_attrs.get(FIXED, {}), **trial.params}
 
 
 def _with_curves(
@@ -133,8 +149,7 @@ def _with_curves(
     for place, row in enumerate(rows):
         found = infer_final(curves[row.number], finished) if row.state == TrialState.PRUNED else None
         if found is not None:
-            values = tuple(found.value if index == curve_of else value for index, value in enumerate(row.values))
-            rows[place] = replace(row, values=values, variances={curve_of: found.variance})
+            rows[place] = replace(row.with_value(curve_of, found.value), variances={curve_of: found.variance})
     return rows
 
 

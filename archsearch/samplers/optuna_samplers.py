@@ -1,6 +1,7 @@
 """Optuna's own samplers as a run uses them: a new one for each trial, from a seed, so that an interrupted run goes on as if it had not been."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import optuna
@@ -44,10 +45,15 @@ class _Gp(GPSampler):
         return super().sample_relative(twin, twin._storage.get_trial(asked), search_space)
 
 
+def _seeded(kind: Callable[..., BaseSampler], seed: int, **options: Any) -> BaseSampler:
+    return kind(seed=seed, **options)
+
+
+# Partials, since a sampler can be pickled with them.
 BASES: dict[str, Callable[[int], BaseSampler]] = {
     # Multivariate over the names that every architecture has. The constant liar is for parallel drivers, and reads the storage for every name.
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True, constant_liar=False),
-    "nsga2": lambda seed: _Nsga2(seed=seed, population_size=POPULATION),
-    "gp": lambda seed: _Gp(seed=seed),
-    "random": lambda seed: RandomSampler(seed=seed),
+    "tpe": partial(_seeded, TPESampler, multivariate=True, constant_liar=False),
+    "nsga2": partial(_seeded, _Nsga2, population_size=POPULATION),
+    "gp": partial(_seeded, _Gp),
+    "random": partial(_seeded, RandomSampler),
 }

@@ -1,20 +1,23 @@
 """Re-ranks the shortlist of a proposal with features that are too expensive to compute for all candidates."""
 
+import math
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.trial import TrialState
 
+from archsearch.errors import UserError
 from archsearch.metrics import Array
 from archsearch.samplers.acquisition import Acquisition
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import Hyperparameters
 from archsearch.samplers.observations import Observation, Observations
-from archsearch.samplers.pool import Params, Pool
+from archsearch.samplers.pool import Params, Pool, shorten
 from archsearch.samplers.surrogate import Surrogate
 
 Features = Mapping[str, float]
@@ -56,6 +59,7 @@ class Reranker:
         observations: Observations,
         unknown: Sequence[int],
         known: Sequence[int],
+        ordered: Mapping[str, bool],
     ) -> Params:
         """One of `best`, whose known objectives are `costs` (N, K): the first while too few trials have features."""
         attributes = {trial.number: trial.user_attrs.get(FEATURES) for trial in study.get_trials(deepcopy=False)}
@@ -70,17 +74,14 @@ class Reranker:
         for params in best:
             key = pool.key(params)
             if key not in self._found:
-                self._found[key] = self._features(params)
+                self._found[key] = _check_features(self._features(params))
             mine.append(self._found[key])
         usual = {name: statistics.median(features[name] for features in by_trial.values()) for name in names}
         spans = _feature_distributions(names, list(by_trial.values()))
         if spans != self._spans:  # with fits on another scale a proposal would depend on when this process began
             self._spans, self._fits = spans, {}
-        encoder = Encoder({**pool.distributions, **spans})
-        pending = [
-            _with_features(row, by_trial.get(row.number, usual), names)
-            for row in observations.in_state(TrialState.RUNNING)
-        ]
+        encoder = Encoder({**pool.distributions, **spans}, ordered)
+        pending = [_with_features(row, by_trial.get(row.number, usual), names) for row in observations.pending(known)]
         models = {
             index: Surrogate(
                 encoder,
@@ -96,6 +97,15 @@ class Reranker:
         shortlist = Shortlist(encoded=encoder.encode(wide), costs=costs)
         scores = Acquisition(models, known, observations, shortlist)(slice(0, len(best)))
         return best[int(np.argmax(scores))]
+
+
+def _check_features(features: Any) -> Features:
+    """The features; UserError for anything but finite numbers by name."""
+    if isinstance(features, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Real) and math.isfinite(value) for name, value in features.items()
+    ):
+        return features
+    raise UserError(f"KnownCostSampler: features returned {shorten(features)}; it must return finite numbers by name")
 
 
 def _feature_distributions(names: Sequence[str], every: Sequence[Features]) -> dict[str, BaseDistribution]:

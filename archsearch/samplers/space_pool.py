@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any
 
 from optuna.distributions import CategoricalDistribution
@@ -139,15 +140,23 @@ def known_costs(
     `images_per_s` returns None for an architecture that it cannot predict; the objectives are nan then.
     """
     functions: dict[str, Callable[[Params], float]] = {
-        "params": lambda params: float(pool.cost(params).params),
-        "macs": lambda params: float(pool.cost(params).macs),
+        "params": partial(_count, pool, "params"),
+        "macs": partial(_count, pool, "macs"),
     }
     if images_per_s is not None:
-
-        def speed(params: Params) -> float:
-            predicted = images_per_s(pool.arch(params))
-            return float("nan") if predicted is None else predicted
-
-        functions["throughput_img_s"] = speed
-        functions["latency_ms"] = lambda params: 1000 * batch_size / speed(params)
+        functions["throughput_img_s"] = partial(_speed, pool, images_per_s)
+        functions["latency_ms"] = partial(_latency, pool, images_per_s, batch_size)
     return {index: functions[name] for index, name in enumerate(objectives) if name in functions}
+
+
+def _count(pool: SpacePool, what: str, params: Params) -> float:
+    return float(getattr(pool.cost(params), what))
+
+
+def _speed(pool: SpacePool, images_per_s: Callable[[Arch], float | None], params: Params) -> float:
+    predicted = images_per_s(pool.arch(params))
+    return math.nan if predicted is None else predicted
+
+
+def _latency(pool: SpacePool, images_per_s: Callable[[Arch], float | None], batch_size: int, params: Params) -> float:
+    return 1000 * batch_size / _speed(pool, images_per_s, params)

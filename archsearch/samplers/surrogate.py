@@ -106,7 +106,9 @@ class _TrainingData:
     def __init__(self, encoder: Encoder, rows: Sequence[Observation], objective: int, known: Sequence[int]) -> None:
         values, costs = np.array([row.values[objective] for row in rows]), stack_costs(rows, known)
         self.scale, self._cost_scale = Scale.fit(values), CostScale.fit(costs)
-        self.groups = np.concatenate((encoder.groups, len(encoder.names) + np.arange(len(known))))
+        first = len(np.unique(encoder.groups))
+        self.groups = np.concatenate((encoder.groups, first + np.arange(len(known))))
+        self.pairs = encoder.pairs
         self.inputs = self.make_inputs(encoder.encode(row.params for row in rows), costs)
         self.outputs = self.scale(values)
         self.extra = np.array([row.variances.get(objective, 0.0) for row in rows]) / self.scale.unit**2
@@ -130,14 +132,14 @@ def _hyperparameters(
         size = following
     first = rows[:size]
     content = tuple((row.number, *row.pick_values((objective, *known))) for row in first)
-    key = (objective, *known, *encoder.names, content)
+    key = (objective, *known, *encoder.names, *encoder.pairs, content)
     if key not in cache:
         if len(cache) >= _MOST_REMEMBERED:
             cache.clear()
         data = _TrainingData(encoder, first, objective, known)
         chosen = np.array(sorted(random.Random(len(first)).sample(range(len(first)), min(len(first), _MOST_FITTED))))
         part = Inputs(data.inputs.rows[chosen], data.inputs.known[chosen])
-        cache[key] = HyperparameterFit(part, data.outputs[chosen], data.extra[chosen], data.groups).best()
+        cache[key] = HyperparameterFit(part, data.outputs[chosen], data.extra[chosen], data.groups, data.pairs).best()
     return cache[key]
 
 

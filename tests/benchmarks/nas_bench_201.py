@@ -10,8 +10,11 @@ DATASETS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16-120": "ima
 METRICS = ("val_acc", "latency")
 
 
-def nas_bench_201(dataset: str) -> TableProblem:
-    """Validation error in percent and latency in seconds, both the mean over the network's three trainings, both minimised; latency is known."""
+def nas_bench_201(dataset: str, *, as_numbers: bool = False) -> TableProblem:
+    """Validation error in percent and latency in seconds, both the mean over the network's three trainings, both minimised; latency is known.
+
+    `as_numbers`: operations are the codes 0 to 4 in place of words.
+    """
     benchmark = NASBench201(DATASETS[dataset], metric_names=list(METRICS))
     space = NASBench201.search_space
     candidates, values = [], []
@@ -20,9 +23,14 @@ def nas_bench_201(dataset: str) -> TableProblem:
         found = benchmark._dataset["".join(map(str, places))]
         accuracy, latency = (float(np.mean(found[metric])) for metric in METRICS)
         values.append((100 - accuracy, latency))
-        candidates.append({name: choices[place] for (name, choices), place in zip(space.items(), places, strict=True)})
+        candidates.append(
+            {
+                name: place if as_numbers else choices[place]
+                for (name, choices), place in zip(space.items(), places, strict=True)
+            }
+        )
     return TableProblem(
-        name=f"nas-bench-201 {dataset}",
+        name=f"nas-bench-201 {dataset}{' as numbers' if as_numbers else ''}",
         candidates=candidates,
         values=np.array(values),
         directions=("minimize", "minimize"),

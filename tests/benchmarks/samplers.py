@@ -4,8 +4,8 @@
 
 Every evaluation is a look-up and counts, a repeated one too. Parts can be run apart and in any order: rows of the same problem, sampler and seed are
 replaced in the file, others stay, and `--new` leaves out runs that the file already has. All samplers have Optuna's defaults but for what
-their names say, and `known-cost` is given the table's candidates and the objectives that are known beforehand, not the front. Times of an ask are the
-processor's, so that other work on the machine does not count.
+their names say, and `known-cost` is given the table's candidates and the objectives that are known beforehand, not the front; `known-cost-learned` has to
+learn the candidates from its trials. Times of an ask are the processor's, so that other work on the machine does not count.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import numpy as np
 import optuna
 import pyarrow.parquet as pq
 from clock import Row, arguments, host_key, write
+from hpo_bench import hpo_bench
 from hybrids import HybridTable
 from nas_bench_201 import DATASETS, nas_bench_201
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -46,8 +47,11 @@ def hybrids() -> TableProblem:
     )
 
 
-PROBLEMS: dict[str, Callable[[], TableProblem]] = {dataset: partial(nas_bench_201, dataset) for dataset in DATASETS} | {
-    "hybrids": hybrids
+PROBLEMS: dict[str, Callable[[], TableProblem]] = {
+    **{dataset: partial(nas_bench_201, dataset) for dataset in DATASETS},
+    **{f"{dataset}-as-numbers": partial(nas_bench_201, dataset, as_numbers=True) for dataset in DATASETS},
+    **{f"hpobench-{dataset}": partial(hpo_bench, dataset) for dataset in ("vehicle", "segment")},
+    "hybrids": hybrids,
 }
 SAMPLERS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
     "random": lambda _, seed: RandomSampler(seed=seed),
@@ -57,6 +61,7 @@ SAMPLERS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
     "tpe-multivariate-group": lambda _, seed: TPESampler(seed=seed, multivariate=True, group=True),
     "gp": lambda _, seed: GPSampler(seed=seed),
     "known-cost": lambda problem, seed: KnownCostSampler(problem.known_functions(), problem.candidates, seed),
+    "known-cost-learned": lambda problem, seed: KnownCostSampler(problem.known_functions(), seed=seed),
 }
 
 

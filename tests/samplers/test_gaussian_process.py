@@ -9,6 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
+from archsearch.errors import UserError
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior, kernel
 from archsearch.samplers.observations import infer_final
@@ -20,7 +21,8 @@ SPACE: dict[str, BaseDistribution] = {
     "depth": IntDistribution(1, 12),
     "rate": FloatDistribution(1e-5, 1e-1, log=True),
 }
-AT = Hyperparameters(amplitude=1.3, noise=0.02, weights=np.array([0.5, 1.5, 0.3, 2.0, 0.7, 1.1]))
+# hilo.window is read in two ways, as a number and as a code; the last weight is that of a known objective.
+AT = Hyperparameters(amplitude=1.3, noise=0.02, weights=np.array([0.5, 1.5, 0.3, 0.9, 2.0, 0.7, 1.1]))
 
 
 def _rows(number: int) -> list[dict[str, Any]]:
@@ -41,25 +43,73 @@ def _rows(number: int) -> list[dict[str, Any]]:
     return rows
 
 
+ENCODER = Encoder(SPACE)
+
+
 def _data(number: int) -> tuple[Inputs, Any, Any, Any]:
-    rng, encoder = np.random.default_rng(0), Encoder(SPACE)
+    rng, encoder = np.random.default_rng(0), ENCODER
     known = rng.standard_normal((number, 1))
     inputs = Inputs(np.hstack((encoder.encode(_rows(number)), known)), known)
-    groups = np.append(encoder.groups, len(SPACE))
+    groups = np.append(encoder.groups, encoder.groups.max() + 1)
     return inputs, rng.standard_normal(number), rng.random(number) * (rng.random(number) < 0.3), groups
 
 
 def test_likelihood_and_gradient_agree_with_scipy() -> None:
     inputs, outputs, extra, groups = _data(15)
-    fit = HyperparameterFit(inputs, outputs, extra, groups)
-    covariance = kernel(inputs, inputs, groups, AT) + np.diag(AT.noise + extra)
-    prior = 0.5 * (((AT.logs - fit.means) / fit.deviations) ** 2).sum()
-    loss, gradient = fit.loss(AT.logs)
+    fit = HyperparameterFit(inputs, outputs, extra, groups, ENCODER.pairs)
+    vector = AT.logs  # of the pair: the logarithm of a common weight, and the logit of a share
+    at = fit.unpack(vector)
+    assert at.weights[2:4].tolist() == pytest.approx([0.3 / 1.9, 0.3 * 0.9 / 1.9])
+    covariance = kernel(inputs, inputs, groups, at) + np.diag(at.noise + extra)
+    prior = 0.5 * (((vector - fit.means) / fit.deviations) ** 2).sum()
+    loss, gradient = fit.loss(vector)
     assert loss == pytest.approx(prior - multivariate_normal(np.zeros(15), covariance).logpdf(outputs), rel=1e-4)
-    assert gradient == pytest.approx(approx_fprime(AT.logs, lambda logs: fit.loss(logs)[0], 1e-6), rel=1e-3, abs=1e-3)
-    best = fit.best()
-    assert fit.loss(best.logs)[0] < loss
-    assert np.abs(fit.loss(best.logs)[1]).max() < 0.05
+    assert gradient == pytest.approx(approx_fprime(vector, lambda at: fit.loss(at)[0], 1e-6), rel=1e-3, abs=1e-3)
+    plain = HyperparameterFit(inputs, outputs, extra, groups)
+    best = plain.best().logs
+    assert plain.loss(best)[0] < plain.loss(vector)[0]
+    assert np.abs(plain.loss(best)[1]).max() < 0.05
+
+
+@pytest.mark.parametrize("is_code", [True, False])
+def test_the_likelihood_reads_numbers_as_they_are(is_code: bool) -> None:
+    """Categories of numbers that are codes, or quantities: predictions are as good as those of who knows which, and better than those of who is wrong."""
+    rng = np.random.default_rng(0)
+    levels = np.array([rng.permutation(6) if is_code else np.arange(6) for _ in range(4)])
+    places = rng.integers(0, 6, (400, 4))
+    outputs = (levels[np.arange(4), places] ** 2).sum(axis=1) / 20.0 + rng.normal(0, 0.1, 400)
+    rows = [{f"x{name}": int(place) for name, place in enumerate(row)} for row in places]
+    space = {f"x{name}": CategoricalDistribution(list(range(6))) for name in range(4)}
+
+    def error(ordered: dict[str, bool]) -> float:
+        encoder = Encoder(space, ordered)
+        inputs = Inputs(encoder.encode(rows), np.zeros((400, 0)))
+        seen, new = (Inputs(inputs.rows[part], inputs.known[part]) for part in (slice(40), slice(40, None)))
+        at = HyperparameterFit(seen, outputs[:40], np.zeros(40), encoder.groups, encoder.pairs).best()
+        means, _ = Posterior(seen, outputs[:40], np.zeros(40), encoder.groups, at).predict(new)
+        return float(np.sqrt(((means - outputs[40:]) ** 2).mean()))
+
+    right, wrong = (error(dict.fromkeys(space, reading)) for reading in (not is_code, is_code))
+    assert error({}) < 1.05 * right
+    assert error({}) < wrong
+
+
+def test_ordered_overrules() -> None:
+    numbers: dict[str, BaseDistribution] = {"x": CategoricalDistribution([1, 2, 9]), "n": IntDistribution(1, 3)}
+    for ordered, pairs, distances in (
+        ({"x": True, "n": False}, [], {2: 1 / 64, 9: 1.0}),
+        ({"x": False}, [], {2: 1.0, 9: 1.0}),
+        ({}, [(1, 2)], {2: 1 + 1 / 64, 9: 2.0}),
+    ):
+        encoder = Encoder(numbers, ordered)
+        rows = encoder.encode([{"x": value, "n": 1} for value in (1, 2, 9)])
+        found = ((rows - rows[0]) ** 2).sum(axis=1)
+        assert encoder.pairs == pairs
+        assert found[1:] == pytest.approx([distances[2], distances[9]])
+    first, second, third = Encoder(numbers, {"n": False}).encode([{"n": value} for value in (1, 2, 3)])
+    assert ((first - second) ** 2).sum() == pytest.approx(((first - third) ** 2).sum())
+    with pytest.raises(UserError, match="ordered is False for a name of FloatDistribution"):
+        Encoder(SPACE, {"rate": False})
 
 
 def test_posterior_agrees_with_dense_formula() -> None:
@@ -79,7 +129,7 @@ def test_kernel_is_positive_definite_over_conditional_names() -> None:
 
 
 def test_distances_know_order_and_sameness() -> None:
-    encoder = Encoder(SPACE)
+    encoder = Encoder(SPACE, {"hilo.window": True})
     base = {"block": "hilo", "depth": 4, "hilo.window": 2}
 
     def distance(other: dict[str, Any]) -> float:
