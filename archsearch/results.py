@@ -344,6 +344,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return document
 
 
+def study_name(manifest: Mapping[str, Any]) -> str:
+    """The name of the run's study, which it keeps where its folder is renamed."""
+    return str(manifest.get("study") or manifest["name"])
+
+
 def latest_run(root: Path) -> Path:
     """The folder of the run under `root` that was written last. Raises UserError when there is none."""
     manifests = list(root.glob(f"*/{MANIFEST_FILE}"))

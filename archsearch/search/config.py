@@ -1,13 +1,15 @@
 """What identifies a run, and how two runs differ."""
 
+import contextlib
 import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
+from archsearch.errors import UserError
 from archsearch.proxy import ProxyTask, check_rungs
 from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, check_objectives
 from archsearch.search.rungs import Rung, rungs_of
@@ -88,25 +90,81 @@ class RunConfig:
         return RunConfig(**{**document, **tuples})
 
     def differences(self, other: "RunConfig") -> list[str]:
-        """`tolerance was 0.05, now 0.1` for all that makes `other` another run; names and a space's comments do not."""
+        """`tolerance was 0.05, now 0.1` for all that makes `other` another run.
+
+        Names, a space's comments and the order of its choices do not.
+        """
+        return [f"{key} was {was}, now {now}" for key, (was, now) in self._changes(other).items()]
+
+    def options(self, other: "RunConfig") -> str | None:
+        """The options of `archsearch run` that ask for this run instead of `other`; None where there are none for all that differs."""
+        names = [key for key in self._changes(other) if key not in _FOLLOWING]
+        options = [_option(self, key) for key in names]
+        return " ".join(map(str, options)) if options and None not in options else None
+
+    def _changes(self, other: "RunConfig") -> dict[str, tuple[Any, Any]]:
+        """Dotted key -> what it is here and in the other."""
         old, new = _comparable(self), _comparable(other)
-        return [
-            f"{key} was {old.get(key)}, now {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)
-        ]
+        changes = {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
+        if self.space_text == other.space_text:
+            return changes
+        was, now = _architectures(self.space_text), _architectures(other.space_text)
+        return (
+            changes
+            if was == now
+            else {"space": (f"{self.space_name} ({was})", f"{other.space_name} ({now})"), **changes}
+        )
+
+
+# Keys that differ only where others do.
+_FOLLOWING = ("settings.proxy_id", "settings.weights_dtype")
+_OPTIONS = {
+    "budget_macs": "--budget",
+    "tolerance": "--tolerance",
+    "sampler": "--sampler",
+    "seed": "--seed",
+    "objectives": "--objectives",
+    "papers": "--papers",
+    "rungs": "--rungs",
+    "settings.device": "--device",
+    "settings.dtype": "--dtype",
+    "settings.mode": "--mode",
+    "settings.batch_size": "--batch-size",
+    "settings.threads": "--threads",
+    "settings.cpus": "--cpus",
+    "settings.proxy.recipe.steps": "--proxy-steps",
+}
+
+
+def _option(config: RunConfig, key: str) -> str | None:
+    """The option that gives a dotted key the value it has here; None where no option does."""
+    value = _comparable(config).get(key)
+    if not value and key in ("rungs", "papers"):
+        return "--no-rungs" if key == "rungs" else "--papers none"
+    if value is None:
+        return None
+    if key.startswith("fix."):
+        return f"--fix {key.removeprefix('fix.')}={value}"
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{_OPTIONS[key]} {text}" if key in _OPTIONS else None
 
 
 def _comparable(config: RunConfig) -> dict[str, Any]:
-    """Dotted key -> value; the space by what it says instead of how it is written, rungs by their lengths alone."""
+    """Dotted key -> value, all but names and the space; rungs by their lengths alone."""
     left_out = ("name", "space_name", "space_text", "rungs")
-    document = {key: value for key, value in config.to_dict().items() if key not in left_out}
-    said = json.dumps(tomllib.loads(config.space_text), sort_keys=True)
-    flat = _flat(document)
+    flat = _flat({key: value for key, value in config.to_dict().items() if key not in left_out})
     flat.pop("settings.proxy.rungs", None)  # which follow from the lengths, the recipe and the data
-    return {
-        "space": f"{config.space_name} ({hashlib.sha256(said.encode()).hexdigest()[:12]})",
-        **flat,
-        "rungs": ",".join(map(str, config.rungs)) or None,
-    }
+    return {**flat, "rungs": ",".join(map(str, config.rungs)) or None}
+
+
+@cache
+def _architectures(text: str) -> str:
+    """A few digits of a space's architectures, the same for every way of writing them."""
+    said: Any = text
+    with contextlib.suppress(tomllib.TOMLDecodeError, UserError):  # damaged, or in another version's grammar
+        said = tomllib.loads(text)
+        said = Space(said, source="").canonical()
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -68,13 +68,13 @@ def load_run(path: str | Path) -> Run:
     return Run(
         folder=folder,
         state=manifest["state"],
-        config=_config(folder, manifest),
+        config=read_config(folder, manifest),
         trials=read_trials(folder),
         front=read_front(folder),
     )
 
 
-def _config(folder: Path, manifest: dict[str, Any]) -> RunConfig:
+def read_config(folder: Path, manifest: dict[str, Any]) -> RunConfig:
     """What identifies the run, from its manifest and its copy of the space."""
     try:
         return RunConfig(

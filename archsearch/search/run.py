@@ -1,9 +1,6 @@
 """`archsearch run` without its options: from what was asked to a finished run folder."""
 
-import hashlib
-import json
 import random
-import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -22,14 +19,13 @@ from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
+from archsearch.search.same_run import find_run
 from archsearch.search.study.database import shown_url
 from archsearch.search.study.store import RunStore
-from archsearch.space import Arch, Band, Space, choose_papers, draw, load_space, paper
+from archsearch.space import Arch, Band, choose_papers, draw, load_space, paper
 from archsearch.system import Progress, Say, command_line, ignore
 from archsearch.throughput import Calibration, Measurement, find_predictor
 from archsearch.units import format_count, format_names
-
-_ID_DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +97,7 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
         fix=request.fix,
         settings=make_settings(measurement, task),
     )
-    folder = request.output or request.results_root / default_name(config, space)
+    folder = request.output or find_run(request.results_root, config, space, say)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: a file, not a folder; choose another name")
     config = replace(config, name=folder.name)
@@ -120,25 +116,6 @@ def _rungs(request: RunRequest, chosen: Profile, say: Say) -> tuple[int, ...]:
     return ()
 
 
-def default_name(config: RunConfig, space: Space) -> str:
-    """`hybrid-4.5G-1a2b3c`: the same request gives the same name, any other condition another one."""
-    said = config.to_dict() | {"name": "", "space_name": "", "space_text": tomllib.loads(config.space_text)}
-    said["settings"] = _without_none(said["settings"])
-    # A run without them has the name that it had before there were any.
-    said = {key: value for key, value in said.items() if value or key not in ("rungs", "fix")}
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
-    budget = format_count(config.budget_macs)
-    number, unit = (budget[:-1], budget[-1]) if budget[-1].isalpha() else (budget, "")
-    return f"{space.name}-{float(number):g}{unit}-{digest}"
-
-
-def _without_none(value: Any) -> Any:
-    """Settings of a later version that are left open, so that a name stays what it was."""
-    if not isinstance(value, dict):
-        return value
-    return {key: _without_none(item) for key, item in value.items() if item is not None}
-
-
 def carry_out(
     request: RunRequest, config: RunConfig, folder: Path, arguments: Sequence[str], *, say: Say, listen: Listen
 ) -> State:
@@ -151,6 +128,7 @@ def carry_out(
     predictor = None if calibration is None else RankedPredictor(calibration)
     predict = predictor.predict if predictor else None
     with RunStore.open(folder, config, request.storage, predict=predict) as store:
+        config = store.config
         for notice in store.notices:
             say(notice)
         _measure_here(store, request, predictor, arguments, say)

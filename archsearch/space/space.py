@@ -116,6 +116,26 @@ class Space:
         names.update(_layer_choices(self.plan.head))
         return names
 
+    def canonical(self) -> dict[str, Any]:
+        """What the space can give, as plain values: equal for spaces with the same architectures under the same names, in whatever order written."""
+        plan = self.plan
+        stages = [
+            {
+                **{name: _sorted(choices) for name, choices in _stage_choices(stage).items()},
+                **{
+                    group: {kind: _canonical_layer(layer) for kind, layer in layers.items()}
+                    for group, layers in (
+                        ("entries", stage.entries),
+                        ("positions", stage.position_plans),
+                        ("blocks", stage.blocks),
+                    )
+                },
+            }
+            for stage in plan.stages
+        ]
+        inputs = {"image_size": plan.image_size, "num_classes": plan.num_classes}
+        return {**inputs, "stages": stages, "head": _canonical_layer(plan.head)}
+
     @property
     def size(self) -> int:
         """Number of distinct parameter sets (conditional parameters counted where they apply)."""
@@ -123,6 +143,15 @@ class Space:
         for stage in self.plan.stages:
             total *= stage.num_entries * stage.num_bodies * len(stage.width)
         return total
+
+
+def _sorted(choices: Choices) -> list[Scalar]:
+    return sorted(choices, key=lambda choice: (type(choice).__name__, choice))
+
+
+def _canonical_layer(layer: LayerPlan) -> dict[str, Any]:
+    choices = {name: _sorted(layer.choices[field]) for field, name in layer.names.items()}
+    return {"layer": layer.layer.__name__, "choices": choices, "fixed": dict(layer.fixed)}
 
 
 def _stage_choices(stage: StagePlan) -> dict[str, Choices]:

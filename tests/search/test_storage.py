@@ -10,7 +10,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from support.postgres import ESCAPED, PASSWORD, postgres
-from support.runs import make_config, run
+from support.runs import InProcessWorker, make_config, run
+from support.stub_evaluators import evaluate
 
 from archsearch import results
 from archsearch.errors import UserError, without_passwords
@@ -80,10 +81,10 @@ def _meddle(study: optuna.Study) -> int:
 
 
 def _goes_on_with_the_trials_of_strangers(folder: Path, config: RunConfig, url: str | None) -> None:
-    run(folder, config, 2, fixed={}, storage_url=url)
+    run(folder, config, 2, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
     with strangers(folder, config, url) as study:
         first = _meddle(study)
-    listener = run(folder, config, 4, fixed={}, storage_url=url)
+    listener = run(folder, config, 4, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
     assert listener.state == "complete"
     rows = {row["trial"]: row for row in results.read_rows(folder)}
     full, partial, *refused = range(first, first + 6)
@@ -159,7 +160,7 @@ def test_a_manifest_has_no_password_also_where_an_earlier_version_wrote_one(
     url = "postgresql://me:s3cret@host/db"
     monkeypatch.chdir(tmp_path)
     folder = Path("a:")  # which pyarrow would take for an address
-    run(folder, make_config(tmp_path / "log"), 0)
+    run(folder, make_config(tmp_path / "log"), 0, worker=InProcessWorker(evaluate))
     manifest = results.read_manifest(folder)
     leaky = {**manifest, "command": ["archsearch", "run", "--storage", url, f"--storage={url}"], "storage": url}
     (folder / "manifest.json").write_text(json.dumps(leaky))

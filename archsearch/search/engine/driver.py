@@ -313,6 +313,7 @@ class Driver:
             "trials": self._trials,
             "papers": list(self._fixed),
             "storage": self._store.where,
+            "study": self._store.study_name,
             "calibration": self._predictor and dict(self._predictor.source),
             "state": state,
             "exhausted": self._is_exhausted,

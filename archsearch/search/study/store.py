@@ -3,6 +3,7 @@
 import contextlib
 import platform
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
 from archsearch.identity import identity_digest
-from archsearch.results import DEVICE_OBJECTIVES, MANIFEST_FILE, Row, latest_identity
+from archsearch.results import DEVICE_OBJECTIVES, MANIFEST_FILE, Row, latest_identity, read_manifest, study_name
 from archsearch.samplers import (
     CURVE,
     DESCRIBED,
@@ -78,7 +79,7 @@ class RunStore:
         self, folder: Path, config: RunConfig, study: optuna.Study, where: str, predict: PredictThroughput | None = None
     ) -> None:
         self.folder, self.config, self.where = folder, config, where
-        self._study = study
+        self._study, self.study_name = study, study.study_name
         # Used directly, because it stores a whole trial in one transaction.
         self._storage = study._storage
         self._sampler = make_sampler(
@@ -194,10 +195,12 @@ class RunStore:
             with open_storage(folder, storage_url) as backend:
                 where = shown_url(storage_url) if storage_url else str(folder / DATABASE_FILE)
                 with storage_errors(where):
-                    if storage_url is not None:
-                        ensure_study(backend, config.name, config.directions, document)
-                    store = _load_run(folder, config, backend, where, config.name if storage_url else None, predict)
-                replace_file(folder / SPACE_FILE, lambda path: path.write_text(config.space_text, encoding="utf-8"))
+                    name = _shared_name(folder, config) if storage_url else None
+                    if name is not None:
+                        ensure_study(backend, name, config.directions, document)
+                    store = _load_run(folder, config, backend, where, name, predict)
+                text = store.config.space_text
+                replace_file(folder / SPACE_FILE, lambda path: path.write_text(text, encoding="utf-8"))
                 yield store
 
     def rows(self) -> list[Row]:
@@ -490,14 +493,31 @@ def _load_run(
     """The store on an open storage. Raises UserError if that has another run, or an incomplete one."""
     try:
         study = load_study(backend, name)
-        differences = RunConfig.from_dict(stored_config(study)).differences(config)
-        if differences:
-            raise UserError(
-                f"{folder}: holds another run: {'; '.join(differences)}; use another --output, or ask for the same"
-            )
+        stored = RunConfig.from_dict(stored_config(study))
+        _refuse_another(folder, stored, config)
+        if (stored.space_text, stored.space_name) != (config.space_text, config.space_name):
+            # As it was first written: samplers depend on the order of its choices.
+            config = replace(config, space_text=stored.space_text, space_name=stored.space_name)
         return RunStore(folder, config, study, where, predict)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_error(where, f"{type(error).__name__}: {error}") from error
+
+
+def _shared_name(folder: Path, config: RunConfig) -> str:
+    """The name of the run's study in a shared database: the one it began with, where the folder was renamed."""
+    try:
+        return study_name(read_manifest(folder))
+    except (UserError, KeyError):
+        return config.name
+
+
+def _refuse_another(folder: Path, stored: RunConfig, config: RunConfig) -> None:
+    """Raise UserError where the folder's run is not the one that is asked for, with the options that ask for it."""
+    differences = stored.differences(config)
+    if differences:
+        options = stored.options(config)
+        same = f"go on with it by {options}" if options else "ask for the same"
+        raise UserError(f"{folder}: holds another run: {'; '.join(differences)}; use another --output, or {same}")
 
 
 def _check_place(folder: Path, storage_url: str | None) -> None:
