@@ -10,6 +10,7 @@ from archsearch.cli.inspect import blocks, cost, papers, proxies, sample, space
 from archsearch.cli.prepare import prepare
 from archsearch.cli.report import report
 from archsearch.cli.run import run
+from archsearch.cli.runs import runs
 from archsearch.cli.score import score
 
 __all__ = ["main"]
@@ -17,6 +18,7 @@ __all__ = ["main"]
 for command in (
     run,
     report,
+    runs,
     prepare,
     audit,
     bench,

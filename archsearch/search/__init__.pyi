@@ -6,6 +6,7 @@ from .engine.workers.base import Job, Worker
 from .engine.workers.process import ProcessWorker
 from .load import Run, load_run
 from .run import RunRequest, carry_out, configure
+from .study.restore import restore_run
 from .study.store import RunStore
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "goes_on",
     "load_run",
     "make_settings",
+    "restore_run",
 ]

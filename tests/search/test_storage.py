@@ -1,19 +1,23 @@
-"""The database of a run: other ones, emptied and lost ones, passwords, and what strangers put into a study; on SQLite and on a real PostgreSQL."""
+"""The database of a run: passwords, what strangers put into a study, lost, emptied and other ones; on SQLite and on a real PostgreSQL."""
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from click.testing import CliRunner
 from optuna.trial import TrialState, create_trial
 from support.postgres import ESCAPED, PASSWORD, postgres
-from support.runs import InProcessWorker, make_config, run
+from support.runs import InProcessWorker, RecordingListener, fixed_archs, make_config, make_rung_config, run
 from support.stub_evaluators import evaluate
 
 from archsearch import results
+from archsearch.cli import main
 from archsearch.errors import UserError, without_passwords
 from archsearch.report import build_report
 from archsearch.search import RunConfig, RunStore
@@ -210,3 +214,120 @@ def test_a_failure_without_a_word_is_a_failure(tmp_path: Path) -> None:
         assert store.finish(trial, "")["state"] == "failed"
         (row,) = store.rows()
     assert row["reason"]
+
+
+# Lost, emptied and other databases
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("trials.parquet", "front.parquet")}
+
+
+def _refused(folder: Path, config: RunConfig, url: str | None, words: str) -> None:
+    """Going on is refused in one sentence that says how to restore the run, and changes none of its files."""
+    before = _files(folder)
+    with pytest.raises(UserError, match=words) as caught:
+        run(folder, config, 3, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
+    assert "runs restore " in str(caught.value)
+    assert _files(folder) == before
+
+
+def _second_history_is_refused(folder: Path, config: RunConfig, url: str, other: str) -> None:
+    run(folder, config, 2, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
+    with strangers(folder, config, url) as study:
+        optuna.delete_study(study_name=study.study_name, storage=study._storage)
+    _refused(folder, config, url, "has no study 'kept'")
+    _refused(folder, config, other, "has no study 'kept'")
+    # The same command elsewhere began the run a second time, with the same first architectures.
+    run(folder.with_name("again") / "kept", config, 2, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
+    _refused(folder, config, url, "2 of 2 trials are not in it")
+    run(folder.with_name("again") / "kept", config, 2, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
+
+
+def test_another_or_an_emptied_database_is_no_second_beginning(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", name="kept", **SMALL)
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "other")]
+    _second_history_is_refused(tmp_path / "kept", config, *urls)
+
+
+@pytest.mark.slow
+def test_another_or_an_emptied_postgresql_is_no_second_beginning(server: str, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", name="kept", **SMALL)
+    _second_history_is_refused(tmp_path / "kept", config, server, f"sqlite:///{tmp_path}/other.db")
+
+
+@pytest.mark.slow
+def test_a_renamed_folder_keeps_its_study_in_a_shared_database(server: str, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", name="before", **SMALL)
+    run(tmp_path / "before", config, 1, fixed={}, storage_url=server, worker=InProcessWorker(evaluate))
+    after = (tmp_path / "before").rename(tmp_path / "after")
+    for trials in (2, 3):
+        run(
+            after, replace(config, name="after"), trials, fixed={}, storage_url=server, worker=InProcessWorker(evaluate)
+        )
+        assert len(results.read_trials(after)) == trials
+
+
+def test_an_older_copy_of_the_database_is_refused(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", **SMALL)
+    run(tmp_path / "run", config, 1, fixed={}, worker=InProcessWorker(evaluate))
+    shutil.copy(tmp_path / "run" / "study.db", tmp_path / "copy.db")
+    run(tmp_path / "run", config, 2, fixed={}, worker=InProcessWorker(evaluate))
+    shutil.copy(tmp_path / "copy.db", tmp_path / "run" / "study.db")
+    _refused(tmp_path / "run", config, None, "1 of 2 trials are not in it, the first is trial 1")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_database_that_goes_while_the_run_works_is_noticed_at_the_next_write(tmp_path: Path, replaced: bool) -> None:
+    config, folder = make_config(tmp_path / "log", **SMALL), tmp_path / "run"
+
+    class Losing(RecordingListener):
+        def trial_finished(self, row: Any, tally: Any) -> None:
+            super().trial_finished(row, tally)
+            if row["trial"] == 1:
+                (folder / "study.db").unlink()
+                if replaced:
+                    (folder / "study.db").write_bytes(b"")
+
+    with pytest.raises(UserError, match=r"study\.db: deleted or replaced while the run works"):
+        run(folder, config, 4, fixed={}, worker=InProcessWorker(evaluate), listener=Losing())
+    assert results.read_trials(folder)["trial"].tolist() == [0, 1]
+    done = CliRunner().invoke(main, ["runs", "restore", str(folder)])
+    assert (done.exit_code, "2 trials restored" in done.output) == (0, True), done.output
+    run(folder, config, 4, fixed={}, worker=InProcessWorker(evaluate))
+    assert results.read_trials(folder)["state"].tolist() == ["complete"] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "known-cost"])
+def test_a_restored_run_is_the_run_that_was_lost(sampler: str, tmp_path: Path) -> None:
+    """With trials that are complete, stopped, failed, reused, unfinished, timed again and trained with other seeds; and it goes on alike."""
+    fixed = {**fixed_archs(), "twin": fixed_archs()["van_b2"]}
+    config, folder = make_rung_config(tmp_path / "log", sampler=sampler, papers=tuple(fixed)), tmp_path / "run"
+    run(folder, config, 12, fixed=fixed, recheck=True, num_seeds=3, worker=InProcessWorker(evaluate))
+    with RunStore.open(folder, config) as store:
+        for reason in ("out of memory", None):
+            proposal = store.propose()
+            assert proposal is not None
+            trial = store.start(proposal)["trial"]
+            store.record_phase(trial, "count", {"macs_fvcore": 1, "seconds": 0.5, "seconds_count": 0.4})
+            if reason:
+                store.finish(trial, reason)
+        before = store.rows()
+    results.write_trials(results.ranked(before, config.objectives), folder)
+    shutil.copytree(folder, tmp_path / "whole")
+    assert {row["state"] for row in before} == {"complete", "stopped", "failed", "running"}
+    assert CliRunner().invoke(main, ["runs", "restore", str(folder)]).exit_code == 2, "nothing to restore"
+    (folder / "study.db").write_bytes((folder / "study.db").read_bytes()[:20_000])
+    done = CliRunner().invoke(main, ["runs", "restore", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert (folder / "study.db.lost1").stat().st_size == 20_000
+    assert "could not be kept" not in done.output
+    with RunStore.open(folder, config) as store:
+        for row, same in zip(store.rows(), before, strict=True):
+            for name, value in same.items():  # sums may be rounded otherwise
+                assert row[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), name
+    run(folder, config, 17, fixed=fixed, worker=InProcessWorker(evaluate))
+    run(tmp_path / "whole", config, 17, fixed=fixed, worker=InProcessWorker(evaluate))
+    restored, whole = (results.read_trials(path) for path in (folder, tmp_path / "whole"))
+    assert restored["arch_id"].tolist() == whole["arch_id"].tolist()

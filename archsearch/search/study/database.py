@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from optuna.storages._rdb.models import NOT_FOUND_MSG
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from archsearch.errors import UserError, first_line, without_passwords
-from archsearch.results import Direction
-from archsearch.system import flocked, replace_file
+from archsearch.results import TRIALS_FILE, Direction
+from archsearch.system import command_line, flocked, replace_file
 
 DATABASE_FILE, LOCK_FILE = "study.db", "run.lock"
 _CONFIG = "archsearch:config"
@@ -159,8 +159,14 @@ def _check_file(path: Path) -> str:
         connection.close()
 
 
-def create_database(folder: Path, name: str, directions: Sequence[Direction], config: Mapping[str, Any]) -> None:
-    """Create study.db with its study under a temporary name, then rename it: a file of the final name is always complete."""
+def create_database(
+    folder: Path,
+    name: str,
+    directions: Sequence[Direction],
+    config: Mapping[str, Any],
+    fill: Callable[[optuna.Study], object] = lambda study: None,
+) -> None:
+    """Create study.db with its study, filled by `fill`, under a temporary name, then rename it: a file of the final name is always complete."""
     path = folder / DATABASE_FILE
 
     def write(temporary: Path) -> None:
@@ -170,7 +176,7 @@ def create_database(folder: Path, name: str, directions: Sequence[Direction], co
         # Wait for the disk once at the end, instead of once a table.
         storage = _file_storage(temporary, "OFF")
         try:
-            _create_study(storage, name, directions, config)
+            fill(_create_study(storage, name, directions, config))
         finally:
             _close(storage)
         with temporary.open("rb+") as file:
@@ -180,9 +186,12 @@ def create_database(folder: Path, name: str, directions: Sequence[Direction], co
         replace_file(path, write)
 
 
-def _create_study(storage: RDBStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]) -> None:
+def _create_study(
+    storage: RDBStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]
+) -> optuna.Study:
     study = optuna.create_study(storage=storage, study_name=name, directions=list(directions))
     study.set_user_attr(_CONFIG, dict(config))
+    return study
 
 
 def load_study(storage: RDBStorage, name: str | None) -> optuna.Study:
@@ -193,9 +202,14 @@ def load_study(storage: RDBStorage, name: str | None) -> optuna.Study:
     return optuna.load_study(storage=storage, study_name=name or names[0])
 
 
+def has_study(storage: RDBStorage, name: str) -> bool:
+    """Whether a storage has a study of this name."""
+    return name in optuna.get_all_study_names(storage)
+
+
 def ensure_study(storage: RDBStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]) -> None:
     """Create the study in a shared storage unless it exists. Raises UserError when a study of that name is not a run of archsearch."""
-    if name not in optuna.get_all_study_names(storage):
+    if not has_study(storage, name):
         _create_study(storage, name, directions, config)
     study = load_study(storage, name)
     if _CONFIG not in study.user_attrs:
@@ -212,6 +226,37 @@ def stored_config(study: optuna.Study) -> dict[str, Any]:
     config = study.user_attrs[_CONFIG]
     assert isinstance(config, dict)
     return json.loads(json.dumps(config))  # type: ignore[no-any-return]  # a dict in, a dict out
+
+
+def database_file(folder: Path, url: str | None) -> Path | None:
+    """The file in which SQLite keeps the study; None for a server."""
+    if url is None:
+        return folder / DATABASE_FILE
+    parsed = sqlalchemy.make_url(url)
+    return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
+
+
+class FileWatch:
+    """Notices that a file was deleted or replaced: SQLite goes on writing to the one that it opened, which nobody finds again."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._id = path, path and _file_id(path)
+
+    def check(self, folder: Path) -> None:
+        """Raise UserError where the file is not the one there was."""
+        if self._path is not None and _file_id(self._path) != self._id:
+            raise UserError(
+                f"{self._path}: deleted or replaced while the run works; what it measured is in {folder / TRIALS_FILE}: put the file back, "
+                f"or have it made again: {command_line(['runs', 'restore', str(folder)])}"
+            )
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _close(storage: RDBStorage) -> None:

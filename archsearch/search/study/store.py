@@ -16,7 +16,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
 from archsearch.identity import identity_digest
-from archsearch.results import DEVICE_OBJECTIVES, MANIFEST_FILE, Row, latest_identity, read_manifest, study_name
+from archsearch.results import (
+    DEVICE_OBJECTIVES,
+    MANIFEST_FILE,
+    Row,
+    latest_identity,
+    read_manifest,
+    read_trials,
+    study_name,
+)
 from archsearch.samplers import (
     CURVE,
     DESCRIBED,
@@ -32,9 +40,12 @@ from archsearch.search.early_stopping import RungScore
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, TIMING_PHASE
 from archsearch.search.study.database import (
     DATABASE_FILE,
+    FileWatch,
     create_database,
     damaged_error,
+    database_file,
     ensure_study,
+    has_study,
     load_study,
     open_storage,
     run_lock,
@@ -57,14 +68,14 @@ from archsearch.search.study.rows import (
 from archsearch.search.study.seen import as_seen, with_changed
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
-from archsearch.system import replace_file, utc_now
+from archsearch.system import command_line, replace_file, utc_now
 from archsearch.version import __version__
 
 # Keys of the study's attributes, with the trial's number behind them: Optuna refuses further attributes of a trial that has ended.
 # A throughput_id may follow: of a second timing, or of one made anew after the trial had ended.
-_AGAIN, _SEEDS, _TIMED = "archsearch:again:", "archsearch:seeds:", "archsearch:timed:"
+AGAIN, SEEDS, TIMED = "archsearch:again:", "archsearch:seeds:", "archsearch:timed:"
 _MOST_STARTS = 2
-_STATES = {
+STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
@@ -94,6 +105,7 @@ class RunStore:
             features=_make_features(config),
         )
         study.sampler = self._sampler
+        self.watch = FileWatch(None)
         self.notices: list[str] = []  # what was done to trials that others had put into the study
         self._num_foreign = 0
         self._trials: dict[int, StoredTrial] = {}
@@ -102,7 +114,7 @@ class RunStore:
         self._seen: dict[int, FrozenTrial] | None = None
         study_attrs = study.user_attrs
         self.timings = Timings(config, study_attrs, self._set_study)
-        later = {prefix: _by_trial(study_attrs, prefix) for prefix in (_AGAIN, _TIMED)}
+        later = {prefix: _by_trial(study_attrs, prefix) for prefix in (AGAIN, TIMED)}
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             self._load_trial(trial, study_attrs, later)
@@ -120,7 +132,7 @@ class RunStore:
             if trial.state == TrialState.RUNNING:
                 self._close(trial, "its proposal was never completed")
             return
-        number, attrs, state = trial.number, dict(trial.user_attrs), _STATES[trial.state]
+        number, attrs, state = trial.number, dict(trial.user_attrs), STATES[trial.state]
         if state != "running" and OUTCOME not in attrs:
             ended_at = (trial.datetime_complete or datetime.now()).astimezone(UTC)
             attrs[OUTCOME] = {"reason": "ended by another program", "finished_at": ended_at.isoformat()}
@@ -130,10 +142,10 @@ class RunStore:
             trial_id=trial._trial_id,
             state=state,
             attrs=attrs,
-            timed=later[_TIMED].get(number, {}),
-            seeds=study_attrs.get(f"{_SEEDS}{number}", {}),
+            timed=later[TIMED].get(number, {}),
+            seeds=study_attrs.get(f"{SEEDS}{number}", {}),
         )
-        for name, values in later[_AGAIN].get(number, {}).items():
+        for name, values in later[AGAIN].get(number, {}).items():
             # Earlier versions stored one without its identity.
             stored.again[name or identity_digest(timing_identity(self.config, stored, values))] = values
         self._keep(stored)
@@ -197,8 +209,12 @@ class RunStore:
                 with storage_errors(where):
                     name = _shared_name(folder, config) if storage_url else None
                     if name is not None:
+                        if (folder / MANIFEST_FILE).exists() and not has_study(backend, name):
+                            raise lost_error(folder, where, f"it has no study {name!r}")
                         ensure_study(backend, name, config.directions, document)
                     store = _load_run(folder, config, backend, where, name, predict)
+                _refuse_lost_trials(folder, store)
+                store.watch = FileWatch(database_file(folder, storage_url))
                 text = store.config.space_text
                 replace_file(folder / SPACE_FILE, lambda path: path.write_text(text, encoding="utf-8"))
                 yield store
@@ -294,7 +310,7 @@ class RunStore:
             user_attrs=attrs,
             system_attrs=dict(proposal.system_attrs),
         )
-        with storage_errors(self.where):
+        with self._writing():
             trial_id = self._storage.create_new_trial(self._study._study_id, template)
             number = self._storage.get_trial_number_from_id(trial_id)
         self._num_foreign = number - len(self._trials)  # others may have put trials into the study meanwhile
@@ -389,7 +405,7 @@ class RunStore:
     def _keep_timing(self, trial: StoredTrial, values: Mapping[str, Any]) -> None:
         """Store a timing of a trial beside its own one, also for the trials that reused its results."""
         identity = identity_digest(timing_identity(self.config, trial, values))
-        self._set_study(f"{_TIMED}{trial.number}:{identity}", dict(values))
+        self._set_study(f"{TIMED}{trial.number}:{identity}", dict(values))
         trial.timed[identity] = dict(values)
         self._seen = None
         for other in [*self._trials.values()]:
@@ -401,14 +417,14 @@ class RunStore:
         trial = self._trials[number]
         told = self._told(trial, AGAIN_PHASE, values)
         identity = identity_digest(timing_identity(self.config, trial, told))
-        self._set_study(f"{_AGAIN}{number}:{identity}", told)
+        self._set_study(f"{AGAIN}{number}:{identity}", told)
         trial.again[identity] = told
         return self._keep(trial)
 
     def record_seed(self, number: int, seed: str, score: float) -> Row:
         """Store the score of a finished trial's training with another seed; its first score stays the ranked one."""
         seeds = {**self._trials[number].seeds, seed: score}
-        self._set_study(f"{_SEEDS}{number}", seeds)
+        self._set_study(f"{SEEDS}{number}", seeds)
         self._trials[number].seeds = seeds
         return self._keep(self._trials[number])
 
@@ -441,24 +457,31 @@ class RunStore:
             self._set(trial, MEASURED, {str(index): row[name] for index, name in names if row[name] is not None})
         self._set(trial, OUTCOME, {"reason": reason, "finished_at": utc_now("milliseconds")})
         state = TrialState.COMPLETE if reason is None else TrialState.PRUNED if is_stopped else TrialState.FAIL
-        with storage_errors(self.where):
+        with self._writing():
             # study.tell would read the whole trial back twice, and repeat our checks: 178 against 152 ms a trial at 500
             # trials, in two runs minutes apart.
             values = [float(row[name]) for name in self.config.objectives] if reason is None else None
             self._storage.set_trial_state_values(trial.trial_id, state, values)
             # As study.tell does: samplers read trials through this cache, which lacks the new one.
             self._study._thread_local.cached_all_trials = None
-        trial.state = _STATES[state]
+        trial.state = STATES[state]
         if row["throughput_id"] not in (None, self.throughput_id):
             self._seen = None  # it reused results of another identity
         return self._keep(trial)
 
-    def _set_study(self, key: str, value: Any) -> None:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around every write."""
+        self.watch.check(self.folder)
         with storage_errors(self.where):
+            yield
+
+    def _set_study(self, key: str, value: Any) -> None:
+        with self._writing():
             self._study.set_user_attr(key, value)
 
     def _set(self, trial: StoredTrial, key: str, value: dict[str, Any]) -> None:
-        with storage_errors(self.where):
+        with self._writing():
             self._storage.set_trial_user_attr(trial.trial_id, key, value)
         trial.attrs[key] = value
 
@@ -528,9 +551,29 @@ def _check_place(folder: Path, storage_url: str | None) -> None:
             f"--storage: {folder} keeps its trials in {database}; leave --storage out, or use another --output"
         )
     if storage_url is None and is_run and not database.exists():
-        raise UserError(
-            f"{database}: gone, though {folder} holds a run; put it back, give the --storage it was started with, or use another --output"
+        raise lost_error(folder, str(database), "gone")
+
+
+def _refuse_lost_trials(folder: Path, store: RunStore) -> None:
+    """Raise UserError where trials.parquet has trials that the study lacks: it is another one, an emptied one, or an older copy."""
+    try:
+        frame = read_trials(folder)[["trial", "arch_id", "started_at"]]
+    except UserError:
+        return  # none yet, or damaged: it will be written from the study
+    stored = {row["trial"]: (row["arch_id"], row["started_at"]) for row in store.rows()}
+    lost = [number for number, *rest in frame.itertuples(index=False) if stored.get(number) != tuple(rest)]
+    if lost:
+        raise lost_error(
+            folder, store.where, f"{len(lost)} of {len(frame)} trials are not in it, the first is trial {lost[0]}"
         )
+
+
+def lost_error(folder: Path, where: str, what: str) -> UserError:
+    """The error for a run whose trials are not in its database: a second study would overwrite its files."""
+    return UserError(
+        f"{where}: {what}, though {folder} holds a run; put it back, give the --storage it was started with, use another --output, "
+        f"or have study.db made from trials.parquet: {command_line(['runs', 'restore', str(folder)])}"
+    )
 
 
 @cache

@@ -1,0 +1,213 @@
+"""Makes a lost study again from trials.parquet, manifest.json and space.toml: everything that the rows of the trials hold."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isclose
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
+
+from archsearch.errors import UserError
+from archsearch.results import SCHEMA, SEED_COLUMNS, Row, read_manifest, read_rows, study_name
+from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, params_in_space
+from archsearch.search.config import RunConfig
+from archsearch.search.load import read_config
+from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, FULL_PHASE
+from archsearch.search.study.database import DATABASE_FILE, create_database, run_lock
+from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
+from archsearch.search.study.store import AGAIN, SEEDS, STATES, RunStore
+from archsearch.space import Arch, propose
+
+_LOST = ".lost"  # put behind the names of the files that a restored study takes the place of
+_CANDIDATE = (
+    *("arch_id", "architecture", "macs", "params", "is_fixed", "paper", "in_band", "reused_from"),
+    *("archsearch_version", "torch_version", "python_version", "throughput_predicted_img_s"),
+)
+
+# Worked out from others.
+_FOLLOWING = (*SEED_COLUMNS, "throughput_predicted_img_s", "throughput_change", "throughput_id")
+
+
+def _columns_of(prefix: str) -> list[str]:
+    """The columns of this prefix that a phase measured."""
+    return sorted(name for name in SCHEMA.names if name.startswith(prefix) and name not in _FOLLOWING)
+
+
+_AGAIN = _columns_of("throughput_again_")
+_SHORTEST_S = 1e-6  # less is rounding
+_TIMED = ("latency_ms", "peak_memory_bytes", "device_name", "conditions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What `restore_run` did: the number of trials, those whose parameters the space does not have any more, and columns not kept as they were."""
+
+    trials: int
+    without_params: int
+    changed: tuple[str, ...]
+    aside: Path | None  # where the database went that was there
+
+
+def restore_run(folder: Path) -> Restored:
+    """Make study.db of a run again. Raises UserError where the run is whole, at work, or its files are damaged."""
+    manifest = read_manifest(folder)
+    config, rows = read_config(folder, manifest), read_rows(folder)
+    database = folder / DATABASE_FILE
+    if database.exists() and _is_whole(folder, config):
+        raise UserError(f"{database}: has all trials of the run; there is nothing to restore")
+    without_params: list[int] = []
+
+    def fill(study: optuna.Study) -> None:
+        for row in rows:
+            _add_missing(study, row["trial"])
+            if not _add(study, config, row):
+                without_params.append(row["trial"])
+
+    with run_lock(folder):
+        aside = _move_aside(database)
+        create_database(folder, study_name(manifest), config.directions, config.to_dict(), fill)
+    changed = {name for row in rows for name in _changed(config, row)}
+    return Restored(trials=len(rows), without_params=len(without_params), changed=tuple(sorted(changed)), aside=aside)
+
+
+def _is_whole(folder: Path, config: RunConfig) -> bool:
+    """Whether the run's own command would go on with the database that is there."""
+    try:
+        with RunStore.open(folder, config):
+            return True
+    except UserError:
+        return False
+
+
+def _move_aside(database: Path) -> Path | None:
+    """Give the database that is there another name, with the files that SQLite keeps beside it; returns the new one."""
+    if not database.exists():
+        return None
+    number = 1
+    while (aside := database.with_name(f"{database.name}{_LOST}{number}")).exists():
+        number += 1
+    for end in ("-wal", "-shm", ""):
+        beside = Path(f"{database}{end}")
+        if beside.exists():
+            beside.rename(f"{aside}{end}")
+    return aside
+
+
+def _add_missing(study: optuna.Study, number: int) -> None:
+    """Failed trials up to `number`, in the places of those that were not the run's own: their parameters are lost."""
+    while len(study.get_trials(deepcopy=False)) < number:
+        study.add_trial(
+            create_trial(state=TrialState.FAIL, user_attrs={"reason": "not restored: not a trial of the run"})
+        )
+
+
+def _add(study: optuna.Study, config: RunConfig, row: Row) -> bool:
+    """Store a row as its trial; False where the space does not have its parameters (any more)."""
+    stored = _stored_trial(config, row)
+    params = {} if row["is_fixed"] else _params(config, row)
+    attrs = dict(stored.attrs)
+    if row["is_fixed"]:
+        attrs[DESCRIBED] = params_in_space(_arch(row), config.space)
+    states = {name: state for state, name in STATES.items()}
+    trial = create_trial(
+        state=states[row["state"]],
+        values=[float(row[name]) for name in config.objectives] if row["state"] == "complete" else None,
+        params=params,
+        distributions={name: CategoricalDistribution(config.space.parameters()[name]) for name in params},
+        user_attrs=attrs,
+    )
+    study._storage.create_new_trial(study._study_id, trial)
+    for identity, values in stored.again.items():
+        study.set_user_attr(f"{AGAIN}{row['trial']}:{identity}", values)
+    if stored.seeds:
+        study.set_user_attr(f"{SEEDS}{row['trial']}", stored.seeds)
+    return bool(params) or row["is_fixed"]
+
+
+def _arch(row: Row) -> Arch:
+    return Arch.from_dict(json.loads(row["arch"]), f"trial {row['trial']}")
+
+
+def _params(config: RunConfig, row: Row) -> dict[str, Any]:
+    """The parameters that a sampler gave for this architecture; none where the space's names do not describe it."""
+    described = params_in_space(_arch(row), config.space)
+    params, arch = propose(config.space, described, random.Random(0))
+    return params if arch.arch_id == row["arch_id"] else {}
+
+
+def _stored_trial(config: RunConfig, row: Row) -> StoredTrial:
+    """The trial that `make_row` made this row from."""
+    conditions = json.loads(row["conditions"] or "{}")
+    again = conditions.pop("again", None)
+    phases = _phases(config, {**row, "conditions": conditions or None})
+    attrs: dict[str, Any] = {f"{PHASE}{phase}": values for phase, values in phases.items()}
+    attrs |= {ARCH: json.loads(row["arch"]), CANDIDATE: {name: row[name] for name in _CANDIDATE}}
+    attrs[CANDIDATE]["started_at"] = row["started_at"].isoformat(timespec="milliseconds")
+    if row["state"] != "running":
+        attrs[OUTCOME] = {"reason": row["reason"], "finished_at": row["finished_at"].isoformat(timespec="milliseconds")}
+    if row["learning_curve"]:
+        attrs[CURVE] = {str(point["steps"]): point["score"] for point in json.loads(row["learning_curve"])}
+    if row["state"] == "stopped":
+        names = enumerate(config.objectives)
+        attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}
+    free = {name: row[f"{FREE_PHASE}_{name}"] for name in FREE_SCORES if row[f"{FREE_PHASE}_{name}"] is not None}
+    if free:
+        attrs[FEATURES] = free
+    scores = json.loads(row["proxy_seed_scores"] or "[]")
+    return StoredTrial(
+        number=row["trial"],
+        trial_id=-1,
+        state=row["state"],
+        attrs=attrs,
+        again={} if again is None else {row["throughput_id"]: {**_values(row, _AGAIN), "conditions": again}},
+        seeds={str(number): score for number, score in enumerate(scores[1:], start=1)},
+    )
+
+
+def _phases(config: RunConfig, row: Row) -> dict[str, dict[str, Any]]:
+    """What each phase measured: phase -> column -> value."""
+    throughput = [*_TIMED, *(name for name in _columns_of("throughput_") if name not in _AGAIN)]
+    columns = {"count": ["macs_fvcore"], "throughput": throughput, FREE_PHASE: _columns_of(f"{FREE_PHASE}_")}
+    phases = {phase: _values(row, names) for phase, names in columns.items()}
+    for point, rung in zip(json.loads(row["learning_curve"] or "[]"), config.trainings, strict=False):
+        score = {
+            "proxy_score": point["score"],
+            "proxy_score_se": point["standard_error"],
+            "proxy_id": point["proxy_id"],
+        }
+        phases[rung.phase] = {**score, "seconds": point["seconds"] or 0.0, "seconds_proxy": point["seconds"]}
+    if row["proxy_score"] is not None:
+        seconds = {"seconds": row["seconds_proxy"] or 0.0, "seconds_proxy": row["seconds_proxy"]}
+        phases[FULL_PHASE] = {**_values(row, _columns_of("proxy_")), **phases.get(FULL_PHASE, seconds)}
+    for phase in ("count", "throughput"):
+        if row[f"seconds_{phase}"] is not None:
+            phases[phase] |= {"seconds": row[f"seconds_{phase}"], f"seconds_{phase}": row[f"seconds_{phase}"]}
+    found = {phase: values for phase, values in phases.items() if values}
+    # What took time and has no column of its own: the training-free scores, and what a phase did besides its work.
+    left = (row["seconds_total"] or 0.0) - sum(values.get("seconds", 0.0) for values in found.values())
+    if found and row["reused_from"] is None and left > _SHORTEST_S:
+        last = found.get(FREE_PHASE) or found[next(iter(found))]
+        last["seconds"] = last.get("seconds", 0.0) + left
+    return found
+
+
+def _values(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: row[name] for name in names if row[name] is not None}
+
+
+def _changed(config: RunConfig, row: Row) -> list[str]:
+    """Columns that the restored trial gives otherwise."""
+    again = make_row(config, _stored_trial(config, row), row["throughput_id"])
+    return [name for name in again if name != "front" and not _is_equal(again[name], row[name])]
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    """Equal but for the rounding of sums."""
+    if isinstance(one, float) and isinstance(other, float):
+        return isclose(one, other, rel_tol=1e-9)
+    return bool(one == other)
