@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from archsearch.errors import UserError, first_line, without_passwords
 from archsearch.identity import with_throughput_ids
-from archsearch.metrics import Array, domination_matrix, front_ranks
+from archsearch.metrics import Array, front_ranks, is_dominated
 from archsearch.system import replace_file
 
 Row = dict[str, Any]
@@ -23,6 +24,7 @@ Direction = Literal["maximize", "minimize"]
 
 TRIALS_FILE, FRONT_FILE, MANIFEST_FILE = "trials.parquet", "front.parquet", "manifest.json"
 MANIFEST_VERSION = 1
+ENDED = ("complete", "stopped", "failed")  # the states of trials that are over
 
 OBJECTIVES: dict[str, Direction] = {
     "proxy_score": "maximize",
@@ -42,6 +44,7 @@ PAIR_FRONTS: dict[str, tuple[str, str]] = {
     f"proxy_score/{other}": ("proxy_score", other) for other in ("macs", "params", "throughput_img_s")
 }
 
+_BLOCK = 10_000  # rows that are made into a table at once
 _TIME = pa.timestamp("ms", tz="UTC")
 
 
@@ -188,11 +191,12 @@ def minimised(rows: Sequence[Row], objectives: Sequence[str]) -> Array:
 
 def latest_identity(rows: Sequence[Row]) -> str | None:
     """The throughput_id of the latest timing, of a complete trial if there is one; None without any."""
-    timed = [row for row in reversed(rows) if row["throughput_id"] is not None]
-    return next(
-        (row["throughput_id"] for row in timed if row["state"] == "complete"),
-        timed[0]["throughput_id"] if timed else None,
-    )
+    last: str | None = None
+    for row in reversed(rows):
+        if row["throughput_id"] is not None and row["state"] == "complete":
+            return str(row["throughput_id"])
+        last = last or row["throughput_id"]
+    return last
 
 
 def ranked(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None = None) -> list[Row]:
@@ -200,10 +204,40 @@ def ranked(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | 
 
     Where an objective depends on the device only rows of this identity are ranked, by default those of the latest timing's.
     """
-    rankable = _rankable(rows, objectives, throughput_id)
-    ranks = front_ranks(minimised(rankable, objectives))
-    by_trial = {row["trial"]: int(rank) for row, rank in zip(rankable, ranks, strict=True)}
+    by_trial = trial_ranks(rows, objectives, throughput_id)
     return [{**row, "front": by_trial.get(row["trial"])} for row in rows]
+
+
+def trial_ranks(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None = None) -> dict[int, int]:
+    """The `front` of each row that is ranked, by trial."""
+    rankable = _rankable(rows, objectives, throughput_id)
+    ranks = front_ranks(minimised(rankable, objectives)).tolist()
+    return {row["trial"]: rank for row, rank in zip(rankable, ranks, strict=True)}
+
+
+class LiveFront:
+    """The trials on a run's front while rows are added one by one; needs a comparison with its members for each."""
+
+    def __init__(self, objectives: Sequence[str], throughput_id: str | None = None) -> None:
+        """Empty; for rows of this identity, where an objective depends on the device."""
+        self.throughput_id = throughput_id
+        self.trials: list[int] = []
+        self._objectives = tuple(objectives)
+        self._values: Array = np.zeros((0, len(self._objectives)))
+
+    def add(self, row: Row) -> list[int] | None:
+        """The members that this row dominates, which are members no longer; None where it is no member itself."""
+        if not _rankable([row], self._objectives, self.throughput_id):
+            return None
+        value = minimised([row], self._objectives)
+        is_no_worse = np.all(self._values <= value, axis=1)
+        if np.any(is_no_worse & np.any(self._values < value, axis=1)):
+            return None
+        is_out = np.all(value <= self._values, axis=1) & ~is_no_worse
+        dominated = [trial for trial, out in zip(self.trials, is_out, strict=True) if out]
+        self.trials = [*(trial for trial, out in zip(self.trials, is_out, strict=True) if not out), row["trial"]]
+        self._values = np.vstack((self._values[~is_out], value))
+        return dominated
 
 
 def comparable(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None = None) -> list[Row]:
@@ -230,7 +264,7 @@ def front_rows(rows: Sequence[Row], objectives: Sequence[str], throughput_id: st
     members: list[Row] = []
     for name, axes in {RUN_FRONT: tuple(objectives), **PAIR_FRONTS}.items():
         rankable = _rankable(originals, axes, throughput_id)
-        dominated = np.any(domination_matrix(minimised(rankable, axes)), axis=0).tolist()
+        dominated = is_dominated(minimised(rankable, axes)).tolist()
         members += [{"front_name": name, **row} for row, is_out in zip(rankable, dominated, strict=True) if not is_out]
     return members
 
@@ -252,8 +286,13 @@ def timed_front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
 
 def write_trials(rows: Sequence[Row], folder: Path) -> None:
     """Replace trials.parquet in one step; rows have every column of SCHEMA."""
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    _replace(folder / TRIALS_FILE, lambda path: write_parquet(table, path))
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file, pq.ParquetWriter(file, SCHEMA) as writer:
+            for start in range(0, max(1, len(rows)), _BLOCK):  # so that no second copy of a long run is in memory
+                writer.write_table(pa.Table.from_pylist(list(rows[start : start + _BLOCK]), schema=SCHEMA))
+
+    _replace(folder / TRIALS_FILE, write)
 
 
 def write_front(rows: Sequence[Row], folder: Path, objectives: Sequence[str], throughput_id: str | None = None) -> None:
@@ -292,14 +331,29 @@ def read_trials(folder: Path) -> pd.DataFrame:
     return _read(folder / TRIALS_FILE, SCHEMA)
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """The rows of trials.parquet as plain values, None for an empty one. Raises UserError when the file is missing or damaged."""
-    frame = read_trials(folder)
+def read_rows(folder: Path, without: Sequence[str] = ()) -> list[Row]:
+    """The rows of trials.parquet as plain values, None for an empty one. Raises UserError when the file is missing or damaged.
+
+    Columns named in `without` are left out, which saves time and memory: `arch` is as large as all others together.
+    """
+    path = folder / TRIALS_FILE
+    schema = pa.schema([field for field in SCHEMA if field.name not in without])
+    table = _read_table(path, schema)
     try:
-        rows: list[Row] = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).to_pylist()
-    except pa.ArrowException as error:
+        rows: list[Row] = _without_nan(table.cast(schema)).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
         raise UserError(f"{folder}: trials.parquet does not hold what its columns say ({first_line(error)})") from error
     return with_throughput_ids(rows)
+
+
+def _without_nan(table: pa.Table) -> pa.Table:
+    """The table with nothing in place of what is not a number."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            column = table.column(place)
+            empty = pa.scalar(None, field.type)
+            table = table.set_column(place, field, pc.if_else(pc.is_nan(column), empty, column))
+    return table
 
 
 def read_front(folder: Path) -> pd.DataFrame:
@@ -308,12 +362,19 @@ def read_front(folder: Path) -> pd.DataFrame:
 
 
 def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    frame: pd.DataFrame = _read_table(path, schema).to_pandas()
+    return frame
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """The columns of the schema, as the file has them."""
     again = "give the run's `archsearch run` command again to have it written from the run's storage"
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; {again}")
     try:
         # Read at once: pyarrow opens a path twice, and a run may replace the file in between.
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
+        table = file.read([name for name in schema.names if name in file.schema_arrow.names])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable parquet file ({first_line(error)}); {again}") from error
     for name in schema.names:
@@ -321,8 +382,7 @@ def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
             if name not in _LATER:
                 raise UserError(f"{path}: lacks the column {name!r}; {again}")
             table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
-    frame: pd.DataFrame = table.select(schema.names).to_pandas()
-    return frame
+    return table.select(schema.names)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

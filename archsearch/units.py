@@ -111,7 +111,7 @@ def format_bytes(count: float) -> str:
     return f"{count:.2f} TiB"
 
 
-def format_names(names: Sequence[str], shown: int = 5, separator: str = ", ") -> str:
-    """`a, b, c and 7 more`: the first `shown` of some names."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return separator.join(names[:shown]) + more
+def format_names(names: Sequence[str], shown: int = 5, separator: str = ", ", *, number: int | None = None) -> str:
+    """`a, b, c and 7 more`: the first `shown` of some names; `number` is that of all, where `names` are only the first ones."""
+    left = (len(names) if number is None else number) - shown
+    return separator.join(names[:shown]) + (f" and {left} more" if left > 0 else "")

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
-from archsearch.metrics import TIE_SE
+import numpy as np
+from numpy.typing import NDArray
+
+from archsearch.metrics import TIE_SE, Array
 from archsearch.results import OBJECTIVES, Row
 from archsearch.throughput import Protocol
 
@@ -49,22 +51,50 @@ def unresolved(
     A trial may dominate a member when it is worse beyond the noise in no objective and better beyond it in at least one.
     Noise of scores is `Noise`'s, that of speeds the spread of their blocks or the drift allowed; counts have none.
     """
+    trials = np.array([row["trial"] for row in complete], dtype=np.int64)
+    everyone = _figures(complete, objectives, noise)
     found: dict[int, list[int]] = {}
-    for row, other in product(front, complete):
-        signs = [0] if other is row else [_compare(other, row, name, noise) for name in objectives]
-        if min(signs) >= 0 and max(signs) > 0:
-            found.setdefault(row["trial"], []).append(other["trial"])
+    for row in front:
+        own = _figures([row], objectives, noise)
+        signs = np.array([_compare(everyone, own, name) for name in objectives])
+        may_dominate = (signs.min(axis=0) >= 0) & (signs.max(axis=0) > 0) & (trials != row["trial"])
+        if may_dominate.any():
+            found[row["trial"]] = trials[may_dominate].tolist()
     return found
 
 
-def _compare(other: Row, row: Row, name: str, noise: Noise) -> int:
-    """1 where the other is better beyond the noise, -1 where it is worse, 0 where they differ by no more than noise."""
-    is_tie = other[name] == row[name]
+def score_ties(rows: Sequence[Row], noise: Noise) -> list[list[int]]:
+    """For each row the trials of the other rows whose score is tied with its own, as `Noise.is_tie` has it."""
+    trials = np.array([row["trial"] for row in rows], dtype=np.int64)
+    everyone = _figures(rows, ["proxy_score"], noise)
+    ties = (_is_tie(everyone, _figures([row], ["proxy_score"], noise)) & (trials != row["trial"]) for row in rows)
+    return [trials[is_tie].tolist() for is_tie in ties]
+
+
+_ERROR, _SPREAD = "standard error of the score", "spread of the throughput"
+
+
+def _figures(rows: Sequence[Row], objectives: Sequence[str], noise: Noise) -> dict[str, Array]:
+    """The objectives and the two kinds of noise of N rows, (N,) each; nan for none."""
+    figures = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in objectives}
+    figures[_ERROR] = np.array([noise.standard_error(row) for row in rows], dtype=np.float64)
+    figures[_SPREAD] = np.array([row["throughput_iqr"] or 0.0 for row in rows], dtype=np.float64)
+    return figures
+
+
+def _is_tie(others: Mapping[str, Array], own: Mapping[str, Array]) -> NDArray[np.bool_]:
+    difference = np.abs(others["proxy_score"] - own["proxy_score"])
+    return np.asarray(difference < TIE_SE * np.hypot(others[_ERROR], own[_ERROR]))
+
+
+def _compare(others: Mapping[str, Array], own: Mapping[str, Array], name: str) -> NDArray[np.int64]:
+    """For each other one: 1 where it is better than our row beyond the noise, -1 where it is worse, 0 where they differ by no more than noise."""
+    other, mine = others[name], own[name]
+    is_tie = other == mine
     if name == "proxy_score":
-        is_tie |= noise.is_tie(other, row)
+        is_tie |= _is_tie(others, own)
     elif name in _SPEED:  # noise is half the interquartile ranges of their blocks, or the drift allowed
-        spread = ((other["throughput_iqr"] or 0.0) + (row["throughput_iqr"] or 0.0)) / 2
-        is_tie |= abs(other[name] - row[name]) <= max(spread, Protocol.drift_limit) * max(other[name], row[name])
-    if is_tie:
-        return 0
-    return 1 if (other[name] > row[name]) == (OBJECTIVES[name] == "maximize") else -1
+        spread = (others[_SPREAD] + own[_SPREAD]) / 2
+        is_tie |= np.abs(other - mine) <= np.maximum(spread, Protocol.drift_limit) * np.maximum(other, mine)
+    is_better = (other > mine) == (OBJECTIVES[name] == "maximize")
+    return np.where(is_tie, 0, np.where(is_better, 1, -1))

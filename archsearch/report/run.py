@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from archsearch.errors import UserError
-from archsearch.metrics import TIE_SE, domination_matrix, hypervolume
+from archsearch.metrics import TIE_SE, hypervolume
 from archsearch.proxy import is_starved, read_audit
-from archsearch.report.noise import Noise, unresolved
+from archsearch.report.noise import Noise, score_ties, unresolved
 from archsearch.report.repeatability import (
     again_document,
     left_out_documents,
@@ -41,6 +42,8 @@ HYPERVOLUME_SCALE = (
     "every objective scaled to 0..1 between the best and the worst value of this run's complete trials, "
     f"reference point {HYPERVOLUME_REFERENCE} in each; it grows with the front, and two runs' values are not comparable"
 )
+# Trials in one list of the document, but for the fronts: the last ones of a state, the first ones that a fixed trial is compared with.
+MOST_LISTED = 1000
 _ROW_COLUMNS = [name for name in SCHEMA.names if name not in ("arch", "conditions")]
 _AUDIT_KEYS = ("verdict", "created_at", "is_shipped", "conditions", "run", "seeds", "longer", "groups", "comparisons")
 _CONDITION_KEYS = ("device", "dtype", "mode", "batch_size", "image_size", "cpus")
@@ -63,7 +66,7 @@ def build_report(folder: Path) -> Document:
     """Everything the report says, as plain values; the run may still go on, have no finished trial, or only failed ones."""
     manifest = read_manifest(folder)
     objectives = [name for name in manifest["objectives"] if name in OBJECTIVES]
-    every_row = read_rows(folder)
+    every_row = read_rows(folder, without=("arch",))
     throughput_id = _ranked_identity(every_row, manifest)
     rows = ranked(every_row, objectives, throughput_id)
     originals = [row for row in rows if row["state"] == "complete" and row["reused_from"] is None]
@@ -97,10 +100,10 @@ def build_report(folder: Path) -> Document:
         "front": [
             {
                 **_row_document(row),
-                "score_ties": [other["trial"] for other in front if other is not row and noise.is_tie(row, other)],
+                "score_ties": ties,
                 "unresolved_by": dominated_by.get(row["trial"], []),
             }
-            for row in front
+            for row, ties in zip(front, score_ties(front, noise), strict=True)
         ],
         "pair_fronts": _pair_fronts(rows, objectives, throughput_id),
         "hypervolume": _hypervolume(complete, front, objectives),
@@ -113,8 +116,9 @@ def build_report(folder: Path) -> Document:
         "training": manifest.get("training"),
         "starved": _starved(complete),
         "fixed": _fixed(complete, objectives, noise),
+        "stopped_at": dict(sorted(Counter(row["rung"] for row in rows if row["state"] == "stopped").items())),
         **{
-            state: [_row_document(row) for row in rows if row["state"] == state]
+            state: [_row_document(row) for row in rows if row["state"] == state][-MOST_LISTED:]
             for state in ("stopped", "failed", "running")
         },
         "conditions": {key: manifest["settings"].get(key) for key in _CONDITION_KEYS}
@@ -204,18 +208,22 @@ def _hypervolume(complete: Sequence[Row], front: Sequence[Row], objectives: Sequ
 
 def _fixed(complete: Sequence[Row], objectives: Sequence[str], noise: Noise) -> list[Document]:
     """The papers' models with measured and published figures, the candidates that dominate them, and those they dominate."""
-    matrix = domination_matrix(minimised(complete, objectives))
+    values = minimised(complete, objectives)
+    is_candidate = np.array([not row["is_fixed"] for row in complete], dtype=bool)
     documents: list[Document] = []
-    for index, row in enumerate(complete):
+    for row, value in zip(complete, values, strict=True):
         if row["is_fixed"]:
-            over = [other for number, other in enumerate(complete) if matrix[number, index] and not other["is_fixed"]]
-            under = [other for number, other in enumerate(complete) if matrix[index, number] and not other["is_fixed"]]
+            is_over = np.all(values <= value, axis=1) & np.any(values < value, axis=1) & is_candidate
+            is_under = np.all(value <= values, axis=1) & np.any(value < values, axis=1) & is_candidate
+            over, under = np.flatnonzero(is_over), np.flatnonzero(is_under)
             documents.append(
                 {
                     **_row_document(row),
                     "published": published(row["paper"]),
-                    "dominated_by": [_relation(row, other, noise) for other in over],
-                    "dominates": [_relation(row, other, noise) for other in under],
+                    "num_dominated_by": len(over),
+                    "dominated_by": [_relation(row, complete[index], noise) for index in over[:MOST_LISTED]],
+                    "num_dominates": len(under),
+                    "dominates": [_relation(row, complete[index], noise) for index in under[:MOST_LISTED]],
                 }
             )
     return documents

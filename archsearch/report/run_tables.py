@@ -20,6 +20,7 @@ from archsearch.units import format_count, format_names, format_seconds
 
 _NAMES_SHOWN = 6
 _REASONS_SHOWN = 3
+_ROWS_SHOWN = 40
 # Objectives that have a column in the front's table only where the run has them.
 _EXTRA = {"latency_ms": "ms/batch", "peak_memory_bytes": "memory"}
 _MARKS = (
@@ -34,7 +35,10 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
     yield from _heads(document)
     if document["front"]:
         yield front_table(document)
-        pairs = [f"{name}: {', '.join(map(str, sorted(each)))}" for name, each in document["pair_fronts"].items()]
+        pairs = [
+            f"{name}: {format_names([str(trial) for trial in sorted(each)], _ROWS_SHOWN)}"
+            for name, each in document["pair_fronts"].items()
+        ]
         yield f"{_MARKS}\n" + (f"Trials on the fronts of two: {'; '.join(pairs)}." if pairs else "")
         yield from _reliability(document)
         volume = document["hypervolume"]
@@ -45,10 +49,10 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
         yield fixed_table(document["fixed"])
         yield "\n".join([*published_rates(document["fixed"]), *dominance_sentences(document)])
     if document["stopped"]:
-        yield stopped_table(document["stopped"])
+        yield stopped_table(document)
     yield from _training(document)
     if document["failed"]:
-        yield failed_table(document["failed"])
+        yield failed_table(document)
     yield document["score"]["meaning"]
     yield f"proxy_id: {document['score']['proxy_id'] or '-'}"
     yield conditions_text(document)
@@ -148,14 +152,31 @@ def _nothing_sentence(document: Document) -> str:
 
 
 def front_table(document: Document) -> Group:
-    """The front over the run's objectives, best first objective first."""
+    """The front over the run's objectives, best first objective first; of a large one the best of each objective and some evenly between."""
     words = ", ".join(f"{name} {direction[:3]}" for name, direction in document["objectives"].items())
     extra = [name for name in _EXTRA if name in document["objectives"]]
-    with_seeds = any(row["proxy_score_mean"] is not None for row in document["front"])
-    rows = [_front_row(row, document["front"][0], extra, with_seeds=with_seeds) for row in document["front"]]
+    front, shown = document["front"], _some_members(document)
+    with_seeds = any(row["proxy_score_mean"] is not None for row in shown)
+    rows = [_front_row(row, front[0], extra, with_seeds=with_seeds) for row in shown]
     columns = ["trial", "score", *(["mean over seeds"] if with_seeds else []), "img/s", "params", "MACs"]
     columns += [*(_EXTRA[name] for name in extra), "architecture"]
-    return titled(f"Front of {len(rows)} ({words})", make_table(columns, rows, left=["architecture"]))
+    title = f"Front of {len(front)} ({words})"
+    if len(shown) < len(front):
+        title += f": {len(shown)} members along it; front.parquet has all"
+    return titled(title, make_table(columns, rows, left=["architecture"]))
+
+
+def _some_members(document: Document) -> list[Document]:
+    """All members of a small front; of a large one the best of each objective and others evenly between, in order."""
+    front, places = document["front"], range(len(document["front"]))
+    if len(front) <= _ROWS_SHOWN:
+        return list(front)
+    best = {
+        (max if direction == "maximize" else min)(places, key=lambda place: front[place][name])
+        for name, direction in document["objectives"].items()
+    }
+    even = {round(step * (len(front) - 1) / (_ROWS_SHOWN - 1)) for step in range(_ROWS_SHOWN)}
+    return [front[place] for place in sorted(best | even)]
 
 
 def _front_row(row: Document, first: Document, extra: Sequence[str], *, with_seeds: bool) -> list[str]:
@@ -232,25 +253,28 @@ def dominance_sentences(document: Document) -> Iterator[str]:
     related = [(row, key) for row in document["fixed"] for key in verbs if row[key]]
     for row, key in related:
         trials = [f"{item['trial']}{'=' if item['score_tie'] else ''}" for item in row[key]]
-        yield f"{row['paper']} {verbs[key]} trial{'s' * (len(trials) > 1)} {format_names(trials, _NAMES_SHOWN)}."
+        names = format_names(trials, _NAMES_SHOWN, number=row[f"num_{key}"])
+        yield f"{row['paper']} {verbs[key]} trial{'s' * (len(trials) > 1)} {names}."
     if not related:
         yield "No candidate dominates a fixed trial, and no fixed trial dominates a candidate."
     if any(item["score_tie"] for row, key in related for item in row[key]):
         yield "= marks a pair whose scores lie within 2 standard errors: there the other objectives decide alone."
 
 
-def stopped_table(rows: Sequence[Document]) -> Group:
+def stopped_table(document: Document) -> Group:
     """Stopped trials by the rung at which they stopped: how many, and the reasons of the last few."""
     cells = []
-    for rung in sorted({row["rung"] for row in rows}):
-        at_rung = [row for row in rows if row["rung"] == rung]
-        for place, row in enumerate(at_rung[-_REASONS_SHOWN:]):
-            first = [str(rung), str(len(at_rung))] if place == 0 else ["", ""]
+    for rung, number in document["stopped_at"].items():
+        latest = [row for row in document["stopped"] if row["rung"] == rung][-_REASONS_SHOWN:]
+        cells += [] if latest else [[str(rung), str(number), "", "", ""]]
+        for place, row in enumerate(latest):
+            first = [str(rung), str(number)] if place == 0 else ["", ""]
             score = score_text({"proxy_score": row["rung_score"], "proxy_score_se": row["rung_score_se"]})
             cells.append([*first, str(row["trial"]), score, row["reason"]])
     columns = ["rung", "stopped", "trial", "score there", "why (the last ones)"]
     table = make_table(columns, cells, left=columns[-1:])
-    return titled(f"Stopped early: {len(rows)}; their scores are of unfinished trainings, and in no front", table)
+    number = document["trials"]["stopped"]
+    return titled(f"Stopped early: {number}; their scores are of unfinished trainings, and in no front", table)
 
 
 def training_sentence(training: Document) -> str:
@@ -267,11 +291,12 @@ def training_sentence(training: Document) -> str:
     return f"{words}, which saved {format_count(saved)} images ({share} of what the same candidates would have taken, about {seconds})."
 
 
-def failed_table(rows: Sequence[Document]) -> Group:
-    """Failed trials with their reasons."""
+def failed_table(document: Document) -> Group:
+    """The last failed trials with their reasons."""
+    rows, number = document["failed"][-_ROWS_SHOWN:], document["trials"]["failed"]
     cells = [[str(row["trial"]), _architecture_name(row), row["reason"] or "-"] for row in rows]
     table = make_table(["trial", "architecture", "reason"], cells, left=["architecture", "reason"])
-    return titled(f"Failed: {len(rows)}", table)
+    return titled(f"Failed: {number}" + (f", the last {len(rows)}:" if len(rows) < number else ""), table)
 
 
 def conditions_text(document: Document) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from optuna.trial import TrialState
 
-from archsearch.metrics import Array, front_ranks
+from archsearch.metrics import Array, is_dominated
 from archsearch.samplers.ehvi import expected_improvement, undominated_boxes
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.observations import Observation, Observations
@@ -57,7 +57,7 @@ class Acquisition:
             measured = model.scale(np.array([row.values[index] for row in complete]))
             points[:, index] = np.concatenate((measured, model.pending_values))
         points = points[np.all(np.isfinite(points), axis=1)]
-        self._boxes = undominated_boxes(points[front_ranks(points) == 0], self._reference(points))
+        self._boxes = undominated_boxes(points[~is_dominated(points)], self._reference(points))
 
     def _reference(self, points: Array) -> Array:
         low, high = np.full(self._width, np.inf), np.full(self._width, -np.inf)
@@ -112,8 +112,8 @@ def pareto_front(rows: Sequence[Observation]) -> list[Observation]:
     finite = [row for row in rows if np.all(np.isfinite(row.values))]
     if not finite:
         return []
-    ranks = front_ranks(np.array([row.values for row in finite]))
-    return [row for row, rank in zip(finite, ranks, strict=True) if rank == 0]
+    dominated = is_dominated(np.array([row.values for row in finite]))
+    return [row for row, is_out in zip(finite, dominated, strict=True) if not is_out]
 
 
 def _ranks(values: Array, among: Array) -> Array:

@@ -26,6 +26,7 @@ from archsearch.samplers.observations import (
     FIXED,
     PROPOSAL,
     Observations,
+    Read,
     asked_params,
     own_params,
     read_observations,
@@ -100,17 +101,18 @@ class KnownCostSampler(ProposingSampler):
         self._ordered = _check_named_flags(ordered or {})
         self._tables: dict[tuple[int, ...], WholeTable] = {}
         self._fits: dict[Hashable, Hyperparameters] = {}
+        self._read: dict[int, dict[int, Read]] = {}
         self._reranker = None if features is None else Reranker(features)
         self._proposals: dict[tuple[int, int, int], Params] = {}
         self._warned: set[tuple[int, int]] = set()  # studies whose learned space is used up
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_read")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = threading.RLock()
+        self._lock, self._read = threading.RLock(), {}
 
     def propose(self, study: Study, number: int, fixed: Mapping[str, Any] | None = None) -> Params | None:
         """The parameters for trial `number`, which need not be stored yet, with these names `fixed`.
@@ -136,7 +138,8 @@ class KnownCostSampler(ProposingSampler):
         self._check_ordered(pool)
         unknown = [index for index in range(len(study.directions)) if index not in self._costs.known]
         curve_of = self._curve_of if self._curve_of is not None else min(unknown, default=None)
-        observations = read_observations(study, pool, self._costs, curve_of, number, self._describe)
+        cache = None if self._pool is None else self._read.setdefault(study._study_id, {})
+        observations = read_observations(study, pool, self._costs, curve_of, number, self._describe, cache)
         if isinstance(pool, LearnedPool):
             self._check_known(study, pool)
         rng = self._rng(number)

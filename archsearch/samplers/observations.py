@@ -10,6 +10,7 @@ from optuna import Study
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from archsearch.metrics import is_dominated
 from archsearch.samplers.candidates import Costs
 from archsearch.samplers.pool import Params, Pool
 
@@ -25,13 +26,17 @@ Curve = Mapping[int, float]  # score by steps
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One trial. `values`: minimised, nan where unknown; `variances`: of the values that are inferred, by index of the objective."""
+    """One trial. `values`: minimised, nan where unknown; `variances`: of the values that are inferred, by index of the objective.
+
+    `is_fitted`: hyperparameters are fitted to this one and those like it; where no trial has it, to the first ones.
+    """
 
     number: int
     params: Params
     state: TrialState
     values: tuple[float, ...]
     variances: Mapping[int, float] = field(default_factory=dict)
+    is_fitted: bool = False
 
     def pick_values(self, objectives: Sequence[int]) -> tuple[float, ...]:
         """The values of these objectives."""
@@ -45,7 +50,7 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """`rows`: complete, stopped and pending trials in the order of their numbers; `seen`: keys of candidates that are not proposed again."""
+    """`rows`: complete, stopped and pending trials in the order of their numbers, at most MOST_MODELLED; `seen`: keys of all candidates, not proposed again."""
 
     rows: tuple[Observation, ...]
     seen: frozenset[Hashable]
@@ -84,6 +89,16 @@ def own_params(trial: FrozenTrial) -> Params:
     return dict(trial.params)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """A finished trial as it was read: the candidate's key, its observation if it is one, and its curve, minimised."""
+
+    trial: FrozenTrial
+    key: Hashable | None
+    row: Observation | None
+    curve: Mapping[int, float]
+
+
 def read_observations(
     study: Study,
     pool: Pool,
@@ -91,29 +106,97 @@ def read_observations(
     curve_of: int | None,
     number: int,
     describe: Callable[[FrozenTrial], Params] = own_params,
+    cache: dict[int, Read] | None = None,
 ) -> Observations:
-    """All trials but `number`; `describe` gives the parameters of complete trials outside the pool, such as papers' models."""
-    trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
-    trials = [trial for trial in trials if trial.number != number]
+    """All trials but `number`; `describe` gives the parameters of complete trials outside the pool, such as papers' models.
+
+    `cache` keeps finished trials from one call to the next; it is for one study and one pool.
+    """
+    cache = {} if cache is None else cache
     directions = signs(study)
-    rows: list[Observation] = []
-    seen: set[Hashable] = set()
-    for trial in trials:
-        params = asked_params(trial)
-        key = pool.key(params)
-        seen.add(key)
-        if trial.state == TrialState.COMPLETE:
-            values = tuple(sign * value for sign, value in zip(directions, trial.values, strict=True))
-            params = describe(trial) if key is None else params
-            rows.append(Observation(number=trial.number, params=params, state=trial.state, values=values))
-        elif trial.state in (TrialState.RUNNING, TrialState.PRUNED) and key is not None:
-            found = _measured(trial, directions)
-            found |= dict(zip(costs.known, costs.get(key, params, directions), strict=True))
-            values = tuple(found.get(index, math.nan) for index in range(len(directions)))
-            rows.append(Observation(number=trial.number, params=params, state=trial.state, values=values))
-    if curve_of is not None:
-        rows = _with_curves(rows, {trial.number: trial for trial in trials}, curve_of, directions[curve_of])
-    return Observations(rows=tuple(rows), seen=frozenset(seen - {None}))
+    every: list[Read] = []
+    for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+        found = cache.get(trial.number)
+        if found is None or found.trial is not trial:
+            found = _read(trial, pool, costs, directions, curve_of, describe)
+            if trial.state.is_finished():
+                cache[trial.number] = found
+        if trial.number != number:
+            every.append(found)
+    rows = _choose([one.row for one in every if one.row is not None])
+    if curve_of is not None and any(row.state == TrialState.PRUNED for row in rows):
+        rows = _with_curves(rows, every, curve_of)
+    return Observations(rows=tuple(rows), seen=frozenset({one.key for one in every} - {None}))
+
+
+def _read(
+    trial: FrozenTrial,
+    pool: Pool,
+    costs: Costs,
+    directions: tuple[int, ...],
+    curve_of: int | None,
+    describe: Callable[[FrozenTrial], Params],
+) -> Read:
+    params, row = asked_params(trial), None
+    key = pool.key(params)
+    if trial.state == TrialState.COMPLETE:
+        values = tuple(sign * value for sign, value in zip(directions, trial.values, strict=True))
+        params = describe(trial) if key is None else params
+        row = Observation(number=trial.number, params=params, state=trial.state, values=values)
+    elif trial.state in (TrialState.RUNNING, TrialState.PRUNED) and key is not None:
+        found = _measured(trial, directions)
+        found |= dict(zip(costs.known, costs.get(key, params, directions), strict=True))
+        values = tuple(found.get(index, math.nan) for index in range(len(directions)))
+        row = Observation(number=trial.number, params=params, state=trial.state, values=values)
+    curve = {} if curve_of is None else _curve(trial.user_attrs.get(CURVE), directions[curve_of])
+    return Read(trial=trial, key=key, row=row, curve=curve)
+
+
+# Up to so many trials all are modelled, since an ask takes the cube of their number.
+MOST_MODELLED = 1000
+_MOST_FRONT = 400  # of them on the front
+MOST_FITTED = 200  # of them to fit hyperparameters to
+_FIT_GROWTH = 1.15
+_GOLDEN = (
+    0x9E3779B1  # 2**32 over the golden ratio: the numbers with the smallest products, modulo 2**32, are spread evenly
+)
+
+
+def _choose(rows: list[Observation]) -> list[Observation]:
+    """All rows up to MOST_MODELLED; else pending ones, the front, some to fit to, which stay the same for a while, and an even spread of the others.
+
+    Nothing but the rows themselves counts.
+    """
+    if len(rows) <= MOST_MODELLED:
+        return rows
+    pending = [index for index, row in enumerate(rows) if row.state == TrialState.RUNNING]
+    complete = [index for index, row in enumerate(rows) if row.state == TrialState.COMPLETE]
+    size = int(MOST_MODELLED * _FIT_GROWTH ** math.floor(math.log(len(rows) / MOST_MODELLED, _FIT_GROWTH)))
+    fitted = _spread([index for index in complete if index < size], MOST_FITTED)
+    chosen = dict.fromkeys((*pending, *fitted, *_front(rows, complete)))
+    others = [index for index in range(len(rows)) if index not in chosen]
+    chosen |= dict.fromkeys(_spread(others, max(0, MOST_MODELLED - len(chosen))))
+    fits = set(fitted)
+    return [replace(rows[index], is_fitted=True) if index in fits else rows[index] for index in sorted(chosen)]
+
+
+def _spread(indices: Sequence[int], number: int) -> list[int]:
+    """`number` of these indices, or all if they are fewer."""
+    if len(indices) <= number:
+        return list(indices)
+    array = np.array(indices, dtype=np.int64)
+    return array[np.argsort(array * _GOLDEN % 2**32, kind="stable")[:number]].tolist()
+
+
+def _front(rows: Sequence[Observation], complete: Sequence[int]) -> list[int]:
+    """Indices of the front; of a large one some, evenly along its first objective."""
+    values = np.array([rows[index].values for index in complete], dtype=np.float64)
+    finite = np.flatnonzero(np.all(np.isfinite(values), axis=1))
+    members = finite[~is_dominated(values[finite])]
+    members = members[np.argsort(values[members, 0], kind="stable")]
+    if len(members) > _MOST_FRONT:
+        members = members[np.linspace(0, len(members) - 1, _MOST_FRONT).astype(np.int64)]
+    return [complete[index] for index in members]
 
 
 def _measured(trial: FrozenTrial, directions: Sequence[int]) -> dict[int, float]:
@@ -135,19 +218,18 @@ def asked_params(trial: FrozenTrial) -> Params:
     return {**trial.system_attrs.get(PROPOSAL, {}), **trial.system_attrs.get(FIXED, {}), **trial.params}
 
 
-def _with_curves(
-    rows: Iterable[Observation], trials: Mapping[int, FrozenTrial], curve_of: int, sign: int
-) -> list[Observation]:
+def _with_curves(rows: Iterable[Observation], every: Sequence[Read], curve_of: int) -> list[Observation]:
     """The observations, with the final scores of stopped trials inferred where complete ones allow it."""
     rows = list(rows)
-    curves = {row.number: _curve(trials[row.number].user_attrs.get(CURVE), sign) for row in rows}
+    curves = {one.trial.number: one.curve for one in every}
     finished = [
-        (curves[row.number], row.values[curve_of])
-        for row in rows
-        if row.state == TrialState.COMPLETE and math.isfinite(row.values[curve_of])
+        (one.curve, one.row.values[curve_of])
+        for one in every
+        if one.row is not None and one.row.state == TrialState.COMPLETE and math.isfinite(one.row.values[curve_of])
     ]
+    infer = FinalScores(finished)
     for place, row in enumerate(rows):
-        found = infer_final(curves[row.number], finished) if row.state == TrialState.PRUNED else None
+        found = infer(curves[row.number]) if row.state == TrialState.PRUNED else None
         if found is not None:
             rows[place] = replace(row.with_value(curve_of, found.value), variances={curve_of: found.variance})
     return rows
@@ -171,25 +253,46 @@ class Inferred(NamedTuple):
     variance: float
 
 
-def infer_final(stopped: Curve, finished: Sequence[tuple[Curve, float]]) -> Inferred | None:
-    """The final score of a stopped curve, from its last rung by a linear regression over the finished (curve, final score) that have that rung.
+class _Line(NamedTuple):
+    """A regression of final scores on the scores of one rung; `variance` is of its errors."""
 
-    None for an empty curve, or when no finished one has the rung.
-    """
-    if not stopped:
-        return None
-    last = max(stopped)
-    pairs = [(curve[last], final) for curve, final in finished if last in curve]
-    if not pairs:
-        return None
-    early, final = (np.array(column) for column in zip(*pairs, strict=True))
-    centre, target = early.mean(), final.mean()
-    spread = ((early - centre) ** 2).sum()
-    typical = spread / len(pairs)
-    penalty = _SHRINKAGE * typical
-    together = ((early - centre) * (final - target)).sum()
-    slope = (together + penalty) / (spread + penalty) if spread + penalty > 0 else 1.0
-    errors = final - target - slope * (early - centre)
-    # A few errors give a poor variance: the spread of the finished scores counts as _SHRINKAGE more of them.
-    variance = ((errors**2).sum() + _SHRINKAGE * max(final.var(), typical)) / (len(pairs) + _SHRINKAGE)
-    return Inferred(float(target + slope * (stopped[last] - centre)), float(variance))
+    centre: float
+    target: float
+    slope: float
+    variance: float
+
+
+class FinalScores:
+    """Infers the final score of a stopped curve, from its last rung by a linear regression over the finished (curve, final score) that have that rung."""
+
+    def __init__(self, finished: Sequence[tuple[Curve, float]]) -> None:
+        self._finished = finished
+        self._lines: dict[int, _Line | None] = {}
+
+    def __call__(self, stopped: Curve) -> Inferred | None:
+        """None for an empty curve, or when no finished one has the rung."""
+        if not stopped:
+            return None
+        last = max(stopped)
+        if last not in self._lines:
+            self._lines[last] = self._fit(last)
+        line = self._lines[last]
+        if line is None:
+            return None
+        return Inferred(float(line.target + line.slope * (stopped[last] - line.centre)), line.variance)
+
+    def _fit(self, rung: int) -> _Line | None:
+        pairs = [(curve[rung], final) for curve, final in self._finished if rung in curve]
+        if not pairs:
+            return None
+        early, final = (np.array(column) for column in zip(*pairs, strict=True))
+        centre, target = early.mean(), final.mean()
+        spread = ((early - centre) ** 2).sum()
+        typical = spread / len(pairs)
+        penalty = _SHRINKAGE * typical
+        together = ((early - centre) * (final - target)).sum()
+        slope = (together + penalty) / (spread + penalty) if spread + penalty > 0 else 1.0
+        errors = final - target - slope * (early - centre)
+        # A few errors give a poor variance: the spread of the finished scores counts as _SHRINKAGE more of them.
+        variance = ((errors**2).sum() + _SHRINKAGE * max(final.var(), typical)) / (len(pairs) + _SHRINKAGE)
+        return _Line(centre, target, slope, float(variance))

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from archsearch.metrics import Array
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior
-from archsearch.samplers.observations import Observation
+from archsearch.samplers.observations import MOST_FITTED, Observation
 
 _GROWTH = 1.15  # of the data, and one more observation at least, before hyperparameters are refitted
-_MOST_FITTED = 200  # observations that hyperparameters are fitted to
 _MOST_REMEMBERED = 50
 # Weight of a standardised cost beside parameters, whose distances are up to 1: costs that differ by 2 standard deviations have a distance of 1.
 _FEATURE = 0.5
@@ -126,21 +125,26 @@ def _hyperparameters(
     known: Sequence[int],
     cache: dict[Hashable, Hyperparameters],
 ) -> Hyperparameters:
-    """Hyperparameters fitted to the first rows, as many as the schedule gives, on their own scales: they depend on nothing but the study."""
-    size = 1
-    while (following := max(size + 1, math.floor(size * _GROWTH))) <= len(rows):
-        size = following
-    first = rows[:size]
+    """Hyperparameters fitted to some rows on their own scales: they depend on nothing but the study."""
+    first = [row for row in rows if row.is_fitted] or _first(rows)
     content = tuple((row.number, *row.pick_values((objective, *known))) for row in first)
     key = (objective, *known, *encoder.names, *encoder.pairs, content)
     if key not in cache:
         if len(cache) >= _MOST_REMEMBERED:
             cache.clear()
         data = _TrainingData(encoder, first, objective, known)
-        chosen = np.array(sorted(random.Random(len(first)).sample(range(len(first)), min(len(first), _MOST_FITTED))))
+        chosen = np.array(sorted(random.Random(len(first)).sample(range(len(first)), min(len(first), MOST_FITTED))))
         part = Inputs(data.inputs.rows[chosen], data.inputs.known[chosen])
         cache[key] = HyperparameterFit(part, data.outputs[chosen], data.extra[chosen], data.groups, data.pairs).best()
     return cache[key]
+
+
+def _first(rows: Sequence[Observation]) -> Sequence[Observation]:
+    """The first rows, as many as the schedule gives."""
+    size = 1
+    while (following := max(size + 1, math.floor(size * _GROWTH))) <= len(rows):
+        size = following
+    return rows[:size]
 
 
 def stack_costs(rows: Sequence[Observation], known: Sequence[int]) -> Array:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from archsearch.metrics import TIE_SE, domination_matrix
+from archsearch.metrics import TIE_SE, Array, is_dominated
 
 # Optimism: the candidate is taken to be this many standard deviations better than expected.
 OPTIMISM = 2.0
@@ -73,14 +73,14 @@ class Gain:
     def fit(pairs: Sequence[tuple[float, float]]) -> "Gain":
         """The gain fitted to (score, next score) pairs; without any it is the prior."""
         number = len(pairs)
-        mean = math.fsum(score for score, _ in pairs) / max(number, 1)
-        next_mean = math.fsum(score for _, score in pairs) / max(number, 1)
-        centred = [(score - mean, following - next_mean) for score, following in pairs]
+        scores, following = np.array(pairs, dtype=np.float64).reshape(number, 2).T
+        mean, next_mean = _sum(scores) / max(number, 1), _sum(following) / max(number, 1)
+        x, y = scores - mean, following - next_mean
         prior = _PRIOR_PAIRS * _PRIOR_SPREAD**2
-        spread = math.fsum(x * x for x, _ in centred) + prior
+        spread = _sum(x * x) + prior
         # Never negative: a better score is not expected to become a worse one.
-        slope = max(0.0, (math.fsum(x * y for x, y in centred) + prior) / spread)
-        squares = math.fsum((y - slope * x) ** 2 for x, y in centred) + prior * (slope - 1.0) ** 2
+        slope = max(0.0, (_sum(x * y) + prior) / spread)
+        squares = _sum((y - slope * x) ** 2) + prior * (slope - 1.0) ** 2
         variance = (_PRIOR_PAIRS * _PRIOR_SD**2 + squares) / (_PRIOR_PAIRS + max(number - 1, 0))
         return Gain(
             num_pairs=number,
@@ -106,6 +106,11 @@ class Gain:
     def _slope_part(self, distance: float, z: float) -> float:
         # Capped where z standard deviations would exceed the slope: else a lower score would be the more promising one.
         return distance**2 * min(self.slope_variance, (self.slope / z) ** 2)
+
+
+def _sum(values: Array) -> float:
+    """Exact, so that it does not depend on the order."""
+    return math.fsum(values.tolist())
 
 
 def with_free_rung(curves: Sequence[Curve], values: Mapping[int, float]) -> list[Curve]:
@@ -143,7 +148,9 @@ def goes_on(candidate: Curve, others: Sequence[Curve], *, names: Sequence[str] =
     gain = Gain.fit(
         [(one.scores[rung].value, one.scores[rung + 1].value) for one in rivals if len(one.scores) > rung + 1]
     )
-    beyond = [(excess, other) for other in rivals if (excess := _excess(candidate, other, gain, z)) > 0]
+    beyond = [
+        (excess, other) for other in _threats(candidate, rivals) if (excess := _excess(candidate, other, gain, z)) > 0
+    ]
     if beyond:
         excess, best = max(beyond, key=lambda item: (item[0], -item[1].trial))
         return Decision(goes_on=False, reason=_reason(candidate, best, excess, names), stopped_by=best.trial)
@@ -156,12 +163,19 @@ def goes_on(candidate: Curve, others: Sequence[Curve], *, names: Sequence[str] =
     return Decision(goes_on=True)
 
 
+def _threats(candidate: Curve, rivals: Sequence[Curve]) -> list[Curve]:
+    """The rivals that are no worse in the score of this rung and in every cost: only they can stop the candidate."""
+    rung = len(candidate.scores) - 1
+    scores = np.array([rival.scores[rung].value for rival in rivals], dtype=np.float64)
+    costs = np.array([rival.costs for rival in rivals], dtype=np.float64).reshape(len(rivals), len(candidate.costs))
+    is_threat = (scores >= candidate.scores[rung].value) & np.all(costs <= candidate.costs, axis=1)
+    return [rival for rival, is_one in zip(rivals, is_threat.tolist(), strict=True) if is_one]
+
+
 def _excess(candidate: Curve, other: Curve, gain: Gain, z: float) -> float:
-    """How far the other's next score lies above the candidate's optimistic one; at most 0 if it does not stop the candidate."""
+    """How far the next score of a threat lies above the candidate's optimistic one; at most 0 if it does not stop the candidate."""
     rung = len(candidate.scores) - 1
     own, rival, later = candidate.scores[rung], other.scores[rung], other.scores[rung + 1 :]
-    if rival.value < own.value or any(a > b for a, b in zip(other.costs, candidate.costs, strict=True)):
-        return 0.0
     stretch = max(gain.slope, 1.0)
     if later:
         lead = later[0].value - gain.expected(own.value)
@@ -188,8 +202,7 @@ def score_floor(rivals: Sequence[Curve], rung: int) -> RungScore | None:
     if len(judged) < _MIN_FLOOR_TRIALS:
         return None
     values = np.array([(*curve.costs, -curve.scores[rung].value) for curve in judged], dtype=np.float64)
-    is_dominated = np.any(domination_matrix(values), axis=0)
-    front = [curve.scores[rung] for curve, is_out in zip(judged, is_dominated, strict=True) if not is_out]
+    front = [curve.scores[rung] for curve, is_out in zip(judged, is_dominated(values), strict=True) if not is_out]
     front.sort(key=lambda score: (score.value, -score.standard_error))
     worst, best = front[0], front[-1]
     return RungScore(value=worst.value - (best.value - worst.value), standard_error=worst.standard_error)

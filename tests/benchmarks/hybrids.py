@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from archsearch.metrics import domination_matrix, hypervolume
+from archsearch.metrics import hypervolume, is_dominated
 from archsearch.search import Curve, RungScore
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "hybrid_table.parquet"
@@ -84,13 +84,13 @@ class HybridTable:
     def _hypervolume(self, rows: Sequence[Hybrid]) -> float:
         low, span = self._scale
         values = (np.array([row.minimised for row in rows]) - low) / span
-        return hypervolume(values[~np.any(domination_matrix(values), axis=0)], np.full(3, _REFERENCE))
+        return hypervolume(values[~is_dominated(values)], np.full(3, _REFERENCE))
 
 
 def front(rows: Sequence[Hybrid]) -> list[bool]:
     """Which of these no other dominates."""
     values = np.array([row.minimised for row in rows])
-    return [bool(out) for out in ~np.any(domination_matrix(values), axis=0)]
+    return [bool(out) for out in ~is_dominated(values)]
 
 
 def _hybrid(curve: Sequence[dict[str, Any]]) -> Hybrid:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from clock import RESULTS, write
 
-from archsearch.metrics import domination_matrix, hypervolume
+from archsearch.metrics import hypervolume, is_dominated
 from archsearch.report import make_console, make_table, show
 from archsearch.results import read_manifest, read_rows
 
@@ -81,7 +81,7 @@ def main() -> None:
     kept, lines = [], []
     for (way, seed), rows in found.items():
         points = (values(rows) - low) / span
-        is_front = ~np.any(domination_matrix(points), axis=0)
+        is_front = ~is_dominated(points)
         volume = hypervolume(points[is_front], np.full(3, 1.1))
         training = read_manifest(options.work / f"{way}-{seed}").get("training") or {}
         states = [row["state"] for row in read_rows(options.work / f"{way}-{seed}")]

@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 from archsearch.errors import UserError
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior, kernel
-from archsearch.samplers.observations import infer_final
+from archsearch.samplers.observations import FinalScores
 
 SPACE: dict[str, BaseDistribution] = {
     "block": CategoricalDistribution(["hilo", "lka"]),
@@ -150,11 +150,11 @@ def test_final_score_follows_the_curves_of_finished_trials() -> None:
     rng = np.random.default_rng(0)
     early = rng.random(40)
     finished = [({4: score, 8: score + 1}, 0.5 * score + 2 + rng.normal(0, 0.01)) for score in early]
-    found = infer_final({2: 0.0, 4: 0.9}, finished)
+    found = FinalScores(finished)({2: 0.0, 4: 0.9})
     assert found is not None
     assert found.value == pytest.approx(0.5 * 0.9 + 2, abs=0.05)
     # One finished trial gives the level; without one that has the rung there is no estimate.
-    alone = infer_final({4: 0.9}, finished[:1])
+    alone = FinalScores(finished[:1])({4: 0.9})
     assert alone is not None
     assert alone.value == pytest.approx(finished[0][1] + 0.9 - early[0])
-    assert infer_final({2: 0.9}, finished) is None
+    assert FinalScores(finished)({2: 0.9}) is None

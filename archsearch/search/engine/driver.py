@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from archsearch.errors import ArchsearchError, RunError
-from archsearch.results import Row, front_members, ranked, timed_front, write_front, write_manifest, write_trials
+from archsearch.results import ENDED, Row, front_members, timed_front, write_front, write_manifest, write_trials
 from archsearch.search.config import RunConfig
 from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.search.engine.manifest import describe
@@ -23,6 +23,10 @@ from archsearch.space import Arch, paper
 
 # How long a Ctrl-C may go unnoticed while the worker sends no events.
 _INTERRUPT_POLL_S = 0.1
+# The files are written after every trial while that takes no longer than this. After that, writing them takes one part in so many of the
+# time, and they are never older than so many seconds.
+_QUICK_S = 0.05
+_WRITE_SHARE, _STALE_S = 20, 30.0
 
 
 class Predictor(Protocol):
@@ -66,7 +70,8 @@ class Driver:
         self._trials = 0
         self._is_stopped = False
         self._is_exhausted = False
-        self._rows: list[Row] = []
+        self._is_stale = False  # the files lack something that the study has
+        self._written_at, self._write_s = 0.0, 0.0
 
     def run(self, trials: int, timeout: float | None = None) -> State:
         """Evaluate the fixed trials, then candidates until `trials` of them have ended or `timeout` seconds are over, whichever is first;
@@ -122,7 +127,7 @@ class Driver:
         for name, arch in self._fixed.items():
             if name not in known:
                 yield self._store.start_fixed(name, arch)
-        while sum(not row["is_fixed"] and row["state"] != "running" for row in self._store.rows()) < self._trials:
+        while self._store.count(*ENDED, is_fixed=False) < self._trials:
             proposal = self._store.propose()
             if proposal is None:
                 self._is_exhausted = True
@@ -143,7 +148,7 @@ class Driver:
             same = self._row(row["reused_from"])
             ending = Ending(reason=same["reason"], is_stopped=same["state"] == "stopped")
         self._store.finish(trial, ending.reason, is_stopped=ending.is_stopped)
-        self._write("running")
+        self._update()
         self._listener.trial_finished(self._row(trial), self._tally())
 
     def _run_stages(self, row: Row) -> Ending | None:
@@ -163,8 +168,12 @@ class Driver:
                 return ending
         return Ending()
 
+    @property
+    def _rows(self) -> list[Row]:
+        return self._store.rows()
+
     def _row(self, trial: int) -> Row:
-        return next(row for row in self._rows if row["trial"] == trial)
+        return self._store.row(trial)
 
     def _remeasure_kept(self) -> None:
         """Time complete trials anew that have no quiet timing of the present identity; what fails is tried again the next time."""
@@ -176,7 +185,7 @@ class Driver:
             last = self._run_job(row, [TIMING_PHASE])
             if last is None:
                 return
-            self._write("running")
+            self._update()
             self._listener.remeasure_finished(self._row(row["trial"]), place, len(left), last.get("reason"))
 
     def _remeasure_front(self) -> None:
@@ -195,7 +204,7 @@ class Driver:
             last = self._run_job(row, [AGAIN_PHASE])
             if last is None:
                 return
-            self._write("running")
+            self._update()
             now = self._row(row["trial"])
             missing = "the evaluation gave no figure" if now["throughput_again_img_s"] is None else None
             self._listener.again_finished(now, place, len(members), last.get("reason", missing))
@@ -212,7 +221,7 @@ class Driver:
             last = self._run_job(row, [f"{SEED_PHASE}{number}"])
             if last is None:
                 return
-            self._write("running")
+            self._update()
             self._listener.seed_finished(self._row(row["trial"]), place, len(left), last.get("reason"))
 
     def _run_job(
@@ -241,6 +250,7 @@ class Driver:
         arch = self._store.arch_document(row["trial"])
         self._worker.submit(Job(trial=row["trial"], arch=arch, settings=settings, done=dict(done or {})))
         while not self._is_stopped:
+            self._write_if_due()
             for event in self._worker.events(_INTERRUPT_POLL_S):
                 if event["event"] in ("done", "failed"):
                     return event
@@ -279,36 +289,47 @@ class Driver:
             signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
     def _fail_if_all_failed(self) -> None:
-        failed = [row for row in self._store.rows() if row["state"] == "failed"]
-        if failed and len(failed) == len(self._store.rows()):
+        number = self._store.count("failed")
+        if number and number == self._store.count():
             raise RunError(
-                f"{self._store.folder}: all {len(failed)} trials failed; the first because: {failed[0]['reason']} "
+                f"{self._store.folder}: all {number} trials failed; the first because: {self._rows[0]['reason']} "
                 f"({self._store.folder / LOG_FILE} has what the evaluation printed)"
             )
 
     def _tally(self) -> Tally:
-        rows = self._store.rows()
-        ended = [row for row in rows if row["state"] != "running"]
-        sampled = max(self._trials, sum(not row["is_fixed"] for row in rows))
-        tried = [row["paper"] for row in rows if row["is_fixed"]]  # twice where the first one's worker was killed
-        num_fixed = len(tried) + len(self._fixed.keys() - set(tried))
+        store = self._store
         return Tally(
-            ended=len(ended),
-            failed=sum(row["state"] == "failed" for row in ended),
-            stopped=sum(row["state"] == "stopped" for row in ended),
-            total=num_fixed + sampled,
-            front_size=sum(row["front"] == 0 and row["reused_from"] is None for row in self._rows),
+            ended=store.count(*ENDED),
+            failed=store.count("failed"),
+            stopped=store.count("stopped"),
+            # A paper counts twice where the first one's worker was killed.
+            total=store.count(is_fixed=True)
+            + len(self._fixed.keys() - store.papers())
+            + max(self._trials, store.count(is_fixed=False)),
+            front_size=len(store.front()),
         )
 
+    def _update(self) -> None:
+        """Have the files written at once where that is quick, as it is up to some thousand trials, else when they are due."""
+        self._is_stale = True
+        self._write_if_due()
+
+    def _write_if_due(self) -> None:
+        """Write the files if they lack something, unless that would take a large share of the time or they are not old yet."""
+        if self._is_stale:
+            wait_s = 0.0 if self._write_s <= _QUICK_S else min(_STALE_S, _WRITE_SHARE * self._write_s)
+            if time.monotonic() - self._written_at >= wait_s:
+                self._write("running")
+
     def _write(self, state: State) -> None:
-        """Update the run's files from the study."""
-        throughput_id = self._store.ranked_id
-        self._rows = ranked(self._store.rows(), self._config.objectives, throughput_id)
-        folder = self._store.folder
-        write_trials(self._rows, folder)
-        write_front(self._rows, folder, self._config.objectives, throughput_id)
+        """Update the run's files from the study, all of them, so that they tell of the same moment; `front` of every row is set."""
+        start = time.monotonic()
+        self._store.rank()
+        rows, folder, throughput_id = self._rows, self._store.folder, self._store.ranked_id
+        write_trials(rows, folder)
+        write_front(rows, folder, self._config.objectives, throughput_id)
         manifest = {
-            **describe(self._config, self._rows, throughput_id),
+            **describe(self._config, rows, throughput_id),
             "command": self._command,
             "trials": self._trials,
             "papers": list(self._fixed),
@@ -319,6 +340,8 @@ class Driver:
             "exhausted": self._is_exhausted,
         }
         write_manifest(manifest, folder)
+        self._is_stale, self._written_at = False, time.monotonic()
+        self._write_s = self._written_at - start
 
 
 def _was_killed(reason: str | None) -> bool:

@@ -30,7 +30,7 @@ class Listener(Protocol):
         """An event of the evaluation: `progress`, or `phase` with its `values`, which are stored already."""
 
     def trial_finished(self, row: Row, tally: Tally) -> None:
-        """A trial ended as complete, stopped or failed, and the run's files are up to date."""
+        """A trial ended as complete, stopped or failed."""
 
     def remeasure_started(self, row: Row, place: int, total: int) -> None:
         """A kept trial is about to be timed anew here (`--remeasure`), the `place`-th of `total`."""
@@ -42,13 +42,13 @@ class Listener(Protocol):
         """The throughput of a front member is about to be measured again, the `place`-th of `total`."""
 
     def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """It was measured and the files are up to date, or it failed for `reason`."""
+        """It was measured, or it failed for `reason`."""
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
         """A front member is about to be trained with another seed, the `place`-th of `total` such trainings."""
 
     def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """It was trained and the files are up to date, or it failed for `reason`."""
+        """It was trained, or it failed for `reason`."""
 
     def finished(self, state: State, tally: Tally) -> None:
         """The run ended, and its files are written."""

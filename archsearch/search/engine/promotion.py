@@ -1,12 +1,10 @@
 """Early stopping in a run: the stages of a candidate's evaluation, and the decision after each whether it goes on."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 
-from archsearch.results import OBJECTIVES, Row, comparable
+from archsearch.results import Row
 from archsearch.search.config import RunConfig
-from archsearch.search.early_stopping import Curve, goes_on, with_free_rung
+from archsearch.search.early_stopping import goes_on, with_free_rung
 from archsearch.search.rungs import FREE_PHASE, FULL_PHASE
 from archsearch.search.study.store import RunStore
 
@@ -49,7 +47,7 @@ def judge(config: RunConfig, store: RunStore, row: Row, stage: int) -> Ending | 
         return None
 
     costs = [name for name in config.objectives if name != "proxy_score"]
-    curves = _curves(store, costs)
+    curves = store.curves()
     if not num_trainings:
         free_scores = {other["trial"]: other[f"{FREE_PHASE}_{free_name}"] for other in store.rows()}
         curves = with_free_rung(curves, {trial: score for trial, score in free_scores.items() if score is not None})
@@ -58,17 +56,3 @@ def judge(config: RunConfig, store: RunStore, row: Row, stage: int) -> Ending | 
         return None
     decision = goes_on(candidate, [curve for curve in curves if curve is not candidate], names=costs)
     return None if decision.goes_on else Ending(reason=f"{when}: {decision.reason}", is_stopped=True)
-
-
-def _curves(store: RunStore, costs: Sequence[str]) -> list[Curve]:
-    """The curves of all trials that can be compared: not failed, not reused from another trial, all costs measured."""
-    signs = [-1.0 if OBJECTIVES[name] == "maximize" else 1.0 for name in costs]
-    curves = []
-    for row in comparable(store.rows(), costs, store.throughput_id):
-        figures = [row[name] for name in costs]
-        if row["state"] == "failed" or row["reused_from"] is not None or None in figures:
-            continue
-        minimised = tuple(sign * figure for sign, figure in zip(signs, figures, strict=True))
-        if all(map(isfinite, minimised)):
-            curves.append(Curve(trial=row["trial"], costs=minimised, scores=store.scores(row["trial"])))
-    return curves

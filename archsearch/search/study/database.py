@@ -11,12 +11,12 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.storages._rdb.models import NOT_FOUND_MSG
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from archsearch.errors import UserError, first_line, without_passwords
 from archsearch.results import TRIALS_FILE, Direction
+from archsearch.search.study.storage import RunStorage
 from archsearch.system import command_line, flocked, replace_file
 
 DATABASE_FILE, LOCK_FILE = "study.db", "run.lock"
@@ -105,7 +105,7 @@ def _is_in_memory(url: sqlalchemy.URL) -> bool:
 
 
 @contextlib.contextmanager
-def open_storage(folder: Path, url: str | None) -> Iterator[RDBStorage]:
+def open_storage(folder: Path, url: str | None) -> Iterator[RunStorage]:
     """Connect to the run's database file, or to `url`; every connection is closed at the end."""
     path = folder / DATABASE_FILE
     where = shown_url(url) if url else str(path)
@@ -113,7 +113,7 @@ def open_storage(folder: Path, url: str | None) -> Iterator[RDBStorage]:
         with storage_errors(where):
             # Optuna takes braces in a URL for a template.
             literal = (url or "").replace("{", "{{").replace("}", "}}")
-            storage = RDBStorage(literal) if url else _file_storage(path, _check_file(path))
+            storage = RunStorage(literal) if url else _file_storage(path, _check_file(path))
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         # The database's driver is not installed or takes no such setting, or another version of Optuna made the tables.
         raise UserError(f"{where}: cannot be used ({first_line(error)})") from error
@@ -123,7 +123,7 @@ def open_storage(folder: Path, url: str | None) -> Iterator[RDBStorage]:
         _close(storage)
 
 
-def _file_storage(path: Path, synchronous: str) -> RDBStorage:
+def _file_storage(path: Path, synchronous: str) -> RunStorage:
     """Optuna's storage on a file. We connect ourselves, since a URL can hold neither every path nor the pragma."""
 
     def connect() -> sqlite3.Connection:
@@ -131,7 +131,7 @@ def _file_storage(path: Path, synchronous: str) -> RDBStorage:
         connection.execute(f"PRAGMA synchronous={synchronous}")
         return connection
 
-    return RDBStorage(f"sqlite:///{DATABASE_FILE}", engine_kwargs={"creator": connect})
+    return RunStorage(f"sqlite:///{DATABASE_FILE}", engine_kwargs={"creator": connect})
 
 
 def _check_file(path: Path) -> str:
@@ -187,14 +187,14 @@ def create_database(
 
 
 def _create_study(
-    storage: RDBStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]
+    storage: RunStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]
 ) -> optuna.Study:
     study = optuna.create_study(storage=storage, study_name=name, directions=list(directions))
     study.set_user_attr(_CONFIG, dict(config))
     return study
 
 
-def load_study(storage: RDBStorage, name: str | None) -> optuna.Study:
+def load_study(storage: RunStorage, name: str | None) -> optuna.Study:
     """The study of that name or, without one, the only one: the folder may have been renamed. Raises ValueError if there are several."""
     names = optuna.get_all_study_names(storage)
     if name is None and len(names) != 1:
@@ -202,12 +202,12 @@ def load_study(storage: RDBStorage, name: str | None) -> optuna.Study:
     return optuna.load_study(storage=storage, study_name=name or names[0])
 
 
-def has_study(storage: RDBStorage, name: str) -> bool:
+def has_study(storage: RunStorage, name: str) -> bool:
     """Whether a storage has a study of this name."""
     return name in optuna.get_all_study_names(storage)
 
 
-def ensure_study(storage: RDBStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]) -> None:
+def ensure_study(storage: RunStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]) -> None:
     """Create the study in a shared storage unless it exists. Raises UserError when a study of that name is not a run of archsearch."""
     if not has_study(storage, name):
         _create_study(storage, name, directions, config)
@@ -259,6 +259,6 @@ def _file_id(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _close(storage: RDBStorage) -> None:
+def _close(storage: RunStorage) -> None:
     storage.remove_session()
     storage.engine.dispose()

@@ -1,8 +1,11 @@
 """The store of a run: one Optuna study with one writer; a trial is stored when it starts, and each phase as soon as it is measured."""
 
 import contextlib
+import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -19,11 +22,14 @@ from archsearch.identity import identity_digest
 from archsearch.results import (
     DEVICE_OBJECTIVES,
     MANIFEST_FILE,
+    OBJECTIVES,
+    LiveFront,
     Row,
     latest_identity,
     read_manifest,
     read_trials,
     study_name,
+    trial_ranks,
 )
 from archsearch.samplers import (
     CURVE,
@@ -36,7 +42,7 @@ from archsearch.samplers import (
     params_in_space,
 )
 from archsearch.search.config import SPACE_FILE, RunConfig
-from archsearch.search.early_stopping import RungScore
+from archsearch.search.early_stopping import Curve, RungScore
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, TIMING_PHASE
 from archsearch.search.study.database import (
     DATABASE_FILE,
@@ -66,6 +72,7 @@ from archsearch.search.study.rows import (
     timing_identity,
 )
 from archsearch.search.study.seen import as_seen, with_changed
+from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
 from archsearch.system import command_line, replace_file, utc_now
@@ -84,13 +91,20 @@ STATES = {
 
 
 class RunStore:
-    """The study of a run, open for its one writer. All trials are kept in memory too, so that reading them costs no query."""
+    """The study of a run, open for its one writer. The rows of all trials are kept in memory too, so that reading them costs no query."""
 
     def __init__(
-        self, folder: Path, config: RunConfig, study: optuna.Study, where: str, predict: PredictThroughput | None = None
+        self,
+        folder: Path,
+        config: RunConfig,
+        study: optuna.Study,
+        backend: RunStorage,
+        where: str,
+        predict: PredictThroughput | None = None,
     ) -> None:
+        """`backend` holds the study."""
         self.folder, self.config, self.where = folder, config, where
-        self._study, self.study_name = study, study.study_name
+        self._study, self._backend, self.study_name = study, backend, study.study_name
         # Used directly, because it stores a whole trial in one transaction.
         self._storage = study._storage
         self._sampler = make_sampler(
@@ -108,47 +122,56 @@ class RunStore:
         self.watch = FileWatch(None)
         self.notices: list[str] = []  # what was done to trials that others had put into the study
         self._num_foreign = 0
-        self._trials: dict[int, StoredTrial] = {}
+        self._trial_ids: dict[int, int] = {}
+        self._running: dict[int, StoredTrial] = {}
         self._rows: dict[int, Row] = {}
         self._scores: dict[int, tuple[RungScore, ...]] = {}
+        self._curves: dict[int, Curve] = {}
+        self._papers: set[str] = set()
+        self._numbers: dict[str, list[int]] = {}  # of the trials by arch_id
+        self._counts: Counter[tuple[str, bool]] = Counter()  # trials by state, and whether they are fixed
+        self._front: LiveFront | None = None  # None where figures of ended trials have changed
         self._seen: dict[int, FrozenTrial] | None = None
-        study_attrs = study.user_attrs
-        self.timings = Timings(config, study_attrs, self._set_study)
-        later = {prefix: _by_trial(study_attrs, prefix) for prefix in (AGAIN, TIMED)}
-        trials = study.get_trials(deepcopy=False)
-        for trial in trials:
-            self._load_trial(trial, study_attrs, later)
-        self._left = {row["trial"] for row in self.unfinished()}  # not begun again by this driver yet
-        for trial in trials:
-            if trial.state == TrialState.WAITING:
-                self._adopt(trial)
+        attrs = study.user_attrs
+        self.timings = Timings(config, attrs, self._set_study)
+        self._again, self._timed = _by_trial(attrs, AGAIN), _by_trial(attrs, TIMED)
+        self._seeds = {number: found[""] for number, found in _by_trial(attrs, SEEDS).items()}
+        is_any_waiting = False
+        for record in backend.read_records(study._study_id):
+            self._load_trial(record)
+            is_any_waiting |= record.state == TrialState.WAITING
+        self._left = set(self._running)  # not begun again by this driver yet
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if is_any_waiting else ():
+            self._adopt(trial)
 
-    def _load_trial(
-        self, trial: FrozenTrial, study_attrs: Mapping[str, Any], later: Mapping[str, Mapping[int, dict[str, Any]]]
-    ) -> None:
+    def _load_trial(self, record: Record) -> None:
         """Take over a stored trial. One without an architecture is not ours: someone called the study's `ask`, `add_trial` or `enqueue_trial`."""
-        if ARCH not in trial.user_attrs or trial.state == TrialState.WAITING:
+        if ARCH not in record.attrs or record.state == TrialState.WAITING:
             self._num_foreign += 1
-            if trial.state == TrialState.RUNNING:
-                self._close(trial, "its proposal was never completed")
+            if record.state == TrialState.RUNNING:
+                self._close(record.trial_id, "its proposal was never completed")
             return
-        number, attrs, state = trial.number, dict(trial.user_attrs), STATES[trial.state]
+        self._keep(self._stored(record))
+
+    def _stored(self, record: Record) -> StoredTrial:
+        number, attrs, state = record.number, record.attrs, STATES[record.state]
         if state != "running" and OUTCOME not in attrs:
-            ended_at = (trial.datetime_complete or datetime.now()).astimezone(UTC)
+            ended_at = (self._storage.get_trial(record.trial_id).datetime_complete or datetime.now()).astimezone(UTC)
             attrs[OUTCOME] = {"reason": "ended by another program", "finished_at": ended_at.isoformat()}
             state = "failed"
-        stored = StoredTrial(
-            number=number,
-            trial_id=trial._trial_id,
-            state=state,
-            attrs=attrs,
-            timed=later[TIMED].get(number, {}),
-            seeds=study_attrs.get(f"{SEEDS}{number}", {}),
-        )
-        for name, values in later[AGAIN].get(number, {}).items():
+        seeds = self._seeds.get(number, {})
+        stored = StoredTrial(number=number, trial_id=record.trial_id, state=state, attrs=attrs, seeds=seeds)
+        for name, values in self._again.get(number, {}).items():
             # Earlier versions stored one without its identity.
             stored.again[name or identity_digest(timing_identity(self.config, stored, values))] = values
-        self._keep(stored)
+        return stored
+
+    def _trial(self, number: int) -> StoredTrial:
+        """A trial with all that is stored of it; read again once it has ended, since only few are needed then."""
+        if number in self._running:
+            return self._running[number]
+        (record,) = self._backend.read_records(self._study._study_id, [self._trial_ids[number]])
+        return self._stored(record)
 
     def _adopt(self, trial: FrozenTrial) -> None:
         """Make a candidate of a trial that someone enqueued, or close it with the reason. Killed meanwhile, it is still waiting."""
@@ -156,7 +179,7 @@ class RunStore:
         try:
             proposal = enqueued_proposal(trial, self.config.space, self.config.band)
         except UserError as error:
-            self._close(trial, str(error))
+            self._close(trial_id, str(error))
             self.notices.append(f"trial {trial.number} was enqueued by another program and is not evaluated: {error}")
             return
         attrs = self._attributes(proposal.arch)
@@ -171,23 +194,59 @@ class RunStore:
         self._keep(StoredTrial(number=trial.number, trial_id=trial_id, state="running", attrs=attrs))
         self.notices.append(f"trial {trial.number} was enqueued by another program and is evaluated")
 
-    def _close(self, trial: FrozenTrial, reason: str) -> None:
+    def _close(self, trial_id: int, reason: str) -> None:
         """End a trial that is not ours as failed."""
-        self._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-        self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        self._storage.set_trial_user_attr(trial_id, "reason", reason)
+        self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
     def _keep(self, trial: StoredTrial) -> Row:
         """Update what is in memory of a trial; returns its row."""
-        self._trials[trial.number] = trial
-        self._scores[trial.number] = tuple(
+        number, other = trial.number, trial.attrs[CANDIDATE]["reused_from"]
+        trial.timed = self._timed.get(number if other is None else other, {})
+        row, before = make_row(self.config, trial, self.timings.throughput_id), self._rows.get(number)
+        if before is None:
+            self._numbers.setdefault(row["arch_id"], []).append(number)
+        else:
+            self._counts[_kind(before)] -= 1
+            row["front"] = before["front"]
+        self._counts[_kind(row)] += 1
+        if row["is_fixed"]:
+            self._papers.add(row["paper"])
+        self._rows[number], self._trial_ids[number] = row, trial.trial_id
+        self._scores[number] = tuple(
             RungScore(value=measured["proxy_score"], standard_error=measured.get("proxy_score_se") or 0.0)
             for _, measured in finished_rungs(self.config, trial)
         )
-        other = trial.attrs[CANDIDATE]["reused_from"]
-        if other is not None:
-            trial.timed = self._trials[other].timed
-        row = self._rows[trial.number] = make_row(self.config, trial, self.timings.throughput_id)
+        self._curves.pop(number, None)
+        costs = _comparable_costs(row, self.config.objectives)
+        if costs is not None:
+            self._curves[number] = Curve(trial=number, costs=costs, scores=self._scores[number])
+        if trial.state == "running":
+            self._running[number] = trial
+        elif self._running.pop(number, None) is not None:
+            self._admit(row)
         return row
+
+    def _admit(self, row: Row) -> None:
+        """Update the front by a row that has just ended."""
+        if self._front is None or self._front.throughput_id != self.ranked_id:
+            self._front = None
+            return
+        dominated = self._front.add(row)
+        if dominated is not None:
+            row["front"] = 0
+            for number in dominated:
+                self._rows[number]["front"] = 1
+
+    def rank(self) -> None:
+        """Set `front` of every row."""
+        rows, ranked_id = self.rows(), self.ranked_id
+        ranks = trial_ranks(rows, self.config.objectives, ranked_id)
+        self._front = LiveFront(self.config.objectives, ranked_id)
+        for row in rows:
+            row["front"] = ranks.get(row["trial"])
+            if row["front"] == 0:
+                self._front.add(row)
 
     @staticmethod
     @contextlib.contextmanager
@@ -220,8 +279,31 @@ class RunStore:
                 yield store
 
     def rows(self) -> list[Row]:
-        """The rows of all trials in order; `front` is not set yet."""
+        """The rows of all trials in order; `front` is right since the last `rank`, and for the members that `front` gives."""
         return [self._rows[number] for number in sorted(self._rows)]
+
+    def row(self, number: int) -> Row:
+        """The row of one trial."""
+        return self._rows[number]
+
+    def count(self, *states: str, is_fixed: bool | None = None) -> int:
+        """The number of trials in one of these states, or in any; of fixed or of sampled ones alone where asked for."""
+        return sum(
+            number
+            for (state, fixed), number in self._counts.items()
+            if (not states or state in states) and is_fixed in (None, fixed)
+        )
+
+    def front(self) -> list[Row]:
+        """The members of the front in order, every architecture once."""
+        if self._front is None:
+            self.rank()
+        assert self._front is not None
+        return [row for number in sorted(self._front.trials) if (row := self._rows[number])["reused_from"] is None]
+
+    def papers(self) -> AbstractSet[str]:
+        """The names of the fixed trials."""
+        return self._papers
 
     @property
     def throughput_id(self) -> str | None:
@@ -247,10 +329,10 @@ class RunStore:
         self._identity_changed()
 
     def _identity_changed(self) -> None:
-        self._seen = None
-        for trial in self._trials.values():
-            if trial.timed:
-                self._keep(trial)
+        self._seen = self._front = None
+        for number, row in list(self._rows.items()):
+            if number in self._timed or row["reused_from"] in self._timed:
+                self._keep(self._trial(number))
 
     def left_to_remeasure(self) -> list[Row]:
         """The rows of complete trials without a quiet timing of the present identity."""
@@ -259,15 +341,15 @@ class RunStore:
 
     def unfinished(self) -> list[Row]:
         """The rows of trials that an earlier driver did not finish, in order."""
-        return [row for row in self.rows() if row["state"] == "running"]
+        return [self._rows[number] for number in sorted(self._running)]
 
-    def arch_ids(self) -> set[str]:
-        """The ids of all architectures in the run."""
-        return {row["arch_id"] for row in self._rows.values()}
+    def arch_ids(self) -> AbstractSet[str]:
+        """The ids of all architectures in the run; grows with it."""
+        return self._numbers.keys()
 
     def arch_document(self, number: int) -> dict[str, Any]:
         """The architecture of a trial, as `Arch.to_dict` gave it."""
-        document: dict[str, Any] = self._trials[number].attrs[ARCH]
+        document: dict[str, Any] = json.loads(self._rows[number]["arch"])
         return document
 
     def propose(self) -> Proposal | None:
@@ -284,7 +366,10 @@ class RunStore:
                 for number, row in self._rows.items()
                 if row["state"] in ("complete", "stopped")
                 and row["throughput_id"] is not None
-                and (row["throughput_id"] != now or now in self._trials[number].timed)
+                and (
+                    row["throughput_id"] != now
+                    or now in self._timed.get(number if row["reused_from"] is None else row["reused_from"], {})
+                )
             }
             is_needed = numbers and not DEVICE_OBJECTIVES.isdisjoint(self.config.objectives)
             trials = self._study.get_trials(deepcopy=False) if is_needed else []
@@ -312,15 +397,15 @@ class RunStore:
         )
         with self._writing():
             trial_id = self._storage.create_new_trial(self._study._study_id, template)
-            number = self._storage.get_trial_number_from_id(trial_id)
-        self._num_foreign = number - len(self._trials)  # others may have put trials into the study meanwhile
+            number = self._backend.get_trial_number_from_id(trial_id)
+        self._num_foreign = number - len(self._rows)  # others may have put trials into the study meanwhile
         return self._keep(StoredTrial(number=number, trial_id=trial_id, state="running", attrs=attrs))
 
     def _attributes(self, arch: Arch, paper: str | None = None, predicted_img_s: float | None = None) -> dict[str, Any]:
         """The attributes of a trial that starts; figures measured before are copied."""
         cost = arch.cost()
         # The first complete trial of the architecture, else the first stopped one: a fixed trial is never stopped.
-        same = [row for row in self.rows() if row["arch_id"] == arch.arch_id]
+        same = [self._rows[number] for number in self._numbers.get(arch.arch_id, ())]
         states = ("complete", "stopped") if paper is None else ("complete",)
         known = next((row for state in states for row in same if row["state"] == state), None)
         candidate = {
@@ -338,14 +423,14 @@ class RunStore:
             "python_version": platform.python_version(),
             "throughput_predicted_img_s": predicted_img_s,
         }
-        figures = self._trials[known["trial"]].phases if known else {}
+        figures = self._trial(known["trial"]).phases if known else {}
         attrs = {ARCH: arch.to_dict(), CANDIDATE: candidate, **{f"{PHASE}{key}": figures[key] for key in figures}}
         if paper is not None:
             attrs[DESCRIBED] = params_in_space(arch, self.config.space)
         return attrs
 
     def _num_trials(self) -> int:
-        return len(self._trials) + self._num_foreign
+        return len(self._rows) + self._num_foreign
 
     def begin(self, number: int) -> str | None:
         """Note that a trial is evaluated; a reason not to, where two drivers died meanwhile and the second one came no further.
@@ -355,7 +440,7 @@ class RunStore:
         if number not in self._left:
             return None
         self._left.remove(number)
-        trial = self._trials[number]
+        trial = self._running[number]
         before = trial.starts
         if before["starts"] >= _MOST_STARTS and len(trial.phases) <= before["phases"]:
             return f"the run was killed {before['starts']} times while it was evaluated; it is not tried again"
@@ -366,12 +451,12 @@ class RunStore:
         """Note that this driver ends orderly, so that its start counts for no unfinished trial."""
         for row in self.unfinished():
             if row["trial"] not in self._left:
-                trial = self._trials[row["trial"]]
+                trial = self._running[row["trial"]]
                 self._set(trial, STARTS, {**trial.starts, "starts": trial.starts["starts"] - 1})
 
     def phases(self, number: int) -> dict[str, dict[str, Any]]:
         """What was measured of a trial: phase -> column -> value; without a timing that cannot be ranked with those made here."""
-        phases = self._trials[number].phases
+        phases = self._trial(number).phases
         now, own = self.timings.throughput_id, self._rows[number]["throughput_id"]
         if DEVICE_OBJECTIVES.isdisjoint(self.config.objectives) or now is None or own in (None, now):
             return phases
@@ -379,7 +464,7 @@ class RunStore:
 
     def record_phase(self, number: int, phase: str, values: Mapping[str, Any]) -> None:
         """Store what a finished phase of a trial measured. A timing of a trial that has ended is one made anew: the earlier ones stay stored."""
-        trial = self._trials[number]
+        trial = self._trial(number)
         if phase == TIMING_PHASE:
             values = self._told(trial, phase, values)
             own = trial.phases.get(TIMING_PHASE)
@@ -406,31 +491,38 @@ class RunStore:
         """Store a timing of a trial beside its own one, also for the trials that reused its results."""
         identity = identity_digest(timing_identity(self.config, trial, values))
         self._set_study(f"{TIMED}{trial.number}:{identity}", dict(values))
-        trial.timed[identity] = dict(values)
-        self._seen = None
-        for other in [*self._trials.values()]:
-            if trial.number in (other.number, other.attrs[CANDIDATE]["reused_from"]):
-                self._keep(other)
+        self._timed.setdefault(trial.number, {})[identity] = dict(values)
+        self._seen = self._front = None
+        for number in self._numbers[self._rows[trial.number]["arch_id"]]:
+            if trial.number in (number, self._rows[number]["reused_from"]):
+                self._keep(trial if number == trial.number else self._trial(number))
 
     def record_again(self, number: int, values: Mapping[str, Any]) -> Row:
         """Store the second throughput measurement of a finished trial, beside its first figures."""
-        trial = self._trials[number]
+        trial = self._trial(number)
         told = self._told(trial, AGAIN_PHASE, values)
         identity = identity_digest(timing_identity(self.config, trial, told))
         self._set_study(f"{AGAIN}{number}:{identity}", told)
-        trial.again[identity] = told
-        return self._keep(trial)
+        self._again.setdefault(number, {})[identity] = told
+        return self._keep(self._trial(number))
 
     def record_seed(self, number: int, seed: str, score: float) -> Row:
         """Store the score of a finished trial's training with another seed; its first score stays the ranked one."""
-        seeds = {**self._trials[number].seeds, seed: score}
+        seeds = {**self._seeds.get(number, {}), seed: score}
         self._set_study(f"{SEEDS}{number}", seeds)
-        self._trials[number].seeds = seeds
-        return self._keep(self._trials[number])
+        self._seeds[number] = seeds
+        return self._keep(self._trial(number))
 
     def scores(self, number: int) -> tuple[RungScore, ...]:
         """The scores of the rungs that a trial has finished, in order."""
         return self._scores[number]
+
+    def curves(self) -> list[Curve]:
+        """The curves of all trials that can be compared: of one identity, not failed, not reused from another trial, all other objectives measured."""
+        if DEVICE_OBJECTIVES.isdisjoint(self.config.objectives):
+            return list(self._curves.values())
+        now, rows = self.throughput_id, self._rows
+        return [curve for number, curve in self._curves.items() if rows[number]["throughput_id"] == now]
 
     def finish(self, number: int, reason: str | None = None, *, is_stopped: bool = False) -> Row:
         """Store how a trial ended: failed or stopped for `reason`, else complete, or failed where an objective has no value.
@@ -439,7 +531,7 @@ class RunStore:
         studies of several objectives. The scores of the rungs are in the attribute `learning_curve`: steps -> score.
         """
         assert reason or not is_stopped, "a stopped trial needs a reason"
-        trial = self._trials[number]
+        trial = self._running[number]
         if reason is not None and not reason.strip():
             reason = "the evaluation failed without a reason"
         row = make_row(self.config, trial, self.timings.throughput_id)
@@ -486,6 +578,19 @@ class RunStore:
         trial.attrs[key] = value
 
 
+def _kind(row: Row) -> tuple[str, bool]:
+    return row["state"], row["is_fixed"]
+
+
+def _comparable_costs(row: Row, objectives: Sequence[str]) -> tuple[float, ...] | None:
+    """The objectives but the score, minimised; None for a trial that is not to be compared with others."""
+    names = [name for name in objectives if name != "proxy_score"]
+    if row["state"] == "failed" or row["reused_from"] is not None or any(row[name] is None for name in names):
+        return None
+    costs = tuple(float(-row[name] if OBJECTIVES[name] == "maximize" else row[name]) for name in names)
+    return costs if all(map(isfinite, costs)) else None
+
+
 def _by_trial(attrs: Mapping[str, Any], prefix: str) -> dict[int, dict[str, Any]]:
     """The study's attributes of this prefix: trial -> throughput_id ("" where none follows) -> value."""
     found: dict[int, dict[str, Any]] = {}
@@ -511,7 +616,12 @@ def _make_features(config: RunConfig) -> Callable[[Arch], Mapping[str, float]] |
 
 
 def _load_run(
-    folder: Path, config: RunConfig, backend: Any, where: str, name: str | None, predict: PredictThroughput | None
+    folder: Path,
+    config: RunConfig,
+    backend: RunStorage,
+    where: str,
+    name: str | None,
+    predict: PredictThroughput | None,
 ) -> RunStore:
     """The store on an open storage. Raises UserError if that has another run, or an incomplete one."""
     try:
@@ -521,7 +631,7 @@ def _load_run(
         if (stored.space_text, stored.space_name) != (config.space_text, config.space_name):
             # As it was first written: samplers depend on the order of its choices.
             config = replace(config, space_text=stored.space_text, space_name=stored.space_name)
-        return RunStore(folder, config, study, where, predict)
+        return RunStore(folder, config, study, backend, where, predict)
     except (KeyError, TypeError, ValueError) as error:
         raise damaged_error(where, f"{type(error).__name__}: {error}") from error
 

@@ -1,0 +1,175 @@
+"""Optuna's storage, read in a way that stands tens of thousands of trials; the tables, and all that is written, are Optuna's own.
+
+Optuna reads a study in one go, with an object for every parameter, every distribution and every attribute. Here it is read in blocks of plain
+rows, equal distributions are one object, and the attributes that only the rows of a run are made from stay in the database: `read_records` gives them.
+"""
+
+import json
+import sys
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from math import inf, nan
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
+
+from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE
+
+_BLOCK = 500  # trials read by one set of queries; a database allows so many numbers in one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A trial with every attribute that was stored with it."""
+
+    number: int
+    trial_id: int
+    state: TrialState
+    attrs: dict[str, Any]
+
+
+class RunStorage(RDBStorage):
+    """Gives samplers trials without the attributes that they do not read: the architecture, what was measured and how the trial ended."""
+
+    def read_records(self, study_id: int, trial_ids: Collection[int] | None = None) -> Iterator[Record]:
+        """The trials of a study, or those of these ids, in order, with all their attributes; one block after the other is held in memory."""
+        table = models.TrialModel
+        query = sqlalchemy.select(table.trial_id, table.number, table.state).where(table.study_id == study_id)
+        if trial_ids is not None:
+            query = query.where(table.trial_id.in_(trial_ids))
+        with self.engine.connect() as connection:
+            for block in _blocks(connection.execute(query.order_by(table.trial_id)).all()):
+                attrs = _read_json(connection, models.TrialUserAttributeModel, [row.trial_id for row in block])
+                for row in block:
+                    yield Record(
+                        number=row.number, trial_id=row.trial_id, state=row.state, attrs=attrs.get(row.trial_id, {})
+                    )
+
+    def get_trial_number_from_id(self, trial_id: int) -> int:
+        """The number of a trial; Optuna would read all that is stored of it."""
+        query = sqlalchemy.select(models.TrialModel.number).where(models.TrialModel.trial_id == trial_id)
+        with self.engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    # What Optuna itself calls.
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        trial = super()._create_new_trial(study_id, template_trial)
+        trial._user_attrs = {key: value for key, value in trial.user_attrs.items() if not _is_left_out(key)}
+        return trial
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        table = models.TrialModel
+        columns = (table.trial_id, table.number, table.state, table._datetime_start_utc, table._datetime_complete_utc)
+        is_asked = table.trial_id > trial_id_greater_than
+        if included_trial_ids:
+            is_asked |= table.trial_id.in_(included_trial_ids)
+        query = sqlalchemy.select(*columns).where(table.study_id == study_id, is_asked).order_by(table.trial_id)
+        with self.engine.connect() as connection:
+            rows = [row for row in connection.execute(query).all() if states is None or row.state in states]
+            return [trial for block in _blocks(rows) for trial in _read_trials(connection, block)]
+
+
+def _is_left_out(key: str) -> bool:
+    return key in (ARCH, CANDIDATE, OUTCOME) or key.startswith(PHASE)
+
+
+def _blocks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
+
+
+def _read_trials(connection: Connection, rows: Sequence[Any]) -> Iterator[FrozenTrial]:
+    """The trials of these rows of the table of trials."""
+    ids = [row.trial_id for row in rows]
+    key = models.TrialUserAttributeModel.key
+    kept = key.not_in((ARCH, CANDIDATE, OUTCOME)) & ~key.startswith(PHASE, autoescape=True)
+    users = _read_json(connection, models.TrialUserAttributeModel, ids, kept)
+    systems = _read_json(connection, models.TrialSystemAttributeModel, ids)
+    params, distributions = _read_params(connection, ids)
+    values = _read_numbers(connection, models.TrialValueModel, ("objective", "value", "value_type"), ids)
+    steps = _read_numbers(
+        connection, models.TrialIntermediateValueModel, ("step", "intermediate_value", "intermediate_value_type"), ids
+    )
+    for row in rows:
+        number = row.trial_id
+        yield FrozenTrial(
+            number=row.number,
+            state=row.state,
+            value=None,
+            values=[value for _, value in sorted(values[number].items())] if number in values else None,
+            datetime_start=_local_time(row.datetime_start),
+            datetime_complete=_local_time(row.datetime_complete),
+            params=params.get(number, {}),
+            distributions=distributions.get(number, {}),
+            user_attrs=users.get(number, {}),
+            system_attrs=systems.get(number, {}),
+            intermediate_values=steps.get(number, {}),
+            trial_id=number,
+        )
+
+
+def _read_json(
+    connection: Connection, table: Any, ids: Sequence[int], *conditions: Any
+) -> Mapping[int, dict[str, Any]]:
+    """The attributes of trials by id, as far as they have any."""
+    query = sqlalchemy.select(table.trial_id, table.key, table.value_json).where(table.trial_id.in_(ids), *conditions)
+    found: dict[int, dict[str, Any]] = {}
+    for trial_id, key, text in connection.execute(query.order_by(*table.__table__.primary_key)):
+        found.setdefault(trial_id, {})[sys.intern(key)] = json.loads(text)
+    return found
+
+
+def _read_params(
+    connection: Connection, ids: Sequence[int]
+) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, BaseDistribution]]]:
+    """Parameters and distributions of trials by id, in the order in which they were stored."""
+    table = models.TrialParamModel
+    query = sqlalchemy.select(table.trial_id, table.param_name, table.param_value, table.distribution_json)
+    params: dict[int, dict[str, Any]] = {}
+    distributions: dict[int, dict[str, BaseDistribution]] = {}
+    for trial_id, name, value, text in connection.execute(
+        query.where(table.trial_id.in_(ids)).order_by(table.param_id)
+    ):
+        distribution = _distribution(text)
+        params.setdefault(trial_id, {})[sys.intern(name)] = distribution.to_external_repr(value)
+        distributions.setdefault(trial_id, {})[sys.intern(name)] = distribution
+    return params, distributions
+
+
+@lru_cache(maxsize=10_000)
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
+def _read_numbers(
+    connection: Connection, table: Any, names: Iterable[str], ids: Sequence[int]
+) -> dict[int, dict[int, float]]:
+    """Numbers of trials by id, each with its place; Optuna stores what is not finite as a type of its own."""
+    place, value, kind = (getattr(table, name) for name in names)
+    found: dict[int, dict[int, float]] = {}
+    for trial_id, index, number, special in connection.execute(
+        sqlalchemy.select(table.trial_id, place, value, kind).where(table.trial_id.in_(ids))
+    ):
+        found.setdefault(trial_id, {})[index] = number if number is not None else _SPECIAL.get(special.name, nan)
+    return found
+
+
+_SPECIAL = {"INF_POS": inf, "INF_NEG": -inf}
+
+
+def _local_time(utc: datetime | None) -> datetime | None:
+    """As Optuna gives it: local, without a zone."""
+    return None if utc is None else utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
