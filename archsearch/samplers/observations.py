@@ -185,7 +185,7 @@ def _spread(indices: Sequence[int], number: int) -> list[int]:
     if len(indices) <= number:
         return list(indices)
     array = np.array(indices, dtype=np.int64)
-    return array[np.argsort(array * _GOLDEN % 2**32, kind="stable")[:number]].tolist()
+    return [int(index) for index in array[np.argsort(array * _GOLDEN % 2**32, kind="stable")[:number]]]
 
 
 def _front(rows: Sequence[Observation], complete: Sequence[int]) -> list[int]:

@@ -189,10 +189,7 @@ def insert(
     )
     connection.executemany(
         "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) VALUES (?, ?, ?, ?)",
-        [
-            (key, name, config.space.parameters()[name].index(value), texts[name])  # type: ignore[arg-type]
-            for name, value in params.items()
-        ],
+        [(key, name, config.space.parameters()[name].index(value), texts[name]) for name, value in params.items()],
     )
     if state == "COMPLETE":
         values = (figures["proxy"]["proxy_score"], speed, cost.params)
