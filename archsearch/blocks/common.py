@@ -10,7 +10,7 @@ from torch.nn import functional
 from archsearch.blocks import cost
 from archsearch.blocks.base import LayerError, Shape
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, apply_gelu, attention, is_eager_cpu
+from archsearch.blocks.kernels import Depthwise, Linear, apply_gelu, attention, is_eager_cpu
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -83,7 +83,7 @@ class ConvMlp(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = Linear(width, hidden)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.dwconv = Depthwise(hidden, 3)
         self.fc2 = Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear
+from archsearch.blocks.kernels import Depthwise, Linear
 
 
 class WindowAttention(nn.Module):
@@ -73,10 +73,10 @@ class DualBlock(nn.Module):
 
     def __init__(self, width: int, hidden: int, attention: nn.Module, drop_path: float) -> None:
         super().__init__()
-        self.cpe1 = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.cpe1 = Depthwise(width, 3)
         self.norm1 = nn.LayerNorm(width)
         self.attn = attention
-        self.cpe2 = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.cpe2 = Depthwise(width, 3)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, hidden)
         self.drop_path = drop_path_layer(drop_path)

@@ -29,6 +29,7 @@ from archsearch.blocks.common import (
 )
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.davit import WindowAttention
+from archsearch.blocks.kernels import Depthwise
 from archsearch.blocks.lit import GlobalAttentionBlock
 from archsearch.blocks.pvt import (
     BLOCK_EPS,
@@ -59,7 +60,7 @@ class PositionEncoding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.proj = Depthwise(width, 3)
         init_convs_fan_out(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from archsearch.blocks import cost
 from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
@@ -28,7 +27,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, apply_gelu, is_traced
+from archsearch.blocks.kernels import Depthwise, Linear, apply_gelu, depthwise, is_traced
 
 
 def dilated_by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
@@ -39,7 +38,7 @@ def dilated_by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: 
     rows, columns = full_height // dilation, full_width // dilation
     split = tokens.reshape(batch, rows, dilation, columns, dilation, channels).permute(0, 2, 4, 1, 3, 5)
     phases = to_map(split.reshape(-1, rows, columns, channels))  # (B * dilation^2, C, rows, columns)
-    out = to_tokens(functional.conv2d(phases, weight, bias, padding=weight.shape[-1] // 2, groups=channels))
+    out = to_tokens(depthwise(phases, weight, bias))
     merged = out.reshape(batch, dilation, dilation, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
     return to_map(crop_tokens(merged.reshape(batch, full_height, full_width, channels), height, width))
 
@@ -71,7 +70,7 @@ class LargeKernelGate(nn.Module):
 
     def __init__(self, width: int, local_kernel: int, dilated_kernel: int, dilation: int) -> None:
         super().__init__()
-        self.conv0 = nn.Conv2d(width, width, local_kernel, padding=local_kernel // 2, groups=width)
+        self.conv0 = Depthwise(width, local_kernel)
         self.conv_spatial = DilatedDepthwise(width, dilated_kernel, dilation)
         self.conv1 = Linear(width, width)
 

@@ -1,7 +1,7 @@
 from .checkpoints import CheckpointWarning, key_pattern, load_official, official_keys, read_checkpoint, save_official
 from .count import count_flop_counter, count_fvcore, recount_all
 from .features import FeatureNetwork
-from .network import Network, build
+from .network import Network, build, build_for_timing
 from .validation.accuracy import Accuracy, ValidationSet, validate
 from .validation.checkpoint import EvaluateTask, check_complete, evaluate_document, evaluate_task
 from .validation.preprocessing import Preprocessing
@@ -15,6 +15,7 @@ __all__ = [
     "Preprocessing",
     "ValidationSet",
     "build",
+    "build_for_timing",
     "check_complete",
     "count_flop_counter",
     "count_fvcore",

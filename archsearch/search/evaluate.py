@@ -12,7 +12,7 @@ from torch import nn
 
 from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
-from archsearch.models import build, count_fvcore
+from archsearch.models import build_for_timing, count_fvcore
 from archsearch.proxy import LoadedData, ProxyScore, ProxyTask, Training, TrainingProgress, shrink, start_training
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.engine.workers.base import Emit
@@ -42,7 +42,7 @@ def evaluate(
     rungs = rungs_of(settings)
     # A paused training of another architecture is one that was stopped, and its memory would count in the next measurement.
     _paused[:] = [each for each in _paused if (each.arch, each.task, each.device) == (arch, task, device)]
-    full = cache(lambda: build(arch))  # one model is counted and timed
+    full = cache(lambda: build_for_timing(arch))  # one model is counted and timed
     phases: dict[str, Callable[[], dict[str, Any]]] = {
         "count": lambda: _count(arch, full()),
         "throughput": lambda: _throughput(full(), measurement, emit),
@@ -133,8 +133,7 @@ def _training_free(arch: Arch, task: ProxyTask, device: torch.device) -> dict[st
 
 @cache
 def _reference(device: str) -> nn.Module:
-    torch.manual_seed(0)
-    return build(reference_arch()).to(device)
+    return build_for_timing(reference_arch()).to(device)
 
 
 _data = LoadedData()  # of this worker

@@ -19,6 +19,17 @@ Task = Literal["forward", "train"]
 _SLOW_ITERATION_S = 0.1
 # A model whose warm-up times never agree is timed after this many times `warmup_s`; its spread then shows it.
 _MAX_WARMUP_FACTOR = 2
+# Of `iqr_limit`, within which the first blocks of a round are settled.
+_SETTLED_SHARE = 1 / 3
+# Smallest whole numbers that a protocol allows; a spread needs two blocks.
+_LEAST = {
+    "batch_size": 1,
+    "image_size": 1,
+    "min_warmup_iterations": 1,
+    "min_slow_warmup_iterations": 1,
+    "min_blocks": 2,
+    "settled_blocks": 2,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +39,8 @@ class Protocol:
     Warm-up lasts `warmup_s`, `min_warmup_iterations`, and until the last medians lie within `agree` of each other or twice
     `warmup_s` is over. Then rounds of `min_blocks` blocks are timed, each block at least `block_s` long: the first round
     whose relative interquartile range (IQR) is within `iqr_limit` gives the figure. When no further round fits into `max_s`
-    of timing, all rounds together give it, marked noisy.
+    of timing, all rounds together give it, marked noisy. A round ends after `settled_blocks` where their IQR is within a
+    third of the limit: more blocks would not move the median.
 
     Where an iteration takes over 0.1 s, `min_slow_warmup_iterations` are enough once the medians agree. `for_device` sets
     3 on a CPU: caches and clocks have had 1 s to settle by then, and ten passes of a 0.4 s model would add 2.4 s a
@@ -45,6 +57,7 @@ class Protocol:
     min_slow_warmup_iterations: int = 10
     block_s: float = 0.05
     min_blocks: int = 15
+    settled_blocks: int | None = None
     max_s: float = 15.0
     iqr_limit: float = 0.03
     agree: float = 0.02
@@ -54,14 +67,12 @@ class Protocol:
         for name, allowed in (("dtype", get_args(DType)), ("mode", get_args(Mode)), ("task", get_args(Task))):
             if getattr(self, name) not in allowed:
                 raise UserError(f"throughput {name}: got {getattr(self, name)!r}, allowed are {', '.join(allowed)}")
-        for name in ("batch_size", "image_size", "min_warmup_iterations", "min_slow_warmup_iterations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"throughput {name}: got {getattr(self, name)}, allowed is 1 or more")
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UserError(f"throughput {name}: got {value}, allowed is {least} or more")
         for name in ("warmup_s", "block_s", "max_s", "iqr_limit", "agree", "drift_limit"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"throughput {name}: got {getattr(self, name)}, allowed is a finite number, 0 or more")
-        if self.min_blocks < 2:
-            raise UserError(f"throughput min_blocks: got {self.min_blocks}, allowed is 2 or more, for a spread")
 
     @classmethod
     def for_device(
@@ -85,12 +96,17 @@ class Protocol:
             warmup_s=1.0 if is_cpu else 2.0,
             min_slow_warmup_iterations=3 if is_cpu else 10,
             min_blocks=9 if is_cpu else 20,
+            settled_blocks=5 if is_cpu else None,
             max_s=4.0 if is_cpu else 15.0,
         )
 
     def iterations_per_block(self, seconds_each: float) -> int:
         """Iterations of `seconds_each` that fill a block."""
         return max(1, math.ceil(self.block_s / seconds_each))
+
+    def is_settled(self, rates: list[float]) -> bool:
+        """Whether a round may end early, after blocks of these rates."""
+        return len(rates) == self.settled_blocks and relative_iqr(rates) <= self.iqr_limit * _SETTLED_SHARE
 
     def is_warm(self, done: int, spent_s: float, seconds_each: list[float]) -> bool:
         """Whether the warm-up may end after `done` iterations and `spent_s` seconds; `seconds_each` is the time of an iteration in each block."""
@@ -104,3 +120,9 @@ class Protocol:
         is_slow = seconds_each[-1] > _SLOW_ITERATION_S
         needed = self.min_slow_warmup_iterations if is_slow and agreed else self.min_warmup_iterations
         return done >= needed and (agreed or spent_s >= _MAX_WARMUP_FACTOR * self.warmup_s)
+
+
+def relative_iqr(rates: list[float]) -> float:
+    """Interquartile range over the median, of at least two rates."""
+    quartiles = statistics.quantiles(rates, n=4, method="inclusive")
+    return (quartiles[2] - quartiles[0]) / quartiles[1]

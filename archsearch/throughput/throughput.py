@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from archsearch.device import is_out_of_memory, peak_memory_bytes, reset_peak_memory
 from archsearch.errors import RunError, first_line
 from archsearch.system import Say, ignore
-from archsearch.throughput.protocol import Mode, Protocol, Task
+from archsearch.throughput.protocol import Mode, Protocol, Task, relative_iqr
 from archsearch.throughput.telemetry import Telemetry, sampled_telemetry, summarize
 from archsearch.throughput.timer import Timer, make_inputs, prepared
 from archsearch.units import DType
@@ -167,7 +167,7 @@ def _report(
     drift = None if rate_before is None else rounds.drift(rate_before)
     return Throughput(
         throughput_img_s=rate,
-        throughput_iqr=_relative_iqr(rounds.rates),
+        throughput_iqr=relative_iqr(rounds.rates),
         latency_ms=1000 * protocol.batch_size / rate,
         num_blocks=len(rounds.rates),
         iterations=timing.iterations,
@@ -233,7 +233,7 @@ def _time_rounds(timer: Timer, per_block: int, reference_timer: Timer | None, sa
         say(f"timing {protocol.min_blocks} blocks of {num_images} image{'s' * (num_images != 1)}")
         latest, latest_reference = _time_round(timer, per_block, reference_timer)
         # A round stands alone: pooled with a disturbed one before it, it could stay above the limit for ever.
-        if _relative_iqr(latest) <= protocol.iqr_limit:
+        if relative_iqr(latest) <= protocol.iqr_limit:
             return _Rounds(rates=latest, references=[latest_reference] if latest_reference else [], noisy=False)
         rates += latest
         references += [latest_reference] if latest_reference else []
@@ -245,14 +245,15 @@ def _time_rounds(timer: Timer, per_block: int, reference_timer: Timer | None, sa
 
 def _time_round(timer: Timer, per_block: int, reference_timer: Timer | None) -> tuple[list[float], list[float]]:
     """Rates of a round's blocks, and of the reference before the first and after each of them."""
-    num_blocks = timer.protocol.min_blocks
-    if reference_timer is None:
-        return [timer.rate(per_block) for _ in range(num_blocks)], []
-    reference_per_block = reference_timer.rewarm()
-    rates, references = [], [reference_timer.rate(reference_per_block)]
-    for _ in range(num_blocks):
-        rates.append(timer.rate(per_block))
+    rates: list[float] = []
+    references: list[float] = []
+    if reference_timer is not None:
+        reference_per_block = reference_timer.rewarm()
         references.append(reference_timer.rate(reference_per_block))
+    while len(rates) < timer.protocol.min_blocks and not timer.protocol.is_settled(rates):
+        rates.append(timer.rate(per_block))
+        if reference_timer is not None:
+            references.append(reference_timer.rate(reference_per_block))
     return rates, references
 
 
@@ -274,8 +275,3 @@ def _guarded(network: str, protocol: Protocol, work: Callable[[], T]) -> T:
         reason = first_line(getattr(error, "inner_exception", error))  # the compiler wraps the error that stopped it
     # Outside the handler: through the first error's traceback ours would keep alive the tensors that filled the memory.
     raise failure(f"throughput: {network} {verdict}: {reason}")
-
-
-def _relative_iqr(rates: list[float]) -> float:
-    quartiles = statistics.quantiles(rates, n=4, method="inclusive")
-    return (quartiles[2] - quartiles[0]) / quartiles[1]

@@ -53,7 +53,8 @@ class Timer:
     def rewarm(self) -> int:
         """Run one block of a network warmed up earlier; the number of iterations in a block."""
         per_block = self.protocol.iterations_per_block(self._seconds(1))
-        self._seconds(per_block)
+        if per_block > 1:  # or the iteration just run was the block
+            self._seconds(per_block)
         return per_block
 
     def quick_rate(self) -> float:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch import Arch, build, paper
 from archsearch.blocks.common import from_groups, grouped_attention, to_groups
-from archsearch.blocks.kernels import Linear, apply_gelu, attention
+from archsearch.blocks.kernels import Depthwise, Linear, apply_gelu, attention
 
 FAMILIES = (
     "davit_tiny",
@@ -109,9 +109,45 @@ def test_gelu_never_changes_what_a_hook_kept(dtype: torch.dtype) -> None:
         assert torch.equal(x, before)  # a layer that was taken out gives its input itself
 
 
+@pytest.mark.parametrize("kernel", [3, 5, 7, 9])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 3), (3, 5), (4, 4), (2, 9)])
+def test_depthwise_is_the_convolution_forward_and_backward(size: tuple[int, int], kernel: int) -> None:
+    layer, oracle = Depthwise(6, kernel), nn.Conv2d(6, 6, kernel, padding=kernel // 2, groups=6).double()
+    oracle.load_state_dict(layer.state_dict())
+    x = torch.randn(5, 6, *size).contiguous(memory_format=torch.channels_last)
+    wanted_x, grad = x.double().requires_grad_(), torch.randn_like(x)
+    wanted = oracle(wanted_x)
+    torch.autograd.backward(wanted, grad.double())
+    with torch.inference_mode():
+        _assert_close(layer(x), wanted, TOLERANCE[torch.float32])
+    x.requires_grad_()
+    torch.autograd.backward(layer(x), grad)
+    for mine, theirs in zip([x, *layer.parameters()], [wanted_x, *oracle.parameters()], strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        _assert_close(mine.grad, theirs.grad, TOLERANCE[torch.float32])
+
+
+def test_depthwise_trains_with_frozen_parts_expanded_gradients_and_second_derivatives() -> None:
+    layer, x = Depthwise(4, 5), torch.randn(2, 4, 2, 2, requires_grad=True)
+    layer.weight.requires_grad_(False)
+    torch.autograd.backward(layer(x).sum())  # an expanded gradient
+    assert layer.weight.grad is None
+    assert layer.bias is not None
+    assert layer.bias.grad is not None
+    assert layer.bias.grad.tolist() == [8.0] * 4
+    layer.weight.requires_grad_(True)
+    slopes = [
+        torch.autograd.grad(out.square().sum(), layer.weight, create_graph=True)[0]
+        for out in (layer(x), functional.conv2d(x, layer.weight, layer.bias, padding=2, groups=4))
+    ]
+    mine, theirs = (torch.autograd.grad(slope.square().sum(), x)[0] for slope in slopes)
+    _assert_close(mine, theirs, TOLERANCE[torch.float32])
+
+
 @pytest.mark.parametrize("is_learned", [True, False])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("shape", [(6, 2, 4, 4), (3, 3, 49, 49), (1, 2, 1100, 5)])
+@pytest.mark.parametrize("shape", [(6, 2, 4, 4), (5, 2, 16, 16), (3, 3, 49, 49), (1, 2, 1100, 5)])
 def test_attention_is_softmax_attention_forward_and_backward(
     shape: tuple[int, ...], dtype: torch.dtype, is_learned: bool
 ) -> None:

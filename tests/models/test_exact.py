@@ -11,6 +11,7 @@ from support.official import fill_official, official_input
 
 from archsearch import build, paper, paper_names
 from archsearch.cli import main
+from archsearch.models import build_for_timing
 from archsearch.models.count import recount
 
 DATA = Path(__file__).parents[1] / "data"
@@ -90,3 +91,22 @@ def test_papers_check_recounts_every_model() -> None:
         )
         assert (row["macs"], row["params"]) == (COUNTS[name]["macs"], COUNTS[name]["params"])
     assert "38 of 38 models" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["davit_tiny", "van_b0", "crossformer_tiny", "pvt_tiny"])
+def test_a_network_for_timing_is_the_network_with_other_numbers(name: str) -> None:
+    state = torch.get_rng_state()
+    timed = build_for_timing(paper(name))
+    assert torch.equal(state, torch.get_rng_state())
+    expected = build(paper(name)).state_dict()
+    for key, tensor in timed.state_dict().items():
+        assert (tensor.shape, tensor.dtype, tensor.stride()) == (
+            expected[key].shape,
+            expected[key].dtype,
+            expected[key].stride(),
+        ), key
+    assert set(timed.state_dict()) == set(expected)
+    with torch.inference_mode():
+        logits = timed.eval()(torch.randn(2, 3, 224, 224))
+    assert logits.isfinite().all()
+    assert 1e-3 < logits.std() < 1e3  # numbers that vanish would be computed slower

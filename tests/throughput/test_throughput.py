@@ -295,6 +295,15 @@ def test_jittery_passes_are_timed_again_and_marked_noisy() -> None:
     assert not measure(Sleeper(0.01), QUICK, CPU).noisy
 
 
+def test_a_round_whose_first_blocks_agree_ends_early() -> None:
+    protocol = dataclasses.replace(QUICK, min_blocks=15, settled_blocks=4, iqr_limit=0.9)
+    settled = measure(Sleeper(0.005), protocol, CPU, reference=Sleeper(0.002))
+    assert (settled.num_blocks, settled.noisy) == (4, False)
+    assert settled.ratio_to_reference == pytest.approx(0.4, rel=0.3)
+    unsettled = measure(Sleeper(0.002, 0.012), dataclasses.replace(protocol, block_s=1e-6), CPU)
+    assert unsettled.num_blocks >= 15
+
+
 def test_a_disturbed_round_is_left_out_once_a_quiet_one_follows() -> None:
     # Eleven passes of warm-up and the first round of five jitter; what follows does not.
     model = Sleeper(*[0.005, 0.025] * 8, *[0.02] * 1000)
@@ -383,6 +392,7 @@ def test_peak_memory_is_that_of_this_measurement_only() -> None:
         ({"warmup_s": float("nan")}, "warmup_s: got nan"),
         ({"max_s": -1.0}, "max_s: got -1.0"),
         ({"min_blocks": 1}, "min_blocks: got 1"),
+        ({"settled_blocks": 1}, "settled_blocks: got 1"),
     ],
 )
 def test_protocols_with_values_out_of_range_are_refused(change: dict[str, object], complaint: str) -> None:
