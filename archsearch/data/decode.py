@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # EXIF tag "Orientation", and how each of its values turns the stored picture upright (EXIF 2.3, 4.6.4 A).
 _ORIENTATION_TAG = 0x0112
@@ -63,6 +63,8 @@ def load_square(load: Loader, size: int) -> Square | str:
         loaded = load()
         with Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded as image:
             return read_square(image, size)
+    except UnidentifiedImageError:  # its own text has an address in memory
+        return "UnidentifiedImageError: no image of a known format"
     except Exception as error:  # on broken bytes Pillow raises nearly every kind of error; the user gets its name
         return f"{type(error).__name__}: {error}"
 

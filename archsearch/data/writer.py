@@ -185,7 +185,11 @@ def write_images(
                     rate = (done - already) / max(time.monotonic() - started, 1e-9)
                     progress(done, total, f"{rate:,.0f} images/s")
                 files.confirm(start - before, failed)
-            assert start == len(each.rows), "the source reads fewer images than it lists"
+            if start < len(each.rows):
+                raise UserError(
+                    f"{source.path}: split {each.split!r} gave {start} of {len(each.rows)} images, so it was changed"
+                    " meanwhile; give the same command again"
+                )
     check(unreadable, seen)
     return unreadable
 

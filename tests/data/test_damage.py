@@ -315,6 +315,12 @@ def test_shards_of_another_schema_are_refused(tmp_path: Path) -> None:
     refused(root, "train-00001.parquet", "column 'label' is string; needed is int64")
 
 
+def test_shards_that_are_not_there_are_said(tmp_path: Path) -> None:
+    root = shards(tmp_path / "set", packed(labelled(TEN * 2)))
+    (root / "train-000000.tar").rename(root / "train-00003-of-00294.tar")
+    assert "left out of split train: 293 of 294 shards, which are not there" in prepare(root, tmp_path / "out").stdout
+
+
 def test_samples_that_do_not_add_up_are_refused_or_said(tmp_path: Path) -> None:
     whole = labelled(TEN)
     cases = {
@@ -499,6 +505,9 @@ def test_damaged_prepared_folders_are_one_sentence(tmp_path: Path) -> None:
             path.unlink()
         for file, content in whole.items():
             (out / file).write_bytes(content)
+    (out / "manifest.json").rename(tmp_path / "manifest.json")
+    refused(out, "without their manifest.json")
+    (tmp_path / "manifest.json").rename(out / "manifest.json")
     assert manifest == json.loads((out / "manifest.json").read_text())
     assert len(load_data(DataRequest(text=str(out), size=16)).train_labels) == len(labels)
 

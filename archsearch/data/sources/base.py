@@ -25,6 +25,7 @@ Loader = Callable[[], bytes | Image.Image]
 _CLASS_TAIL = re.compile(r"_n\d{8}$")
 
 _SHARD_NUMBER = re.compile(r"-\d+(-of-\d+)?$")
+_OF = re.compile(r"(\d+)[-_]of[-_](\d+)$")
 _UNLABELLED = -1
 _MOST_CLASSES = (
     1_000_000  # so that one wrong number does not become gigabytes of names; the largest public sets have 200,000
@@ -125,6 +126,14 @@ def shard_splits(
     if len(found) == 1 and train_split == "train":  # all shards are of one split, under any name
         return {"train": next(iter(found.values()))}
     return found
+
+
+def absent_shards(shards: Iterable[Path]) -> tuple[str, ...]:
+    """In words: how many of `train-00000-of-00009` to `train-00008-of-00009` are not there."""
+    found = [match for path in shards if (match := _OF.search(path.stem))]
+    total = max((int(match[2]) for match in found), default=0)
+    absent = total - len({int(match[1]) for match in found})
+    return (f"{absent:,} of {total:,} shards, which are not there",) if absent > 0 else ()
 
 
 def read_label(value: Any) -> int | str:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from archsearch.data.image_folder import folders_in, quote_names
+from archsearch.data.prepared import MANIFEST
 from archsearch.data.sources.base import Source
 from archsearch.data.sources.folder import FolderSource, is_flat
 from archsearch.data.sources.ilsvrc import TRAIN, IlsvrcSource
@@ -50,5 +51,10 @@ def _open_folder(root: Path, train_split: str, val_split: str | None) -> Source:
         return WebdatasetSource(root, train_split)
     if (root / train_split).is_dir() or is_flat(root, train_split) or folders_in(root):
         return FolderSource(root, train_split, val_split)
+    if any(root.glob("*_images.*")):
+        raise UserError(
+            f"{root}: prepared images without their {MANIFEST}: the preparation was not finished, or the folder was copied in"
+            " part; give the command again that prepared it, or copy it again"
+        )
     names = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
     raise UserError(f"{root}: none of the known forms; found {quote_names(names) or 'nothing'}, allowed are {FORMS}")

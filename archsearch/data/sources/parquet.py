@@ -19,6 +19,7 @@ from archsearch.data.sources.base import (
     Entries,
     Loader,
     Source,
+    absent_shards,
     find_shards,
     name_classes,
     number_labels,
@@ -65,7 +66,8 @@ class ParquetSource(Source):
         self.check_split(split)
         where = partial(self._where, split)
         labels = number_labels(self._labels(split), self.classes, where, are_names=self._are_names)
-        return Entries(labels=labels, keys=self._keys(split, len(labels)))
+        keys = self._keys(split, len(labels))
+        return Entries(labels=labels, keys=keys, left_out=absent_shards(self._shards[split]))
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
         """Loaders of encoded images; row groups are read one after another, each once."""

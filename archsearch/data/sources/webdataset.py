@@ -16,6 +16,7 @@ from archsearch.data.sources.base import (
     Entries,
     Loader,
     Source,
+    absent_shards,
     find_shards,
     name_classes,
     number_labels,
@@ -55,7 +56,13 @@ class _Split:
     def labels(self) -> list[int | str]:
         return [sample.label for sample in self.samples]
 
+    def left_out(self) -> list[str]:
+        """In words, what lies in the shards and is no sample."""
+        found = (("files of no sample", self.no_sample), ("samples without an image", self.no_image))
+        return [f"{len(names):,} {what} ({quote_names(names)})" for what, names in found if names]
+
     def where(self, index: int) -> str:
+        """The place of a sample, for an error."""
         sample = self.samples[index]
         return f"{sample.image.tar}: sample {sample.key!r}"
 
@@ -95,14 +102,7 @@ class WebdatasetSource(Source):
         return Entries(
             labels=number_labels(found.labels, self.classes, found.where, are_names=self._are_names),
             keys=tuple(keys),
-            left_out=tuple(
-                f"{len(names)} {what} ({quote_names(names)})"
-                for what, names in (
-                    ("files of no sample", found.no_sample),
-                    ("samples without an image", found.no_image),
-                )
-                if names
-            ),
+            left_out=(*absent_shards(self._shards[split]), *found.left_out()),
         )
 
     def read(self, split: str, indices: NDArray[np.int64]) -> Iterator[Loader]:
@@ -112,8 +112,10 @@ class WebdatasetSource(Source):
             yield samples[index].image.read
 
     def stamp(self, splits: Iterable[str]) -> str:
-        """From the shards."""
-        return stamp_files(self._root, [path for split in splits for path in self._shards[split]])
+        """From the shards, and whether images are unlabelled: earlier versions took these for a class, and kept it prepared."""
+        names = list(splits)
+        stamp = stamp_files(self._root, [path for split in names for path in self._shards[split]])
+        return f"{stamp}-unlabelled" if any(-1 in self._split(split).labels for split in names) else stamp
 
     def _split(self, split: str) -> _Split:
         if split not in self._found:
