@@ -5,6 +5,7 @@ A profile on given images is a proxy task (`archsearch.proxy.task`).
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -160,8 +161,8 @@ def _convert(kind: type[Converted], table: Table, key: str, source: str) -> Conv
 def _check_value(value: Any, hint: Any, where: str) -> Any:
     """The value if its type, or the word itself, is allowed; a whole number stands for a float too."""
     allowed = get_args(hint) or (hint,)
-    if float in allowed and type(value) is int and abs(value) < _WHOLE:
-        return float(value)
+    if float in allowed and type(value) is int:
+        return float(value) if abs(value) < _WHOLE else math.copysign(math.inf, value)
     if value in [word for word in allowed if isinstance(word, str)] or type(value) in allowed:
         return value
     words = [repr(kind) if isinstance(kind, str) else kind.__name__ for kind in allowed if kind is not type(None)]

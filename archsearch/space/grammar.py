@@ -12,7 +12,16 @@ from typing import Any, get_type_hints
 
 from archsearch.blocks import Layer, Role, Scalar, Shape, layer_type, own_choices, registered_layers
 from archsearch.errors import UserError, did_you_mean, first_line, shown
-from archsearch.space.plan import NO_POSITIONS, Choices, LayerPlan, Plan, StagePlan, valid_layer, valid_stage
+from archsearch.space.plan import (
+    MOST_SETTINGS,
+    NO_POSITIONS,
+    Choices,
+    LayerPlan,
+    Plan,
+    StagePlan,
+    valid_layer,
+    valid_stage,
+)
 
 Document = Mapping[str, Any]
 
@@ -100,7 +109,7 @@ class _Reader:
         for key in keys:
             if key in self.table:
                 continue
-            needed = f"every {'stage' if self.where else 'space'} needs {key}"
+            needed = f"every {'stage' if self.where.startswith('stages') else self.where or 'space'} needs {key}"
             near = difflib.get_close_matches(key, [name for name in self.table if name not in known], n=1)
             if near:
                 raise UserError(f"{self.locate(near[0])}: unknown key, did you mean {key!r}? {needed}")
@@ -128,9 +137,10 @@ def parse(document: Document, source: str) -> Plan:
         )
     shapes = {Shape(3, image_size, image_size)}
     stages: list[StagePlan] = []
+    room = MOST_SETTINGS
     for number, table in enumerate(document["stages"], start=1):
         stage = _stage(source, number, table, document["stem"])
-        stage, shapes = valid_stage(stage, shapes, source)
+        stage, shapes, room = valid_stage(stage, shapes, source, room=room)
         stages.append(stage)
     reader = _Reader(source, "head", document.get("head", {"kind": "pool"}))
     reader.require("kind")

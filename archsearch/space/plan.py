@@ -14,7 +14,7 @@ from archsearch.errors import UserError
 
 Choices = tuple[Scalar, ...]
 NO_POSITIONS = "none"
-_MOST_SETTINGS = 100_000  # of a stage, at all inputs it may get; each is checked when the file is read
+MOST_SETTINGS = 50_000  # of all stages at every input that they may get: some seconds to count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,23 +90,16 @@ def count_settings(layers: Sequence[LayerPlan]) -> int:
     return math.prod(names.values())
 
 
-def _check_number(what: str, number: int) -> None:
-    """Raise UserError for more settings than can be checked one by one in seconds."""
-    if number > _MOST_SETTINGS:
-        raise UserError(
-            f"{what} has {number} settings at its inputs; allowed are up to {_MOST_SETTINGS}: write fewer choices"
-        )
-
-
-def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[StagePlan, set[Shape]]:
+def valid_stage(stage: StagePlan, shapes: set[Shape], source: str, *, room: int) -> tuple[StagePlan, set[Shape], int]:
     """The stage with every choice checked at every shape that can reach it: own choices that do not fit are dropped, written ones raise UserError.
 
-    Also returns the shapes after the stage, with and without tokens.
+    Also returns the shapes after the stage, with and without tokens, and what is left of `room`: how many settings, counted at every input that a
+    stage may get, the rest of the space may have, so that it is checked and counted in seconds.
     """
     width_name = f"stages.{stage.number}.width"
     shapes = {shape.plain for shape in shapes}  # tokens that are kept need what their map needs
     where = f"{source}: stages.{stage.number}"
-    _check_number(f"{where}: its first layer", stage.num_entries * len(stage.width) * len(shapes))
+    room = _take_room(room, stage.num_entries * len(stage.width) * len(shapes), where)
     entries: dict[str, LayerPlan] = {}
     reached: set[Shape] = set()
     for kind, plan in stage.entries.items():
@@ -115,7 +108,7 @@ def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[Stag
         entries[kind] = plan
         for width, shape, values in product(stage.width, shapes, _combinations(plan)):
             reached.add(plan.make(values, width=width).out(shape))
-    _check_number(where, stage.num_bodies * len(reached))
+    room = _take_room(room, stage.num_bodies * len(reached), where)
     position_plans = {
         kind: valid_layer(plan, reached, source, width_name) for kind, plan in stage.position_plans.items()
     }
@@ -124,7 +117,16 @@ def valid_stage(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[Stag
         opened |= {plan.make(values).out(shape) for values in _combinations(plan) for shape in reached}
     stage = replace(stage, entries=entries, position_plans=position_plans)
     blocks, ends = _valid_blocks(stage, opened, source)
-    return replace(stage, blocks=_same_shared(blocks, source)), ends
+    return replace(stage, blocks=_same_shared(blocks, source)), ends, room
+
+
+def _take_room(room: int, number: int, where: str) -> int:
+    """What is left after so many settings. Raises UserError where they are too many."""
+    if number > room:
+        raise UserError(
+            f"{where}: {number} settings at its inputs, where {room} of the {MOST_SETTINGS} that a space may have are left; write fewer choices"
+        )
+    return room - number
 
 
 def _valid_blocks(stage: StagePlan, shapes: set[Shape], source: str) -> tuple[dict[str, LayerPlan], set[Shape]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from support.fuzz import damaged_toml, fault_of_call
 
-from archsearch.space import Arch, InBand, load_space, paper_names, spaces_folder
+from archsearch.report import SpaceQuery, sample_archs, space_document
+from archsearch.space import Arch, load_space, paper_names, spaces_folder
 
 _TINY = (Path(__file__).parents[1] / "data" / "tiny.toml").read_text()
 _COUNTED = 4  # every so many of the good ones is counted, which takes longest
@@ -26,9 +27,9 @@ def _use(path: Path, rng: random.Random, *, is_counted: bool) -> None:
     assert Arch.from_dict(arch.to_dict()) == arch
     assert all((repr(space), repr(arch), arch.arch_id, arch.cost().macs, space.size))
     if is_counted:
-        inside = InBand(space, None)
-        assert inside.count >= 1
-        inside.draw(rng)
+        query = SpaceQuery(space=str(path), budget_macs=arch.cost().macs, tolerance=rng.choice((0, 0.05, 0.9)))
+        assert space_document(query)["architectures"] >= 1
+        assert sample_archs(query, 3, seed=0)[0].count >= 1
 
 
 @pytest.mark.slow

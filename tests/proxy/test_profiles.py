@@ -53,7 +53,11 @@ def test_data_and_device_choose_the_profile_unless_it_is_named() -> None:
         ("window_numerator = 4", f"window_numerator = 1{'0' * 400}", "profile.window_numerator is 1000"),
         ("window_denominator = 7", "window_denominator = 0", "profile.window_denominator is 0"),
         ("image_size = 32", f"image_size = 1{'0' * 400}", "allowed is 1 to 1024"),
-        ("learning_rate = 2e-3", f"learning_rate = 1{'0' * 400}", "recipe.learning_rate is 1000"),
+        (
+            "learning_rate = 2e-3",
+            f"learning_rate = 1{'0' * 400}",
+            "learning_rate is inf; allowed is above 0, at most 1000",
+        ),
         ("learning_rate = 2e-3", "learning_rate = nan", "learning_rate is nan; allowed is above 0"),
         ("steps = 200", "steps = 200\nseed = -1", "seed is -1; allowed is 0 to"),
         ("rungs = [1, 8]", f"rungs = [1, 0x{'f' * 5000}]", "write positive whole numbers that increase"),

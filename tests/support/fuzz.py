@@ -33,6 +33,43 @@ ODD_VALUES: list[Any] = [
     *("", " ", "x", "none", "../../up", "a/b", "a" * 5000, "\x1b[31mred", "two\nlines", "\u202eback", "nän", "4"),
     *([], [[]], [1, 1], [1, "a"], list(range(1, 2000)), {}, {"kind": "patch"}, {"a": {"b": 1}}),
 ]
+_NUMBERS = (
+    *(
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        7,
+        8,
+        12,
+        14,
+        15,
+        16,
+        17,
+        28,
+        31,
+        32,
+        33,
+        48,
+        49,
+        56,
+        64,
+        65,
+        96,
+        97,
+        100,
+        112,
+        128,
+        192,
+        224,
+        225,
+        256,
+    ),
+    *(257, 320, 384, 448, 512, 768, 1000, 1001, 1024, 2048, 4096, 4097, 8192, 8193, 32_768, 65_536, 65_537),
+)
+_SHARES = (0.0, 1e-9, 0.1, 0.25, 0.5, 0.9, 0.999, 1.0, 1.5, 4.0, 7.3, 100.0, 999.0, 65_536.0, 1e9)
 
 
 class HangError(BaseException):
@@ -41,7 +78,9 @@ class HangError(BaseException):
 
 @contextlib.contextmanager
 def limits(seconds: float = SECONDS) -> Iterator[None]:
-    """Raise HangError after so many seconds, and MemoryError beyond 4 GiB more than now. In the main thread, POSIX only."""
+    """Raise HangError after so many seconds of this process's work, or three times as many of waiting (as on a busy machine), and MemoryError
+    beyond 4 GiB more than now. In the main thread, POSIX only.
+    """
 
     def stop(*_: object) -> None:
         raise HangError(f"took over {seconds:g} s")
@@ -49,17 +88,20 @@ def limits(seconds: float = SECONDS) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     data = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (int(data.split()[1]) * 1024 + _MEMORY, hard))
-    before = signal.signal(signal.SIGALRM, stop)
-    start = time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = [signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)]
+    start = time.process_time()
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 3 * seconds)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in zip((signal.SIGPROF, signal.SIGALRM), before, strict=True):
+            signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-    if time.monotonic() - start > seconds:  # inside native code, where no signal is heard
-        raise HangError(f"took {time.monotonic() - start:.1f} s")
+    if time.process_time() - start > seconds:  # inside native code, where no signal is heard
+        raise HangError(f"took {time.process_time() - start:.1f} s")
 
 
 def fault_of_call(call: Callable[[], object], seconds: float = SECONDS) -> str | None:
@@ -170,6 +212,26 @@ def _put_odd(holder: Any, key: Any, _: Any, __: Any, rng: random.Random) -> None
     holder[key] = copy.deepcopy(rng.choice(ODD_VALUES))
 
 
+def _put_like(holder: Any, key: Any, other: Any, other_key: Any, rng: random.Random) -> None:
+    """A value of the same kind; for a list, or in one's place, a list of such."""
+    value = holder[key]
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, dict | list) or (isinstance(first, str) and not isinstance(other[other_key], str)):
+        return
+    like: dict[type, Sequence[Any]] = {
+        bool: (True, False),
+        int: _NUMBERS,
+        float: _SHARES,
+        str: (first, other[other_key]),
+    }
+    choices = like.get(type(first), (first,))
+    if isinstance(value, list) or rng.random() < 0.2:
+        number = rng.choice((1, 2, 3, 5, 40))
+        holder[key] = list(dict.fromkeys(rng.choices(choices, k=number)))
+    else:
+        holder[key] = rng.choice(choices)
+
+
 def _change_number(holder: Any, key: Any, _: Any, __: Any, rng: random.Random) -> None:
     number = holder[key]
     if isinstance(number, int | float) and abs(number) < 1e6:
@@ -198,7 +260,7 @@ def _make_list(holder: Any, key: Any, _: Any, __: Any, rng: random.Random) -> No
     holder[key] = [holder[key], *copy.deepcopy(rng.choices(ODD_VALUES, k=rng.randint(0, 3)))]
 
 
-_CHANGES = (_put_odd, _put_odd, _put_odd, _change_number, _remove, _misspell, _copy, _exchange, _make_list)
+_CHANGES = (*[_put_like] * 8, _put_odd, _put_odd, _change_number, _remove, _misspell, _copy, _exchange, _make_list)
 
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
@@ -212,9 +274,9 @@ def _places(document: Any) -> Iterator[tuple[Any, Any]]:
 def damaged_toml(text: str, rng: random.Random) -> bytes:
     """A TOML file with, mostly, other values, keys and tables, so that it is still TOML; else with another text or other bytes."""
     way = rng.random()
-    if way < 0.7:
+    if way < 0.85:
         return to_toml(mutated_document(tomllib.loads(text), rng)).encode(errors="surrogatepass")
-    return mutated_text(text, rng).encode() if way < 0.9 else mutated_bytes(text.encode(), rng)
+    return mutated_text(text, rng).encode() if way < 0.95 else mutated_bytes(text.encode(), rng)
 
 
 def to_toml(document: dict[str, Any]) -> str:

@@ -42,21 +42,25 @@ class InBand:
         try:
             self._tables = self._make_tables(self._units, FEW_ROWS)  # for drawing: exact for a small space
         except TooLargeError:  # else with costs rounded to units that are small beside the band
-            parts = _UNITS_A_STEP * len(self._graph.steps)
-            units = [max(1, (bound.high - bound.low) // parts) for _, bound in self._bounds]
-            self._tables, self._units = self._make_fitting_tables(units)
+            self._tables, self._units = self._make_fitting_tables(self._units_for_drawing)
         if not self._tables.count or self._draw_path() is None:
             raise UserError(self._explain_empty())
+
+    @property
+    def _units_for_drawing(self) -> list[int]:
+        """Units that are small beside the band."""
+        parts = _UNITS_A_STEP * len(self._graph.steps)
+        return [max(1, (bound.high - bound.low) // parts) for _, bound in self._bounds]
 
     def _make_fitting_tables(
         self, units: list[int], middle: int | None = None, *, is_wide: bool = True
     ) -> tuple[MeetInTheMiddle, list[int]]:
-        """Tables in these units, or in the smallest multiples by a power of 2 in which they fit into memory; with the units."""
+        """Tables in these units, or in those for drawing and their multiples by a power of 2, in which they fit into memory; with the units."""
         while True:
             try:
                 return self._make_tables(units, MOST_ROWS[len(self._bounds)], middle, is_wide=is_wide), units
             except TooLargeError:
-                units = [2 * unit for unit in units]
+                units = [max(2 * unit, least) for unit, least in zip(units, self._units_for_drawing, strict=True)]
 
     def _make_tables(
         self, units: list[int], most_rows: int, middle: int | None = None, *, is_wide: bool = True

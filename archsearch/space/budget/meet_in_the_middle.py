@@ -11,17 +11,19 @@ from archsearch.space.budget.keyed_graph import Box, Edge, KeyedGraph, Keys, Pat
 from archsearch.space.budget.wavelet import WaveletMatrix
 
 _MOST_PATHS = 2**62
+_MOST_JOINS = 50_000_000  # look-ups, some seconds' work; the default space's exact count takes a third. With two quantities each costs four times as much.
 _SPLITS_KEPT = 50_000  # cached; a hundred bytes each
 
 
 class TooLargeError(Exception):
-    """A table would have more rows than allowed."""
+    """A table would have more rows, or joining the two would take more steps, than allowed."""
 
 
 class MeetInTheMiddle:
     """The tables of a graph from both ends to its step `middle`, only with sums that can still end in the box.
 
-    By default `middle` is the step with the smallest tables. Raises TooLargeError for a table of more than `most_rows`.
+    By default `middle` is the step with the smallest tables. Raises TooLargeError for a table of more than `most_rows`, and where joining
+    the two would take more than _MOST_JOINS look-ups.
     """
 
     def __init__(self, graph: KeyedGraph, box: Box, most_rows: int, middle: int | None = None) -> None:
@@ -47,6 +49,9 @@ class MeetInTheMiddle:
             else:
                 self.right.append(self._extend(self.right[-1], behind, before[behind], is_forward=False))
         self.middle = len(self.left) - 1
+        joins = sum(len(edge) * len(self.right[-1][far]) for far, edges in self._edges_to.items() for _, edge in edges)
+        if joins > _MOST_JOINS // len(box.low) ** 2:
+            raise TooLargeError
         self._splits: dict[tuple[int, Node, int], tuple[Weights, Integers, list[tuple[Node, Edge]]]] = {}
 
     @property
