@@ -118,7 +118,7 @@ def fault_of_call(call: Callable[[], object], seconds: float = SECONDS) -> str |
     return None
 
 
-def fault_of_command(arguments: Sequence[str], text: str | None = None, seconds: float = SECONDS) -> str | None:
+def fault_of_command(arguments: Sequence[str], text: str | bytes | None = None, seconds: float = SECONDS) -> str | None:
     """What is wrong with a command, run in this process with `text` on stdin; None where it ends with 0, 1 or 2 and a good sentence."""
     try:
         with limits(seconds):
