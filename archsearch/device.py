@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import errno
 import functools
 import hashlib
 import importlib
@@ -11,7 +10,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +19,9 @@ from typing import Any
 import torch
 
 from archsearch.errors import UserError
-from archsearch.system import flocked, utc_now
+from archsearch.load import usable_cores
+from archsearch.lock import machine_lock
+from archsearch.system import ignore, utc_now
 
 # Not on Windows: there the memory peak is unknown.
 if sys.platform != "win32":
@@ -166,11 +166,6 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def usable_cores() -> int | None:
-    """Logical cores this process may run on, which a container or taskset can make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-
-
 def affinity() -> list[int] | None:
     """Numbers of the logical cores this process may run on; None on systems other than Linux."""
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else None
@@ -221,41 +216,17 @@ def _can_bind(cpus: Sequence[int]) -> bool:
 
 
 @contextlib.contextmanager
-def device_lock(device: torch.device, *, exclusive: bool) -> Iterator[None]:
-    """Wait for `device` and hold it: exclusively to time on it, shared with others to train on it.
+def device_lock(device: torch.device, *, exclusive: bool, on_wait: Callable[[str], None] = ignore) -> Iterator[float]:
+    """Wait for `device` and hold it: exclusively to time on it, shared with others to train on it; gives the seconds waited.
 
-    One advisory lock file per physical device in the temporary directory. The system releases the lock when the holder and
-    its forked children have ended, in whatever way. Not re-entrant: a process that holds the lock must not ask for it again.
-    Does nothing on Windows. UserError when the lock file cannot be opened.
+    One lock for each physical device of the machine, a `machine_lock`, which says what `on_wait` is told, and where it cannot lock.
     """
-    if sys.platform == "win32":
-        yield
-        return
     identity = "0"
     if device.type == "cuda":  # by uuid, as a GPU's index depends on CUDA_VISIBLE_DEVICES
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         identity = hashlib.sha256(uuid.encode()).hexdigest()[:12]
-    descriptor = _open_lock_file(Path(tempfile.gettempdir()) / f"archsearch-{device.type}-{identity}.lock")
-    try:
-        with flocked(descriptor, exclusive=exclusive):
-            yield
-    finally:
-        os.close(descriptor)
-
-
-def _open_lock_file(path: Path) -> int:
-    """Descriptor of the lock file, read-only: another user's file can be locked too, and nothing can be overwritten."""
-    try:
-        try:
-            # Without O_CREAT first: Linux refuses it on another user's file in a world-writable directory.
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
-    except OSError as error:
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise UserError(
-            f"device lock {path}: cannot be opened ({reason}); remove it or set TMPDIR to a directory of your own"
-        ) from error
+    with machine_lock(f"{device.type}-{identity}", exclusive=exclusive, on_wait=on_wait) as waited_s:
+        yield waited_s
 
 
 def reset_peak_memory(device: torch.device) -> None:

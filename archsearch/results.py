@@ -4,6 +4,8 @@ All of them are derived from the study: a file that is lost or damaged is writte
 """
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +19,13 @@ import pyarrow.parquet as pq
 from archsearch.errors import UserError, first_line, without_passwords
 from archsearch.identity import with_throughput_ids
 from archsearch.metrics import Array, front_ranks, is_dominated
-from archsearch.system import replace_file
+from archsearch.system import flocked, replace_file
 
 Row = dict[str, Any]
 Direction = Literal["maximize", "minimize"]
 
 TRIALS_FILE, FRONT_FILE, MANIFEST_FILE = "trials.parquet", "front.parquet", "manifest.json"
+LOCK_FILE = "run.lock"  # held by the driver at work in the folder
 MANIFEST_VERSION = 1
 ENDED = ("complete", "stopped", "failed")  # the states of trials that are over
 
@@ -128,6 +131,7 @@ SCHEMA = pa.schema(
         pa.field("throughput_id", pa.string()),
         pa.field("throughput_raw_img_s", pa.float64()),
         pa.field("throughput_again_raw_img_s", pa.float64()),
+        pa.field("other_cores", pa.float64()),
     ]
 )
 # Grows by one when a column is added or gets another meaning; null in files from before there was one.
@@ -154,6 +158,7 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     "arch",
     "throughput_predicted_img_s",
     "throughput_change",
+    "other_cores",
     *RUNG_COLUMNS,
     *SEED_COLUMNS,
     *RUN_COLUMNS,
@@ -407,6 +412,33 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def study_name(manifest: Mapping[str, Any]) -> str:
     """The name of the run's study, which it keeps where its folder is renamed."""
     return str(manifest.get("study") or manifest["name"])
+
+
+def run_state(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """The state that the manifest says, or `killed` where it says `running` and no process of this machine is at work in the folder."""
+    state = str(manifest.get("state"))
+    if state != "running" or sys.platform == "win32":  # which has no such lock
+        return state
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)
+    except OSError:
+        return "killed"
+    try:
+        with flocked(descriptor, exclusive=False, wait=False) as is_free:
+            return "killed" if is_free else state
+    finally:
+        os.close(descriptor)
+
+
+def missing_words(missing: Mapping[str, int], asked: int) -> str:
+    """`17 of 22 trials, the second timing of 3 members of the front`; empty where nothing is missing."""
+    words = {
+        "trials": f"{missing.get('trials')} of {asked} trials",
+        "anew": f"the timing anew of {missing.get('anew')} trials",
+        "again": f"the second timing of {missing.get('again')} members of the front",
+        "seeds": f"{missing.get('seeds')} trainings of the front with further seeds",
+    }
+    return ", ".join(text for name, text in words.items() if missing.get(name))
 
 
 def latest_run(root: Path) -> Path:

@@ -8,6 +8,7 @@ import shlex
 import signal
 import stat
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ _NO_FILES = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+_LOCK_POLL_S = 0.02
 
 
 def ignore(*_: object) -> None:
@@ -105,13 +107,13 @@ def replace_file(path: Path, write: Callable[[Path], object], *, kept: str = "")
 
 @contextlib.contextmanager
 def without_interrupts() -> Iterator[None]:
-    """A process started meanwhile never gets the Ctrl-C that a terminal sends to a whole group; ours only comes later."""
+    """A process started meanwhile never gets what a terminal or a job scheduler sends to a whole group, Ctrl-C and SIGTERM; ours only come later."""
     if sys.platform == "win32":
         yield
         return
     # Started here, since on its own start it would lift the block.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -129,8 +131,8 @@ def utc_now(timespec: str = "seconds") -> str:
 
 
 @contextlib.contextmanager
-def flocked(descriptor: int, *, exclusive: bool = True, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of an open file meanwhile; False, and no lock, where another process has it and `wait` is off.
+def flocked(descriptor: int, *, exclusive: bool = True, wait: bool = True, patience_s: float = 0.0) -> Iterator[bool]:
+    """Hold the lock of an open file meanwhile; False, and no lock, where another process has it for `patience_s` and `wait` is off.
 
     The lock ends with the process that holds it, however that ends. Windows has none: there the answer is always True.
     """
@@ -138,11 +140,16 @@ def flocked(descriptor: int, *, exclusive: bool = True, wait: bool = True) -> It
         yield True
         return
     kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    try:
-        fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        yield False
-        return
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                yield False
+                return
+            time.sleep(_LOCK_POLL_S)
     try:
         yield True
     finally:

@@ -8,7 +8,7 @@ import tempfile
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in every process the tests start
 _FOLDER = tempfile.mkdtemp(prefix="archsearch-tests-")
-os.environ["TMPDIR"] = tempfile.tempdir = _FOLDER
+os.environ["TMPDIR"] = tempfile.tempdir = os.environ["ARCHSEARCH_LOCK_DIR"] = _FOLDER
 os.environ["XDG_CACHE_HOME"] = os.path.join(_FOLDER, "cache")
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 

@@ -14,6 +14,7 @@ PACKAGE = Path(archsearch.__file__).parent
 LAYERS = [
     {"errors", "metrics", "version", "identity"},
     {"units", "system"},
+    {"lock", "load"},
     {"device", "results", "blocks"},
     {"space", "data"},
     {"models"},
@@ -27,7 +28,7 @@ ONLY_IN = {
     "optuna": {"samplers", "search"},
     "fvcore": {"models"},
 }
-NO_TORCH = {"errors", "metrics", "version", "identity", "units", "system", "results"}
+NO_TORCH = {"errors", "metrics", "version", "identity", "units", "system", "lock", "load", "results"}
 TORCH = {"torch", "torchvision", "timm"}
 FACES = ["blocks", "space", "data", "models", "throughput", "proxy", "samplers", "search", "report", "cli"]
 

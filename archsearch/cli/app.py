@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +19,8 @@ from archsearch.errors import ArchsearchError, UserError, first_line, one_line, 
 from archsearch.version import __version__
 
 RESULTS = Path("results")
-INTERRUPTED = 130
+# Exit codes beside 0, 1 (a run failed) and 2 (bad input): page search of the documentation has them all.
+INTERRUPTED, TIMED_OUT = 130, 124
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
@@ -35,9 +38,9 @@ class Commands(click.Group):
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; errors become one sentence on stderr, a traceback only with --debug."""
+        """Run the command; errors become one sentence on stderr, a traceback only with --debug. SIGTERM is taken for Ctrl-C."""
         try:
-            with _short_usage():
+            with _short_usage(), _terminating_as_interrupting():
                 return super().invoke(ctx)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
@@ -86,6 +89,19 @@ def print_result(document: Any, parts: Callable[[], Iterable[Any]], *, as_json: 
         click.echo(to_json(document))
     else:
         show(make_console(), *parts())
+
+
+@contextlib.contextmanager
+def _terminating_as_interrupting() -> Iterator[None]:
+    """SIGTERM, which job schedulers and `kill` send, raises KeyboardInterrupt meanwhile, unless the caller has it ignored."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:

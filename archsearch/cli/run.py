@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from archsearch.cli.app import INTERRUPTED, RESULTS
+from archsearch.cli.app import INTERRUPTED, RESULTS, TIMED_OUT
 from archsearch.cli.options import (
     SECONDS,
     budget_option,
@@ -46,7 +46,8 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     "timeout_s",
     type=SECONDS,
     metavar="TIME",
-    help="Start no new trial after this time, such as 90s, 30m or 2h; the work of --recheck still follows.  [default: none]",
+    help="Start no new trial after this time, such as 90s, 30m or 2h, less what --recheck and --seeds will take; a run with work left "
+    "ends with exit code 124.  [default: none]",
 )
 @click.option(
     "--data",
@@ -133,28 +134,56 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 
     The same command goes on with a run that was interrupted: nothing measured is lost, nothing is measured twice.
     """
-    from archsearch.cli.live import watching
-    from archsearch.cli.progress import progress_display
-    from archsearch.report import build_report, make_console, show, summary_parts
-    from archsearch.search import carry_out, configure
-    from archsearch.search.run import interrupted_sentence
-    from archsearch.system import command_line
+    from archsearch.report.tables import make_console
 
-    request = _request(options)
     console = make_console(stderr=True)
-    folder = None
+    folders: list[Path] = []
     try:
-        with progress_display(console) as display:
-            config, folder = configure(request, say=display.say, progress=display.progress)
-        listen = functools.partial(watching, console)
-        state = carry_out(request, config, folder, sys.argv[1:], say=display.say, listen=listen)
+        state = _run(options, console, folders)
     except KeyboardInterrupt:
         state = "interrupted"
-    if state == "interrupted" or folder is None:
-        click.echo(interrupted_sentence(folder, sys.argv[1:]), err=True)
+    if state == "interrupted":
+        click.echo(_interrupted_sentence(folders), err=True)
         ctx.exit(INTERRUPTED)
-    parts = summary_parts(build_report(folder))
-    show(make_console(), *parts, f"Next: {command_line(['report', str(folder)])}")
+    from archsearch.report import build_report, show, summary_parts
+    from archsearch.system import command_line
+
+    parts = summary_parts(build_report(folders[0]))
+    show(make_console(), *parts, f"Next: {command_line(['report', str(folders[0])])}")
+    if state == "timeout":
+        ctx.exit(TIMED_OUT)
+
+
+def _run(options: dict[str, Any], console: Any, folders: list[Path]) -> str:
+    """The run, from loading what it needs to its last state; its folder is added to `folders` as soon as it is known."""
+    from archsearch.cli.progress import loading, progress_display
+    from archsearch.load import OthersLoad
+
+    load = OthersLoad(options["measuring"]["cpus"])
+    load.mean_cores()  # from now on
+    with loading(console, "loading PyTorch and Optuna"):
+        from archsearch.cli.live import watching
+        from archsearch.search import carry_out, configure
+
+        request = _request(options)
+    with progress_display(console, "reading the space and the data") as display:
+        config, folder = configure(request, say=display.say, progress=display.progress)
+    folders.append(folder)
+    listen = functools.partial(watching, console)
+    return carry_out(request, config, folder, sys.argv[1:], say=display.say, listen=listen, load=load)
+
+
+def _interrupted_sentence(folders: list[Path]) -> str:
+    """What is kept after Ctrl-C or SIGTERM, what is missing, and how to go on."""
+    from archsearch.results import MANIFEST_FILE, missing_words, read_manifest
+    from archsearch.system import command_line
+
+    kept = "nothing was measured yet"
+    if folders and (folders[0] / MANIFEST_FILE).exists():
+        manifest = read_manifest(folders[0])
+        missing = missing_words(manifest.get("missing", {}), manifest["trials"] + len(manifest["papers"]))
+        kept = f"every finished measurement is kept in {folders[0]}" + (f"; missing: {missing}" if missing else "")
+    return f"interrupted: {kept}; go on with: {command_line(sys.argv[1:])}"
 
 
 def _request(options: dict[str, Any]) -> Any:

@@ -4,7 +4,6 @@
 # saves a fifth of the whole, and the training data must not depend on which packages happen to be installed.
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from archsearch.load import usable_cores
 
 # EXIF tag "Orientation", and how each of its values turns the stored picture upright (EXIF 2.3, 4.6.4 A).
 _ORIENTATION_TAG = 0x0112
@@ -76,9 +77,7 @@ def decoding(size: int, workers: int | None = None) -> Iterator[Decode]:
     Pillow releases the interpreter lock while it decodes and resizes, five sixths of the time. So threads keep about six cores
     busy; processes would keep more busy, but images would have to be sent between them.
     """
-    # Not `device.usable_cores`, since preparing images must not import torch.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(workers or cores)
+    pool = ThreadPoolExecutor(workers or usable_cores() or 1)
     try:
         with warnings.catch_warnings():
             # An oversized image is unreadable, not a warning; odd metadata in readable pictures does not matter.

@@ -13,6 +13,7 @@ import numpy as np
 from archsearch.errors import UserError
 from archsearch.metrics import TIE_SE, hypervolume
 from archsearch.proxy import is_starved, read_audit
+from archsearch.report.load import busy_document, slow_document
 from archsearch.report.noise import Noise, score_ties, unresolved
 from archsearch.report.repeatability import (
     again_document,
@@ -34,6 +35,7 @@ from archsearch.results import (
     ranked,
     read_manifest,
     read_rows,
+    run_state,
 )
 from archsearch.space import paper_table
 
@@ -74,11 +76,15 @@ def build_report(folder: Path) -> Document:
     front = sorted(front_members(rows), key=lambda row: tuple(minimised([row], objectives)[0]))
     noise = Noise.from_rows(complete)
     dominated_by = unresolved(front, complete, objectives, noise)
+    counts = _counts(rows, manifest)
+    state, missing = _standing(folder, manifest, counts)
     audit = read_audit(folder.absolute().parent, manifest["proxy_id"])
     return {
         "run": manifest["name"],
         "folder": str(folder),
-        "state": manifest["state"],
+        "state": state,
+        "reason": manifest.get("reason"),
+        "missing": missing,
         "exhausted": manifest.get("exhausted", False),
         "updated_at": manifest["updated_at"],
         "command": manifest["command"],
@@ -89,7 +95,7 @@ def build_report(folder: Path) -> Document:
         "objectives": {name: OBJECTIVES[name] for name in objectives},
         "sampler": manifest["sampler"],
         "seed": manifest["seed"],
-        "trials": _counts(rows, manifest),
+        "trials": counts,
         "score": {
             "proxy_id": manifest["proxy_id"],
             "meaning": score_sentence(manifest["proxy_id"], manifest["settings"]),
@@ -115,6 +121,8 @@ def build_report(folder: Path) -> Document:
         "calibration": manifest.get("calibration"),
         "training": manifest.get("training"),
         "starved": _starved(complete),
+        "busy": busy_document(rows),
+        "slow": slow_document(rows),
         "fixed": _fixed(complete, objectives, noise),
         "stopped_at": dict(sorted(Counter(row["rung"] for row in rows if row["state"] == "stopped").items())),
         **{
@@ -140,6 +148,19 @@ def _counts(rows: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, int]:
         "fixed": sum(row["is_fixed"] for row in rows),
         "reused": sum(row["reused_from"] is not None for row in rows),
     }
+
+
+def _standing(folder: Path, manifest: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, dict[str, int]]:
+    """The run's state, and what was asked for and is missing; earlier versions wrote neither what is missing nor that --timeout had ended a run."""
+    state = run_state(folder, manifest)
+    if "missing" in manifest:
+        return state, manifest["missing"]
+    left = (
+        0
+        if manifest.get("exhausted")
+        else counts["asked"] - sum(counts[name] for name in ("complete", "stopped", "failed"))
+    )
+    return ("timeout" if state == "complete" and left > 0 else state), {"trials": max(0, left)}
 
 
 def score_sentence(proxy_id: str | None, settings: Mapping[str, Any]) -> str:

@@ -1,10 +1,12 @@
 """A run's document as rich tables and sentences."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 
 from archsearch.proxy import STARVED_UNDER
+from archsearch.report.load import busy_sentence, slow_sentence
 from archsearch.report.repeatability import (
     again_sentence,
     calibration_sentence,
@@ -14,6 +16,7 @@ from archsearch.report.repeatability import (
     predicted_sentence,
 )
 from archsearch.report.tables import Document, conditions_line, make_table, memory_text, text, titled
+from archsearch.results import missing_words
 from archsearch.system import command_line
 from archsearch.throughput import Protocol
 from archsearch.units import format_count, format_names, format_seconds
@@ -23,6 +26,15 @@ _REASONS_SHOWN = 3
 _ROWS_SHOWN = 40
 # Objectives that have a column in the front's table only where the run has them.
 _EXTRA = {"latency_ms": "ms/batch", "peak_memory_bytes": "memory"}
+# How a run stands, by the states of `results.run_state`.
+_STATES = {
+    "running": "at work",
+    "complete": "complete",
+    "timeout": "stopped by --timeout",
+    "interrupted": "interrupted",
+    "failed": "failed",
+    "killed": "killed, since no process here is at work in it",
+}
 _MARKS = (
     "score: standard error behind +-, = ties with the first row, ? on the front by no more than noise. "
     "img/s: ~ blocks spread more than the protocol allows, ! the reference drifted meanwhile, "
@@ -33,6 +45,7 @@ _MARKS = (
 def report_parts(document: Document) -> Iterator[RenderableType]:
     """The whole report, part by part."""
     yield from _heads(document)
+    yield from _ending(document)
     if document["front"]:
         yield front_table(document)
         pairs = [
@@ -59,7 +72,7 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
 
 
 def summary_parts(document: Document) -> Iterator[RenderableType]:
-    """What a run prints when it ends: its state, the front, and what the score means."""
+    """What a run prints when it ends: the front, what the score means, and at the end what is missing."""
     yield from _heads(document)
     if document["front"]:
         yield front_table(document)
@@ -69,6 +82,20 @@ def summary_parts(document: Document) -> Iterator[RenderableType]:
         yield _nothing_sentence(document)
     yield from _training(document)
     yield document["score"]["meaning"]
+    yield from _ending(document)
+
+
+def _ending(document: Document) -> Iterator[str]:
+    """How a run ended before its end, what is missing, and the command that goes on; nothing of one that is complete or at work."""
+    missing = missing_words(document["missing"], document["trials"]["asked"])
+    if document["state"] == "running" or (document["state"] == "complete" and not missing):
+        return
+    parts = [
+        _STATES[document["state"]] + (f" ({document['reason']})" if document["reason"] else ""),
+        *([f"missing: {missing}"] if missing else []),
+        f"go on with: {shlex.join(document['command'])}",
+    ]
+    yield "; ".join(parts)
 
 
 def _heads(document: Document) -> Iterator[str]:
@@ -81,6 +108,10 @@ def _heads(document: Document) -> Iterator[str]:
 
 
 def _training(document: Document) -> Iterator[str]:
+    if document["busy"]:
+        yield busy_sentence(document["busy"])
+    if document["slow"]:
+        yield slow_sentence(document["slow"])
     if document["training"] and document["training"]["trials"]:
         yield training_sentence(document["training"])
     if document["starved"]:
@@ -137,7 +168,7 @@ def headline(document: Document) -> str:
     running = f", {counts['running']} at work" if counts["running"] else ""
     all_met = "; the band holds no architecture that it has not met" if document["exhausted"] else ""
     return (
-        f"Run {document['run']}, {document['state']} at {document['updated_at']}: {document['space']} at "
+        f"Run {document['run']}, {_STATES[document['state']]} at {document['updated_at']}: {document['space']} at "
         f"{format_count(document['budget_macs'])} MACs, band {format_count(low)} to {format_count(high)}; of {counts['asked']} trials "
         f"{counts['complete']} complete{reused}{stopped}, {counts['failed']} failed{running}{all_met}."
     )
@@ -147,8 +178,7 @@ def _nothing_sentence(document: Document) -> str:
     counts = document["trials"]
     if counts["failed"]:
         return f"No trial is complete, so there is no front: all {counts['failed']} that ended failed."
-    more = "; the run's command goes on with it" if document["state"] != "complete" else ""
-    return f"No trial is complete yet, so there is no front{more}."
+    return "No trial is complete yet, so there is no front."
 
 
 def front_table(document: Document) -> Group:

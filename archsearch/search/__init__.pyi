@@ -2,6 +2,8 @@ from .config import RunConfig, make_settings
 from .early_stopping import Curve, RungScore, goes_on
 from .engine.driver import Driver
 from .engine.listener import Listener, State, Tally
+from .engine.pace import Pace
+from .engine.time_left import TimeLeft
 from .engine.workers.base import Job, Worker
 from .engine.workers.process import ProcessWorker
 from .load import Run, load_run
@@ -14,6 +16,7 @@ __all__ = [
     "Driver",
     "Job",
     "Listener",
+    "Pace",
     "ProcessWorker",
     "Run",
     "RunConfig",
@@ -22,6 +25,7 @@ __all__ = [
     "RungScore",
     "State",
     "Tally",
+    "TimeLeft",
     "Worker",
     "carry_out",
     "configure",

@@ -1,8 +1,9 @@
 """The evaluation of one candidate in a worker: exact count, throughput, proxy score; each phase is emitted as soon as it ends."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from typing import Any
@@ -16,7 +17,7 @@ from archsearch.models import build_for_timing, count_fvcore
 from archsearch.proxy import LoadedData, ProxyScore, ProxyTask, Training, TrainingProgress, shrink, start_training
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.engine.workers.base import Emit
-from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
+from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.space import REFERENCE, Arch, reference_arch
 from archsearch.throughput import Measurement, measure
 from archsearch.version import __version__
@@ -49,7 +50,7 @@ def evaluate(
         "again": lambda: _measure_again(full(), measurement, emit),
     }
     if task is not None:
-        phases[FREE_PHASE] = lambda: _training_free(arch, task, device)
+        phases[FREE_PHASE] = lambda: _training_free(arch, task, device, emit)
         phases |= {rung.phase: partial(_train, arch, task, rung, device, emit) for rung in rungs}
     for phase in settings.get("phases", PHASES):
         if phase in done:
@@ -59,6 +60,7 @@ def evaluate(
             phases[phase] = partial(_train_seed, arch, task, again, device, emit)
         emit({"event": "progress", "phase": phase})
         start = time.perf_counter()
+        _waits.clear()
         try:
             values = phases[phase]()
         except (RuntimeError, MemoryError) as error:
@@ -66,8 +68,24 @@ def evaluate(
                 raise
             raise RunError(f"{phase}: out of memory on {device.type}") from error
         if phase in PHASES or phase.startswith(RUNG_PHASE):
-            values[f"seconds_{phase.partition('@')[0]}"] = time.perf_counter() - start
-        emit({"event": "phase", "phase": phase, "values": values})
+            values[f"seconds_{phase.partition('@')[0]}"] = time.perf_counter() - start - sum(_waits)
+        emit({"event": "phase", "phase": phase, "values": values, "waited_s": sum(_waits)})
+
+
+# Seconds that the current phase has waited for the device.
+_waits: list[float] = []
+
+
+@contextlib.contextmanager
+def _holding(device: torch.device, phase: str, emit: Emit, *, exclusive: bool) -> Iterator[None]:
+    """Hold the device for a phase; a wait for it is told, and is no time of the phase."""
+
+    def tell(holder: str) -> None:
+        emit({"event": "progress", "phase": phase, "waiting": holder})
+
+    with device_lock(device, exclusive=exclusive, on_wait=tell) as waited_s:
+        _waits.append(waited_s)
+        yield
 
 
 def _count(arch: Arch, model: nn.Module) -> dict[str, Any]:
@@ -81,16 +99,16 @@ def _count(arch: Arch, model: nn.Module) -> dict[str, Any]:
     return {"macs_fvcore": counted, "archsearch_version": __version__, "torch_version": torch.__version__}
 
 
-def _throughput(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[str, Any]:
+def _throughput(model: nn.Module, measurement: Measurement, emit: Emit, phase: str = "throughput") -> dict[str, Any]:
     """Images/s of the full architecture at its own input size, between two timings of the reference."""
     device = measurement.torch_device
-    with device_lock(device, exclusive=True):
+    with _holding(device, phase, emit, exclusive=True):
         figures = measure(
             model,
             measurement.protocol(),
             device,
             reference=_reference(device.type),
-            say=lambda text: emit({"event": "progress", "phase": "throughput", "text": text}),
+            say=lambda text: emit({"event": "progress", "phase": phase, "text": text}),
         )
     where = conditions(device)
     return {
@@ -115,7 +133,7 @@ def _throughput(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[
 
 def _measure_again(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[str, Any]:
     """The throughput another time, in columns of its own: the first figure stays the ranked one."""
-    values = _throughput(model, measurement, lambda event: emit({**event, "phase": "again"}))
+    values = _throughput(model, measurement, emit, AGAIN_PHASE)
     return {
         "throughput_again_img_s": values["throughput_img_s"],
         "throughput_again_iqr": values["throughput_iqr"],
@@ -124,9 +142,9 @@ def _measure_again(model: nn.Module, measurement: Measurement, emit: Emit) -> di
     }
 
 
-def _training_free(arch: Arch, task: ProxyTask, device: torch.device) -> dict[str, Any]:
+def _training_free(arch: Arch, task: ProxyTask, device: torch.device, emit: Emit) -> dict[str, Any]:
     """The training-free scores that are finite."""
-    with device_lock(device, exclusive=False):
+    with _holding(device, FREE_PHASE, emit, exclusive=False):
         found = free_scores(arch, seed=task.recipe.seed, device=device)
     return {f"{FREE_PHASE}_{name}": found[name] for name in FREE_SCORES if math.isfinite(found[name])}
 
@@ -195,7 +213,7 @@ def _advance(training: Training, rung: Rung, device: torch.device, emit: Emit) -
         emit({"event": "progress", **place, **asdict(progress)})
 
     training.progress = report
-    with device_lock(device, exclusive=False):
+    with _holding(device, rung.phase, emit, exclusive=False):
         return training.advance(rung.steps)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from archsearch.errors import UserError
 from archsearch.models import build
-from archsearch.results import RUN_FRONT, read_front, read_manifest, read_trials
+from archsearch.results import RUN_FRONT, read_front, read_manifest, read_trials, run_state
 from archsearch.search.config import SPACE_FILE, RunConfig
 from archsearch.space import Arch
 
@@ -26,7 +26,7 @@ class Run:
     """
 
     folder: Path
-    state: str  # running, complete, interrupted or failed
+    state: str  # running, complete, timeout (stopped by --timeout), interrupted, failed or killed
     config: RunConfig
     trials: pd.DataFrame
     front: pd.DataFrame
@@ -67,7 +67,7 @@ def load_run(path: str | Path) -> Run:
     manifest = read_manifest(folder)
     return Run(
         folder=folder,
-        state=manifest["state"],
+        state=run_state(folder, manifest),
         config=read_config(folder, manifest),
         trials=read_trials(folder),
         front=read_front(folder),

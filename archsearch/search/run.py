@@ -10,12 +10,14 @@ from typing import Any, Protocol
 from archsearch.device import conditions
 from archsearch.errors import UserError
 from archsearch.identity import RAW_FIGURE, Identity, identity_differences, identity_digest, row_identity
+from archsearch.load import OthersLoad, busy_advice, is_busy
 from archsearch.proxy import Profile, ProxyTask, choose_profile
-from archsearch.results import DEVICE_OBJECTIVES, MANIFEST_FILE, Row, is_timed
+from archsearch.results import DEVICE_OBJECTIVES, Row
 from archsearch.samplers import check_sampler
 from archsearch.search.config import RunConfig, make_settings
 from archsearch.search.engine.driver import Driver
 from archsearch.search.engine.listener import Listener, State
+from archsearch.search.engine.time_left import TimeLeft
 from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
@@ -57,10 +59,8 @@ class RunRequest:
 class Listen(Protocol):
     """Opens the display of a run."""
 
-    def __call__(
-        self, folder: str, what: str, timeout_s: float | None, *, rechecks: bool
-    ) -> AbstractContextManager[Listener]:
-        """For a run in `folder` that searches `what`, with its time limit, and whether the front is timed again at the end."""
+    def __call__(self, folder: str, what: str, clock: TimeLeft) -> AbstractContextManager[Listener]:
+        """For a run in `folder` that searches `what`; what the listener hears, it tells the clock."""
 
 
 def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ignore) -> tuple[RunConfig, Path]:
@@ -117,9 +117,16 @@ def _rungs(request: RunRequest, chosen: Profile, say: Say) -> tuple[int, ...]:
 
 
 def carry_out(
-    request: RunRequest, config: RunConfig, folder: Path, arguments: Sequence[str], *, say: Say, listen: Listen
+    request: RunRequest,
+    config: RunConfig,
+    folder: Path,
+    arguments: Sequence[str],
+    *,
+    say: Say,
+    listen: Listen,
+    load: OthersLoad | None = None,
 ) -> State:
-    """Go on with the run until it has its trials; `interrupted` after Ctrl-C."""
+    """Go on with the run until it has its trials; `timeout` where its time limit came first, `interrupted` after Ctrl-C or SIGTERM."""
     what = (
         f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.measurement.device}, "
         f"{len(config.papers)} fixed and {request.trials} sampled trials"
@@ -132,8 +139,14 @@ def carry_out(
         for notice in store.notices:
             say(notice)
         _measure_here(store, request, predictor, arguments, say)
-        rechecks = request.recheck and is_timed(config.objectives)
-        with listen(str(folder), what, request.timeout_s, rechecks=rechecks) as listener:
+        if store.rows():
+            say(f"going on with {folder}")
+        if load is not None and (busy := _busy_sentence(load, config.measurement)):
+            say(busy)
+        clock = TimeLeft(
+            config, store.rows(), timeout_s=request.timeout_s, rechecks=request.recheck, num_seeds=request.seeds
+        )
+        with listen(str(folder), what, clock) as listener:
             driver = Driver(
                 config,
                 store,
@@ -146,6 +159,17 @@ def carry_out(
                 predictor=predictor,
             )
             return driver.run(request.trials, request.timeout_s)
+
+
+def _busy_sentence(load: OthersLoad, measurement: Measurement) -> str | None:
+    """What to say of a machine that others use too, by their use since `load` began; None on a quiet one, and where the CPU does not compute."""
+    others, threads = load.mean_cores(own_threads=1), measurement.num_threads
+    if measurement.device != "cpu" or others is None or not is_busy(others, load.cores, threads):
+        return None
+    return (
+        f"this machine is busy: other processes use {others:.1f} of {load.cores} cores, and this run computes with {threads} "
+        f"thread{'s' * (threads != 1)}. {busy_advice(threads)}"
+    )
 
 
 class RankedPredictor:
@@ -212,13 +236,3 @@ def raw_sentence(identity: Identity, again: str) -> str | None:
         "this run ranks images/s as timed, as the version that began it did, and they repeat less well than ratios to the reference; "
         f"`{again}` times its trials anew and ranks the ratios"
     )
-
-
-def interrupted_sentence(folder: Path | None, arguments: Sequence[str]) -> str:
-    """What is kept after Ctrl-C, and how to go on."""
-    kept = (
-        f"every finished measurement is kept in {folder}"
-        if folder and (folder / MANIFEST_FILE).exists()
-        else "nothing was measured yet"
-    )
-    return f"interrupted: {kept}; go on with: {command_line(arguments)}"

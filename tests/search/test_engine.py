@@ -18,7 +18,8 @@ from support.stub_evaluators import fraction, noted
 
 from archsearch import results
 from archsearch.errors import RunError, UserError
-from archsearch.search import Driver, Job, ProcessWorker, RunStore
+from archsearch.report import build_report, report_parts
+from archsearch.search import Driver, Job, ProcessWorker, RunStore, load_run
 
 
 @pytest.fixture(autouse=True)
@@ -193,7 +194,9 @@ def test_when_every_trial_fails_the_run_does(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", settings={"behaviours": ["own_error"] * 3})
     with pytest.raises(RunError, match=r"all 3 trials failed; the first because: the data are not images"):
         run(tmp_path / "run", config, 1, evaluator="misbehave")
-    assert results.read_manifest(tmp_path / "run")["state"] == "failed"
+    manifest = results.read_manifest(tmp_path / "run")
+    assert manifest["state"] == "failed"
+    assert "the data are not images" in manifest["reason"]
     assert len(results.read_trials(tmp_path / "run")) == 3
 
 
@@ -205,8 +208,18 @@ def test_an_evaluation_that_cannot_be_loaded_is_a_reason(tmp_path: Path) -> None
 def test_no_new_trial_after_the_timeout(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", settings={"phase_s": 0.1})
     listener = run(tmp_path / "run", config, 100, timeout=0.5)
-    assert listener.state == "complete"
     assert 1 <= len(listener.finished_rows) <= 3
+    manifest = results.read_manifest(tmp_path / "run")
+    assert listener.state == manifest["state"] == "timeout"
+    assert manifest["missing"] == {"trials": 102 - len(listener.finished_rows), "anew": 0, "again": 0, "seeds": 0}
+
+
+def test_a_run_that_has_all_its_trials_when_its_time_is_over_is_complete(tmp_path: Path) -> None:
+    listener = run(
+        tmp_path / "run", make_config(tmp_path / "log"), 0, timeout=1e-9, fixed={"van_b2": fixed_archs()["van_b2"]}
+    )
+    assert listener.state == "complete"
+    assert not any(results.read_manifest(tmp_path / "run")["missing"].values())
 
 
 class _Interrupting(RecordingListener):
@@ -242,15 +255,46 @@ def test_ctrl_c_at_any_event_loses_nothing(tmp_path: Path, at: int) -> None:
     assert (results.read_trials(tmp_path / "run")["state"] == "complete").all()
 
 
-def test_ctrl_c_at_the_terminal_stops_driver_and_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_job_schedulers_sigterm_stop_driver_and_worker(tmp_path: Path, number: signal.Signals) -> None:
     driver = start(tmp_path / "run", tmp_path / "log", 50, 0.1)
     wait_until(lambda: len(noted(tmp_path / "log")) >= 8)
-    os.killpg(driver.pid, signal.SIGINT)
+    workers = {int(words[3]) for words in noted(tmp_path / "log") if words[0] == "start"}
+    for worker in workers if number is signal.SIGTERM else ():  # a scheduler sends it to every process of a job
+        os.kill(worker, number)
+    os.killpg(driver.pid, number)
     output, _ = driver.communicate(timeout=20)
     assert (driver.returncode, output) == (0, "interrupted\n")
     assert not any(is_running(int(words[3])) for words in noted(tmp_path / "log") if words[0] == "start")
     assert results.read_trials(tmp_path / "run")["state"].tolist() == ["complete", "running"]
     assert results.read_manifest(tmp_path / "run")["state"] == "interrupted"
+
+
+def test_an_error_of_the_driver_itself_is_a_failed_run_with_its_reason(tmp_path: Path) -> None:
+    class Broken(RecordingListener):
+        def trial_finished(self, row: Any, tally: Any) -> None:
+            raise ZeroDivisionError("no such quotient")
+
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "run", make_config(tmp_path / "log"), 1, listener=Broken())
+    manifest = results.read_manifest(tmp_path / "run")
+    assert (manifest["state"], manifest["reason"]) == ("failed", "no such quotient")
+    assert manifest["missing"]["trials"] == 2
+
+
+def test_a_killed_driver_leaves_a_run_that_is_said_to_be_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    driver = start(folder, tmp_path / "log", 50, 0.1)
+    wait_until(lambda: len(noted(tmp_path / "log")) >= 8)
+    assert load_run(folder).state == build_report(folder)["state"] == "running"
+    driver.kill()
+    driver.communicate(timeout=20)
+    document = build_report(folder)
+    assert load_run(folder).state == document["state"] == "killed"
+    assert document["missing"]["trials"] == 52 - document["trials"]["complete"]
+    shown = " ".join(str(part) for part in report_parts(document) if isinstance(part, str))
+    assert "killed" in shown
+    assert "go on with: test" in shown
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_it_measured(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from support.runs import RecordingListener, fixed_archs, is_running, make_config
 from support.stub_evaluators import fraction, measure, noted, written
 
 from archsearch import results
-from archsearch.cli.live import Clock, LiveListener, PlainListener
+from archsearch.cli.live import LiveListener, PlainListener
 from archsearch.metrics import kendall_tau
-from archsearch.search import Tally
+from archsearch.search import Tally, TimeLeft
 from archsearch.space import Arch
 
 
@@ -100,8 +101,23 @@ def test_a_front_without_speed_is_not_timed_again_and_nothing_is_unless_asked(tm
 def test_a_timeout_still_has_the_front_timed_again(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", settings={"phase_s": 0.1})
     listener = run(tmp_path / "run", config, 100, timeout=0.3, recheck=True)
-    assert listener.state == "complete"
+    assert listener.state == "timeout"
     assert len(listener.again) == listener.tallies[-1].front_size > 0
+
+
+@pytest.mark.slow
+def test_time_is_kept_for_the_front_and_what_does_not_fit_is_missing(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", settings={"phase_s": 0.2})
+    begun = time.monotonic()
+    listener = run(tmp_path / "run", config, 100, timeout=4.0, recheck=True, num_seeds=2)
+    took_s = time.monotonic() - begun
+    front = listener.tallies[-1].front_size
+    assert (len(listener.again), len(listener.seeds)) == (front, front)
+    assert took_s < 4.0 + 2 * 0.6 + front * 0.2  # a trial that began in time, and a front that grew with it
+    assert run(tmp_path / "run", config, len(listener.finished_rows) - 2, timeout=0.1, num_seeds=20).state == "timeout"
+    missing = results.read_manifest(tmp_path / "run")["missing"]
+    assert (missing["trials"], missing["again"]) == (0, 0)
+    assert missing["seeds"] >= 17 * front
 
 
 @pytest.mark.slow
@@ -166,7 +182,7 @@ def test_kill_9_while_the_front_is_timed_again_loses_only_the_timing_in_progress
 # The display
 
 
-def test_the_display_shows_the_prediction_and_the_progress_of_the_second_timing() -> None:
+def test_the_display_shows_the_prediction_and_the_progress_of_the_second_timing(tmp_path: Path) -> None:
     row: results.Row = {
         "trial": 7,
         "paper": None,
@@ -174,18 +190,17 @@ def test_the_display_shows_the_prediction_and_the_progress_of_the_second_timing(
         "macs": 4_600_000_000,
         "params": 28_000_000,
     }
-    row |= {"state": "complete", "reused_from": None, "proxy_score": 0.75, "seconds_throughput": 2.0}
+    row |= {"state": "complete", "is_fixed": False, "reused_from": None, "proxy_score": 0.75, "seconds_throughput": 2.0}
     row |= {"throughput_img_s": 20.0, "throughput_predicted_img_s": 21.5, "throughput_change": None}
     timed = {**row, "throughput_again_img_s": 19.0, "throughput_change": -0.05}
     tally = Tally(ended=1, failed=0, total=1, front_size=3)
-    clock = Clock(rechecks=True)
+    clock = TimeLeft(make_config(tmp_path / "log"), rechecks=True)
     panel = LiveListener("results/one", "hybrid", clock)
     log = Console(file=io.StringIO(), width=80, record=True, markup=False)
     panel.trial_started(row, tally)
     log.print(panel.render())
     assert "trial 7, 4.60G MACs, predicted 21.5 img/s, lka 64x3" in log.export_text()
     panel.trial_finished(row, tally)
-    assert clock.left_s(tally) == 6.0  # three members of two seconds each
     panel.again_started(row, 3, 6)
     panel.progress({"event": "progress", "phase": "again", "text": "warming up"})
     log.print(panel.render())

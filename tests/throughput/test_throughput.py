@@ -9,7 +9,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Self, get_args
@@ -481,9 +480,8 @@ os._exit(0)  # At once: libraries take time to exit, and the tests depend on whe
 
 @pytest.fixture
 def lock_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary directory for this process and those it starts: locks of real runs are elsewhere."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+    """A directory of lock files for this process and those it starts: locks of real runs are elsewhere."""
+    monkeypatch.setenv("ARCHSEARCH_LOCK_DIR", str(tmp_path))
     return tmp_path
 
 

@@ -1,16 +1,19 @@
 """The driver of a run: proposes candidates, has them evaluated, stores the results; the only writer of the study and the files."""
 
 import contextlib
+import json
 import random
 import signal
+import statistics
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from math import isinf
 from typing import Any, Protocol
 
-from archsearch.errors import ArchsearchError, RunError
-from archsearch.results import ENDED, Row, front_members, timed_front, write_front, write_manifest, write_trials
+from archsearch.errors import RunError
+from archsearch.results import ENDED, Row, is_timed, write_front, write_manifest, write_trials
 from archsearch.search.config import RunConfig
 from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.search.engine.manifest import describe
@@ -27,6 +30,8 @@ _INTERRUPT_POLL_S = 0.1
 # time, and they are never older than so many seconds.
 _QUICK_S = 0.05
 _WRITE_SHARE, _STALE_S = 20, 30.0
+# The trials by which the work on the front is estimated.
+_LATEST = 50
 
 
 class Predictor(Protocol):
@@ -68,27 +73,30 @@ class Driver:
         self._recheck, self._remeasure, self._num_seeds, self._predictor = recheck, remeasure, num_seeds, predictor
         self._stages = stages(config)
         self._trials = 0
+        self._deadline = float("inf")
         self._is_stopped = False
+        self._is_over = False
         self._is_exhausted = False
         self._is_stale = False  # the files lack something that the study has
         self._written_at, self._write_s = 0.0, 0.0
 
     def run(self, trials: int, timeout: float | None = None) -> State:
         """Evaluate the fixed trials, then candidates until `trials` of them have ended or `timeout` seconds are over, whichever is first;
-        then measure the front again and train it with further seeds, as asked for.
+        then measure the front again and train it with further seeds, as asked for. Of the time, what that will take is kept.
 
-        Returns `complete` or `interrupted` (Ctrl-C; the next run continues the unfinished trial). Closes the worker.
-        Raises RunError when every trial failed, UserError when the storage or a file cannot be written.
+        Returns `complete`, `timeout` (there is work left) or `interrupted` (Ctrl-C or SIGTERM; the next run continues the unfinished
+        trial). Closes the worker. Raises RunError when every trial failed, UserError when the storage or a file cannot be written.
         """
         self._trials = trials
-        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        self._deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         try:
-            self._write("running")
-            state = self._run(deadline)
-            self._write(state)
-        except ArchsearchError:
-            with contextlib.suppress(ArchsearchError):
-                self._write("failed")
+            with self._deferred_interrupt():
+                self._write("running")
+                state = self._run()
+                self._write(state)
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                self._write("failed", reason=str(error) or type(error).__name__)
                 self._store.leave()
             raise
         finally:
@@ -96,29 +104,75 @@ class Driver:
         self._listener.finished(state, self._tally())
         return state
 
-    def _run(self, deadline: float) -> State:
-        with self._deferred_interrupt():
-            try:
-                if self._remeasure:
-                    self._remeasure_kept()
-                for row in self._queue():
-                    self._evaluate(row)
-                    if self._is_stopped or time.monotonic() >= deadline:
-                        break
-                if self._recheck:
-                    self._remeasure_front()
-                self._reseed_front()
-            except KeyboardInterrupt:
-                # A second Ctrl-C, or one raised outside our handler.
-                self._is_stopped = True
-            if self._is_stopped:
-                for event in self._worker.events(0):  # phases that ended before Ctrl-C and were not read yet
-                    self._record(event)
-                self._worker.close()
-                self._store.leave()
-                return "interrupted"
+    def _run(self) -> State:
+        try:
+            if self._remeasure:
+                self._remeasure_kept()
+            for row in self._queue():
+                self._evaluate(row)
+                if self._is_stopped or self._is_late(keep_front_work=True):
+                    break
+            if self._recheck:
+                self._remeasure_front()
+            self._reseed_front()
+        except KeyboardInterrupt:
+            # A second Ctrl-C, or one raised outside our handler.
+            self._is_stopped = True
+        if self._is_stopped:
+            for event in self._worker.events(0):  # phases that ended before Ctrl-C and were not read yet
+                self._record(event)
+            self._worker.close()
+            self._store.leave()
+            return "interrupted"
         self._fail_if_all_failed()
-        return "complete"
+        return "timeout" if self._is_over and any(self._missing().values()) else "complete"
+
+    def _is_late(self, *, keep_front_work: bool = False) -> bool:
+        """Whether the time limit is over, or what is left is kept for the work on the front, which then has twice the time it should take."""
+        if isinf(self._deadline):
+            return False
+        now, kept_s = time.monotonic(), self._front_work_s() if keep_front_work else 0.0
+        if now < self._deadline - kept_s:
+            return False
+        self._is_over = True
+        # Counted from here, since the last trial may have ended late.
+        self._deadline = max(self._deadline, now + 2 * kept_s)
+        return True
+
+    def _front_work_s(self) -> float:
+        """Seconds that the second timing of the front and its further trainings will take, by what the latest trials took."""
+        latest = self._rows[-_LATEST:]
+        timed = [row["seconds_throughput"] for row in latest if row["seconds_throughput"] is not None]
+        curves = [
+            json.loads(row["learning_curve"]) for row in latest if row["state"] == "complete" and row["learning_curve"]
+        ]
+        trained = [sum(point["seconds"] or 0.0 for point in curve) for curve in curves]
+        again_s = len(self._again_left()) * statistics.fmean(timed) if timed else 0.0
+        return again_s + (len(self._seeds_left()) * statistics.fmean(trained) if trained else 0.0)
+
+    def _again_members(self) -> list[Row]:
+        """The members of the front that are timed a second time: before the first trial is timed here the front may be of another identity."""
+        members = self._store.front() if self._recheck and is_timed(self._config.objectives) else []
+        return [row for row in members if row["throughput_id"] == self._store.throughput_id]
+
+    def _again_left(self) -> list[Row]:
+        """Those of them that have not been, in order."""
+        left = [row for row in self._again_members() if row["throughput_again_img_s"] is None]
+        return sorted(left, key=lambda row: int(row["trial"]))
+
+    def _seeds_left(self) -> list[tuple[Row, int]]:
+        """The members of the front and the further seeds they are to be trained with, all of one seed before the next."""
+        members = self._store.front() if "proxy_score" in self._config.objectives else []
+        numbers = range(1, self._num_seeds)
+        return [(row, number) for number in numbers for row in members if (row["proxy_seeds"] or 1) <= number]
+
+    def _missing(self) -> dict[str, int]:
+        """What was asked for and has not been done: trials, second timings of the front's members, further trainings of them."""
+        unfinished = len(self._store.unfinished())
+        tally = self._tally()
+        trials = unfinished if self._is_exhausted else tally.total - tally.ended
+        anew = len(self._store.left_to_remeasure()) if self._remeasure else 0
+        return {"trials": trials, "anew": anew, "again": len(self._again_left()), "seeds": len(self._seeds_left())}
 
     def _queue(self) -> Iterator[Row]:
         """The trials to evaluate, each stored at its turn: unfinished ones of an earlier driver, the fixed ones, then the sampler's."""
@@ -179,7 +233,7 @@ class Driver:
         """Time complete trials anew that have no quiet timing of the present identity; what fails is tried again the next time."""
         left = self._store.left_to_remeasure()
         for place, row in enumerate(left, start=1):
-            if self._is_stopped:
+            if self._is_stopped or self._is_late():
                 return
             self._listener.remeasure_started(row, place, len(left))
             last = self._run_job(row, [TIMING_PHASE])
@@ -190,15 +244,12 @@ class Driver:
 
     def _remeasure_front(self) -> None:
         """Measure the throughput of the front again; what fails is tried again by the next run of the same command."""
-        front = timed_front(self._rows, self._config.objectives)
-        # Before the first trial is timed here the front may be of another identity.
-        members = [row for row in front if row["throughput_id"] == self._store.throughput_id]
-        left = [row for row in members if row["throughput_again_img_s"] is None]
-        left.sort(key=lambda row: int(row["trial"]))
+        members = self._again_members()
+        left = self._again_left()
         # Shuffled, since in another order a slow drift affects other trials than the first time.
         random.Random(self._config.seed).shuffle(left)
         for place, row in enumerate(left, start=len(members) - len(left) + 1):
-            if self._is_stopped:
+            if self._is_stopped or self._is_late():
                 return
             self._listener.again_started(row, place, len(members))
             last = self._run_job(row, [AGAIN_PHASE])
@@ -211,11 +262,9 @@ class Driver:
 
     def _reseed_front(self) -> None:
         """Train the front with further seeds, all of one seed before the next; what fails is tried again by the next run of the same command."""
-        members = front_members(self._rows) if "proxy_score" in self._config.objectives else []
-        numbers = range(1, self._num_seeds)
-        left = [(row, number) for number in numbers for row in members if (row["proxy_seeds"] or 1) <= number]
+        left = self._seeds_left()
         for place, (row, number) in enumerate(left, start=1):
-            if self._is_stopped:
+            if self._is_stopped or self._is_late():
                 return
             self._listener.seed_started(row, place, len(left))
             last = self._run_job(row, [f"{SEED_PHASE}{number}"])
@@ -272,7 +321,7 @@ class Driver:
 
     @contextlib.contextmanager
     def _deferred_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C only sets `_is_stopped`, which is checked between steps, so no measurement is lost; a second one raises."""
+        """The first Ctrl-C or SIGTERM only sets `_is_stopped`, which is checked between steps, so no measurement is lost; a second one raises."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -282,11 +331,12 @@ class Driver:
                 raise KeyboardInterrupt
             self._is_stopped = True
 
-        before = signal.signal(signal.SIGINT, note)
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def _fail_if_all_failed(self) -> None:
         number = self._store.count("failed")
@@ -297,7 +347,7 @@ class Driver:
             )
 
     def _tally(self) -> Tally:
-        store = self._store
+        store, front = self._store, self._store.front()
         return Tally(
             ended=store.count(*ENDED),
             failed=store.count("failed"),
@@ -306,7 +356,8 @@ class Driver:
             total=store.count(is_fixed=True)
             + len(self._fixed.keys() - store.papers())
             + max(self._trials, store.count(is_fixed=False)),
-            front_size=len(store.front()),
+            front_size=len(front),
+            front=front,
         )
 
     def _update(self) -> None:
@@ -321,8 +372,11 @@ class Driver:
             if time.monotonic() - self._written_at >= wait_s:
                 self._write("running")
 
-    def _write(self, state: State) -> None:
-        """Update the run's files from the study, all of them, so that they tell of the same moment; `front` of every row is set."""
+    def _write(self, state: State, reason: str | None = None) -> None:
+        """Update the run's files from the study, all of them, so that they tell of the same moment; `front` of every row is set.
+
+        `reason` is why a run failed.
+        """
         start = time.monotonic()
         self._store.rank()
         rows, folder, throughput_id = self._rows, self._store.folder, self._store.ranked_id
@@ -337,6 +391,8 @@ class Driver:
             "study": self._store.study_name,
             "calibration": self._predictor and dict(self._predictor.source),
             "state": state,
+            "reason": reason,
+            "missing": self._missing(),
             "exhausted": self._is_exhausted,
         }
         write_manifest(manifest, folder)

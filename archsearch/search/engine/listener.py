@@ -1,23 +1,26 @@
 """The listener of a run: callbacks for its events, such as a display implements."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from archsearch.results import Row
 from archsearch.search.engine.workers.base import Event
 
-State = Literal["running", "complete", "interrupted", "failed"]
+# How a run stands: `timeout` ended by its time limit with work left, `interrupted` by Ctrl-C or SIGTERM, `failed` by an error.
+State = Literal["running", "complete", "timeout", "interrupted", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """The progress of a run: trials that ended (failed, stopped and reused ones included) out of `total`, fixed ones included."""
+    """The progress of a run: trials that ended (failed, stopped and reused ones included) out of `total`, fixed ones included; the front so far."""
 
     ended: int
     failed: int
     total: int
     front_size: int
     stopped: int = 0
+    front: Sequence[Row] = ()
 
 
 class Listener(Protocol):

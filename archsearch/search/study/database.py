@@ -15,12 +15,14 @@ from optuna.storages._rdb.models import NOT_FOUND_MSG
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from archsearch.errors import UserError, first_line, without_passwords
-from archsearch.results import TRIALS_FILE, Direction
+from archsearch.results import LOCK_FILE, TRIALS_FILE, Direction
 from archsearch.search.study.storage import RunStorage
 from archsearch.system import command_line, flocked, replace_file
 
-DATABASE_FILE, LOCK_FILE = "study.db", "run.lock"
+DATABASE_FILE = "study.db"
 _CONFIG = "archsearch:config"
+# A report that looks whether anyone is at work holds the lock for a moment.
+_LOCK_PATIENCE_S = 0.2
 # Checked for, since Optuna creates a missing table, empty, and trials would be lost in silence.
 _TABLES = {"studies", "study_directions", "study_user_attributes", "trials"}
 _TABLES |= {f"trial_{name}" for name in ("params", "values", "user_attributes", "system_attributes")}
@@ -37,7 +39,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             f"--output {folder}: cannot be written ({error.strerror}); choose a folder of your own"
         ) from error
     try:
-        with flocked(descriptor, wait=False) as is_locked:
+        with flocked(descriptor, wait=False, patience_s=_LOCK_PATIENCE_S) as is_locked:
             if not is_locked:
                 holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
                 raise UserError(

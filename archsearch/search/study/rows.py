@@ -85,6 +85,7 @@ def make_row(config: RunConfig, trial: StoredTrial, throughput_id: str | None = 
             measured = {f"seconds_{phase}": values.get("seconds"), **values}
             row |= {key: value for key, value in measured.items() if key in MEASURED_COLUMNS}
     row |= _timing_columns(config, trial, throughput_id)
+    row["other_cores"] = _other_cores(trial)
     row |= _rung_columns(config, trial, is_reused=row["reused_from"] is not None)
     row |= _durations(trial, row)
     if trial.state != "running":
@@ -126,6 +127,13 @@ def _durations(trial: StoredTrial, row: Row) -> Row:
     if row["reused_from"] is None:
         return columns
     return {name: None if seconds is None else 0.0 for name, seconds in columns.items()}
+
+
+def _other_cores(trial: StoredTrial) -> float | None:
+    """Cores that other processes used during the trial's phases, the mean by their seconds."""
+    known = [each for each in trial.phases.values() if each.get("other_cores") is not None]
+    seconds = sum(each["seconds"] for each in known)
+    return sum(each["other_cores"] * each["seconds"] for each in known) / seconds if seconds else None
 
 
 def _rung_columns(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> dict[str, Any]:

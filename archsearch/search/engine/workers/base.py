@@ -3,9 +3,12 @@
 The driver submits one job at a time and calls `Worker.events` until the job's last event has come. A worker may evaluate in another
 process or on another machine, so jobs and events are plain values that JSON can carry, in both directions. Events:
 
-- `{"event": "progress", "trial": 7, "phase": "proxy", ...}`: only for displays; further keys depend on the phase
+- `{"event": "progress", "trial": 7, "phase": "proxy", ...}`: only for displays; further keys depend on the phase. `waiting` says who has
+  the device that the phase waits for, and is empty when the wait is over; `step` and `steps` are of a training; `other_cores` are the cores
+  that other processes used in the last seconds
 - `{"event": "phase", "trial": 7, "phase": "proxy", "values": {...}}`: a phase has ended with these columns, checked by
-  `results.check_measured`, and `seconds`, its duration; the driver stores it at once, and never has it measured again
+  `results.check_measured`, and `seconds`, its duration without the `waited_s` that it waited for the device, and `other_cores`, those
+  that other processes used meanwhile; the driver stores it at once, and never has it measured again
 - `{"event": "done", "trial": 7}`: the last event of a job that succeeded
 - `{"event": "failed", "trial": 7, "reason": "..."}`: the last event of one that did not, with the reason in one line
 

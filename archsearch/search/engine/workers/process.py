@@ -12,11 +12,15 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
 from archsearch.errors import ArchsearchError
+from archsearch.load import OthersLoad, usable_cores
+from archsearch.lock import work_for
 from archsearch.results import check_measured
 from archsearch.search.engine.workers.base import KILLED, Evaluator, Event, Job
 from archsearch.system import without_interrupts
@@ -28,6 +32,8 @@ _REASON_LENGTH = 500
 _EXIT_TIMEOUT_S = 5.0
 # Signals that a process gets from others: the kernel without memory, a user, a batch system. What the evaluation itself does wrong gives others.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGXCPU")
+# Spans over which the use of the cores by others is averaged: for a display, and at least, as the system counts in hundredths.
+_LATELY_S, _SHORTEST_S = 2.0, 0.2
 
 
 class ProcessWorker:
@@ -125,6 +131,7 @@ def _describe_exit(exitcode: int | None, log: str) -> str:
 def _serve(jobs: Connection, lifeline: Connection, evaluator: str, log: str) -> None:
     """The main function of the process: evaluate jobs until the driver closes the pipe."""
     _detach(Path(log))
+    work_for(f"run {Path(log).parent.absolute()}")
     threading.Thread(target=_die_with_driver, args=(lifeline,), daemon=True).start()
     function = _load_evaluator(evaluator)
     while True:
@@ -137,8 +144,9 @@ def _serve(jobs: Connection, lifeline: Connection, evaluator: str, log: str) -> 
 
 
 def _detach(log: Path) -> None:
-    """Start a process group of our own, so that only the driver gets Ctrl-C, and send stdout and stderr to the log."""
+    """Start a process group of our own, so that only the driver gets Ctrl-C and SIGTERM, and send stdout and stderr to the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform != "win32":
         os.setpgid(0, 0)
     with contextlib.suppress(OSError):  # measuring needs no log, as on a full disk
@@ -177,14 +185,20 @@ def _load_evaluator(evaluator: str) -> Evaluator:
 def _evaluate(function: Evaluator, job: Job, jobs: Connection) -> Event:
     """Evaluate a job and send its events; returns the last one, `done` or `failed`."""
     started = time.perf_counter()
+    others = _Others(job.settings)
 
     def emit(event: Event) -> None:
         nonlocal started
         if event["event"] == "phase":
             check_measured(event["phase"], event["values"])
             now = time.perf_counter()
-            event = {**event, "values": {**event["values"], "seconds": now - started}}
+            seconds = now - started - event.get("waited_s", 0.0)
+            event = {**event, "values": {**event["values"], "seconds": seconds, "other_cores": others.phase_ended()}}
             started = now
+        elif event.get("waiting") is not None:
+            others.phase_ended()  # what is busy during a wait is not beside the phase
+        else:
+            event = {**event, "other_cores": others.lately()}
         jobs.send_bytes(json.dumps({**event, "trial": job.trial}).encode())
 
     try:
@@ -192,6 +206,39 @@ def _evaluate(function: Evaluator, job: Job, jobs: Connection) -> Event:
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: they end the trial, not the worker
         return {"event": "failed", "reason": _describe_error(error)}
     return {"event": "done"}
+
+
+class _Others:
+    """Cores that other processes use beside a job; the driver, our parent, is not one of them."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        cpus = settings.get("cpus")
+        self._load, self._threads = OthersLoad(cpus), settings.get("threads") or usable_cores() or 1
+        self._lately: float | None = None
+        self._phase = self._mark = self._read()
+
+    def _read(self) -> tuple[float, float | None]:
+        return time.monotonic(), self._load.total_s([os.getppid()], own_threads=self._threads)
+
+    def phase_ended(self) -> float | None:
+        """The mean since the last phase ended, None where the system does not say or it was too short to tell."""
+        before, self._phase = self._phase, self._read()
+        self._mark, self._lately = self._phase, None
+        return _mean(before, self._phase)
+
+    def lately(self) -> float | None:
+        """The mean of the last seconds."""
+        if time.monotonic() - self._mark[0] >= _LATELY_S:
+            before, self._mark = self._mark, self._read()
+            self._lately = _mean(before, self._mark)
+        return self._lately
+
+
+def _mean(before: tuple[float, float | None], after: tuple[float, float | None]) -> float | None:
+    seconds = after[0] - before[0]
+    if before[1] is None or after[1] is None or seconds < _SHORTEST_S:
+        return None
+    return (after[1] - before[1]) / seconds
 
 
 def _describe_error(error: BaseException) -> str:

@@ -1,0 +1,327 @@
+"""How long a run still takes, from how long its phases took so far and how far the current one is; waits for the device are left out."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from archsearch.results import Row, is_timed
+from archsearch.search.config import RunConfig
+from archsearch.search.engine.listener import Tally
+from archsearch.search.engine.promotion import stages
+from archsearch.search.rungs import AGAIN_PHASE, FULL_PHASE, SEED_PHASE
+
+# How much of a training the history counts for beside its own steps.
+_PRIOR_SHARE = 0.1
+# For how many candidates the share that is taken before any has ended counts.
+_PRIOR_TRIALS = 4
+
+
+@dataclass
+class _Mean:
+    """The mean of what was added."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        self.total, self.count = self.total + value, self.count + 1
+
+    @property
+    def value(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+@dataclass
+class _Phase:
+    """A phase in progress: when it began, how long it has waited, and the steps of its training."""
+
+    trial: int
+    name: str
+    began: float
+    waited_s: float = 0.0
+    waits_since: float | None = None
+    holder: str = ""
+    first: tuple[float, int] | None = None  # when its first steps were reported, and how many
+    last: tuple[float, int] | None = None
+
+
+@dataclass
+class _Work:
+    """Trials, or members of the front, that are left after the current one."""
+
+    kind: str = "trials"
+    row: Row | None = None
+    left: int = 0
+    done: set[str] = field(default_factory=set)  # phases of the current trial
+
+
+class TimeLeft:
+    """The clock of a session of a run with these `objectives`: elapsed seconds, and those left. It hears what a `Listener` hears.
+
+    A trial to come takes the mean of each phase so far, times the share of sampled candidates that came that far. The current trial
+    takes what its current phase still needs, and its further ones. Before any trial has ended, trainings take what their first steps
+    do. Work on the front is counted by the front so far.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        rows: Iterable[Row] = (),
+        *,
+        timeout_s: float | None = None,
+        rechecks: bool = False,
+        num_seeds: int = 1,
+    ) -> None:
+        self.objectives = config.objectives
+        self._began, self._timeout_s = time.monotonic(), timeout_s
+        self._rechecks = rechecks and is_timed(config.objectives)
+        self._num_seeds = num_seeds if "proxy_score" in config.objectives else 1
+        first, *later = stages(config)
+        self._first_stage = first
+        self._phases = [phase for stage in (first, *later) for phase in stage]
+        # Steps of the whole training at the beginning and at the end of each training phase.
+        ends = [rung.steps for rung in config.trainings]
+        names = [rung.phase for rung in config.trainings]
+        self._spans = dict(zip(names, zip([0, *ends], ends, strict=False), strict=True))
+        self._seconds: dict[str, _Mean] = defaultdict(_Mean)
+        self._between = _Mean()
+        self._ended_at: float | None = None
+        self._came_to: dict[str, int] = defaultdict(int)  # sampled trials that finished the phase
+        self._num_sampled = 0
+        self._fixed_left = len(config.papers)
+        self._work = _Work()
+        self._phase: _Phase | None = None
+        for row in rows:
+            self._learn(row)
+
+    def _learn(self, row: Row) -> None:
+        """Take over what a trial of an earlier session took."""
+        self._fixed_left -= row["is_fixed"] and row["state"] != "running"
+        if row["reused_from"] is not None or row["state"] == "running":
+            return
+        points = json.loads(row["learning_curve"] or "[]")
+        seconds = {"count": row["seconds_count"], "throughput": row["seconds_throughput"]}
+        seconds |= {name: point["seconds"] for name, point in zip(self._spans, points, strict=False)}
+        for name, value in seconds.items():
+            if value is not None:
+                self._seconds[name].add(value)
+        self._count(row, {name for name, value in seconds.items() if value is not None})
+
+    def _count(self, row: Row, done: set[str]) -> None:
+        """Note how far a sampled trial came; one that failed says nothing."""
+        if row["is_fixed"] or row["state"] == "failed":
+            return
+        self._num_sampled += 1
+        for name in done:
+            self._came_to[name] += 1
+
+    # What a listener hears
+
+    def trial_started(self, row: Row) -> None:
+        """A trial is the current one."""
+        self._begin("trials", row, 0)
+
+    def trial_finished(self, row: Row) -> None:
+        """The current trial has ended."""
+        if row["reused_from"] is None:
+            self._count(row, self._work.done)
+        self._fixed_left -= row["is_fixed"]
+        self._end()
+
+    def remeasure_started(self, row: Row, place: int, total: int) -> None:
+        """A kept trial is timed anew."""
+        self._begin("kept", row, total - place)
+
+    def again_started(self, row: Row, place: int, total: int) -> None:
+        """A member of the front is timed a second time."""
+        self._begin("again", row, total - place)
+
+    def seed_started(self, row: Row, place: int, total: int) -> None:
+        """A member of the front is trained with a further seed."""
+        self._begin("seeds", row, total - place)
+
+    def member_finished(self) -> None:
+        """The current member of the front has been timed or trained."""
+        self._end()
+
+    def _begin(self, kind: str, row: Row, left: int) -> None:
+        if self._ended_at is not None:
+            self._between.add(time.monotonic() - self._ended_at)
+        self._work, self._phase = _Work(kind=kind, row=row, left=left), None
+
+    def _end(self) -> None:
+        self._ended_at = time.monotonic()
+        self._work, self._phase = _Work(kind=self._work.kind, left=self._work.left), None
+
+    def progress(self, event: Mapping[str, Any]) -> None:
+        """An event of the worker."""
+        now, name, trial = time.monotonic(), str(event.get("phase")), event.get("trial", self._current_trial)
+        if event["event"] == "phase":
+            is_current = trial == self._current_trial
+            # A phase of the next trial, done meanwhile, takes no time of its own.
+            self._seconds[_kind(name)].add(event["values"].get("seconds", 0.0) if is_current else 0.0)
+            if is_current:
+                self._work.done.add(name)
+                self._phase = None
+            return
+        if trial != self._current_trial or event["event"] != "progress":
+            return
+        if self._phase is None or self._phase.name != name:
+            self._phase = _Phase(trial=trial, name=name, began=now)
+        self._note(self._phase, event, now)
+
+    @property
+    def _current_trial(self) -> int:
+        return -1 if self._work.row is None else int(self._work.row["trial"])
+
+    @staticmethod
+    def _note(phase: _Phase, event: Mapping[str, Any], now: float) -> None:
+        if event.get("waiting"):
+            phase.waits_since, phase.holder = phase.waits_since or now, event["waiting"]
+        elif phase.waits_since is not None:
+            phase.waited_s, phase.waits_since, phase.holder = phase.waited_s + now - phase.waits_since, None, ""
+        if event.get("step") and event.get("steps"):
+            phase.last = (now, event["step"])
+            phase.first = phase.first or phase.last
+
+    # What a display shows
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start of this session."""
+        return time.monotonic() - self._began
+
+    @property
+    def waiting(self) -> tuple[str, float] | None:
+        """Who holds the device that the current phase waits for, and for how many seconds it has; None where it does not wait."""
+        phase = self._phase
+        if phase is None or phase.waits_since is None:
+            return None
+        return phase.holder, time.monotonic() - phase.waits_since
+
+    def left_s(self, tally: Tally | None) -> float | None:
+        """Seconds to the end of the run, without waits; None before the first steps of the first training. Of trials timed anew, to their end."""
+        current = self._current_s()
+        if self._work.kind == "kept":
+            timing = self._seconds_of("throughput")
+            return None if current is None or timing is None else current + self._work.left * timing
+        if tally is None:
+            return None
+        again, training = self._seconds_of(AGAIN_PHASE), self._training_s()
+        if current is None or (self._work.kind != "again" and training is None) or again is None:
+            return None
+        seeds = (self._num_seeds - 1) * tally.front_size * (training or 0.0)
+        if self._work.kind == "seeds":
+            return current + self._work.left * (training or 0.0)
+        if self._work.kind == "again":
+            return current + self._work.left * again + seeds
+        trials = self._trials_s(tally, current)
+        return None if trials is None else trials + self._rechecks * tally.front_size * again + seeds
+
+    def _trials_s(self, tally: Tally, current: float) -> float | None:
+        """Seconds of the current trial and of all that are left, up to the time limit."""
+        waiting = max(0, tally.total - tally.ended - (self._work.row is not None))
+        fixed = min(waiting, max(0, self._fixed_left - bool(self._work.row and self._work.row["is_fixed"])))
+        one_fixed, one_sampled = self._trial_s(is_fixed=True), self._trial_s(is_fixed=False)
+        if one_fixed is None or one_sampled is None:
+            return None
+        left = current + fixed * one_fixed + (waiting - fixed) * one_sampled + waiting * (self._between.value or 0.0)
+        if self._timeout_s is not None:
+            left = max(current, min(left, self._timeout_s - self.elapsed_s))
+        return left
+
+    def _trial_s(self, *, is_fixed: bool) -> float | None:
+        """Mean seconds of a trial to come."""
+        seconds = [self._seconds_of(name) for name in self._phases]
+        if None in seconds:
+            return None
+        shares = [1.0 if is_fixed else self._share(name) for name in self._phases]
+        return sum(share * (each or 0.0) for share, each in zip(shares, seconds, strict=True))
+
+    def _share(self, name: str) -> float:
+        """The share of sampled candidates that come to the end of a phase: of a stage after the first, half until some have ended."""
+        prior = 1.0 if name in self._first_stage else 0.5
+        return (self._came_to[name] + prior * _PRIOR_TRIALS) / (self._num_sampled + _PRIOR_TRIALS)
+
+    def _seconds_of(self, name: str) -> float | None:
+        """Mean seconds of a phase; of a training that has not been met, by its steps; of another one that should be known, None."""
+        known = self._seconds[_kind(name)].value
+        if known is not None:
+            return known
+        if name == AGAIN_PHASE:
+            return self._seconds["throughput"].value if self._rechecks else 0.0
+        if name in self._spans:
+            begin, end = self._spans[name]
+            step_s = self._step_s()
+            return None if step_s is None else (end - begin) * step_s
+        # Counting takes a second; a score that needs no training a few.
+        return 0.0 if name not in ("throughput", FULL_PHASE) else None
+
+    def _training_s(self) -> float | None:
+        """Seconds of a whole training."""
+        seconds = [self._seconds_of(name) for name in self._spans] or [self._seconds_of(FULL_PHASE)]
+        return None if None in seconds else sum(each or 0.0 for each in seconds)
+
+    def _step_s(self) -> float | None:
+        """Seconds of a training step: of the trainings that have ended, else of the current one."""
+        ended = [(self._seconds[name], end - begin) for name, (begin, end) in self._spans.items()]
+        steps = sum(mean.count * steps for mean, steps in ended)
+        if steps:
+            return sum(mean.total for mean, _ in ended) / steps
+        phase = self._phase
+        if phase is None or phase.last is None or not phase.last[1]:
+            return None
+        begin = self._spans.get(phase.name, (0, 0))[0]
+        return (phase.last[0] - phase.began - phase.waited_s) / max(1, phase.last[1] - begin)
+
+    def _current_s(self) -> float | None:
+        """Seconds that the current trial or member of the front still takes; 0 between two."""
+        row, phase = self._work.row, self._phase
+        if row is None or row["reused_from"] is not None:
+            return 0.0
+        if phase is None:
+            rest = 0.0
+        elif (found := self._phase_left_s(phase)) is None:
+            return None
+        else:
+            rest = found
+        if self._work.kind != "trials":
+            return rest
+        base = 1.0
+        for name in self._phases:
+            if name in self._work.done or (phase is not None and name == phase.name):
+                base = self._share(name)
+                continue
+            seconds = self._seconds_of(name)
+            if seconds is None:
+                return None
+            rest += seconds * (1.0 if row["is_fixed"] else min(1.0, self._share(name) / base))
+        return rest
+
+    def _phase_left_s(self, phase: _Phase) -> float | None:
+        """Seconds that a phase in progress still takes."""
+        now = time.monotonic()
+        if phase.waits_since is not None:
+            now = phase.waits_since
+        spent = now - phase.began - phase.waited_s
+        if phase.last is None:
+            expected = self._training_s() if phase.name.startswith(SEED_PHASE) else self._seconds_of(phase.name)
+            return None if expected is None else max(0.0, expected - spent)
+        begin, end = self._spans.get(phase.name, next(iter(reversed(self._spans.values())), (0, phase.last[1])))
+        if phase.name.startswith(SEED_PHASE):
+            begin = 0
+        if phase.first is not None and phase.first[1] < begin:
+            begin = 0  # it began again from its start, after a crash
+        steps, prior = phase.last[1] - begin, self._step_s() or 0.0
+        own_s = phase.last[0] - phase.began - phase.waited_s
+        prior_steps = _PRIOR_SHARE * (end - begin) if self._seconds[phase.name].count else 0.0
+        step_s = (max(0.0, own_s) + prior_steps * prior) / max(1.0, steps + prior_steps)
+        return max(0.0, (end - phase.last[1]) * step_s - (now - phase.last[0]))
+
+
+def _kind(phase: str) -> str:
+    """The name under which a phase's seconds are kept: all further seeds are one."""
+    return SEED_PHASE if phase.startswith(SEED_PHASE) else phase
