@@ -258,7 +258,7 @@ def test_ctrl_c_at_any_event_loses_nothing(tmp_path: Path, at: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_a_job_schedulers_sigterm_stop_driver_and_worker(tmp_path: Path, number: signal.Signals) -> None:
     driver = start(tmp_path / "run", tmp_path / "log", 50, 0.1)
-    wait_until(lambda: len(noted(tmp_path / "log")) >= 8)
+    wait_until(lambda: len(noted(tmp_path / "log")) >= 8, seconds=120)
     workers = {int(words[3]) for words in noted(tmp_path / "log") if words[0] == "start"}
     for worker in workers if number is signal.SIGTERM else ():  # a scheduler sends it to every process of a job
         os.kill(worker, number)
@@ -285,7 +285,7 @@ def test_an_error_of_the_driver_itself_is_a_failed_run_with_its_reason(tmp_path:
 def test_a_killed_driver_leaves_a_run_that_is_said_to_be_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     driver = start(folder, tmp_path / "log", 50, 0.1)
-    wait_until(lambda: len(noted(tmp_path / "log")) >= 8)
+    wait_until(lambda: len(noted(tmp_path / "log")) >= 8, seconds=120)
     assert load_run(folder).state == build_report(folder)["state"] == "running"
     driver.kill()
     driver.communicate(timeout=20)
