@@ -268,18 +268,18 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("steps", 0, "at least 1"),
-        ("batch_size", -1, "at least 1"),
-        ("image_size", 0, "at least 1"),
-        ("learning_rate", math.nan, "a finite number above 0"),
-        ("learning_rate", 0.0, "a finite number above 0"),
+        ("steps", 0, "1 to "),
+        ("batch_size", -1, "1 to "),
+        ("image_size", 0, "1 to "),
+        ("learning_rate", math.nan, "above 0, at most "),
+        ("learning_rate", 0.0, "above 0, at most "),
         ("clip", math.inf, "a finite number above 0"),
-        ("weight_decay", -0.1, "a finite number, at least 0"),
+        ("weight_decay", -0.1, "0 to "),
         ("warmup_share", 1.0, "at least 0 and below 1"),
         ("label_smoothing", -0.1, "at least 0 and below 1"),
         ("dtype", "float16", "'float32' or 'bfloat16'"),
         ("augment", "mixup", "'crop', 'shift' or 'none'"),
-        ("micro_batch", 0, "at least 1"),
+        ("micro_batch", 0, "1 to "),
     ],
 )
 def test_recipes_are_checked(name: str, value: Any, allowed: str) -> None:
