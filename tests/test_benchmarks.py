@@ -19,7 +19,7 @@ PAGE = (CHECKOUT / "archsearch" / "docs" / "benchmarks.md").read_text()
     [
         ("blocks", ["--only", "lka", "--stage", "4"], 2 * 2),  # two dtypes, two passes
         ("against_timm", ["--tasks", "forward", "memory"], 3 + 2),
-        ("repeatability", ["--load"], 2 * 2),
+        ("repeatability", ["--busy", "1", "--drawn", "2"], 2 * 2),
         ("samplers", ["--problems", "cifar10"], 4),
         ("ask_time", [], 4),
         ("rungs", [], 2 * 2 * 20),  # two samplers, with rungs and without
