@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from archsearch.identity import identity_differences, row_identity
+from archsearch.identity import RAW_FIGURE, identity_differences, row_identity
 from archsearch.metrics import kendall_tau
 from archsearch.report.tables import Document
 from archsearch.results import DEVICE_OBJECTIVES, Row, is_timed, timed_front
@@ -42,21 +42,27 @@ def noisy_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document |
     return {"trials": noisy, "timed": len(rows)} if is_timed(objectives) and noisy > len(rows) / 2 else None
 
 
-def noisy_sentence(document: Mapping[str, Any]) -> str:
+def figure_sentence(figure: str, command: str) -> str:
+    """By which figure a run ranks speeds; `command` has one of an earlier version rank ratios."""
+    if figure != RAW_FIGURE:
+        return f"speed is ranked by the {figure}, told in images/s at one rate of the reference"
+    return f"speed is ranked by {figure}, as by the version that began the run; `{command}` has it ranked by ratios to the reference"
+
+
+def noisy_sentence(document: Mapping[str, Any], command: str) -> str:
     """That the order by speed is not to be used, and how to get a better one."""
     return (
         f"The order by speed is not to be used: {document['trials']} of {document['timed']} timings are noisy (~), since other work ran "
-        "beside them. End that work, or time on fewer cores that are idle (--threads 1 --cpus 0, a run of its own); then the run's "
-        "command with --remeasure times the noisy trials anew."
+        f"beside them. End that work, then give `{command}`, which times the noisy ones anew; or begin a run with --threads 1."
     )
 
 
-def left_out_sentence(document: Mapping[str, Any]) -> str:
+def left_out_sentence(document: Mapping[str, Any], command: str) -> str:
     """How many trials of another identity are in no front, and what differs."""
     what = f" ({document['differences']})" if document["differences"] else ""
     return (
-        f"Left out: {document['trials']} complete trials that were timed otherwise{what}. "
-        "The run's command with --remeasure times them anew, and then all are ranked together."
+        f"Left out: {document['trials']} complete trials that were timed otherwise{what}; "
+        f"`{command}` times them anew, and ranks all together."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from archsearch.errors import UserError
+from archsearch.identity import row_identity
 from archsearch.metrics import TIE_SE, hypervolume
 from archsearch.proxy import is_starved, read_audit
 from archsearch.report.load import busy_document, slow_document
@@ -30,6 +31,7 @@ from archsearch.results import (
     comparable,
     front_members,
     front_rows,
+    is_timed,
     latest_identity,
     minimised,
     ranked,
@@ -114,6 +116,11 @@ def build_report(folder: Path) -> Document:
         "pair_fronts": _pair_fronts(rows, objectives, throughput_id),
         "hypervolume": _hypervolume(complete, front, objectives),
         "throughput_id": throughput_id,
+        "ranked_figure": next(
+            (row_identity(row)["figure"] for row in rows if row["throughput_id"] == throughput_id), None
+        )
+        if throughput_id and is_timed(objectives)
+        else None,
         "left_out": left_out_documents(originals, objectives, throughput_id),
         "noisy": noisy_document(complete, objectives),
         "again": again_document(rows, objectives),

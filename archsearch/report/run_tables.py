@@ -10,6 +10,7 @@ from archsearch.report.load import busy_sentence, slow_sentence
 from archsearch.report.repeatability import (
     again_sentence,
     calibration_sentence,
+    figure_sentence,
     is_changed,
     left_out_sentence,
     noisy_sentence,
@@ -101,10 +102,14 @@ def _ending(document: Document) -> Iterator[str]:
 def _heads(document: Document) -> Iterator[str]:
     """The run's headline and which trials its front leaves out; before them, where it is so, that the order by speed is not to be used."""
     if document["noisy"]:
-        yield noisy_sentence(document["noisy"])
+        yield noisy_sentence(document["noisy"], _remeasure_command(document))
     yield headline(document)
     if document["left_out"]:
-        yield "\n".join(map(left_out_sentence, document["left_out"]))
+        yield "\n".join(left_out_sentence(each, _remeasure_command(document)) for each in document["left_out"])
+
+
+def _remeasure_command(document: Document) -> str:
+    return command_line([*(word for word in document["command"][1:] if word != "--remeasure"), "--remeasure"])
 
 
 def _training(document: Document) -> Iterator[str]:
@@ -334,6 +339,9 @@ def conditions_text(document: Document) -> str:
     given, source = document["conditions"], document["calibration"]
     own = {key: value for key, value in given.items() if key != "machine"}
     lines = [conditions_line({**(given["machine"] or {}), **own})]
+    lines += (
+        [figure_sentence(document["ranked_figure"], _remeasure_command(document))] if document["ranked_figure"] else []
+    )
     lines += [calibration_sentence(source)] if source else []
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     return "\n".join([*lines, f"versions: {versions}"])

@@ -184,6 +184,54 @@ def test_bad_runs_are_one_sentence(tmp_path: Path, report: Report) -> None:
     assert report("--json", "--csv").exit_code == 2
 
 
+def test_where_most_timings_are_noisy_the_first_line_says_so_and_what_to_do(tmp_path: Path, report: Report) -> None:
+    rows = [trial(number, 0.5, 20.0 + number, 10, throughput_noisy=number < 3) for number in range(6)]
+    write_run(tmp_path, rows, name="half")
+    assert strict(report("half", "--json").stdout)["noisy"] is None
+    write_run(tmp_path, [*rows, trial(6, 0.5, 9.0, 10, throughput_noisy=True)], name="most")
+    assert strict(report("most", "--json").stdout)["noisy"] == {"trials": 4, "timed": 7}
+    first, _, rest = " ".join(report("most").stdout.split()).partition(" Run most")
+    assert first.startswith("The order by speed is not to be used: 4 of 7 timings are noisy")
+    assert "`archsearch run --remeasure`" in first
+    assert rest
+    write_run(tmp_path, [*rows, trial(6, 0.5, 9.0, 10, throughput_noisy=True)], name="counts", objectives=("params",))
+    assert strict(report("counts", "--json").stdout)["noisy"] is None
+
+
+def test_a_run_that_an_earlier_version_went_on_with_elsewhere_is_not_ranked_across_the_two(
+    tmp_path: Path, report: Report
+) -> None:
+    def on(device: str) -> dict[str, Any]:
+        return {"device_name": device, "conditions": json.dumps({"device_name": device, "threads": 2})}
+
+    rows = [trial(number, 0.5 + 0.1 * number, 9000.0, 10, **on("A100")) for number in range(3)]
+    rows += [trial(number, 0.5, 20.0 + number, 10, **on("H100")) for number in range(3, 5)]
+    folder = write_run(tmp_path, rows)
+    table = pq.read_table(folder / "trials.parquet")
+    pq.write_table(table.select(table.column_names[: table.column_names.index("run")]), folder / "trials.parquet")
+    document = strict(report("--json").stdout)
+    assert [row["trial"] for row in document["front"]] == [4]
+    assert document["pair_fronts"]["proxy_score/throughput_img_s"] == [4]
+    assert document["pair_fronts"]["proxy_score/macs"] == [0, 1, 2], "no speed in it"
+    assert document["hypervolume"]["trials"] == 2
+    assert [(each["trials"], each["differences"]) for each in document["left_out"]] == [
+        (3, "device A100 there, H100 here")
+    ]
+    text = " ".join(report().stdout.split())
+    assert "Left out: 3 complete trials that were timed otherwise (device A100 there, H100 here)" in text
+    assert "speed is ranked by images/s as timed" in text
+
+
+def test_the_tau_is_that_of_the_ranked_figure(tmp_path: Path, report: Report) -> None:
+    """Rows of an earlier version: images/s as timed in the opposite order the second time, though the ratios repeat."""
+    rows = [
+        timed_again(number, ratio, ratio, throughput_img_s=100 * ratio, throughput_again_img_s=900 - 100 * ratio)
+        for number, ratio in enumerate((4.0, 3.0, 2.0))
+    ]
+    write_run(tmp_path, rows)
+    assert strict(report("--json").stdout)["again"]["tau"] == -1.0
+
+
 def timed_again(number: int, ratio: float, again: float, spread: float = 0.01, **changes: Any) -> Row:
     """A member of a front of three, with both of its ratios to the reference."""
     row = trial(number, 0.5 + 0.1 * number, 100 * ratio, 10 + number, throughput_ratio=ratio, throughput_iqr=spread)
