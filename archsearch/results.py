@@ -3,10 +3,11 @@
 All of them are derived from the study: a file that is lost or damaged is written again when the run is continued.
 """
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -293,23 +294,33 @@ def write_trials(rows: Sequence[Row], folder: Path) -> None:
     """Replace trials.parquet in one step; rows have every column of SCHEMA."""
 
     def write(path: Path) -> None:
-        with path.open("wb") as file, pq.ParquetWriter(file, SCHEMA) as writer:
+        with path.open("wb") as file, pq.ParquetWriter(file, SCHEMA, write_page_checksum=True) as writer:
             for start in range(0, max(1, len(rows)), _BLOCK):  # so that no second copy of a long run is in memory
-                writer.write_table(pa.Table.from_pylist(list(rows[start : start + _BLOCK]), schema=SCHEMA))
+                writer.write_table(_table(rows[start : start + _BLOCK], SCHEMA))
 
     _replace(folder / TRIALS_FILE, write)
 
 
 def write_front(rows: Sequence[Row], folder: Path, objectives: Sequence[str], throughput_id: str | None = None) -> None:
     """Replace front.parquet in one step, from the rows that `ranked` gave."""
-    table = pa.Table.from_pylist(front_rows(rows, objectives, throughput_id), schema=FRONT_SCHEMA)
+    table = _table(front_rows(rows, objectives, throughput_id), FRONT_SCHEMA)
     _replace(folder / FRONT_FILE, lambda path: write_parquet(table, path))
+
+
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """The rows as a table. Raises UserError where a damaged study has other values than its columns can hold."""
+    try:
+        return pa.Table.from_pylist(list(rows), schema=schema)
+    except (pa.ArrowException, OverflowError) as error:
+        raise UserError(
+            f"the run's study is damaged: a trial does not fit its columns ({first_line(error)})"
+        ) from error
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Write a table to a file."""
     with path.open("wb") as file:  # pyarrow takes a path such as a:/b for an address
-        pq.write_table(table, file)
+        pq.write_table(table, file, write_page_checksum=True)
 
 
 def write_manifest(manifest: Mapping[str, Any], folder: Path) -> None:
@@ -378,7 +389,7 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
         raise UserError(f"{path}: there is no such file; {again}")
     try:
         # Read at once: pyarrow opens a path twice, and a run may replace the file in between.
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()))
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
         table = file.read([name for name in schema.names if name in file.schema_arrow.names])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable parquet file ({first_line(error)}); {again}") from error
@@ -395,7 +406,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         is_missing = isinstance(error, FileNotFoundError)
         problem = "there is no such file" if is_missing else f"not a readable manifest ({error})"
         raise UserError(
@@ -407,6 +418,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     document: dict[str, Any] = _without_passwords(manifest)  # earlier versions wrote them
     return document
+
+
+@contextlib.contextmanager
+def damage_is_an_error(folder: Path) -> Iterator[None]:
+    """Turn what damaged contents of a run's files make code raise into a UserError; --debug shows where it was."""
+    try:
+        yield
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        RecursionError,
+    ) as error:
+        raise UserError(
+            f"{folder}: {MANIFEST_FILE}, {TRIALS_FILE} or {FRONT_FILE} is damaged ({type(error).__name__}: {first_line(error)}); "
+            "give the run's `archsearch run` command again to have them written from the study"
+        ) from error
 
 
 def study_name(manifest: Mapping[str, Any]) -> str:

@@ -19,11 +19,12 @@ def report(run: str | None, as_json: bool, as_csv: bool) -> None:
         raise click.UsageError("--json and --csv exclude each other.")
     from archsearch.cli.arguments import resolve_run
     from archsearch.report import build_report, report_parts, to_csv
-    from archsearch.results import read_rows
+    from archsearch.results import damage_is_an_error, read_rows
 
     folder = resolve_run(run, RESULTS)
-    if as_csv:
-        click.echo(to_csv(read_rows(folder)), nl=False)
-    else:
-        document = build_report(folder)
-        print_result(document, lambda: report_parts(document), as_json=as_json)
+    with damage_is_an_error(folder):
+        if as_csv:
+            click.echo(to_csv(read_rows(folder)), nl=False)
+        else:
+            document = build_report(folder)
+            print_result(document, lambda: report_parts(document), as_json=as_json)

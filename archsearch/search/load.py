@@ -11,7 +11,7 @@ from torch import nn
 
 from archsearch.errors import UserError
 from archsearch.models import build
-from archsearch.results import RUN_FRONT, read_front, read_manifest, read_trials, run_state
+from archsearch.results import RUN_FRONT, damage_is_an_error, read_front, read_manifest, read_trials, run_state
 from archsearch.search.config import SPACE_FILE, RunConfig
 from archsearch.space import Arch
 
@@ -64,14 +64,15 @@ def load_run(path: str | Path) -> Run:
     Raises UserError where the folder holds no run, or one whose files are damaged.
     """
     folder = Path(path)
-    manifest = read_manifest(folder)
-    return Run(
-        folder=folder,
-        state=run_state(folder, manifest),
-        config=read_config(folder, manifest),
-        trials=read_trials(folder),
-        front=read_front(folder),
-    )
+    with damage_is_an_error(folder):
+        manifest = read_manifest(folder)
+        return Run(
+            folder=folder,
+            state=run_state(folder, manifest),
+            config=read_config(folder, manifest),
+            trials=read_trials(folder),
+            front=read_front(folder),
+        )
 
 
 def read_config(folder: Path, manifest: dict[str, Any]) -> RunConfig:

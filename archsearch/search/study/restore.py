@@ -10,10 +10,19 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
-from archsearch.results import SCHEMA, SEED_COLUMNS, Row, read_manifest, read_rows, study_name
+from archsearch.results import (
+    SCHEMA,
+    SEED_COLUMNS,
+    TRIALS_FILE,
+    Row,
+    damage_is_an_error,
+    read_manifest,
+    read_rows,
+    study_name,
+)
 from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, params_in_space
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
@@ -23,6 +32,7 @@ from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, Stored
 from archsearch.search.study.store import AGAIN, SEEDS, STATES, RunStore
 from archsearch.space import Arch, propose
 
+_MOST_OTHERS = 10_000  # trials of other programs between those of a run
 _LOST = ".lost"  # put behind the names of the files that a restored study takes the place of
 _CANDIDATE = (
     *("arch_id", "architecture", "macs", "params", "is_fixed", "paper", "in_band", "reused_from"),
@@ -55,16 +65,24 @@ class Restored:
 
 def restore_run(folder: Path) -> Restored:
     """Make study.db of a run again. Raises UserError where the run is whole, at work, or its files are damaged."""
+    with damage_is_an_error(folder):
+        return _restore(folder)
+
+
+def _restore(folder: Path) -> Restored:
     manifest = read_manifest(folder)
-    config, rows = read_config(folder, manifest), read_rows(folder)
+    config, rows = read_config(folder, manifest), _read_trials(folder)
     database = folder / DATABASE_FILE
     if database.exists() and _is_whole(folder, config):
         raise UserError(f"{database}: has all trials of the run; there is nothing to restore")
     without_params: list[int] = []
 
     def fill(study: optuna.Study) -> None:
+        number = 0
         for row in rows:
-            _add_missing(study, row["trial"])
+            for _ in range(number, row["trial"]):
+                study.add_trial(_not_ours())
+            number = row["trial"] + 1
             if not _add(study, config, row):
                 without_params.append(row["trial"])
 
@@ -98,12 +116,18 @@ def _move_aside(database: Path) -> Path | None:
     return aside
 
 
-def _add_missing(study: optuna.Study, number: int) -> None:
-    """Failed trials up to `number`, in the places of those that were not the run's own: their parameters are lost."""
-    while len(study.get_trials(deepcopy=False)) < number:
-        study.add_trial(
-            create_trial(state=TrialState.FAIL, user_attrs={"reason": "not restored: not a trial of the run"})
-        )
+def _not_ours() -> FrozenTrial:
+    """A failed trial in the place of one that was not the run's own, of which nothing is left."""
+    return create_trial(state=TrialState.FAIL, user_attrs={"reason": "not restored: not a trial of the run"})
+
+
+def _read_trials(folder: Path) -> list[Row]:
+    """The rows of a run. Raises UserError where their numbers cannot be those of a study."""
+    rows = read_rows(folder)
+    numbers = [row["trial"] for row in rows]
+    if numbers != sorted(set(numbers)) or (numbers and not 0 <= numbers[0] <= numbers[-1] < len(rows) + _MOST_OTHERS):
+        raise UserError(f"{folder / TRIALS_FILE}: damaged (its trials are not numbered one after another)")
+    return rows
 
 
 def _add(study: optuna.Study, config: RunConfig, row: Row) -> bool:

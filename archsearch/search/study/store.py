@@ -632,7 +632,7 @@ def _load_run(
             # As it was first written: samplers depend on the order of its choices.
             config = replace(config, space_text=stored.space_text, space_name=stored.space_name)
         return RunStore(folder, config, study, backend, where, predict)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError) as error:
         raise damaged_error(where, f"{type(error).__name__}: {error}") from error
 
 
