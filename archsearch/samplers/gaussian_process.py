@@ -27,7 +27,7 @@ _WEIGHT_DEVIATION = 1.0
 # observations a mixture is the safer guess.
 _SHARE = (0.0, 2.0)
 _NO_SHARE = -30.0
-_CLEARLY = 2.0
+_CLEARLY = 5.0
 _NONE: Indices = np.array([], dtype=np.int64)
 _LIMIT = 6.0  # an optimum lies within this many deviations
 _JITTER = 1e-6
