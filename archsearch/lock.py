@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.errors import UserError
-from archsearch.system import flocked, ignore, utc_now
+from archsearch.system import Say, flocked, ignore, utc_now
 
 # A directory that other users and containers of this machine see too. Not TMPDIR, which differs between users and jobs.
 DIRECTORY_VARIABLE = "ARCHSEARCH_LOCK_DIR"
@@ -58,6 +58,11 @@ def machine_lock(name: str, *, exclusive: bool, on_wait: Callable[[str], None] =
                 yield waited_s
     finally:
         os.close(descriptor)
+
+
+def waiting_line(say: Say) -> Callable[[str], None]:
+    """An `on_wait` that says `waiting for the device: process 7 (run results/one, ...) has it`."""
+    return lambda holder: say(f"waiting for the device: {holder} has it") if holder else None
 
 
 def lock_directory() -> Path:

@@ -12,6 +12,7 @@ from torch import nn
 
 from archsearch.device import conditions, device_lock
 from archsearch.errors import RunError, UserError
+from archsearch.lock import waiting_line
 from archsearch.models import build
 from archsearch.space import Arch, reference_arch
 from archsearch.system import Say, ignore
@@ -101,9 +102,8 @@ def bench_document(task: BenchTask, say: Say = ignore) -> Document:
     """
     bench = _Measurements(task, say)
     interrupted = False
-    say("waiting for the device")
     try:
-        with device_lock(task.device, exclusive=True):
+        with device_lock(task.device, exclusive=True, on_wait=waiting_line(say)):
             if task.batch_sizes is None:
                 bench.measure_rounds()
             else:

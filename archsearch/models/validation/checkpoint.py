@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from archsearch.device import conditions, device_lock, pick_device
 from archsearch.errors import RunError, UserError
+from archsearch.lock import waiting_line
 from archsearch.models.checkpoints import CheckpointWarning, load_official
 from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_batch_size, default_workers, validate
 from archsearch.models.validation.preprocessing import Preprocessing, sides
@@ -132,8 +134,9 @@ def _validate(
 ) -> tuple[Accuracy, bool]:
     """The accuracy, and whether Ctrl-C ended the pass before its end."""
     so_far: list[Accuracy] = []
-    progress(0, len(task.images.paths), "waiting for the device and the first images")
-    with device_lock(task.device, exclusive=False):
+    progress(0, len(task.images.paths), "waiting for the first images")
+    on_wait = waiting_line(partial(progress, 0, len(task.images.paths)))
+    with device_lock(task.device, exclusive=False, on_wait=on_wait):
 
         def report(found: Accuracy) -> None:
             so_far[:] = [found]

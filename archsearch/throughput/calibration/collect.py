@@ -4,6 +4,7 @@ import datetime
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from archsearch.device import device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
+from archsearch.lock import waiting_line
 from archsearch.models import build
 from archsearch.system import Progress, ignore
 from archsearch.throughput.calibration.calibration import CalibrationRow
@@ -77,7 +79,8 @@ def measure_plan(plan: CalibrationPlan, path: Path, progress: Progress = ignore)
     timer: _TaskTimer | None = None
     try:
         for task in left:
-            with device_lock(torch.device(plan.key.device), exclusive=True):
+            on_wait = waiting_line(partial(progress, done, total))
+            with device_lock(torch.device(plan.key.device), exclusive=True, on_wait=on_wait):
                 timer = timer or _TaskTimer(plan)
                 journal.add(timer.measure(task))
             done += _weight(task)
