@@ -420,8 +420,10 @@ def test_what_lies_beside_the_images_is_hidden_or_said(tmp_path: Path) -> None:
     for path in [*(cat / name for name in files), root / "train" / "__MACOSX" / "x.jpg", root / "train" / "loose.png"]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"no image")
+    (root / "train" / "heic").mkdir()
     done = prepare(root, tmp_path / "out", "--val-split", "val")
     assert "train: 1 images in no class folder" in done.stdout
+    assert "train: 1 class folders without images ('heic')" in done.stdout
     assert "train: 2 files of endings that are no image's ('.db', '.jfif')" in done.stdout
     folder = open_prepared(tmp_path / "out")
     assert folder.classes == ("n01440764", "n02102040", "n03000684")

@@ -49,10 +49,13 @@ class FolderSource(Source):
 
     def entries(self, split: str) -> Entries:
         """All files below the split's class folders."""
-        found, loose = self._files(split), count_images_directly(self._root / ("" if self._is_flat else split))
+        found, folder = self._files(split), self._root / ("" if self._is_flat else split)
         files = found.files
         labels = np.array([file.label for file in files], dtype=np.int64)
+        loose = count_images_directly(folder)
         left_out = [f"{loose:,} images in no class folder"] if loose else []
+        if empty := [name for name in folders_in(folder) if name not in self.classes]:
+            left_out.append(f"{len(empty):,} class folders without images ({quote_names(empty)})")
         if found.others:
             number = sum(found.others.values())
             left_out.append(f"{number:,} files of endings that are no image's ({quote_names(sorted(found.others))})")

@@ -32,8 +32,6 @@ _SAMPLE = re.compile(r"^((?:.*/)?[^./][^/.]*)\.([^/]*)$")
 _LABEL_FIELDS = ("label", "cls", "class")
 _NUMBER = re.compile(r"((^|[-_.])\d+|\d{3,})([-_]of[-_]\d+)?$")
 _TAR = re.compile(r"\.(tar|tgz|tar\.(gz|bz2|xz|zst))$")
-
-
 _MOST_LABEL_BYTES = 16 << 20  # of a .cls or .json file
 
 
