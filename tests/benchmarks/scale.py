@@ -51,6 +51,7 @@ COLUMNS = (
     "front",
 )
 STEPS = (25, 100, 400)
+DISTINCT = 2_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -59,16 +60,17 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 def measure(phase: str, arch: Document) -> Document:
     """Speed against score with some noise; `phase` as the engine names it."""
-    slow = fraction(arch, "slow")
+    number = arch.get("name") or ""  # so that trials of one architecture differ
+    slow = fraction(arch, f"slow{number}")
     if phase == "count":
         return {"macs_fvcore": BUDGET, "seconds": 0.7}
     if phase == "throughput":
-        ratio = 0.2 + (1 - slow) ** 2 + 0.05 * fraction(arch, "speed")
+        ratio = 0.2 + (1 - slow) ** 2 + 0.05 * fraction(arch, f"speed{number}")
         figures = {"throughput_img_s": 200 * ratio, "throughput_ratio": ratio, "latency_ms": 5 / ratio}
         spread = {"throughput_iqr": 0.01, "throughput_noisy": False, "throughput_drift": 0.002, "seconds": 7.1}
         return {**figures, **spread, "peak_memory_bytes": 10**9, "conditions": CONDITIONS}
     steps = int(phase.partition("@")[2] or STEPS[-1])
-    final = 0.55 + 0.25 * slow**0.5 + 0.03 * (fraction(arch, "score") - 0.5)
+    final = 0.55 + 0.25 * slow**0.5 + 0.03 * (fraction(arch, f"score{number}") - 0.5)
     score = final - 5 / steps + (fraction(arch, phase) - 0.5) / steps
     return {"proxy_score": score, "proxy_score_se": 0.009, "proxy_train_loss": 1 - score, "seconds": 0.1 * steps}
 
@@ -110,39 +112,40 @@ CONDITIONS: Document = {
 
 def make_config(folder: Path, sampler: str) -> RunConfig:
     """The default space with two rungs and the full training, without fixed trials."""
-    return make_rung_config(folder / "log", sampler=sampler, papers=(), name=folder.name)
+    return make_rung_config(Path("log"), sampler=sampler, papers=(), name=folder.name)
 
 
 def fill(folder: Path, config: RunConfig, trials: int) -> None:
-    """A run of so many ended trials: of 100 one failed, 59 were stopped at a rung, the others are complete."""
+    """A run of so many ended trials: of 100 one failed, 59 were stopped at a rung, the others are complete; architectures repeat after DISTINCT."""
     with RunStore.open(folder, config):
         pass
     space, rng = load_space("hybrid"), random.Random(0)
     texts = {
         name: distribution_to_json(CategoricalDistribution(choices)) for name, choices in space.parameters().items()
     }
-    seen: set[str] = set()
+    archs = [draw(space, config.band, rng) for _ in range(min(trials, DISTINCT))]
+    tables: dict[str, list[tuple[Any, ...]]] = {statement: [] for statement in STATEMENTS}
+    for number in range(trials):
+        params, arch = archs[number % len(archs)]
+        values = {name: (texts[name], list(space.parameters()[name]).index(value)) for name, value in params.items()}
+        for statement, rows in trial_rows(number, arch, values).items():
+            tables[statement] += rows
     with sqlite3.connect(folder / "study.db") as connection:
-        number = 0
-        while number < trials:
-            params, arch = draw(space, config.band, rng)
-            if arch.arch_id not in seen:
-                seen.add(arch.arch_id)
-                insert(connection, config, number, params, arch, texts)
-                number += 1
+        for statement, rows in tables.items():
+            connection.executemany(statement, rows)
     connection.close()
 
 
-def insert(
-    connection: sqlite3.Connection,
-    config: RunConfig,
-    number: int,
-    params: dict[str, Any],
-    arch: Arch,
-    texts: dict[str, str],
-) -> None:
-    """One trial, as the engine stores it."""
-    document, cost, key = arch.to_dict(), arch.cost(), number + 1
+TRIALS = "INSERT INTO trials VALUES (?, ?, 1, ?, ?, ?)"
+ATTRIBUTES = "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)"
+PARAMS = "INSERT INTO trial_params (trial_id, param_name, distribution_json, param_value) VALUES (?, ?, ?, ?)"
+VALUES = "INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (?, ?, ?, 'FINITE')"
+STATEMENTS = (TRIALS, ATTRIBUTES, PARAMS, VALUES)
+
+
+def trial_rows(number: int, arch: Arch, params: dict[str, tuple[str, int]]) -> dict[str, list[tuple[Any, ...]]]:
+    """One trial in Optuna's tables, as the engine stores it; figures differ from trial to trial of an architecture."""
+    document, cost, key = {**arch.to_dict(), "name": str(number)}, arch.cost(), number + 1
     start = START + timedelta(minutes=number)
     kind = number % 100
     state = "FAIL" if kind == 0 else "PRUNED" if kind < 60 else "COMPLETE"
@@ -150,7 +153,7 @@ def insert(
     phases = ["count", "throughput", *[f"proxy@{steps}" for steps in STEPS[:-1]], "proxy"][: 2 + rungs]
     figures = {phase: measure(phase, document) for phase in phases}
     candidate = {
-        "arch_id": arch.arch_id,
+        "arch_id": f"{number:012x}",
         "architecture": arch.describe(),
         "macs": cost.macs,
         "params": cost.params,
@@ -168,35 +171,24 @@ def insert(
         "FAIL": "throughput: out of memory on cpu",
         "PRUNED": "after 25 of 400 training steps: trial 12 is better",
     }
-    curve = {
-        str(steps): figures[phase]["proxy_score"] for steps, phase in zip(STEPS, phases[2:], strict=False)
-    }  # fewer phases where it was stopped
+    scores = {f"{steps}": figures[phase]["proxy_score"] for steps, phase in zip(STEPS, phases[2:], strict=False)}
+    speed = figures["throughput"]["throughput_img_s"]
     attrs = {
         "arch": document,
         "candidate": candidate,
-        "learning_curve": curve,
+        "learning_curve": scores,
         **{f"phase:{phase}": values for phase, values in figures.items()},
+        **({"measured": {"1": speed, "2": cost.params}} if state == "PRUNED" else {}),
         "outcome": {"reason": reason.get(state), "finished_at": start.isoformat(timespec="milliseconds")},
     }
-    speed = figures["throughput"]["throughput_img_s"]
-    if state == "PRUNED":
-        attrs["measured"] = {"1": speed, "2": cost.params}
     day = start.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
-    connection.execute("INSERT INTO trials VALUES (?, ?, 1, ?, ?, ?)", (key, number, state, day, day))
-    connection.executemany(
-        "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)",
-        [(key, name, json.dumps(value)) for name, value in attrs.items()],
-    )
-    connection.executemany(
-        "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) VALUES (?, ?, ?, ?)",
-        [(key, name, config.space.parameters()[name].index(value), texts[name]) for name, value in params.items()],
-    )
-    if state == "COMPLETE":
-        values = (figures["proxy"]["proxy_score"], speed, cost.params)
-        connection.executemany(
-            "INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (?, ?, ?, 'FINITE')",
-            [(key, place, value) for place, value in enumerate(values)],
-        )
+    values = (figures["proxy"]["proxy_score"], speed, cost.params) if state == "COMPLETE" else ()
+    return {
+        TRIALS: [(key, number, state, day, day)],
+        ATTRIBUTES: [(key, name, json.dumps(value)) for name, value in attrs.items()],
+        PARAMS: [(key, name, *value) for name, value in params.items()],
+        VALUES: [(key, place, value) for place, value in enumerate(values)],
+    }
 
 
 # Measuring, in a process of its own.

@@ -1,0 +1,80 @@
+"""A long run: what is kept trial by trial equals what is worked out anew, and what is read in blocks equals what Optuna reads."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from support.runs import make_config, make_rung_config, run
+from support.stub_evaluators import fraction
+
+from archsearch import results
+from archsearch.results import ranked
+from archsearch.search import RunStore
+from archsearch.search.engine import driver
+
+OURS = ("arch", "candidate", "outcome", "phase:")
+
+
+def test_trials_are_those_that_optuna_reads(tmp_path: Path) -> None:
+    """All but the attributes that only rows are made from; with failed, stopped, waiting and running trials, and special numbers."""
+    config = make_rung_config(tmp_path / "log", sampler="tpe")
+    run(tmp_path / "run", config, trials=6)
+    study = optuna.load_study(study_name="test", storage=f"sqlite:///{tmp_path}/run/study.db")
+    study.enqueue_trial({"stages.1.depth": 1})
+    study.add_trial(optuna.trial.create_trial(values=[float("inf"), -float("inf"), 1.0], system_attrs={"mine": [1]}))
+    wanted = study.get_trials()
+    with RunStore.open(tmp_path / "run", config) as store:
+        found = store._study.get_trials(deepcopy=False)
+    assert len(found) == len(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert not any(key.startswith(OURS) for key in ours.user_attrs)
+        if theirs.state.is_finished():
+            kept = {key: value for key, value in theirs.user_attrs.items() if not key.startswith(OURS)}
+            theirs.user_attrs = kept
+            assert ours == theirs
+
+
+def advance(store: RunStore) -> None:
+    """Measure one candidate."""
+    proposal = store.propose()
+    assert proposal is not None
+    number, document = store.start(proposal)["trial"], proposal.arch.to_dict()
+    ratio = fraction(document, "throughput")
+    store.record_phase(number, "throughput", {"throughput_img_s": 100 * ratio, "throughput_ratio": ratio})
+    store.record_phase(number, "proxy", {"proxy_score": fraction(document, "proxy")})
+    store.finish(number)
+
+
+def test_the_front_is_right_after_every_trial(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log")
+    with RunStore.open(tmp_path / "run", config) as store:
+        for _ in range(12):
+            advance(store)
+            rows = ranked(store.rows(), config.objectives, store.ranked_id)
+            wanted = [row["trial"] for row in rows if row["front"] == 0]
+            assert [row["trial"] for row in store.front()] == wanted
+            assert [row["trial"] for row in store.rows() if row["front"] == 0] == wanted
+        store.rank()
+        assert store.rows() == rows
+
+
+def test_files_are_written_when_due_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where writing takes long it is left for later; what was left is in the files at the end."""
+    monkeypatch.setattr(driver, "_QUICK_S", -1.0)
+    lengths: list[int] = []
+    write = results.write_trials
+
+    def note(rows: list[Any], folder: Path) -> None:
+        lengths.append(len(rows))
+        write(rows, folder)
+
+    monkeypatch.setattr(driver, "write_trials", note)
+    monkeypatch.setattr(driver, "_WRITE_SHARE", 10_000)
+    run(tmp_path / "run", make_config(tmp_path / "log"), trials=4)
+    assert lengths == [0, 6], "at the start and at the end"
+    assert (results.read_trials(tmp_path / "run")["state"] == "complete").all()
+    lengths.clear()
+    monkeypatch.setattr(driver, "_STALE_S", 0.0)
+    run(tmp_path / "run", make_config(tmp_path / "log"), trials=6)
+    assert len(lengths) >= 4, "no file is older than the limit"
