@@ -5,7 +5,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
 from archsearch.samplers import observations
@@ -33,7 +33,7 @@ def _study(number: int) -> optuna.Study:
     return study
 
 
-SPACE = {name: CategoricalDistribution(tuple(range(50))) for name in ("a", "b")}
+SPACE: dict[str, BaseDistribution] = {name: CategoricalDistribution(tuple(range(50))) for name in ("a", "b")}
 
 
 def _read(study: optuna.Study, cache: Any = None) -> observations.Observations:
