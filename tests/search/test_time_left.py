@@ -13,7 +13,7 @@ from support.runs import make_rung_config
 from archsearch.search import Pace, Tally, TimeLeft
 
 FIXED, SAMPLED = 2, 14
-TIMING_S, STEP_S = 7.0, 0.2
+TIMING_S, STEP_S, JUDGING_S = 7.0, 0.2, 3.0
 STEPS = {"proxy@25": (0, 25), "proxy@100": (25, 100), "proxy": (100, 400)}
 
 
@@ -53,7 +53,11 @@ class Player:
             self.tick(seconds / ticks)
             if end:
                 self.left.progress({**event, "step": begin + round((end - begin) * tick / ticks), "steps": 400})
-        self.left.progress({"event": "phase", "trial": trial, "phase": name, "values": {"seconds": seconds}})
+        if end:
+            self.tick(JUDGING_S)
+        self.left.progress(
+            {"event": "phase", "trial": trial, "phase": name, "values": {"seconds": seconds + JUDGING_S * bool(end)}}
+        )
 
     def wait(self, trial: int, name: str, seconds: float) -> None:
         event = {"event": "progress", "trial": trial, "phase": name}

@@ -88,6 +88,8 @@ class TimeLeft:
         self._spans = dict(zip(names, zip([0, *ends], ends, strict=False), strict=True))
         self._seconds: dict[str, _Mean] = defaultdict(_Mean)
         self._between = _Mean()
+        # Of trainings that were watched: seconds of a step, and from the last step to the score.
+        self._steps_s, self._steps, self._judging = 0.0, 0, _Mean()
         self._ended_at: float | None = None
         self._came_to: dict[str, int] = defaultdict(int)  # sampled trials that finished the phase
         self._num_sampled = 0
@@ -164,6 +166,7 @@ class TimeLeft:
             # A phase of the next trial, done meanwhile, takes no time of its own.
             self._seconds[_kind(name)].add(event["values"].get("seconds", 0.0) if is_current else 0.0)
             if is_current:
+                self._learn_steps(now)
                 self._work.done.add(name)
                 self._phase = None
             return
@@ -172,6 +175,19 @@ class TimeLeft:
         if self._phase is None or self._phase.name != name:
             self._phase = _Phase(trial=trial, name=name, began=now)
         self._note(self._phase, event, now)
+
+    def _learn_steps(self, now: float) -> None:
+        """Part the training that has ended into its steps and the judging after the last one."""
+        phase = self._phase
+        if phase is not None and phase.last is not None and phase.name in self._spans:
+            self._steps_s += max(0.0, phase.last[0] - phase.began - phase.waited_s)
+            self._steps += max(1, phase.last[1] - self._begin_of(phase))
+            self._judging.add(now - phase.last[0])
+
+    def _begin_of(self, phase: _Phase) -> int:
+        """The steps that a training had when its phase began: none where it began again from its start, as after a crash."""
+        begin = self._spans.get(phase.name, (0, 0))[0]
+        return 0 if phase.first is not None and phase.first[1] < begin else begin
 
     @property
     def _current_trial(self) -> int:
@@ -256,7 +272,7 @@ class TimeLeft:
         if name in self._spans:
             begin, end = self._spans[name]
             step_s = self._step_s()
-            return None if step_s is None else (end - begin) * step_s
+            return None if step_s is None else (end - begin) * step_s + (self._judging.value or 0.0)
         # Counting takes a second; a score that needs no training a few.
         return 0.0 if name not in ("throughput", FULL_PHASE) else None
 
@@ -266,7 +282,9 @@ class TimeLeft:
         return None if None in seconds else sum(each or 0.0 for each in seconds)
 
     def _step_s(self) -> float | None:
-        """Seconds of a training step: of the trainings that have ended, else of the current one."""
+        """Seconds of a training step: of the trainings that have ended, judging included in those of earlier sessions; else of the current one."""
+        if self._steps:
+            return self._steps_s / self._steps
         ended = [(self._seconds[name], end - begin) for name, (begin, end) in self._spans.items()]
         steps = sum(mean.count * steps for mean, steps in ended)
         if steps:
@@ -274,8 +292,7 @@ class TimeLeft:
         phase = self._phase
         if phase is None or phase.last is None or not phase.last[1]:
             return None
-        begin = self._spans.get(phase.name, (0, 0))[0]
-        return (phase.last[0] - phase.began - phase.waited_s) / max(1, phase.last[1] - begin)
+        return (phase.last[0] - phase.began - phase.waited_s) / max(1, phase.last[1] - self._begin_of(phase))
 
     def _current_s(self) -> float | None:
         """Seconds that the current trial or member of the front still takes; 0 between two."""
@@ -310,16 +327,14 @@ class TimeLeft:
         if phase.last is None:
             expected = self._training_s() if phase.name.startswith(SEED_PHASE) else self._seconds_of(phase.name)
             return None if expected is None else max(0.0, expected - spent)
-        begin, end = self._spans.get(phase.name, next(iter(reversed(self._spans.values())), (0, phase.last[1])))
-        if phase.name.startswith(SEED_PHASE):
-            begin = 0
-        if phase.first is not None and phase.first[1] < begin:
-            begin = 0  # it began again from its start, after a crash
+        _, end = self._spans.get(phase.name, next(iter(reversed(self._spans.values())), (0, phase.last[1])))
+        begin = self._begin_of(phase)
         steps, prior = phase.last[1] - begin, self._step_s() or 0.0
         own_s = phase.last[0] - phase.began - phase.waited_s
         prior_steps = _PRIOR_SHARE * (end - begin) if self._seconds[phase.name].count else 0.0
         step_s = (max(0.0, own_s) + prior_steps * prior) / max(1.0, steps + prior_steps)
-        return max(0.0, (end - phase.last[1]) * step_s - (now - phase.last[0]))
+        judging_s = self._judging.value or 0.0
+        return max(0.0, (end - phase.last[1]) * step_s + judging_s - (now - phase.last[0]))
 
 
 def _kind(phase: str) -> str:
