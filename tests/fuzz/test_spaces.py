@@ -10,7 +10,7 @@ from archsearch.report import SpaceQuery, sample_archs, space_document
 from archsearch.space import Arch, load_space, paper_names, spaces_folder
 
 _TINY = (Path(__file__).parents[1] / "data" / "tiny.toml").read_text()
-_COUNTED = 4  # every so many of the good ones is counted, which takes longest
+_COUNTED = 12  # every so many of the good ones is counted, which takes longest
 
 
 def _texts() -> list[str]:
