@@ -162,7 +162,7 @@ def _check_value(value: Any, hint: Any, where: str) -> Any:
     """The value if its type, or the word itself, is allowed; a whole number stands for a float too."""
     allowed = get_args(hint) or (hint,)
     if float in allowed and type(value) is int:
-        return float(value) if abs(value) < _WHOLE else math.copysign(math.inf, value)
+        return float(value) if abs(value) < _WHOLE else math.inf * (1 if value > 0 else -1)
     if value in [word for word in allowed if isinstance(word, str)] or type(value) in allowed:
         return value
     words = [repr(kind) if isinstance(kind, str) else kind.__name__ for kind in allowed if kind is not type(None)]
