@@ -79,6 +79,7 @@ def bench(models: Sequence[tuple[str, dict[str, Any]]], protocol: Protocol, thre
         with quiet_device():
             figures = measure(model, protocol, CPU, reference=reference)
         rows.append({"model": name, **{key: getattr(figures, key) for key in KEPT}})
+        print(f"{name}: {figures.throughput_img_s:.2f} img/s, ratio {figures.ratio_to_reference:.4f}", flush=True)
     return rows
 
 

@@ -3,8 +3,9 @@
 import json
 import re
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import moocore
 import numpy as np
@@ -15,8 +16,12 @@ from support.runs import InProcessWorker, RecordingListener, make_config, make_r
 from support.stub_evaluators import REFERENCE, fraction, on_machine
 
 from archsearch import results
+from archsearch.identity import RAW_FIGURE, identity_digest, ratio_figure, row_identity, throughput_identity
 from archsearch.report import build_report
 from archsearch.search import RunConfig, RunStore
+from archsearch.search.run import RankedPredictor, other_timings_sentence, raw_sentence
+from archsearch.space import Arch, paper
+from archsearch.throughput import Calibration
 
 A, B = ({"device_name": name, "threads": 1, "torch": "2.11.0", "reference": "van_b0"} for name in ("Abacus", "Bead"))
 
@@ -216,6 +221,49 @@ def test_a_trial_that_was_timed_elsewhere_when_it_was_interrupted_is_timed_here(
     assert row["throughput_ratio"] == (100 + 900 * fraction(json.loads(row["arch"]), "other")) / REFERENCE
     on(A, folder, config, 3)
     assert results.read_rows(folder)[number]["throughput_ratio"] == 0.5
+
+
+def test_what_cannot_be_ranked_is_said_in_a_sentence_with_the_two_ways_on() -> None:
+    settings = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 224}
+    row = {**settings, "state": "complete", "throughput_raw_img_s": 20.0, "torch_version": "2.11.0"}
+    then = {**row, "conditions": json.dumps({**A, "threads": 7})}
+    then["throughput_id"] = identity_digest(row_identity(then))
+    here = throughput_identity(settings, A, ratio_figure("van_b0"))
+    sentence = other_timings_sentence(
+        Path("run"), [then, {**then, "state": "failed"}], here, "archsearch run --remeasure"
+    )
+    assert sentence
+    for words in ("1 of its 1", "(threads 7 then, 1 now)", "`archsearch run --remeasure`", "another --output"):
+        assert words in sentence
+    same = {**row, "conditions": json.dumps(A), "throughput_id": identity_digest(here)}
+    assert other_timings_sentence(Path("run"), [same], here, "") is None
+    assert raw_sentence(here, "") is None
+    assert "images/s as timed" in (raw_sentence({**here, "figure": RAW_FIGURE}, "") or "")
+
+
+class _Calibration:
+    """Predicts 40 images/s where the reference does 100."""
+
+    source: Mapping[str, Any] = {}
+    reference_img_s = 100.0
+
+    def predict(self, arch: Arch) -> float | None:
+        return 40.0
+
+
+def test_predictions_are_told_at_the_rate_of_the_reference_that_the_run_ranks_by(tmp_path: Path) -> None:
+    predictor = RankedPredictor(cast(Calibration, _Calibration()))
+    assert predictor.predict(paper("van_b0")) == 40.0
+    predictor.use_rate(50.0)  # a run that fixed its rate on a busy machine
+    assert predictor.predict(paper("van_b0")) == 20.0
+    folder, config = tmp_path / "run", make_config(tmp_path / "log", papers=())
+    with RunStore.open(folder, config) as store:
+        store.measure_here(A, usual_rate=predictor.reference_img_s)
+        proposal = store.propose()
+        assert proposal
+        number = store.start(proposal)["trial"]
+        store.record_phase(number, "throughput", {"throughput_img_s": 7.0, "throughput_ratio": 0.4, "conditions": A})
+        assert store.rows()[number]["throughput_img_s"] == 40.0, "a new run takes the calibration's rate"
 
 
 @pytest.mark.slow
