@@ -497,7 +497,10 @@ def test_a_run_whose_every_trial_fails_ends_with_the_reason(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send on Windows")
-def test_ctrl_c_says_what_is_kept_and_how_to_go_on(cli: Cli, tmp_path: Path, stub: Callable[[str], None]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_say_what_is_kept_and_how_to_go_on(
+    cli: Cli, tmp_path: Path, stub: Callable[[str], None], number: signal.Signals
+) -> None:
     stub("sleep")
 
     def interrupt() -> None:
@@ -505,14 +508,27 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(cli: Cli, tmp_path: Path, stu
         while not database.exists():
             time.sleep(0.05)
         time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt, daemon=True).start()
     result = cli(*RUN, "--output", "kept")
     assert result.exit_code == 130
     last = result.stderr.splitlines()[-1]
-    assert "kept in kept" in last
+    assert "kept in kept; missing: 5 of 5 trials" in last
     assert last.endswith("go on with: archsearch " + " ".join([*RUN, "--output", "kept"]))
+
+
+def test_a_run_that_its_time_limit_ends_says_what_is_missing_and_how_to_go_on(
+    cli: Cli, stub: Callable[[str], None]
+) -> None:
+    stub("evaluate")
+    command = [*RUN, "--timeout", "0.001s", "--output", "late"]
+    result = cli(*command)
+    assert result.exit_code == 124
+    words = f"stopped by --timeout; missing: 4 of 5 trials; go on with: archsearch {' '.join(command)}"
+    assert words in " ".join(result.stdout.split())
+    assert document(cli("report", "late", "--json"))["state"] == "timeout"
+    assert words in " ".join(cli("report", "late").stdout.split())
 
 
 def test_nearest_papers_are_one_a_family() -> None:
