@@ -382,6 +382,11 @@ def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
     return frame
 
 
+def _has_control_signs(column: pa.ChunkedArray) -> bool:
+    """Whether a text holds what no run writes, and a terminal would obey."""
+    return bool(pc.any(pc.match_substring_regex(column, r"[\x00-\x1f\x7f]")).as_py())
+
+
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """The columns of the schema, as the file has them."""
     again = "give the run's `archsearch run` command again to have it written from the run's storage"
@@ -391,6 +396,8 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
         # Read at once: pyarrow opens a path twice, and a run may replace the file in between.
         file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
         table = file.read([name for name in schema.names if name in file.schema_arrow.names])
+        if any(_has_control_signs(column) for column in table.columns if pa.types.is_string(column.type)):
+            raise ValueError("its texts are damaged")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable parquet file ({first_line(error)}); {again}") from error
     for name in schema.names:

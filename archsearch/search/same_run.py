@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.errors import UserError
-from archsearch.results import MANIFEST_FILE, read_manifest, study_name
+from archsearch.results import MANIFEST_FILE, damage_is_an_error, read_manifest, study_name
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
 from archsearch.space import Space
@@ -44,17 +44,15 @@ def find_run(root: Path, config: RunConfig, space: Space, say: Say) -> Path:
 def _same_run(folder: Path, config: RunConfig) -> RunConfig | None:
     """The configuration of a folder's run, with the name that it began with, where that is the run of `config`."""
     try:
-        manifest = read_manifest(folder)
-        if [manifest[name] for name in ("budget_macs", "sampler", "seed")] != [
-            config.budget_macs,
-            config.sampler,
-            config.seed,
-        ]:
-            return None  # most folders, without reading their space
-        stored = read_config(folder, {**manifest, "name": study_name(manifest)})
-    except (UserError, KeyError):  # a damaged run is no run to go on with
+        with damage_is_an_error(folder):
+            manifest = read_manifest(folder)
+            names = ("budget_macs", "sampler", "seed")
+            if [manifest[name] for name in names] != [getattr(config, name) for name in names]:
+                return None  # most folders, without reading their space
+            stored = read_config(folder, {**manifest, "name": study_name(manifest)})
+            return None if stored.differences(config) else stored
+    except UserError:  # a damaged run is no run to go on with
         return None
-    return None if stored.differences(config) else stored
 
 
 def default_name(config: RunConfig, space: Space) -> str:
