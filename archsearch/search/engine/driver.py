@@ -73,7 +73,7 @@ class Driver:
         self._recheck, self._remeasure, self._num_seeds, self._predictor = recheck, remeasure, num_seeds, predictor
         self._stages = stages(config)
         self._trials = 0
-        self._deadline = float("inf")
+        self._timeout_s = self._deadline = float("inf")
         self._is_stopped = False
         self._is_over = False
         self._is_exhausted = False
@@ -88,7 +88,8 @@ class Driver:
         trial). Closes the worker. Raises RunError when every trial failed, UserError when the storage or a file cannot be written.
         """
         self._trials = trials
-        self._deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        self._timeout_s = float("inf") if timeout is None else timeout
+        self._deadline = time.monotonic() + self._timeout_s
         try:
             with self._deferred_interrupt():
                 self._write("running")
@@ -128,10 +129,11 @@ class Driver:
         return "timeout" if self._is_over and any(self._missing().values()) else "complete"
 
     def _is_late(self, *, keep_front_work: bool = False) -> bool:
-        """Whether the time limit is over, or what is left is kept for the work on the front, which then has twice the time it should take."""
+        """Whether the time limit is over, or what is left is kept for the work on the front, which then has twice what was kept."""
         if isinf(self._deadline):
             return False
-        now, kept_s = time.monotonic(), self._front_work_s() if keep_front_work else 0.0
+        now = time.monotonic()
+        kept_s = min(self._front_work_s(), self._timeout_s / 2) if keep_front_work else 0.0
         if now < self._deadline - kept_s:
             return False
         self._is_over = True
