@@ -382,8 +382,10 @@ def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
     return frame
 
 
-def _has_control_signs(column: pa.ChunkedArray) -> bool:
-    """Whether a text holds what no run writes, and a terminal would obey."""
+def _is_damaged_text(column: pa.ChunkedArray) -> bool:
+    """Whether a column has bytes for text, or a text with what no run writes, and a terminal would obey."""
+    if not pa.types.is_string(column.type):
+        return bool(pa.types.is_binary(column.type))
     return bool(pc.any(pc.match_substring_regex(column, r"[\x00-\x1f\x7f]")).as_py())
 
 
@@ -396,7 +398,7 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
         # Read at once: pyarrow opens a path twice, and a run may replace the file in between.
         file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
         table = file.read([name for name in schema.names if name in file.schema_arrow.names])
-        if any(_has_control_signs(column) for column in table.columns if pa.types.is_string(column.type)):
+        if any(map(_is_damaged_text, table.columns)):
             raise ValueError("its texts are damaged")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable parquet file ({first_line(error)}); {again}") from error

@@ -107,9 +107,14 @@ def _terminating_as_interrupting() -> Iterator[None]:
 def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:
     """Print the sentence on stderr and exit."""
     if ctx.params.get("debug"):
-        click.echo(without_passwords(traceback.format_exc()), err=True, nl=False)
+        click.echo(_printable(without_passwords(traceback.format_exc())), err=True, nl=False)
     click.echo(f"error: {one_line(sentence)}", err=True)
     ctx.exit(exit_code)
+
+
+def _printable(text: str) -> str:
+    """The text with what a terminal would obey written out: an exception may quote a damaged file."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else repr(sign)[1:-1] for sign in text)
 
 
 def _keep_traceback(ctx: click.Context) -> str:
