@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from archsearch.cores import usable_cores
 from archsearch.errors import UserError
-from archsearch.load import usable_cores
 from archsearch.lock import machine_lock
 from archsearch.system import ignore, utc_now
 

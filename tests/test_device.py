@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from archsearch.cli.options import CpuList
+from archsearch.cores import usable_cores
 from archsearch.device import affinity, conditions, pick_device, use_cpu
 from archsearch.errors import UserError
-from archsearch.load import usable_cores
 from archsearch.throughput.telemetry import (
     GpuReading,
     Spread,

@@ -14,7 +14,7 @@ PACKAGE = Path(archsearch.__file__).parent
 LAYERS = [
     {"errors", "metrics", "version", "identity"},
     {"units", "system"},
-    {"lock", "load"},
+    {"lock", "cores"},
     {"device", "results", "blocks"},
     {"space", "data"},
     {"models"},
@@ -28,7 +28,7 @@ ONLY_IN = {
     "optuna": {"samplers", "search"},
     "fvcore": {"models"},
 }
-NO_TORCH = {"errors", "metrics", "version", "identity", "units", "system", "lock", "load", "results"}
+NO_TORCH = {"errors", "metrics", "version", "identity", "units", "system", "lock", "cores", "results"}
 TORCH = {"torch", "torchvision", "timm"}
 FACES = ["blocks", "space", "data", "models", "throughput", "proxy", "samplers", "search", "report", "cli"]
 

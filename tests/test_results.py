@@ -95,6 +95,7 @@ schema_version: int64
 throughput_id: string
 throughput_raw_img_s: double
 throughput_again_raw_img_s: double
+other_cores: double
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")

@@ -157,7 +157,7 @@ def run(ctx: click.Context, /, **options: Any) -> None:
 def _run(options: dict[str, Any], console: Any, folders: list[Path]) -> str:
     """The run, from loading what it needs to its last state; its folder is added to `folders` as soon as it is known."""
     from archsearch.cli.progress import loading, progress_display
-    from archsearch.load import OthersLoad
+    from archsearch.cores import OthersLoad
 
     load = OthersLoad(options["measuring"]["cpus"])
     load.mean_cores()  # from now on

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from archsearch.load import usable_cores
+from archsearch.cores import usable_cores
 
 # EXIF tag "Orientation", and how each of its values turns the stored picture upright (EXIF 2.3, 4.6.4 A).
 _ORIENTATION_TAG = 0x0112

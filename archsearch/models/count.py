@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from archsearch.cores import usable_cores
 from archsearch.errors import RunError
-from archsearch.load import usable_cores
 from archsearch.models.network import build_without_weights
 from archsearch.space import ImageSize, paper
 from archsearch.system import Progress, ignore, without_interrupts

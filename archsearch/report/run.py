@@ -14,7 +14,7 @@ from archsearch.errors import UserError
 from archsearch.identity import row_identity
 from archsearch.metrics import TIE_SE, hypervolume
 from archsearch.proxy import is_starved, read_audit
-from archsearch.report.load import busy_document, slow_document
+from archsearch.report.busy import busy_document, slow_document
 from archsearch.report.noise import Noise, score_ties, unresolved
 from archsearch.report.repeatability import (
     again_document,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 
 from archsearch.proxy import STARVED_UNDER
-from archsearch.report.load import busy_sentence, slow_sentence
+from archsearch.report.busy import busy_sentence, slow_sentence
 from archsearch.report.repeatability import (
     again_sentence,
     calibration_sentence,

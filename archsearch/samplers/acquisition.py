@@ -87,18 +87,21 @@ def farthest(
     candidates: EncodedCandidates,
     known: Sequence[int],
     rng: random.Random,
+    *,
     competing: float = COMPETING,
+    first_among: float = 0.0,
 ) -> int:
     """Index of the candidate, among a random share `competing`, whose nearest observation is farthest in known costs (by rank) and parameters.
 
-    Without an observation it is the one of the most ordinary cost.
+    Without an observation it is the one of the most ordinary cost, or one of the share `first_among` of the most ordinary ones.
     """
     number = len(candidates.encoded)
     some = np.array(rng.sample(range(number), math.ceil(competing * number)))
     costs = _ranks(candidates.costs[some], candidates.costs)
     tried = [row for row in rows if np.all(np.isfinite(row.pick_values(known)))]
     if not tried:
-        return int(some[np.argmin(np.abs(costs - 0.5).sum(axis=1))])
+        ordinary = np.argsort(np.abs(costs - 0.5).sum(axis=1), kind="stable")
+        return int(some[ordinary[rng.randrange(max(1, int(first_among * len(ordinary))))]])
     others = _ranks(stack_costs(tried, known), candidates.costs)
     distances = np.abs(costs[:, None, :] - others[None, :, :]).sum(axis=2)
     first, second = candidates.encoded[some], encoder.encode(row.params for row in tried)

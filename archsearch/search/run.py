@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from archsearch.cores import OthersLoad, busy_advice, is_busy
 from archsearch.device import conditions
 from archsearch.errors import UserError
 from archsearch.identity import RAW_FIGURE, Identity, identity_differences, identity_digest, row_identity
-from archsearch.load import OthersLoad, busy_advice, is_busy
 from archsearch.proxy import Profile, ProxyTask, choose_profile
 from archsearch.results import DEVICE_OBJECTIVES, Row
 from archsearch.samplers import check_sampler

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from archsearch.cores import usable_cores
 from archsearch.data import IMAGE_SUFFIXES, folders_in, read_image, read_split
 from archsearch.device import is_out_of_memory
 from archsearch.errors import RunError, UserError
-from archsearch.load import usable_cores
 from archsearch.metrics import binomial_standard_error
 from archsearch.models.validation.preprocessing import Preprocessing, sides
 from archsearch.space import ImageSize

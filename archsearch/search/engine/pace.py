@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from archsearch.load import TOLERATED_CORES
+from archsearch.cores import TOLERATED_CORES
 from archsearch.search.rungs import FULL_PHASE, RUNG_PHASE, SEED_PHASE
 
 # A third: architectures of one band differ by less; threads that share a core lose a factor of 5 to 100.

@@ -18,8 +18,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from archsearch.cores import OthersLoad, usable_cores
 from archsearch.errors import ArchsearchError
-from archsearch.load import OthersLoad, usable_cores
 from archsearch.lock import work_for
 from archsearch.results import check_measured
 from archsearch.search.engine.workers.base import KILLED, Evaluator, Event, Job

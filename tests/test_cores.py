@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from archsearch import load
-from archsearch.load import OthersLoad, is_busy
+from archsearch import cores
+from archsearch.cores import OthersLoad, is_busy
 
 BURN = "import sys\nprint('on', flush=True)\nwhile True: pass"
 
@@ -34,7 +34,7 @@ def test_the_same_process_counts_as_anothers_and_not_as_our_own(burner: "subproc
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:  # we compute too, which is not another's work
         pass
-    used = load._process_s(burner.pid)
+    used = cores._process_s(burner.pid)
     assert used is not None
     others, less = with_it.mean_cores(), without.mean_cores([burner.pid])
     assert others is not None
@@ -47,7 +47,7 @@ def test_the_same_process_counts_as_anothers_and_not_as_our_own(burner: "subproc
 def test_without_counters_the_load_average_less_our_threads_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(load, "_PROC", tmp_path)
+    monkeypatch.setattr(cores, "_PROC", tmp_path)
     monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 1.0, 1.0))
     others = OthersLoad()
     assert others.mean_cores(own_threads=2) is None

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from archsearch.load import TOLERATED_CORES, busy_advice, is_busy
+from archsearch.cores import TOLERATED_CORES, busy_advice, is_busy
 from archsearch.report.tables import Document
 from archsearch.results import Row
 from archsearch.units import format_names
