@@ -1,12 +1,14 @@
-"""Optuna's storage, read in a way that stands tens of thousands of trials; the tables, and all that is written, are Optuna's own.
+"""Optuna's storage, read and written in a way that stands tens of thousands of trials; the tables, and what is in them, are Optuna's own.
 
 Optuna reads a study in one go, with an object for every parameter, every distribution and every attribute. Here it is read in blocks of plain
 rows, equal distributions are one object, and the attributes that only the rows of a run are made from stay in the database: `read_records` gives them.
+Optuna writes with a query and a statement for every parameter and attribute of a trial. Here a table's rows are written by one statement.
 """
 
 import json
 import sys
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,11 +16,17 @@ from math import inf, nan
 from typing import Any
 
 import sqlalchemy
-from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.distributions import (
+    BaseDistribution,
+    check_distribution_compatibility,
+    distribution_to_json,
+    json_to_distribution,
+)
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
+from sqlalchemy.orm import Session
 
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE
 
@@ -37,6 +45,10 @@ class Record:
 
 class RunStorage(RDBStorage):
     """Gives samplers trials without the attributes that they do not read: the architecture, what was measured and how the trial ended."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        self._compatible: dict[tuple[int, str], str] = {}  # distributions that were compared, by study and name
 
     def read_records(self, study_id: int, trial_ids: Collection[int] | None = None) -> Iterator[Record]:
         """The trials of a study, or those of these ids, in order, with all their attributes; one block after the other is held in memory."""
@@ -58,7 +70,69 @@ class RunStorage(RDBStorage):
         with self.engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
 
+    def write_trial(
+        self,
+        trial_id: int,
+        attrs: Mapping[str, Any],
+        state: TrialState | None = None,
+        values: Sequence[float] | None = None,
+    ) -> None:
+        """Store attributes of a trial that has not ended and, with the `state` in which it ends, its values, in one transaction.
+
+        Raises as Optuna does: KeyError for a trial that is not there, UpdateFinishedTrialError for one that has ended.
+        """
+        trials = _table(models.TrialModel)
+        is_it = trials.c.trial_id == trial_id
+        with self.engine.begin() as connection:
+            before = connection.execute(sqlalchemy.select(trials.c.state).where(is_it).with_for_update()).scalar()
+            if before is None:
+                raise KeyError(models.NOT_FOUND_MSG)
+            self.check_trial_is_updatable(trial_id, before)
+            _write_attributes(connection, trial_id, attrs)
+            if state is not None:
+                ended_at = datetime.now(UTC).replace(tzinfo=None)
+                connection.execute(trials.update().where(is_it).values(state=state, datetime_complete=ended_at))
+            if values is not None:
+                connection.execute(_table(models.TrialValueModel).insert(), _value_rows(trial_id, values))
+
     # What Optuna itself calls.
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Session
+    ) -> models.TrialModel:
+        if template_trial is None:
+            return super()._get_prepared_new_trial(study_id, None, session)
+        bare = copy(template_trial)
+        bare._params, bare._user_attrs = {}, {}
+        trial = super()._get_prepared_new_trial(study_id, bare, session)
+        distributions = template_trial.distributions
+        texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
+        self._check_compatible(session, study_id, texts)
+        params = [
+            {
+                "trial_id": trial.trial_id,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": texts[name],
+            }
+            for name, value in template_trial.params.items()
+        ]
+        if params:
+            session.execute(_table(models.TrialParamModel).insert(), params)
+        _write_attributes(session.connection(), trial.trial_id, template_trial.user_attrs)
+        return trial
+
+    def _check_compatible(self, session: Session, study_id: int, texts: Mapping[str, str]) -> None:
+        """Raise ValueError, as Optuna does for every parameter, where a name had a distribution that does not go with its present one."""
+        table = models.TrialParamModel
+        for name, text in texts.items():
+            if self._compatible.get((study_id, name)) != text:
+                stored = sqlalchemy.select(table.distribution_json).join(models.TrialModel)
+                is_same = (models.TrialModel.study_id == study_id) & (table.param_name == name)
+                first = session.execute(stored.where(is_same).limit(1)).scalar()
+                if first is not None:
+                    check_distribution_compatibility(_distribution(first), _distribution(text))
+                self._compatible[study_id, name] = text
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         trial = super()._create_new_trial(study_id, template_trial)
@@ -81,6 +155,33 @@ class RunStorage(RDBStorage):
         with self.engine.connect() as connection:
             rows = [row for row in connection.execute(query).all() if states is None or row.state in states]
             return [trial for block in _blocks(rows) for trial in _read_trials(connection, block)]
+
+
+def _table(model: Any) -> sqlalchemy.Table:
+    table: sqlalchemy.Table = model.__table__
+    return table
+
+
+def _write_attributes(connection: Connection, trial_id: int, attrs: Mapping[str, Any]) -> None:
+    """Store attributes of a trial; one that is there already keeps its place among the others."""
+    table = _table(models.TrialUserAttributeModel)
+    texts = {key: json.dumps(value) for key, value in attrs.items()}
+    there = set(connection.execute(sqlalchemy.select(table.c.key).where(table.c.trial_id == trial_id)).scalars())
+    for key in texts.keys() & there:
+        is_it = (table.c.trial_id == trial_id) & (table.c.key == key)
+        connection.execute(table.update().where(is_it).values(value_json=texts[key]))
+    rows = [{"trial_id": trial_id, "key": key, "value_json": text} for key, text in texts.items() if key not in there]
+    if rows:
+        connection.execute(table.insert(), rows)
+
+
+def _value_rows(trial_id: int, values: Sequence[float]) -> list[dict[str, Any]]:
+    """The rows of the table of values."""
+    stored = map(models.TrialValueModel.value_to_stored_repr, values)
+    return [
+        {"trial_id": trial_id, "objective": place, "value": value, "value_type": kind}
+        for place, (value, kind) in enumerate(stored)
+    ]
 
 
 def _is_left_out(key: str) -> bool:
