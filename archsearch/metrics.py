@@ -29,13 +29,27 @@ def dominates(first: Array, second: Array) -> bool:
 def is_dominated(values: Array) -> NDArray[np.bool_]:
     """Whether another row of `values` (N, M) dominates each row; in n log n up to three objectives, and for any number without an (N, N) array."""
     rows, places = _distinct(values)
-    front, others = _make_front(rows)
-    dominated = np.zeros(len(rows), dtype=bool)
-    for index, row in enumerate(others):
+    dominated = _is_dominated_by_few(rows) if len(rows) > _FEW else np.zeros(len(rows), dtype=bool)
+    # What a row dominates that is dominated itself, another one dominates: those left are compared with each other alone.
+    left = np.flatnonzero(~dominated)
+    front, others = _make_front(rows[left])
+    for index, row in zip(left.tolist(), others, strict=True):
         dominated[index] = front.covers(row)
         if not dominated[index]:
             front.add(row)
     return np.asarray(dominated[places])
+
+
+_FEW = 256
+
+
+def _is_dominated_by_few(rows: Array) -> NDArray[np.bool_]:
+    """Whether a row is dominated by the front of some of them, by array operations: of many rows that settles most."""
+    some = rows[:: len(rows) // _FEW + 1]
+    dominated = np.zeros(len(rows), dtype=bool)
+    for row in some[~is_dominated(some)]:  # distinct rows: one that is no worse is better
+        dominated |= np.all(row <= rows, axis=1) & np.any(row < rows, axis=1)
+    return dominated
 
 
 def _distinct(values: Array) -> tuple[Array, NDArray[np.int64]]:

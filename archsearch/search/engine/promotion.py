@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from archsearch.results import Row
 from archsearch.search.config import RunConfig
-from archsearch.search.early_stopping import goes_on, with_free_rung
+from archsearch.search.early_stopping import CurveTable, goes_on, with_free_rung
 from archsearch.search.rungs import FREE_PHASE, FULL_PHASE
 from archsearch.search.study.store import RunStore
 
@@ -50,9 +50,13 @@ def judge(config: RunConfig, store: RunStore, row: Row, stage: int) -> Ending | 
     curves = store.curves()
     if not num_trainings:
         free_scores = {other["trial"]: other[f"{FREE_PHASE}_{free_name}"] for other in store.rows()}
-        curves = with_free_rung(curves, {trial: score for trial, score in free_scores.items() if score is not None})
-    candidate = next((curve for curve in curves if curve.trial == row["trial"]), None)
+        known = {trial: score for trial, score in free_scores.items() if score is not None}
+        with_free = with_free_rung(curves.curves(), known)
+        curves = CurveTable(len(costs), 1 + len(config.trainings))
+        for curve in with_free:
+            curves.set(curve)
+    candidate = curves.get(row["trial"])
     if candidate is None:  # nothing to compare it by; one that lacks an objective fails at its end
         return None
-    decision = goes_on(candidate, [curve for curve in curves if curve is not candidate], names=costs)
+    decision = goes_on(candidate, curves, names=costs)
     return None if decision.goes_on else Ending(reason=f"{when}: {decision.reason}", is_stopped=True)

@@ -42,7 +42,7 @@ from archsearch.samplers import (
     params_in_space,
 )
 from archsearch.search.config import SPACE_FILE, RunConfig
-from archsearch.search.early_stopping import Curve, RungScore
+from archsearch.search.early_stopping import Curve, CurveTable, RungScore
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, TIMING_PHASE
 from archsearch.search.study.database import (
     DATABASE_FILE,
@@ -126,7 +126,7 @@ class RunStore:
         self._running: dict[int, StoredTrial] = {}
         self._rows: dict[int, Row] = {}
         self._scores: dict[int, tuple[RungScore, ...]] = {}
-        self._curves: dict[int, Curve] = {}
+        self._curves: dict[str | None, CurveTable] = {}  # by throughput_id, where that matters
         self._papers: set[str] = set()
         self._numbers: dict[str, list[int]] = {}  # of the trials by arch_id
         self._counts: Counter[tuple[str, bool]] = Counter()  # trials by state, and whether they are fixed
@@ -217,10 +217,12 @@ class RunStore:
             RungScore(value=measured["proxy_score"], standard_error=measured.get("proxy_score_se") or 0.0)
             for _, measured in finished_rungs(self.config, trial)
         )
-        self._curves.pop(number, None)
+        if before is not None:
+            self._curve_table(before["throughput_id"]).remove(number)
         costs = _comparable_costs(row, self.config.objectives)
         if costs is not None:
-            self._curves[number] = Curve(trial=number, costs=costs, scores=self._scores[number])
+            curve = Curve(trial=number, costs=costs, scores=self._scores[number])
+            self._curve_table(row["throughput_id"]).set(curve)
         if trial.state == "running":
             self._running[number] = trial
         elif self._running.pop(number, None) is not None:
@@ -518,12 +520,17 @@ class RunStore:
         """The scores of the rungs that a trial has finished, in order."""
         return self._scores[number]
 
-    def curves(self) -> list[Curve]:
+    def curves(self) -> CurveTable:
         """The curves of all trials that can be compared: of one identity, not failed, not reused from another trial, all other objectives measured."""
-        if DEVICE_OBJECTIVES.isdisjoint(self.config.objectives):
-            return list(self._curves.values())
-        now, rows = self.throughput_id, self._rows
-        return [curve for number, curve in self._curves.items() if rows[number]["throughput_id"] == now]
+        return self._curve_table(self.throughput_id)
+
+    def _curve_table(self, throughput_id: str | None) -> CurveTable:
+        """The curves of trials of an identity; of all trials where no objective depends on the device."""
+        key = None if DEVICE_OBJECTIVES.isdisjoint(self.config.objectives) else throughput_id
+        if key not in self._curves:
+            num_costs = len([name for name in self.config.objectives if name != "proxy_score"])
+            self._curves[key] = CurveTable(num_costs, len(self.config.trainings))
+        return self._curves[key]
 
     def finish(self, number: int, reason: str | None = None, *, is_stopped: bool = False) -> Row:
         """Store how a trial ended: failed or stopped for `reason`, else complete, or failed where an objective has no value.
