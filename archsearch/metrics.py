@@ -29,10 +29,10 @@ def dominates(first: Array, second: Array) -> bool:
 def is_dominated(values: Array) -> NDArray[np.bool_]:
     """Whether another row of `values` (N, M) dominates each row; in n log n up to three objectives, and for any number without an (N, N) array."""
     rows, places = _distinct(values)
-    dominated = _is_dominated_by_few(rows) if len(rows) > _FEW else np.zeros(len(rows), dtype=bool)
     # What a row dominates that is dominated itself, another one dominates: those left are compared with each other alone.
-    left = np.flatnonzero(~dominated)
+    left = _undominated_by_few(rows) if len(rows) > _SOME else np.arange(len(rows))
     front, others = _make_front(rows[left])
+    dominated = np.ones(len(rows), dtype=bool)
     for index, row in zip(left.tolist(), others, strict=True):
         dominated[index] = front.covers(row)
         if not dominated[index]:
@@ -40,16 +40,19 @@ def is_dominated(values: Array) -> NDArray[np.bool_]:
     return np.asarray(dominated[places])
 
 
-_FEW = 256
+_SOME, _FEW = 256, 32
 
 
-def _is_dominated_by_few(rows: Array) -> NDArray[np.bool_]:
-    """Whether a row is dominated by the front of some of them, by array operations: of many rows that settles most."""
-    some = rows[:: len(rows) // _FEW + 1]
-    dominated = np.zeros(len(rows), dtype=bool)
-    for row in some[~is_dominated(some)]:  # distinct rows: one that is no worse is better
-        dominated |= np.all(row <= rows, axis=1) & np.any(row < rows, axis=1)
-    return dominated
+def _undominated_by_few(rows: Array) -> NDArray[np.int64]:
+    """The places of different rows that a few good ones do not dominate: of many rows array operations so leave out most."""
+    some = np.arange(0, len(rows), len(rows) // _SOME + 1)
+    front = some[~is_dominated(rows[some])]
+    num_worse = [np.count_nonzero(np.all(rows[place] <= rows[some], axis=1)) for place in front]
+    left, columns = np.arange(len(rows)), rows.T.copy()
+    for place in front[np.argsort(num_worse)[: -_FEW - 1 : -1]]:
+        is_left = ~np.all(columns >= rows[place][:, None], axis=0) | (left == place)
+        left, columns = left[is_left], columns[:, is_left]
+    return left
 
 
 def _distinct(values: Array) -> tuple[Array, NDArray[np.int64]]:

@@ -224,12 +224,12 @@ def trial_ranks(rows: Sequence[Row], objectives: Sequence[str], throughput_id: s
 class LiveFront:
     """The trials on a run's front while rows are added one by one; needs a comparison with its members for each."""
 
-    def __init__(self, objectives: Sequence[str], throughput_id: str | None = None) -> None:
-        """Empty; for rows of this identity, where an objective depends on the device."""
+    def __init__(self, objectives: Sequence[str], throughput_id: str | None, members: Sequence[Row]) -> None:
+        """The front that has these members; for rows of this identity, where an objective depends on the device."""
         self.throughput_id = throughput_id
-        self.trials: list[int] = []
+        self.trials: list[int] = [row["trial"] for row in members]
         self._objectives = tuple(objectives)
-        self._values: Array = np.zeros((0, len(self._objectives)))
+        self._values: Array = minimised(members, self._objectives)
 
     def add(self, row: Row) -> list[int] | None:
         """The members that this row dominates, which are members no longer; None where it is no member itself."""
@@ -257,7 +257,7 @@ def comparable(rows: Sequence[Row], objectives: Sequence[str], throughput_id: st
 def _rankable(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None) -> list[Row]:
     """The complete rows of one identity that have every objective; asserts that they were measured under the same conditions."""
     within = comparable(rows, objectives, throughput_id)
-    chosen = [row for row in within if row["state"] == "complete" and all(row[name] is not None for name in objectives)]
+    chosen = [row for row in within if row["state"] == "complete" and None not in map(row.get, objectives)]
     for column in (*CONDITION_COLUMNS, "proxy_id"):
         values = {row[column] for row in chosen}
         assert len(values) <= 1, f"rows of different {column} cannot be ranked together: {values}"

@@ -13,6 +13,7 @@ from archsearch.results import OBJECTIVES, Row
 from archsearch.throughput import Protocol
 
 _SPEED = frozenset({"throughput_img_s", "latency_ms"})
+_NOISY = _SPEED | {"proxy_score"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +57,14 @@ def unresolved(
     found: dict[int, list[int]] = {}
     for row in front:
         own = _figures([row], objectives, noise)
-        signs = np.array([_compare(everyone, own, name) for name in objectives])
-        may_dominate = (signs.min(axis=0) >= 0) & (signs.max(axis=0) > 0) & (trials != row["trial"])
-        if may_dominate.any():
-            found[row["trial"]] = trials[may_dominate].tolist()
+        left, is_better = np.flatnonzero(trials != row["trial"]), np.zeros(len(trials), dtype=bool)
+        for name in sorted(objectives, key=_NOISY.__contains__):  # those without noise leave the fewest
+            signs = _compare({key: figures[left] for key, figures in everyone.items()}, own, name)
+            is_better[left[signs > 0]] = True
+            left = left[signs >= 0]
+        left = left[is_better[left]]
+        if len(left):
+            found[row["trial"]] = trials[left].tolist()
     return found
 
 

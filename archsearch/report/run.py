@@ -133,7 +133,7 @@ def build_report(folder: Path) -> Document:
         "fixed": _fixed(complete, objectives, noise),
         "stopped_at": dict(sorted(Counter(row["rung"] for row in rows if row["state"] == "stopped").items())),
         **{
-            state: [_row_document(row) for row in rows if row["state"] == state][-MOST_LISTED:]
+            state: [_row_document(row) for row in [row for row in rows if row["state"] == state][-MOST_LISTED:]]
             for state in ("stopped", "failed", "running")
         },
         "conditions": {key: manifest["settings"].get(key) for key in _CONDITION_KEYS}

@@ -143,7 +143,7 @@ class Driver:
 
     def _front_work_s(self) -> float:
         """Seconds that the second timing of the front and its further trainings will take, by what the latest trials took."""
-        latest = self._rows[-_LATEST:]
+        latest = self._store.latest(_LATEST)
         timed = [row["seconds_throughput"] for row in latest if row["seconds_throughput"] is not None]
         curves = [
             json.loads(row["learning_curve"]) for row in latest if row["state"] == "complete" and row["learning_curve"]

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,16 @@ from archsearch.search.rungs import FULL_PHASE, RUNG_PHASE, TIMING_PHASE, Rung
 ARCH, CANDIDATE, OUTCOME, PHASE = "arch", "candidate", "outcome", "phase:"
 # The key of a trial that a driver left unfinished: its `starts`, but for those that ended orderly, and its `phases` at the last one.
 STARTS = "starts"
+# Texts that are equal in most rows of a run, and are then in memory once.
+_REPEATED = (
+    "device_name",
+    "archsearch_version",
+    "torch_version",
+    "python_version",
+    "conditions",
+    "throughput_id",
+    "rung_proxy_id",
+)
 _TIMING_COLUMNS = {name for name in MEASURED_COLUMNS | RANK_COLUMNS if not name.startswith("seconds")}
 
 
@@ -98,7 +109,7 @@ def make_row(config: RunConfig, trial: StoredTrial, throughput_id: str | None = 
         row |= {"proxy_score_mean": statistics.fmean(scores), "proxy_score_sd": statistics.stdev(scores)}
     if isinstance(row["conditions"], dict):
         row["conditions"] = json.dumps(row["conditions"])
-    return row
+    return row | {name: sys.intern(row[name]) for name in _REPEATED if isinstance(row[name], str)}
 
 
 def _timing_columns(config: RunConfig, trial: StoredTrial, throughput_id: str | None) -> Row:

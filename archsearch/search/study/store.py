@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -244,11 +245,9 @@ class RunStore:
         """Set `front` of every row."""
         rows, ranked_id = self.rows(), self.ranked_id
         ranks = trial_ranks(rows, self.config.objectives, ranked_id)
-        self._front = LiveFront(self.config.objectives, ranked_id)
         for row in rows:
             row["front"] = ranks.get(row["trial"])
-            if row["front"] == 0:
-                self._front.add(row)
+        self._front = LiveFront(self.config.objectives, ranked_id, [row for row in rows if row["front"] == 0])
 
     @staticmethod
     @contextlib.contextmanager
@@ -283,6 +282,10 @@ class RunStore:
     def rows(self) -> list[Row]:
         """The rows of all trials in order; `front` is right since the last `rank`, and for the members that `front` gives."""
         return [self._rows[number] for number in sorted(self._rows)]
+
+    def latest(self, number: int) -> list[Row]:
+        """The rows of the last so many trials to be stored, in order."""
+        return list(islice(reversed(self._rows.values()), number))[::-1]
 
     def row(self, number: int) -> Row:
         """The row of one trial."""
