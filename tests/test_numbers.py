@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from archsearch import UserError
-from archsearch.metrics import dominates, front_ranks, hypervolume
+from archsearch.metrics import dominates, front_ranks, hypervolume, is_dominated
 from archsearch.units import (
     format_bytes,
     format_count,
@@ -107,6 +107,13 @@ def test_ranks_do_not_depend_on_the_order(rows: list[tuple[int, int, int]], rng:
     assert (front_ranks(points)[order] == front_ranks(points[order])).all()
     for row, rank in zip(points, front_ranks(points), strict=True):
         assert (rank == 0) == (not any(dominates(other, row) for other in points))
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_the_dominated_of_many_rows_are_those_of_moocore(width: int) -> None:
+    """With ties and rows that repeat."""
+    values = np.random.default_rng(0).integers(0, 40, (2_000, width)).astype(np.float64)
+    assert (is_dominated(values) == ~moocore.is_nondominated(values, keep_weakly=True)).all()
 
 
 def test_hypervolume_of_nothing_is_nothing() -> None:

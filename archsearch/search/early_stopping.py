@@ -90,8 +90,8 @@ class CurveArrays:
             return np.full(len(self.figures), nan)
         return self.figures[:, 1 + self.num_costs + half * num_rungs + rung]
 
-    def where(self, chosen: NDArray[np.bool_]) -> "CurveArrays":
-        """Those of a mask (N,)."""
+    def where(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> "CurveArrays":
+        """Those of a mask (N,), or at these places."""
         return CurveArrays(self.figures[chosen], self.num_costs)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archsearch.search import Curve, RungScore, goes_on
-from archsearch.search.early_stopping import Gain, score_floor
+from archsearch.search.early_stopping import CurveTable, Gain, score_floor
 
 _ERROR = 0.005
 
@@ -71,6 +71,12 @@ def test_the_order_of_arrival_changes_nothing(
     candidate = curve(0, (float(cost), float(cost)), score)
     shuffled = shuffler.sample(others, len(others))
     assert goes_on(candidate, shuffled) == goes_on(candidate, others)
+    table = CurveTable(num_costs=2, num_rungs=3)
+    for other in [curve(99, (0.0, 0.0), 9.0), *others[1:], candidate, *shuffled]:  # some twice, and one that is removed
+        table.set(other)
+    table.remove(99)
+    assert goes_on(candidate, table) == goes_on(candidate, others)
+    assert sorted(table.curves(), key=lambda each: each.trial) == [candidate, *others]
     pairs = [(other.scores[0].value, other.scores[-1].value) for other in others]
     assert Gain.fit(shuffler.sample(pairs, len(pairs))) == Gain.fit(pairs)
 

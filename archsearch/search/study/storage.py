@@ -105,12 +105,13 @@ class RunStorage(RDBStorage):
         bare = copy(template_trial)
         bare._params, bare._user_attrs = {}, {}
         trial = super()._get_prepared_new_trial(study_id, bare, session)
+        trial_id: Any = trial.trial_id
         distributions = template_trial.distributions
         texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
         self._check_compatible(session, study_id, texts)
         params = [
             {
-                "trial_id": trial.trial_id,
+                "trial_id": trial_id,
                 "param_name": name,
                 "param_value": distributions[name].to_internal_repr(value),
                 "distribution_json": texts[name],
@@ -119,7 +120,7 @@ class RunStorage(RDBStorage):
         ]
         if params:
             session.execute(_table(models.TrialParamModel).insert(), params)
-        _write_attributes(session.connection(), trial.trial_id, template_trial.user_attrs)
+        _write_attributes(session.connection(), trial_id, template_trial.user_attrs)
         return trial
 
     def _check_compatible(self, session: Session, study_id: int, texts: Mapping[str, str]) -> None:
