@@ -1,5 +1,6 @@
 from .constellation import make_constellation
 from .dataset import IMAGENET_MEAN, IMAGENET_STD, ProxyData, load_fashion_mnist
+from .decode import unreadable_reason
 from .image_folder import IMAGE_SUFFIXES, folders_in, read_image, read_split
 from .load import EMBEDDED, DataRequest, load_data
 from .preparation import Preparation
@@ -29,4 +30,5 @@ __all__ = [
     "open_source",
     "read_image",
     "read_split",
+    "unreadable_reason",
 ]

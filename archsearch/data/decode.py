@@ -64,10 +64,15 @@ def load_square(load: Loader, size: int) -> Square | str:
         loaded = load()
         with Image.open(io.BytesIO(loaded)) if isinstance(loaded, bytes) else loaded as image:
             return read_square(image, size)
-    except UnidentifiedImageError:  # its own text has an address in memory
-        return "UnidentifiedImageError: no image of a known format"
     except Exception as error:  # on broken bytes Pillow raises nearly every kind of error; the user gets its name
-        return f"{type(error).__name__}: {error}"
+        return unreadable_reason(error)
+
+
+def unreadable_reason(error: Exception) -> str:
+    """Why an image cannot be read, the same every time."""
+    # Pillow's own text has an address in memory.
+    text = "no image of a known format" if isinstance(error, UnidentifiedImageError) else error
+    return f"{type(error).__name__}: {text}"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from archsearch.cores import usable_cores
-from archsearch.data import IMAGE_SUFFIXES, folders_in, read_image, read_split
+from archsearch.data import IMAGE_SUFFIXES, folders_in, read_image, read_split, unreadable_reason
 from archsearch.device import is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.metrics import binomial_standard_error
@@ -256,7 +256,7 @@ class _Pictures(Dataset[tuple[Tensor | None, int, str]]):
                     picture = image.convert("RGB")
             return self._transform(picture), self._images.labels[index], ""
         except Exception as error:  # on broken bytes Pillow raises nearly every kind of error; the user gets its name
-            return None, 0, f"{path} ({type(error).__name__}: {error})"
+            return None, 0, f"{path} ({unreadable_reason(error)})"
 
 
 def _collate(items: list[tuple[Tensor | None, int, str]]) -> Batch:
