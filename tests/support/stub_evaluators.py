@@ -147,6 +147,7 @@ def _killed(arch: Document, emit: Emit) -> None:
 
 
 def _terminated(arch: Document, emit: Emit) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
     os.kill(os.getpid(), signal.SIGHUP)  # a worker leaves SIGTERM to its driver
 
 
