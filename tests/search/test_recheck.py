@@ -121,7 +121,7 @@ def test_time_is_kept_for_the_front_and_what_does_not_fit_is_missing(tmp_path: P
 
 @pytest.mark.slow
 def test_a_member_that_cannot_be_timed_again_stays_on_the_front_and_is_tried_again(tmp_path: Path) -> None:
-    behaviours = ["well"] * len(fixed_archs()) + ["killed", "own_error"]
+    behaviours = ["well"] * len(fixed_archs()) + ["killed", "killed", "own_error"]
     config = make_config(tmp_path / "log", settings={"behaviours": behaviours}, objectives=("throughput_img_s", "macs"))
     listener = run(tmp_path / "run", config, 0, recheck=True, evaluator="misbehave")
     frame = results.read_trials(tmp_path / "run")
