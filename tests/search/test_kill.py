@@ -127,7 +127,7 @@ def test_worker_and_driver_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1))
+@pytest.mark.parametrize("seed", range(2))
 def test_ten_kills(tmp_path: Path, seed: int) -> None:
     kills = random.Random(seed).choices(["driver", "worker"], k=10)
     frame = kill_at_random(tmp_path / "run", tmp_path / "log", kills, seed)
