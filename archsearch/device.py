@@ -219,7 +219,7 @@ def _can_bind(cpus: Sequence[int]) -> bool:
 def device_lock(device: torch.device, *, exclusive: bool, on_wait: Callable[[str], None] = ignore) -> Iterator[float]:
     """Wait for `device` and hold it: exclusively to time on it, shared with others to train on it; gives the seconds waited.
 
-    One lock for each physical device of the machine, a `machine_lock`, which says what `on_wait` is told, and where it cannot lock.
+    One lock for each physical device of the machine, a `machine_lock`, which says what `on_wait` gets, and where it cannot lock.
     """
     identity = "0"
     if device.type == "cuda":  # by uuid, as a GPU's index depends on CUDA_VISIBLE_DEVICES

@@ -178,11 +178,11 @@ def _telling(descriptor: int, on_wait: Callable[[str], None]) -> Iterator[None]:
     is_over = threading.Event()
 
     def tell() -> None:
-        told = ""
+        shown = ""
         while True:
             words = ", ".join(_holders(descriptor)) or "a process that left no name here, perhaps in another container"
-            if words != told:
-                told = words
+            if words != shown:
+                shown = words
                 on_wait(words)
             if is_over.wait(_TELL_EVERY_S):
                 return

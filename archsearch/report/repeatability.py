@@ -45,7 +45,7 @@ def noisy_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document |
 def figure_sentence(figure: str, command: str) -> str:
     """By which figure a run ranks speeds; `command` has one of an earlier version rank ratios."""
     if figure != RAW_FIGURE:
-        return f"speed is ranked by the {figure}, told in images/s at one rate of the reference"
+        return f"speed is ranked by the {figure}, shown as images/s at one rate of the reference"
     return f"speed is ranked by {figure}, as by the version that began the run; `{command}` has it ranked by ratios to the reference"
 
 

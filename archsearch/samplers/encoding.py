@@ -74,7 +74,7 @@ def _codes(distribution: BaseDistribution) -> Sequence[Any]:
 
 
 def _readings(name: str, distribution: BaseDistribution, ordered: bool | None) -> Sequence[bool]:
-    """True for a number with an order, False for a code that is the same or another; both for numbers of a category of which nobody said what they are."""
+    """True where a number is read as a quantity, False where as a code; both for a category of numbers that `ordered` does not name."""
     numbers = numeric_values(distribution)
     if numbers is None:
         if ordered:

@@ -8,6 +8,7 @@ from .engine.workers.base import Job, Worker
 from .engine.workers.process import ProcessWorker
 from .load import Run, load_run
 from .run import RunRequest, carry_out, configure
+from .study.opening import open_run
 from .study.restore import restore_run
 from .study.store import RunStore
 
@@ -32,5 +33,6 @@ __all__ = [
     "goes_on",
     "load_run",
     "make_settings",
+    "open_run",
     "restore_run",
 ]

@@ -78,7 +78,7 @@ _waits: list[float] = []
 
 @contextlib.contextmanager
 def _holding(device: torch.device, phase: str, emit: Emit, *, exclusive: bool) -> Iterator[None]:
-    """Hold the device for a phase; a wait for it is told, and is no time of the phase."""
+    """Hold the device for a phase. A wait for it is reported, and does not count as time of the phase."""
 
     def tell(holder: str) -> None:
         emit({"event": "progress", "phase": phase, "waiting": holder})

@@ -23,6 +23,7 @@ from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
 from archsearch.search.same_run import find_run
 from archsearch.search.study.database import shown_url
+from archsearch.search.study.opening import open_run
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, Band, choose_papers, draw, load_space, paper
 from archsearch.system import Progress, Say, command_line, ignore
@@ -134,7 +135,7 @@ def carry_out(
     calibration = find_predictor(request.results_root, config.measurement, say)
     predictor = None if calibration is None else RankedPredictor(calibration)
     predict = predictor.predict if predictor else None
-    with RunStore.open(folder, config, request.storage, predict=predict) as store:
+    with open_run(folder, config, request.storage, predict=predict) as store:
         config = store.config
         for notice in store.notices:
             say(notice)
@@ -173,7 +174,7 @@ def _busy_sentence(load: OthersLoad, measurement: Measurement) -> str | None:
 
 
 class RankedPredictor:
-    """Predicts what a run ranks: a calibration's images/s, at the rate of the reference in which the run tells its ratios."""
+    """Predicts what a run ranks: a calibration's images/s, at the run's rate of the reference."""
 
     def __init__(self, calibration: Calibration) -> None:
         self._calibration, self.source = calibration, calibration.source

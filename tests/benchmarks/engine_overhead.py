@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from archsearch.results import Row
-from archsearch.search import Driver, ProcessWorker, RunConfig, RunStore, Tally
+from archsearch.search import Driver, ProcessWorker, RunConfig, Tally, open_run
 from archsearch.space import load_space
 
 PAPERS = ("davit_tiny", "twins_svt_small", "van_b2")
@@ -85,7 +85,7 @@ def main() -> None:
             settings={**settings, "batch_size": 1, "image_size": 224, "proxy_id": "stub"},
         )
         clock = Clock()
-        with RunStore.open(folder, config) as store:
+        with open_run(folder, config) as store:
             worker = ProcessWorker(folder / "worker.log", "support.stub_evaluators:evaluate")
             Driver(config, store, worker, clock, command=[]).run(options.trials)
     spans = [(after[0] - before[0], after[1] - before[1]) for before, after in pairwise(clock.ends)]

@@ -34,7 +34,7 @@ from support.runs import BUDGET, RecordingListener, make_rung_config
 from support.stub_evaluators import Document, Done, Emit, fraction
 
 from archsearch.report import make_console, make_table, show
-from archsearch.search import Driver, RunConfig, RunStore, Tally
+from archsearch.search import Driver, RunConfig, Tally, open_run
 from archsearch.search.engine.workers.base import Event, Job
 from archsearch.space import Arch, draw, load_space
 
@@ -138,7 +138,7 @@ def make_config(folder: Path, sampler: str) -> RunConfig:
 
 def fill(folder: Path, config: RunConfig, trials: int) -> None:
     """A run of so many ended trials: of 100 one failed, 59 were stopped at a rung, the others are complete; architectures repeat after DISTINCT."""
-    with RunStore.open(folder, config):
+    with open_run(folder, config):
         pass
     space, rng = load_space("hybrid"), random.Random(0)
     texts = {
@@ -238,7 +238,7 @@ def go_on(folder: Path, sampler: str, new: int, timeout_s: float) -> Row:
     """Open the run and evaluate `new` further trials, or as many as end in the time."""
     config, clock = make_config(folder, sampler), Clock()
     start, used = time.perf_counter(), time.process_time()
-    with RunStore.open(folder, config) as store:
+    with open_run(folder, config) as store:
         opened, open_used = time.perf_counter(), time.process_time() - used
         driver = Driver(config, store, Inline(), clock, fixed={}, command=[])
         driver.run(len(store.rows()) + new, timeout_s)

@@ -1,27 +1,18 @@
 """The bar of a command on a terminal, and its lines where there is none."""
 
 import io
-import time
 
 import pytest
 from rich.console import Console
+from support.clock import Clock, standing_clock
 
 from archsearch.cli.progress import progress_display, status_display
 
 
-class Time:
-    """A clock that stands still until a test sets `now`."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
-    clock = Time()
-    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = standing_clock(monkeypatch)
+    clock.now = 0.0
     return clock
 
 
@@ -34,7 +25,7 @@ def printed(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_a_terminal_shows_count_text_and_the_time_left_by_this_sessions_work(clock: Time) -> None:
+def test_a_terminal_shows_count_text_and_the_time_left_by_this_sessions_work(clock: Clock) -> None:
     console = terminal()
     with progress_display(console) as display:
         assert "/" not in printed(console)  # nothing before the first report
@@ -52,7 +43,7 @@ def test_a_terminal_shows_count_text_and_the_time_left_by_this_sessions_work(clo
     assert shown.endswith("\x1b[2K")  # the bar is gone
 
 
-def test_without_a_terminal_there_is_a_line_every_half_minute(clock: Time) -> None:
+def test_without_a_terminal_there_is_a_line_every_half_minute(clock: Clock) -> None:
     console = Console(file=io.StringIO(), width=100)
     with progress_display(console) as display:
         display.progress(10, 20, "starting")
@@ -67,7 +58,7 @@ def test_without_a_terminal_there_is_a_line_every_half_minute(clock: Time) -> No
     ]
 
 
-def test_another_total_begins_another_bar(clock: Time) -> None:
+def test_another_total_begins_another_bar(clock: Clock) -> None:
     console = Console(file=io.StringIO(), width=100)
     with progress_display(console) as display:
         display.progress(0, 4, "training images")

@@ -19,7 +19,7 @@ from support.stub_evaluators import fraction, noted
 from archsearch import results
 from archsearch.errors import RunError, UserError
 from archsearch.report import build_report, report_parts
-from archsearch.search import Driver, Job, ProcessWorker, RunStore, load_run
+from archsearch.search import Driver, Job, ProcessWorker, load_run, open_run
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +184,7 @@ def test_interrupted_starts_do_not_count_against_a_trial(tmp_path: Path) -> None
     config = make_config(tmp_path / "log", settings={"phase_s": 0.05})
     fixed = {"van_b2": fixed_archs()["van_b2"]}
     for _ in range(4):
-        with RunStore.open(tmp_path / "run", config) as store:
+        with open_run(tmp_path / "run", config) as store:
             worker = ProcessWorker(tmp_path / "run" / "worker.log", "support.stub_evaluators:evaluate")
             assert Driver(config, store, worker, _Interrupting(1), fixed=fixed, command=[]).run(0) == "interrupted"
     assert run(tmp_path / "run", config, 0, fixed=fixed).finished_rows[0]["state"] == "complete"
@@ -242,7 +242,7 @@ def test_ctrl_c_at_any_event_loses_nothing(tmp_path: Path, at: int) -> None:
     listener = _Interrupting(at)
     fixed = {"van_b2": fixed_archs()["van_b2"]}
     before = signal.getsignal(signal.SIGINT)
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         worker = ProcessWorker(tmp_path / "run" / "worker.log", "support.stub_evaluators:evaluate")
         assert Driver(config, store, worker, listener, fixed=fixed, command=[]).run(1) == "interrupted"
         stored = set(store.phases(0))
@@ -309,7 +309,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_it_measured(tmp_path: Path) ->
 
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with RunStore.open(tmp_path / "run", config) as store:
+        with open_run(tmp_path / "run", config) as store:
             worker = ProcessWorker(tmp_path / "run" / "worker.log", "support.stub_evaluators:evaluate")
             with pytest.raises(UserError, match=r"everything measured .* is kept.* make room"):
                 Driver(config, store, worker, Filling(), command=[]).run(5)

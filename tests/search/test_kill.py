@@ -18,7 +18,7 @@ from support.runs import fixed_archs, is_running, make_config, start, wait_until
 from support.stub_evaluators import noted, written
 
 from archsearch import results
-from archsearch.search import RunStore
+from archsearch.search import open_run
 
 PHASE_S = 0.08
 
@@ -53,7 +53,7 @@ def stored(folder: Path, log: Path) -> tuple[set[tuple[str, str]], dict[int, str
     """What the study knows: phases measured as (architecture as written, phase), and trials that ended with their state."""
     if not (folder / "study.db").exists():
         return set(), {}
-    with RunStore.open(folder, make_config(log, settings={"phase_s": PHASE_S})) as store:
+    with open_run(folder, make_config(log, settings={"phase_s": PHASE_S})) as store:
         rows = store.rows()
         phases = {(written(row["arch"]), phase) for row in rows for phase in store.phases(row["trial"])}
         return phases, {row["trial"]: row["state"] for row in rows if row["state"] != "running"}

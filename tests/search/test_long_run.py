@@ -10,7 +10,7 @@ from support.stub_evaluators import fraction
 
 from archsearch import results
 from archsearch.results import ranked
-from archsearch.search import RunStore
+from archsearch.search import RunStore, open_run
 from archsearch.search.engine import driver
 
 OURS = ("arch", "candidate", "outcome", "phase:")
@@ -24,7 +24,7 @@ def test_trials_are_those_that_optuna_reads(tmp_path: Path) -> None:
     study.enqueue_trial({"stages.1.depth": 1})
     study.add_trial(optuna.trial.create_trial(values=[float("inf"), -float("inf"), 1.0], system_attrs={"mine": [1]}))
     wanted = study.get_trials()
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         found = store._study.get_trials(deepcopy=False)
     assert len(found) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
@@ -48,7 +48,7 @@ def advance(store: RunStore) -> None:
 
 def test_the_front_is_right_after_every_trial(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         for _ in range(12):
             advance(store)
             rows = ranked(store.rows(), config.objectives, store.ranked_id)

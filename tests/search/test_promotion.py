@@ -18,7 +18,7 @@ from archsearch import results
 from archsearch.errors import UserError
 from archsearch.proxy import check_rungs
 from archsearch.proxy.training.recipe import rung_steps
-from archsearch.search import Driver, ProcessWorker, RunConfig, RunStore
+from archsearch.search import Driver, ProcessWorker, RunConfig, open_run
 from archsearch.search.engine.manifest import training_document
 from archsearch.search.rungs import rungs_of
 
@@ -142,7 +142,7 @@ def test_a_run_that_was_interrupted_in_a_rung_decides_as_if_it_had_not(
 
 def test_an_architecture_that_was_stopped_is_not_trained_again_unless_it_is_fixed(tmp_path: Path) -> None:
     config = make_rung_config(tmp_path / "log", papers=())
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         asked = store.propose()
         assert asked is not None
         first = store.start(asked)["trial"]

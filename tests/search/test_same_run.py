@@ -8,31 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import InProcessWorker, make_config, run
+from support.runs import InProcessWorker, make_config, one_stage, run
 from support.stub_evaluators import evaluate
 
 from archsearch import results
 from archsearch.errors import UserError
-from archsearch.search import RunConfig, RunStore
+from archsearch.search import RunConfig, open_run
 from archsearch.search.same_run import default_name, find_run
 from archsearch.space import load_space
 
-SPACE = """
-image_size = 224
-num_classes = 10
-[stem]
-kind = "patch"
-patch = { kernel = 4, pad = false }
-[[stages]]
-width = [64, 96]
+SPACE = one_stage(
+    """width = [64, 96]
 depth = [1, 2, 3]
 block = ["mlp", "lka"]
 mlp_ratio = 4
 lka = { kernel = [15, 21] }
-[head]
-kind = "pool"
-pool = { norm = "before" }
 """
+)
 # The same architectures: other orders, 4 as a fraction, the layer's own dilation written out.
 OTHERWISE = (
     SPACE.replace("[64, 96]", "[96, 64]")
@@ -151,10 +143,10 @@ def test_a_run_of_an_earlier_version_says_its_options_and_goes_on_with_them(tmp_
 
 
 def test_what_no_option_gives_back_is_not_promised(tmp_path: Path) -> None:
-    with RunStore.open(tmp_path / "run", small(tmp_path / "log")):
+    with open_run(tmp_path / "run", small(tmp_path / "log")):
         pass
     with (
         pytest.raises(UserError, match="or ask for the same"),
-        RunStore.open(tmp_path / "run", small(tmp_path / "other", seed=1)),
+        open_run(tmp_path / "run", small(tmp_path / "other", seed=1)),
     ):
         pass

@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner
 from optuna.trial import TrialState, create_trial
 from support.postgres import ESCAPED, PASSWORD, postgres
-from support.runs import InProcessWorker, RecordingListener, fixed_archs, make_config, make_rung_config, run
+from support.runs import InProcessWorker, RecordingListener, fixed_archs, make_config, make_rung_config, one_stage, run
 from support.stub_evaluators import evaluate
 
 from archsearch import results
 from archsearch.cli import main
 from archsearch.errors import UserError, without_passwords
 from archsearch.report import build_report
-from archsearch.search import RunConfig, RunStore
+from archsearch.search import RunConfig, open_run
 from archsearch.system import command_line
 
 
@@ -32,22 +32,14 @@ def server() -> Iterator[str]:
 
 # What strangers put into a study
 
-SPACE = """
-image_size = 224
-num_classes = 10
-[stem]
-kind = "patch"
-patch = { kernel = 4, pad = false }
-[[stages]]
-width = 64
+SPACE = one_stage(
+    """width = 64
 depth = [1, 2, 3, 8]
 block = ["mlp", "lka"]
 mlp_ratio = [2, 4]
 lka = { kernel = [15, 21] }
-[head]
-kind = "pool"
-pool = { norm = "before" }
 """
+)
 # Three blocks at most.
 SMALL: dict[str, Any] = {"space_text": SPACE, "budget_macs": 250_000_000, "tolerance": 0.9, "papers": ()}
 
@@ -84,7 +76,16 @@ def _meddle(study: optuna.Study) -> int:
     return first
 
 
-def _goes_on_with_the_trials_of_strangers(folder: Path, config: RunConfig, url: str | None) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sampler", "database"),
+    [("tpe", "study.db"), ("nsga2", "study.db"), ("known-cost", "study.db"), ("random", "postgresql")],
+)
+def test_a_run_goes_on_with_what_strangers_put_into_its_study(
+    sampler: str, database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("server") if database == "postgresql" else None
+    folder, config = tmp_path / "run", make_config(tmp_path / "log", name="met", sampler=sampler, **SMALL)
     run(folder, config, 2, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
     with strangers(folder, config, url) as study:
         first = _meddle(study)
@@ -107,27 +108,14 @@ def _goes_on_with_the_trials_of_strangers(folder: Path, config: RunConfig, url: 
         assert words in reason
     assert not rows.keys() & set(refused)
     assert not [trial for trial in trials if not trial.state.is_finished()]
-    with RunStore.open(folder, config, url) as store:
+    with open_run(folder, config, url) as store:
         assert store.rows() == [{**row, "front": None} for row in rows.values()]
         assert store.notices == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "known-cost"])
-def test_a_run_goes_on_with_what_strangers_put_into_its_study(sampler: str, tmp_path: Path) -> None:
-    config = make_config(tmp_path / "log", sampler=sampler, **SMALL)
-    _goes_on_with_the_trials_of_strangers(tmp_path / "run", config, None)
-
-
-@pytest.mark.slow
-def test_a_run_on_postgresql_goes_on_with_what_strangers_put_into_it(server: str, tmp_path: Path) -> None:
-    config = make_config(tmp_path / "log", name="met", **SMALL)
-    _goes_on_with_the_trials_of_strangers(tmp_path / "run", config, server)
-
-
 def test_trials_that_a_stranger_adds_or_ends_while_the_run_works(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", **SMALL)
-    with RunStore.open(tmp_path / "run", config) as store, strangers(tmp_path / "run", config) as study:
+    with open_run(tmp_path / "run", config) as store, strangers(tmp_path / "run", config) as study:
         study.ask()
         proposal = store.propose()
         assert proposal is not None
@@ -135,7 +123,7 @@ def test_trials_that_a_stranger_adds_or_ends_while_the_run_works(tmp_path: Path)
         study.tell(1, state=TrialState.FAIL)
         with pytest.raises(UserError, match="another program"):
             store.record_phase(1, "count", {"macs_fvcore": 1})
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         (row,) = store.rows()
         assert (row["trial"], row["state"], row["reason"]) == (1, "failed", "ended by another program")
         assert store.propose() is not None
@@ -205,7 +193,7 @@ def test_a_database_in_memory_is_refused(url: str, tmp_path: Path) -> None:
 
 
 def test_a_failure_without_a_word_is_a_failure(tmp_path: Path) -> None:
-    with RunStore.open(tmp_path / "run", make_config(tmp_path / "log")) as store:
+    with open_run(tmp_path / "run", make_config(tmp_path / "log")) as store:
         proposal = store.propose()
         assert proposal is not None
         trial = store.start(proposal)["trial"]
@@ -223,37 +211,30 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in ("trials.parquet", "front.parquet")}
 
 
-def _refused(folder: Path, config: RunConfig, url: str | None, words: str) -> None:
-    """Going on is refused in one sentence that says how to restore the run, and changes none of its files."""
+def _refusal(folder: Path, config: RunConfig, url: str | None) -> str:
+    """The sentence with which going on is refused; it changes none of the run's files, and says how to restore it."""
     before = _files(folder)
-    with pytest.raises(UserError, match=words) as caught:
+    with pytest.raises(UserError, match="runs restore ") as caught:
         run(folder, config, 3, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
-    assert "runs restore " in str(caught.value)
     assert _files(folder) == before
+    return str(caught.value)
 
 
-def _second_history_is_refused(folder: Path, config: RunConfig, url: str, other: str) -> None:
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_another_or_an_emptied_database_is_no_second_beginning(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder, config = tmp_path / "kept", make_config(tmp_path / "log", name="kept", **SMALL)
+    url = request.getfixturevalue("server") if database == "postgresql" else f"sqlite:///{tmp_path}/one.db"
     run(folder, config, 2, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
     with strangers(folder, config, url) as study:
         optuna.delete_study(study_name=study.study_name, storage=study._storage)
-    _refused(folder, config, url, "has no study 'kept'")
-    _refused(folder, config, other, "has no study 'kept'")
+    for emptied_or_other in (url, f"sqlite:///{tmp_path}/other.db"):
+        assert "has no study 'kept'" in _refusal(folder, config, emptied_or_other)
     # The same command elsewhere began the run a second time, with the same first architectures.
     run(folder.with_name("again") / "kept", config, 2, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
-    _refused(folder, config, url, "2 of 2 trials are not in it")
+    assert "2 of 2 trials are not in it" in _refusal(folder, config, url)
     run(folder.with_name("again") / "kept", config, 2, fixed={}, storage_url=url, worker=InProcessWorker(evaluate))
-
-
-def test_another_or_an_emptied_database_is_no_second_beginning(tmp_path: Path) -> None:
-    config = make_config(tmp_path / "log", name="kept", **SMALL)
-    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "other")]
-    _second_history_is_refused(tmp_path / "kept", config, *urls)
-
-
-@pytest.mark.slow
-def test_another_or_an_emptied_postgresql_is_no_second_beginning(server: str, tmp_path: Path) -> None:
-    config = make_config(tmp_path / "log", name="kept", **SMALL)
-    _second_history_is_refused(tmp_path / "kept", config, server, f"sqlite:///{tmp_path}/other.db")
 
 
 @pytest.mark.slow
@@ -274,7 +255,7 @@ def test_an_older_copy_of_the_database_is_refused(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "run" / "study.db", tmp_path / "copy.db")
     run(tmp_path / "run", config, 2, fixed={}, worker=InProcessWorker(evaluate))
     shutil.copy(tmp_path / "copy.db", tmp_path / "run" / "study.db")
-    _refused(tmp_path / "run", config, None, "1 of 2 trials are not in it, the first is trial 1")
+    assert "1 of 2 trials are not in it, the first is trial 1" in _refusal(tmp_path / "run", config, None)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -305,7 +286,7 @@ def test_a_restored_run_is_the_run_that_was_lost(sampler: str, tmp_path: Path) -
     fixed = {**fixed_archs(), "twin": fixed_archs()["van_b2"]}
     config, folder = make_rung_config(tmp_path / "log", sampler=sampler, papers=tuple(fixed)), tmp_path / "run"
     run(folder, config, 12, fixed=fixed, recheck=True, num_seeds=3, worker=InProcessWorker(evaluate))
-    with RunStore.open(folder, config) as store:
+    with open_run(folder, config) as store:
         for reason in ("out of memory", None):
             proposal = store.propose()
             assert proposal is not None
@@ -323,7 +304,7 @@ def test_a_restored_run_is_the_run_that_was_lost(sampler: str, tmp_path: Path) -
     assert done.exit_code == 0, done.output
     assert (folder / "study.db.lost1").stat().st_size == 20_000
     assert "could not be kept" not in done.output
-    with RunStore.open(folder, config) as store:
+    with open_run(folder, config) as store:
         for row, same in zip(store.rows(), before, strict=True):
             for name, value in same.items():  # sums may be rounded otherwise
                 assert row[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), name

@@ -15,34 +15,26 @@ from typing import Any
 
 import optuna
 import pytest
-from support.runs import BUDGET, fixed_archs, make_config, make_rung_config
+from support.runs import BUDGET, fixed_archs, make_config, make_rung_config, one_stage
 from support.stub_evaluators import fraction, measure
 
 from archsearch.blocks import Scalar
 from archsearch.errors import UserError
 from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, make_sampler, params_in_space
 from archsearch.samplers.optuna_samplers import BASES
-from archsearch.search import RunConfig, RunStore
+from archsearch.search import RunConfig, RunStore, open_run
 from archsearch.space import Arch, Band, Space, draw, load_space, paper
 
 BAND = Band.around(BUDGET, 0.05)
 # Six architectures: mlp has one choice of its own.
-SMALL = """
-image_size = 224
-num_classes = 10
-[stem]
-kind = "patch"
-patch = { kernel = 4, pad = false }
-[[stages]]
-width = 64
+SMALL = one_stage(
+    """width = 64
 depth = [1, 2]
 block = ["mlp", "lka"]
 mlp_ratio = 4
 lka = { kernel = 21 }
-[head]
-kind = "pool"
-pool = { norm = "before" }
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +66,7 @@ def advance(store: RunStore, count: int) -> list[str]:
 
 @pytest.mark.parametrize(("name", "count"), [("tpe", 16), ("nsga2", 24), ("random", 8)])
 def test_no_sampler_leaves_the_band_or_repeats(name: str, count: int, tmp_path: Path) -> None:
-    with RunStore.open(tmp_path / "run", make_config(tmp_path / "log", sampler=name)) as store:
+    with open_run(tmp_path / "run", make_config(tmp_path / "log", sampler=name)) as store:
         for paper, arch in fixed_archs().items():
             row = store.start_fixed(paper, arch)
             for phase, values in measured(arch).items():
@@ -132,7 +124,7 @@ def test_the_known_cost_sampler_stays_in_the_band_and_learns(space: Space, tmp_p
         tmp_path / "log", sampler="known-cost", objectives=("proxy_score", "params"), papers=("van_b2",)
     )
     tried = []
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         for number in range(31):
             proposal = store.propose() if number else None
             row = store.start(proposal) if proposal else store.start_fixed("van_b2", paper("van_b2"))
@@ -169,7 +161,7 @@ def test_every_sampler_continues_after_stopped_trials(name: str, tmp_path: Path)
         15 if name == "known-cost" else 33,
         list[str](),
     )  # GPSampler asks Optuna's random one until ten are complete
-    with RunStore.open(tmp_path / "run", make_rung_config(tmp_path / "log", sampler=name)) as store:
+    with open_run(tmp_path / "run", make_rung_config(tmp_path / "log", sampler=name)) as store:
         for number in range(count):
             asked = store.propose()
             assert asked is not None
@@ -194,13 +186,13 @@ def test_every_sampler_continues_after_stopped_trials(name: str, tmp_path: Path)
 )
 def test_a_seed_gives_the_same_run_also_in_two_parts(name: str, count: int, tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", sampler=name, seed=7)
-    with RunStore.open(tmp_path / "whole", config) as store:
+    with open_run(tmp_path / "whole", config) as store:
         whole = advance(store, count)
     parts = []
     for part in (count - 2, 2):
-        with RunStore.open(tmp_path / "parts", config) as store:
+        with open_run(tmp_path / "parts", config) as store:
             parts += advance(store, part)
-    with RunStore.open(tmp_path / "other", make_config(tmp_path / "log", sampler=name, seed=8)) as store:
+    with open_run(tmp_path / "other", make_config(tmp_path / "log", sampler=name, seed=8)) as store:
         other = advance(store, 2)
     assert parts == whole
     assert other != whole[:2]
@@ -218,13 +210,13 @@ def test_names_that_are_always_asked(space: Space) -> None:
 
 def test_an_exhausted_band_has_no_further_proposal(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", space_text=SMALL, budget_macs=10**9, tolerance=0.99, papers=())
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         assert len(set(advance(store, 6))) == 6
         assert store.propose() is None
 
 
 def test_the_figures_of_an_architecture_measured_before_are_reused(tmp_path: Path) -> None:
-    with RunStore.open(tmp_path / "run", make_config(tmp_path / "log")) as store:
+    with open_run(tmp_path / "run", make_config(tmp_path / "log")) as store:
         asked = store.propose()
         assert asked is not None
         for _ in range(2):
@@ -250,13 +242,13 @@ def test_unknown_sampler_names_the_known_ones(space: Space) -> None:
 
 def test_a_trial_is_stored_completely_when_it_starts(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         proposal = store.propose()
         assert proposal is not None
         row = store.start(proposal)
         assert row["state"] == "running"
         store.record_phase(row["trial"], "count", {"macs_fvcore": 5})
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         (left,) = store.unfinished()
         assert left == {**row, "macs_fvcore": 5}
         assert Arch.from_dict(json.loads(left["arch"])) == proposal.arch
@@ -269,29 +261,29 @@ def test_a_trial_is_stored_completely_when_it_starts(tmp_path: Path) -> None:
 
 def test_rows_are_the_same_after_reopening(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         advance(store, 3)
         rows = store.rows()
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         assert store.rows() == rows
     assert all(row["seconds_total"] == row["seconds_throughput"] + row["seconds_proxy"] == 1.5 for row in rows)
 
 
 def test_a_renamed_folder_is_continued(tmp_path: Path) -> None:
-    with RunStore.open(tmp_path / "run", make_config(tmp_path / "log")) as store:
+    with open_run(tmp_path / "run", make_config(tmp_path / "log")) as store:
         advance(store, 1)
     (tmp_path / "run").rename(tmp_path / "other")
-    with RunStore.open(tmp_path / "other", make_config(tmp_path / "log", name="other")) as store:
+    with open_run(tmp_path / "other", make_config(tmp_path / "log", name="other")) as store:
         assert len(store.rows()) == 1
 
 
 def test_a_trial_asked_through_optuna_is_closed(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         advance(store, 1)
     study = optuna.load_study(study_name="test", storage=f"sqlite:///{tmp_path}/run/study.db")
     study.ask()
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         advance(store, 1)
         assert [row["trial"] for row in store.rows()] == [0, 2]
         assert store.unfinished() == []
@@ -300,20 +292,20 @@ def test_a_trial_asked_through_optuna_is_closed(tmp_path: Path) -> None:
 def test_a_url_keeps_the_trials_elsewhere(tmp_path: Path) -> None:
     url, config = f"sqlite:///{tmp_path}/shared.db", make_config(tmp_path / "log")
     for _ in range(2):
-        with RunStore.open(tmp_path / "run", config, url) as store:
+        with open_run(tmp_path / "run", config, url) as store:
             advance(store, 1)
     assert len(store.rows()) == 2
     assert not (tmp_path / "run" / "study.db").exists()
     with (
         pytest.raises(UserError, match="another run"),
-        RunStore.open(tmp_path / "run", make_config(tmp_path, seed=5), url),
+        open_run(tmp_path / "run", make_config(tmp_path, seed=5), url),
     ):
         pass
 
 
 @pytest.mark.parametrize("url", ["nonsense", "postgresql://me:secret@127.0.0.1:1/x", "sqlite:////nowhere/at/all.db"])
 def test_an_unusable_url_is_one_sentence_without_its_password(tmp_path: Path, url: str) -> None:
-    with pytest.raises(UserError) as caught, RunStore.open(tmp_path / "run", make_config(tmp_path / "log"), url):
+    with pytest.raises(UserError) as caught, open_run(tmp_path / "run", make_config(tmp_path / "log"), url):
         pass
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -323,13 +315,13 @@ def test_an_unusable_url_is_one_sentence_without_its_password(tmp_path: Path, ur
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with RunStore.open(tmp_path / "run", make_config(tmp_path / "log")):
+    with open_run(tmp_path / "run", make_config(tmp_path / "log")):
         pass
     for changes, words in DIFFERENCES:
         other = make_config(tmp_path / "log", **changes)
         with refused(tmp_path / "run", other, rf"run: holds another run: .*{words}.*; use another --output"):
             pass
-    with RunStore.open(tmp_path / "run", make_config(tmp_path / "log")) as store:
+    with open_run(tmp_path / "run", make_config(tmp_path / "log")) as store:
         assert store.rows() == [], "the run in the folder is not changed"
 
 
@@ -357,7 +349,7 @@ def test_comments_and_names_are_no_difference(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def refused(folder: Path, config: RunConfig, words: str) -> Iterator[None]:
-    with pytest.raises(UserError, match=words) as caught, RunStore.open(folder, config) as store:
+    with pytest.raises(UserError, match=words) as caught, open_run(folder, config) as store:
         advance(store, 1)
     assert "\n" not in str(caught.value)
     yield
@@ -405,7 +397,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 def test_a_damaged_database_is_one_sentence(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         advance(store, 2)
     for name, damage in DAMAGES.items():
         shutil.copytree(tmp_path / "run", tmp_path / name)
@@ -418,7 +410,7 @@ def test_a_damaged_database_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_lost_database_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
-    with RunStore.open(tmp_path / "run", config):
+    with open_run(tmp_path / "run", config):
         pass
     (tmp_path / "run" / "study.db").unlink()
     (tmp_path / "run" / "manifest.json").write_text("{}")
@@ -438,7 +430,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_leaves_no_lock(tmp_path: Path
     config = make_config(tmp_path / "log")
     holder = f"import fcntl, os; f = open({str(tmp_path / 'run' / 'run.lock')!r}); fcntl.flock(f, fcntl.LOCK_EX)"
     words = r"another archsearch \(process \d+\) is at work"
-    with RunStore.open(tmp_path / "run", config), refused(tmp_path / "run", config, words):
+    with open_run(tmp_path / "run", config), refused(tmp_path / "run", config, words):
         pass
     program = f"{holder}; print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -447,7 +439,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_leaves_no_lock(tmp_path: Path
         with refused(tmp_path / "run", config, "is at work in this run"):
             pass
         other.kill()
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         advance(store, 1)
 
 
@@ -464,7 +456,7 @@ def full_disk(free: int) -> Iterator[None]:
 
 def test_a_full_disk_loses_nothing_that_was_measured(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         advance(store, 3)
         asked = store.propose()
         assert asked is not None
@@ -477,7 +469,7 @@ def test_a_full_disk_loses_nothing_that_was_measured(tmp_path: Path) -> None:
         ):
             store.record_phase(row["trial"], "proxy", {"proxy_score": 0.5})
         rows = store.rows()
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         assert store.rows() == rows
         assert store.phases(row["trial"]) == {}
         advance(store, 1)
@@ -487,6 +479,6 @@ def test_a_full_disk_at_the_start(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log")
     with full_disk(8192), refused(tmp_path / "run", config, "cannot be read or written"):
         pass
-    with RunStore.open(tmp_path / "run", config) as store:
+    with open_run(tmp_path / "run", config) as store:
         assert store.rows() == [], "once there is room the same command starts"
         advance(store, 1)

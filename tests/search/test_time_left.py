@@ -1,13 +1,13 @@
 """The time left and the pace of a run, on a clock of the test's own: whole runs are played, and what is said is compared with what comes."""
 
 import random
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.clock import Clock, standing_clock
 from support.runs import make_rung_config
 
 from archsearch.search import Pace, Tally, TimeLeft
@@ -17,24 +17,15 @@ TIMING_S, STEP_S, JUDGING_S = 7.0, 0.2, 3.0
 STEPS = {"proxy@25": (0, 25), "proxy@100": (25, 100), "proxy": (100, 400)}
 
 
-class Time:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
-    clock = Time()
-    monkeypatch.setattr(time, "monotonic", clock.monotonic)
-    return clock
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return standing_clock(monkeypatch)
 
 
 class Player:
     """Plays a run to a `TimeLeft`: two fixed trials and 14 sampled ones, half of which stop at the second rung; then the front again."""
 
-    def __init__(self, clock: Time, left: TimeLeft, seed: int) -> None:
+    def __init__(self, clock: Clock, left: TimeLeft, seed: int) -> None:
         self.clock, self.left, self.rng = clock, left, random.Random(seed)
         self.tally = Tally(ended=0, failed=0, total=FIXED + SAMPLED, front_size=0)
         self.said: list[tuple[float, float | None]] = []  # working time so far, and what was said to be left
@@ -95,7 +86,7 @@ class Player:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_said_to_be_left_is_what_comes(tmp_path: Path, clock: Time, seed: int) -> None:
+def test_what_is_said_to_be_left_is_what_comes(tmp_path: Path, clock: Clock, seed: int) -> None:
     began = clock.now
     player = Player(clock, TimeLeft(make_rung_config(tmp_path / "log"), rechecks=True), seed)
     end = player.play()
@@ -111,7 +102,7 @@ def test_what_is_said_to_be_left_is_what_comes(tmp_path: Path, clock: Time, seed
             assert abs(said - (end - at)) <= share * (end - at) + 45.0, (at, said, end - at)
 
 
-def test_it_does_not_swing_when_a_trial_ends(tmp_path: Path, clock: Time) -> None:
+def test_it_does_not_swing_when_a_trial_ends(tmp_path: Path, clock: Clock) -> None:
     player = Player(clock, TimeLeft(make_rung_config(tmp_path / "log"), rechecks=True), 0)
     player.play()
     said = [(at, left) for at, left in player.said if left is not None][20:]
@@ -119,7 +110,7 @@ def test_it_does_not_swing_when_a_trial_ends(tmp_path: Path, clock: Time) -> Non
         assert abs(then - (left - (later - at))) <= 0.15 * left + 45.0, (at, left, then)
 
 
-def test_a_time_limit_ends_the_trials_but_not_the_work_on_the_front(tmp_path: Path, clock: Time) -> None:
+def test_a_time_limit_ends_the_trials_but_not_the_work_on_the_front(tmp_path: Path, clock: Clock) -> None:
     left = TimeLeft(make_rung_config(tmp_path / "log"), rechecks=True, timeout_s=100.0)
     player = Player(clock, left, 0)
     player.play()
@@ -127,7 +118,7 @@ def test_a_time_limit_ends_the_trials_but_not_the_work_on_the_front(tmp_path: Pa
     assert max(in_time) < 200.0
 
 
-def test_another_sessions_rows_give_an_estimate_at_once(tmp_path: Path, clock: Time) -> None:
+def test_another_sessions_rows_give_an_estimate_at_once(tmp_path: Path, clock: Clock) -> None:
     curve = '[{"seconds": 5.0}, {"seconds": 15.0}, {"seconds": 60.0}]'
     row = {"trial": 0, "is_fixed": False, "state": "complete", "reused_from": None, "learning_curve": curve}
     row |= {"seconds_count": 1.0, "seconds_throughput": 7.0}
@@ -139,7 +130,7 @@ def test_another_sessions_rows_give_an_estimate_at_once(tmp_path: Path, clock: T
 # The pace
 
 
-def trained(pace: Pace, clock: Time, trial: int, images_s: float, seconds: float, **more: Any) -> Iterator[str | None]:
+def trained(pace: Pace, clock: Clock, trial: int, images_s: float, seconds: float, **more: Any) -> Iterator[str | None]:
     """Reports of a training at a constant rate, every half second; gives what is said after each."""
     for number in range(1, int(seconds / 0.5) + 1):
         clock.now += 0.5
@@ -152,7 +143,7 @@ def ended(pace: Pace, trial: int) -> None:
     pace.progress({"event": "phase", "trial": trial, "phase": "proxy", "values": {}})
 
 
-def test_a_training_far_below_the_runs_own_rate_is_noticed_where_others_may_be_the_cause(clock: Time) -> None:
+def test_a_training_far_below_the_runs_own_rate_is_noticed_where_others_may_be_the_cause(clock: Clock) -> None:
     pace = Pace()
     for trial in range(3):
         assert set(trained(pace, clock, trial, 200.0, 10, other_cores=0.0)) == {None}
@@ -163,7 +154,7 @@ def test_a_training_far_below_the_runs_own_rate_is_noticed_where_others_may_be_t
     assert set(trained(pace, clock, 5, 90.0, 10, other_cores=1.8)) == {None}
 
 
-def test_a_training_that_becomes_slow_or_silent_is_noticed(clock: Time) -> None:
+def test_a_training_that_becomes_slow_or_silent_is_noticed(clock: Clock) -> None:
     pace = Pace()
     assert set(trained(pace, clock, 0, 200.0, 10)) == {None}
     *_, words = trained(pace, clock, 0, 20.0, 8)

@@ -18,7 +18,7 @@ from support.stub_evaluators import REFERENCE, fraction, on_machine
 from archsearch import results
 from archsearch.identity import RAW_FIGURE, identity_digest, ratio_figure, row_identity, throughput_identity
 from archsearch.report import build_report
-from archsearch.search import RunConfig, RunStore
+from archsearch.search import RunConfig, open_run
 from archsearch.search.run import RankedPredictor, other_timings_sentence, raw_sentence
 from archsearch.space import Arch, paper
 from archsearch.throughput import Calibration
@@ -177,7 +177,7 @@ def test_a_run_of_an_earlier_version_keeps_its_figures_until_it_is_timed_anew(tm
 def test_the_sampler_sees_no_speed_of_another_machine(sampler: str, tmp_path: Path) -> None:
     folder, config = tmp_path / "run", make_config(tmp_path / "log", sampler=sampler)
     on(A, folder, config, 3)
-    with RunStore.open(folder, config) as store:
+    with open_run(folder, config) as store:
         store.measure_here(B)
         seen: list[optuna.Study] = []
         propose = store._sampler.propose
@@ -210,7 +210,7 @@ def test_no_trial_is_stopped_by_one_of_another_machine(tmp_path: Path) -> None:
 def test_a_trial_that_was_timed_elsewhere_when_it_was_interrupted_is_timed_here(tmp_path: Path) -> None:
     folder, config = tmp_path / "run", make_config(tmp_path / "log", papers=())
     on(A, folder, config, 1)
-    with RunStore.open(folder, config) as store:
+    with open_run(folder, config) as store:
         proposal = store.propose()
         assert proposal
         number = store.start(proposal)["trial"]
@@ -257,7 +257,7 @@ def test_predictions_are_told_at_the_rate_of_the_reference_that_the_run_ranks_by
     predictor.use_rate(50.0)  # a run that fixed its rate on a busy machine
     assert predictor.predict(paper("van_b0")) == 20.0
     folder, config = tmp_path / "run", make_config(tmp_path / "log", papers=())
-    with RunStore.open(folder, config) as store:
+    with open_run(folder, config) as store:
         store.measure_here(A, usual_rate=predictor.reference_img_s)
         proposal = store.propose()
         assert proposal

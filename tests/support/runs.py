@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.results import Row
-from archsearch.search import Driver, Job, ProcessWorker, RunConfig, RunStore, State, Tally, Worker
+from archsearch.search import Driver, Job, ProcessWorker, RunConfig, State, Tally, Worker, open_run
 from archsearch.search.engine.driver import Predictor
 from archsearch.search.engine.workers.base import Emit, Event
 from archsearch.space import Arch, load_space, paper
@@ -20,6 +20,22 @@ Document = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 4_500_000_000
 FIXED = ("van_b2", "davit_tiny")
+
+
+def one_stage(keys: str) -> str:
+    """The text of a space of one stage with these keys, for images of 224 pixels."""
+    return f"""
+image_size = 224
+num_classes = 10
+[stem]
+kind = "patch"
+patch = {{ kernel = 4, pad = false }}
+[[stages]]
+{keys}
+[head]
+kind = "pool"
+pool = {{ norm = "before" }}
+"""
 
 
 def make_config(log: Path, *, settings: Mapping[str, Any] | None = None, **changes: Any) -> RunConfig:
@@ -147,7 +163,7 @@ def run(
 ) -> RecordingListener:
     """A whole run in this process, its evaluations in a real worker unless another is given; `here` are the conditions of the machine that it says to be on."""
     listener = listener or RecordingListener()
-    with RunStore.open(folder, config, storage_url) as store:
+    with open_run(folder, config, storage_url) as store:
         if here is not None:
             store.measure_here(here, remeasure=remeasure)
         worker = worker or ProcessWorker(folder / "worker.log", f"support.stub_evaluators:{evaluator}")

@@ -16,7 +16,7 @@ from archsearch.system import open_regular
 _MARKER_BYTES = 2 * tarfile.BLOCKSIZE  # zeros, which end an archive (POSIX.1-2017, pax, "ustar Interchange Format")
 # Writers fill the last record of 20 blocks with zeros. More of them are a part of the file that was never written.
 _MOST_ZEROS = _MARKER_BYTES + tarfile.RECORDSIZE
-# What tarfile raises on headers that are damaged, or that nobody's tar would write.
+# What tarfile raises on damaged headers.
 _DAMAGE = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError)
 
 

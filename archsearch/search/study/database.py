@@ -239,7 +239,7 @@ def database_file(folder: Path, url: str | None) -> Path | None:
 
 
 class FileWatch:
-    """Notices that a file was deleted or replaced: SQLite goes on writing to the one that it opened, which nobody finds again."""
+    """Notices that a file was deleted or replaced: SQLite would go on writing to the deleted one, and what it writes would be lost."""
 
     def __init__(self, path: Path | None) -> None:
         self._path, self._id = path, path and _file_id(path)

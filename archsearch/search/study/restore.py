@@ -28,8 +28,9 @@ from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, FULL_PHASE
 from archsearch.search.study.database import DATABASE_FILE, create_database, run_lock
+from archsearch.search.study.opening import open_run
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
-from archsearch.search.study.store import AGAIN, SEEDS, STATES, RunStore
+from archsearch.search.study.store import AGAIN, SEEDS, STATES
 from archsearch.space import Arch, propose
 
 _MOST_OTHERS = 10_000  # trials of other programs between those of a run
@@ -96,7 +97,7 @@ def _restore(folder: Path) -> Restored:
 def _is_whole(folder: Path, config: RunConfig) -> bool:
     """Whether the run's own command would go on with the database that is there."""
     try:
-        with RunStore.open(folder, config):
+        with open_run(folder, config):
             return True
     except UserError:
         return False

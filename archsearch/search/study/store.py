@@ -6,7 +6,6 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -22,14 +21,10 @@ from archsearch.errors import UserError
 from archsearch.identity import identity_digest
 from archsearch.results import (
     DEVICE_OBJECTIVES,
-    MANIFEST_FILE,
     OBJECTIVES,
     LiveFront,
     Row,
     latest_identity,
-    read_manifest,
-    read_trials,
-    study_name,
     trial_ranks,
 )
 from archsearch.samplers import (
@@ -42,23 +37,12 @@ from archsearch.samplers import (
     make_sampler,
     params_in_space,
 )
-from archsearch.search.config import SPACE_FILE, RunConfig
+from archsearch.search.config import RunConfig
 from archsearch.search.early_stopping import Curve, CurveTable, RungScore
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, TIMING_PHASE
 from archsearch.search.study.database import (
-    DATABASE_FILE,
     FileWatch,
-    create_database,
-    damaged_error,
-    database_file,
-    ensure_study,
-    has_study,
-    load_study,
-    open_storage,
-    run_lock,
-    shown_url,
     storage_errors,
-    stored_config,
 )
 from archsearch.search.study.enqueued import enqueued_proposal
 from archsearch.search.study.rows import (
@@ -76,7 +60,7 @@ from archsearch.search.study.seen import as_seen, with_changed
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
-from archsearch.system import command_line, replace_file, utc_now
+from archsearch.system import utc_now
 from archsearch.version import __version__
 
 # Keys of the study's attributes, with the trial's number behind them: Optuna refuses further attributes of a trial that has ended.
@@ -248,36 +232,6 @@ class RunStore:
         for row in rows:
             row["front"] = ranks.get(row["trial"])
         self._front = LiveFront(self.config.objectives, ranked_id, [row for row in rows if row["front"] == 0])
-
-    @staticmethod
-    @contextlib.contextmanager
-    def open(
-        folder: Path, config: RunConfig, storage_url: str | None = None, *, predict: PredictThroughput | None = None
-    ) -> "Iterator[RunStore]":
-        """Create the run in `folder` or open the one that is there, locked against other drivers; `predict` gives the sampler images/s.
-
-        Raises UserError when the folder holds another run or a damaged one, cannot be written, or is locked by another driver.
-        """
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with run_lock(folder):
-            _check_place(folder, storage_url)
-            document = config.to_dict()
-            if storage_url is None and not (folder / DATABASE_FILE).exists():
-                create_database(folder, config.name, config.directions, document)
-            with open_storage(folder, storage_url) as backend:
-                where = shown_url(storage_url) if storage_url else str(folder / DATABASE_FILE)
-                with storage_errors(where):
-                    name = _shared_name(folder, config) if storage_url else None
-                    if name is not None:
-                        if (folder / MANIFEST_FILE).exists() and not has_study(backend, name):
-                            raise lost_error(folder, where, f"it has no study {name!r}")
-                        ensure_study(backend, name, config.directions, document)
-                    store = _load_run(folder, config, backend, where, name, predict)
-                _refuse_lost_trials(folder, store)
-                store.watch = FileWatch(database_file(folder, storage_url))
-                text = store.config.space_text
-                replace_file(folder / SPACE_FILE, lambda path: path.write_text(text, encoding="utf-8"))
-                yield store
 
     def rows(self) -> list[Row]:
         """The rows of all trials in order; `front` is right since the last `rank`, and for the members that `front` gives."""
@@ -471,7 +425,7 @@ class RunStore:
         """Store what a finished phase of a trial measured. A timing of a trial that has ended is one made anew: the earlier ones stay stored."""
         trial = self._trial(number)
         if phase == TIMING_PHASE:
-            values = self._told(trial, phase, values)
+            values = self._ranked_figures(trial, phase, values)
             own = trial.phases.get(TIMING_PHASE)
             if trial.state != "running":
                 self._keep_timing(trial, values)
@@ -485,13 +439,13 @@ class RunStore:
         self._set(trial, attrs)
         self._keep(trial)
 
-    def _told(self, trial: StoredTrial, phase: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _ranked_figures(self, trial: StoredTrial, phase: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """What is stored of a timing; where it shows another identity than was taken to be the present one, that becomes the present one."""
         before = self.timings.throughput_id
-        told = self.timings.told(trial, phase, values, self._rows.values())
+        stored = self.timings.ranked_figures(trial, phase, values, self._rows.values())
         if self.timings.throughput_id != before:
             self._identity_changed()
-        return told
+        return stored
 
     def _keep_timing(self, trial: StoredTrial, values: Mapping[str, Any]) -> None:
         """Store a timing of a trial beside its own one, also for the trials that reused its results."""
@@ -506,10 +460,10 @@ class RunStore:
     def record_again(self, number: int, values: Mapping[str, Any]) -> Row:
         """Store the second throughput measurement of a finished trial, beside its first figures."""
         trial = self._trial(number)
-        told = self._told(trial, AGAIN_PHASE, values)
-        identity = identity_digest(timing_identity(self.config, trial, told))
-        self._set_study(f"{AGAIN}{number}:{identity}", told)
-        self._again.setdefault(number, {})[identity] = told
+        stored = self._ranked_figures(trial, AGAIN_PHASE, values)
+        identity = identity_digest(timing_identity(self.config, trial, stored))
+        self._set_study(f"{AGAIN}{number}:{identity}", stored)
+        self._again.setdefault(number, {})[identity] = stored
         return self._keep(self._trial(number))
 
     def record_seed(self, number: int, seed: str, score: float) -> Row:
@@ -628,77 +582,6 @@ def _make_features(config: RunConfig) -> Callable[[Arch], Mapping[str, float]] |
         return {name: found[name] for name in FREE_SCORES if isfinite(found[name])}
 
     return features
-
-
-def _load_run(
-    folder: Path,
-    config: RunConfig,
-    backend: RunStorage,
-    where: str,
-    name: str | None,
-    predict: PredictThroughput | None,
-) -> RunStore:
-    """The store on an open storage. Raises UserError if that has another run, or an incomplete one."""
-    try:
-        study = load_study(backend, name)
-        stored = RunConfig.from_dict(stored_config(study))
-        _refuse_another(folder, stored, config)
-        if (stored.space_text, stored.space_name) != (config.space_text, config.space_name):
-            # As it was first written: samplers depend on the order of its choices.
-            config = replace(config, space_text=stored.space_text, space_name=stored.space_name)
-        return RunStore(folder, config, study, backend, where, predict)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError) as error:
-        raise damaged_error(where, f"{type(error).__name__}: {error}") from error
-
-
-def _shared_name(folder: Path, config: RunConfig) -> str:
-    """The name of the run's study in a shared database: the one it began with, where the folder was renamed."""
-    try:
-        return study_name(read_manifest(folder))
-    except (UserError, KeyError):
-        return config.name
-
-
-def _refuse_another(folder: Path, stored: RunConfig, config: RunConfig) -> None:
-    """Raise UserError where the folder's run is not the one that is asked for, with the options that ask for it."""
-    differences = stored.differences(config)
-    if differences:
-        options = stored.options(config)
-        same = f"go on with it by {options}" if options else "ask for the same"
-        raise UserError(f"{folder}: holds another run: {'; '.join(differences)}; use another --output, or {same}")
-
-
-def _check_place(folder: Path, storage_url: str | None) -> None:
-    """Raise UserError where the run's trials are in another database, or are missing: no second study is started beside them."""
-    database, is_run = folder / DATABASE_FILE, (folder / MANIFEST_FILE).exists()
-    if storage_url is not None and database.exists():
-        raise UserError(
-            f"--storage: {folder} keeps its trials in {database}; leave --storage out, or use another --output"
-        )
-    if storage_url is None and is_run and not database.exists():
-        raise lost_error(folder, str(database), "gone")
-
-
-def _refuse_lost_trials(folder: Path, store: RunStore) -> None:
-    """Raise UserError where trials.parquet has trials that the study lacks: it is another one, an emptied one, or an older copy."""
-    try:
-        frame = read_trials(folder)[["trial", "arch_id", "started_at"]]
-    except UserError:
-        return  # none yet, or damaged: it will be written from the study
-    stored = {row["trial"]: (row["arch_id"], row["started_at"]) for row in store.rows()}
-    lost = [number for number, *rest in frame.itertuples(index=False) if stored.get(number) != tuple(rest)]
-    if lost:
-        raise lost_error(
-            folder, store.where, f"{len(lost)} of {len(frame)} trials are not in it, the first is trial {lost[0]}"
-        )
-
-
-def lost_error(folder: Path, where: str, what: str) -> UserError:
-    """The error for a run whose trials are not in its database: a second study would overwrite its files."""
-    return UserError(
-        f"{where}: {what}, though {folder} holds a run; put it back, give the --storage it was started with, use another --output, "
-        f"or have study.db made from trials.parquet: {command_line(['runs', 'restore', str(folder)])}"
-    )
 
 
 @cache

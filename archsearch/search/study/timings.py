@@ -1,7 +1,7 @@
-"""The identity that a run ranks now, and the figures in which its timings are told.
+"""The identity that a run ranks now, and the throughput figures that it stores and ranks.
 
 A run ranks the ratio to the reference model, which repeats where images/s as timed do not: `throughput_img_s` is the ratio times one rate
-of the reference, which is fixed for an identity when its first trial is timed, so that what was told to a sampler never changes.
+of the reference, which is fixed for an identity when its first trial is timed, so that a figure that a sampler has learned from never changes.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from archsearch.search.rungs import AGAIN_PHASE
 from archsearch.search.study.rows import StoredTrial, timing_identity
 from archsearch.space import REFERENCE
 
-# Key of a study's attribute, with a throughput_id behind it: the reference's images/s in which the ratios of that identity are told.
+# Key of a study's attribute, with a throughput_id behind it: the reference's images/s with which the ratios of that identity are multiplied.
 RATE = "archsearch:reference:"
 
 
@@ -35,7 +35,7 @@ class Timings:
 
     @property
     def rate(self) -> float | None:
-        """The reference's images/s in which ratios are told now; None where none was fixed yet, and where images/s as timed are ranked."""
+        """The reference's images/s with which ratios are multiplied now; None before the first timing, and where images/s as timed are ranked."""
         return self._rates.get(self.throughput_id or "")
 
     def measure_here(
@@ -43,28 +43,30 @@ class Timings:
     ) -> None:
         """Time under these conditions from now on; `wants_ratios` ends the ranking by images/s as timed of an earlier version's run.
 
-        `usual_rate` is the reference's images/s that a calibration for these conditions found: ratios are told in it, if in no other yet.
+        `usual_rate` is the reference's images/s that a calibration for these conditions found; it becomes the rate where none is stored yet.
         """
         self._wants_ratios, self._usual_rate = wants_ratios, usual_rate
         identity = throughput_identity(self._config.settings, conditions, ratio_figure(REFERENCE))
         self.identity = self._ranked(identity, rows)
 
-    def told(self, trial: StoredTrial, phase: str, values: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Any]:
+    def ranked_figures(
+        self, trial: StoredTrial, phase: str, values: Mapping[str, Any], rows: Iterable[Row]
+    ) -> dict[str, Any]:
         """What is stored of a timing: the ranked figure by the ratio, and beside it the one as timed; its identity becomes the present one."""
         prefix = "throughput_again" if phase == AGAIN_PHASE else "throughput"
         raw, ratio = values.get(f"{prefix}_img_s"), values.get(f"{prefix}_ratio")
         if raw is None:
             return dict(values)
-        told = {**values, f"{prefix}_raw_img_s": raw}
-        identity = timing_identity(self._config, trial, told)
+        stored = {**values, f"{prefix}_raw_img_s": raw}
+        identity = timing_identity(self._config, trial, stored)
         self.identity = self._ranked(identity, rows) if ratio is not None else {**identity, "figure": RAW_FIGURE}
         if ratio is None or self.identity != identity:
             return dict(values)
         images_s = ratio * self._rate(identity_digest(identity), raw / ratio, rows)
-        told[f"{prefix}_img_s"] = images_s
-        if "latency_ms" in told:
-            told["latency_ms"] = 1000 * self._config.settings["batch_size"] / images_s
-        return told
+        stored[f"{prefix}_img_s"] = images_s
+        if "latency_ms" in stored:
+            stored["latency_ms"] = 1000 * self._config.settings["batch_size"] / images_s
+        return stored
 
     def _ranked(self, identity: Identity, rows: Iterable[Row]) -> Identity:
         """The same identity, or that of images/s as timed where the run has such rows, of an earlier version, and no ratios yet."""
