@@ -12,6 +12,9 @@ _BUSY, _IDLE = (0, 1, 2, 5, 6, 7), (3, 4)
 _PROC = Path("/proc")
 # Cores that other processes may use beside a run without being called busy: a desktop, a log.
 TOLERATED_CORES = 0.25
+# A training is slow below this share of the run's usual rate: architectures of one band differ by less; threads that share a core lose
+# a factor of 5 to 100.
+SLOW_SHARE = 1 / 3
 
 
 class OthersLoad:

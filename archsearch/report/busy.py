@@ -5,12 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from archsearch.cores import TOLERATED_CORES, busy_advice, is_busy
+from archsearch.cores import SLOW_SHARE, TOLERATED_CORES, busy_advice, is_busy
 from archsearch.report.tables import Document
 from archsearch.results import Row
 from archsearch.units import format_names
 
-SLOW_SHARE = 1 / 3
 _FEWEST_TRAININGS = 4
 _TRIALS_SHOWN = 6
 

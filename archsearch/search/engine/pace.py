@@ -6,11 +6,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from archsearch.cores import TOLERATED_CORES
+from archsearch.cores import SLOW_SHARE, TOLERATED_CORES
 from archsearch.search.rungs import FULL_PHASE, RUNG_PHASE, SEED_PHASE
 
-# A third: architectures of one band differ by less; threads that share a core lose a factor of 5 to 100.
-SLOW_SHARE = 1 / 3
 _LATELY_S = 5.0
 _REPORTS = 1000
 _FEWEST = 3  # trainings, or seconds of this one, before anything is said

@@ -38,7 +38,6 @@ class _Mean:
 class _Phase:
     """A phase in progress: when it began, how long it has waited, and the steps of its training."""
 
-    trial: int
     name: str
     began: float
     waited_s: float = 0.0
@@ -160,20 +159,17 @@ class TimeLeft:
 
     def progress(self, event: Mapping[str, Any]) -> None:
         """An event of the worker."""
-        now, name, trial = time.monotonic(), str(event.get("phase")), event.get("trial", self._current_trial)
+        now, name = time.monotonic(), str(event.get("phase"))
         if event["event"] == "phase":
-            is_current = trial == self._current_trial
-            # A phase of the next trial, done meanwhile, takes no time of its own.
-            self._seconds[_kind(name)].add(event["values"].get("seconds", 0.0) if is_current else 0.0)
-            if is_current:
-                self._learn_steps(now)
-                self._work.done.add(name)
-                self._phase = None
+            self._seconds[_kind(name)].add(event["values"].get("seconds", 0.0))
+            self._learn_steps(now)
+            self._work.done.add(name)
+            self._phase = None
             return
-        if trial != self._current_trial or event["event"] != "progress":
+        if event["event"] != "progress":
             return
         if self._phase is None or self._phase.name != name:
-            self._phase = _Phase(trial=trial, name=name, began=now)
+            self._phase = _Phase(name=name, began=now)
         self._note(self._phase, event, now)
 
     def _learn_steps(self, now: float) -> None:
@@ -188,10 +184,6 @@ class TimeLeft:
         """The steps that a training had when its phase began: none where it began again from its start, as after a crash."""
         begin = self._spans.get(phase.name, (0, 0))[0]
         return 0 if phase.first is not None and phase.first[1] < begin else begin
-
-    @property
-    def _current_trial(self) -> int:
-        return -1 if self._work.row is None else int(self._work.row["trial"])
 
     @staticmethod
     def _note(phase: _Phase, event: Mapping[str, Any], now: float) -> None:
