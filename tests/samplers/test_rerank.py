@@ -50,11 +50,10 @@ def test_features_are_computed_for_a_few_candidates_once_each_and_not_before_tri
 
 @pytest.mark.slow
 def test_informative_features_lead_to_better_scores() -> None:
-    """Mean of the scores after the first eight: with the hint above without for every seed, and well above on average."""
+    """Mean of the scores after the first eight, over seeds: with the hint well above without."""
 
-    def mean(features: Any, seed: int) -> float:
-        return float(sum(trial.values[0] for trial in search(24, features, seed=seed).trials[8:]) / 16)
+    def mean(features: Any) -> float:
+        scores = [trial.values[0] for seed in range(12) for trial in search(24, features, seed=seed).trials[8:]]
+        return float(sum(scores) / len(scores))
 
-    gains = [mean(lambda params: {"hint": HIDDEN[params["name"]]}, seed) - mean(None, seed) for seed in range(4)]
-    assert min(gains) > 0
-    assert sum(gains) / len(gains) > 0.03
+    assert mean(lambda params: {"hint": HIDDEN[params["name"]]}) > mean(None) + 0.05

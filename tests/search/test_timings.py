@@ -174,14 +174,21 @@ def test_a_run_of_an_earlier_version_keeps_its_figures_until_it_is_timed_anew(tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["known-cost", "tpe"])
-def test_the_sampler_sees_no_speed_of_another_machine(sampler: str, tmp_path: Path) -> None:
+def test_the_sampler_sees_no_speed_of_another_machine(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, config = tmp_path / "run", make_config(tmp_path / "log", sampler=sampler)
     on(A, folder, config, 3)
     with open_run(folder, config) as store:
         store.measure_here(B)
         seen: list[optuna.Study] = []
         propose = store._sampler.propose
-        store._sampler.propose = lambda study, number: seen.append(study) or propose(study, number)  # type: ignore[method-assign, func-returns-value]
+
+        def watched(study: optuna.Study, number: int) -> object:
+            seen.append(study)
+            return propose(study, number)
+
+        monkeypatch.setattr(store._sampler, "propose", watched)
         assert store.propose() is not None
     hidden = seen[0].get_trials(deepcopy=False)
     assert [trial.values for trial in hidden] == [None] * 5

@@ -94,15 +94,17 @@ def evaluate(arch: Document, settings: Document, done: Done, emit: Emit) -> None
 
 
 def kill_driver(arch: Document, settings: Document, done: Done, emit: Emit) -> None:
-    """Kill the driver after the count phase of the first architecture that is evaluated, each time."""
+    """Kill the driver before the first phase of the first architecture that is evaluated, each time.
+
+    After a phase, it would be chance whether the driver had stored it.
+    """
     victim = next((words[1] for words in noted(Path(settings["log"]))), arch_id(arch))
-    if arch_id(arch) == victim:
-        settings = {**settings, "phases": ["count"]}
-    evaluate(arch, settings, done, emit)
-    if arch_id(arch) == victim:
-        note(settings, "kill", victim)
-        os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(60)
+    if arch_id(arch) != victim:
+        evaluate(arch, settings, done, emit)
+        return
+    note(settings, "kill", victim)
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
 
 
 def on_machine(arch: Document, settings: Document, done: Done, emit: Emit) -> None:

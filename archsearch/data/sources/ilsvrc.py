@@ -31,7 +31,7 @@ _DAMAGE = (
     ValueError,
     IndexError,
     TypeError,
-    NotImplementedError,
+    NotImplementedError,  # scipy's, for a version of the format that it does not read
 )
 _FILES = {"train": (TRAIN,), "val": (_VAL, _DEVKIT)}
 

@@ -63,6 +63,7 @@ def _refuse_inflating(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             inflated = sum(entry.file_size for entry in archive.infolist())
+    # NotImplementedError: zipfile's, for a version of the format that it does not read.
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return  # torch says what is wrong with it, or reads its older format
     size = path.stat().st_size

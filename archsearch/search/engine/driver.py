@@ -1,10 +1,8 @@
 """The driver of a run: proposes candidates, has them evaluated, stores the results; the only writer of the study and the files."""
 
 import contextlib
-import json
 import random
 import signal
-import statistics
 import sys
 import threading
 import time
@@ -13,8 +11,9 @@ from math import isinf
 from typing import Any, Protocol
 
 from archsearch.errors import RunError
-from archsearch.results import ENDED, Row, is_timed, write_front, write_manifest, write_trials
+from archsearch.results import ENDED, Row, write_front, write_manifest, write_trials
 from archsearch.search.config import RunConfig
+from archsearch.search.engine.front_work import FrontWork
 from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.search.engine.manifest import describe
 from archsearch.search.engine.promotion import Ending, judge, stages
@@ -30,8 +29,6 @@ _INTERRUPT_POLL_S = 0.1
 # time, and they are never older than so many seconds.
 _QUICK_S = 0.05
 _WRITE_SHARE, _STALE_S = 20, 30.0
-# The trials by which the work on the front is estimated.
-_LATEST = 50
 
 
 class Predictor(Protocol):
@@ -70,7 +67,8 @@ class Driver:
         self._config, self._store, self._worker, self._listener = config, store, worker, listener
         self._fixed = {name: paper(name) for name in config.papers} if fixed is None else dict(fixed)
         self._command = list(sys.argv if command is None else command)
-        self._recheck, self._remeasure, self._num_seeds, self._predictor = recheck, remeasure, num_seeds, predictor
+        self._front_work = FrontWork(config, store, recheck=recheck, num_seeds=num_seeds)
+        self._remeasure, self._predictor = remeasure, predictor
         self._stages = stages(config)
         self._trials = 0
         self._timeout_s = self._deadline = float("inf")
@@ -113,8 +111,7 @@ class Driver:
                 self._evaluate(row)
                 if self._is_stopped or self._is_late(keep_front_work=True):
                     break
-            if self._recheck:
-                self._remeasure_front()
+            self._remeasure_front()
             self._reseed_front()
         except KeyboardInterrupt:
             # A second Ctrl-C, or one raised outside our handler.
@@ -133,7 +130,7 @@ class Driver:
         if isinf(self._deadline):
             return False
         now = time.monotonic()
-        kept_s = min(self._front_work_s(), self._timeout_s / 2) if keep_front_work else 0.0
+        kept_s = min(self._front_work.seconds(), self._timeout_s / 2) if keep_front_work else 0.0
         if now < self._deadline - kept_s:
             return False
         self._is_over = True
@@ -141,40 +138,18 @@ class Driver:
         self._deadline = max(self._deadline, now + 2 * kept_s)
         return True
 
-    def _front_work_s(self) -> float:
-        """Seconds that the second timing of the front and its further trainings will take, by what the latest trials took."""
-        latest = self._store.latest(_LATEST)
-        timed = [row["seconds_throughput"] for row in latest if row["seconds_throughput"] is not None]
-        curves = [
-            json.loads(row["learning_curve"]) for row in latest if row["state"] == "complete" and row["learning_curve"]
-        ]
-        trained = [sum(point["seconds"] or 0.0 for point in curve) for curve in curves]
-        again_s = len(self._again_left()) * statistics.fmean(timed) if timed else 0.0
-        return again_s + (len(self._seeds_left()) * statistics.fmean(trained) if trained else 0.0)
-
-    def _again_members(self) -> list[Row]:
-        """The members of the front that are timed a second time: before the first trial is timed here the front may be of another identity."""
-        members = self._store.front() if self._recheck and is_timed(self._config.objectives) else []
-        return [row for row in members if row["throughput_id"] == self._store.throughput_id]
-
-    def _again_left(self) -> list[Row]:
-        """Those of them that have not been, in order."""
-        left = [row for row in self._again_members() if row["throughput_again_img_s"] is None]
-        return sorted(left, key=lambda row: int(row["trial"]))
-
-    def _seeds_left(self) -> list[tuple[Row, int]]:
-        """The members of the front and the further seeds they are to be trained with, all of one seed before the next."""
-        members = self._store.front() if "proxy_score" in self._config.objectives else []
-        numbers = range(1, self._num_seeds)
-        return [(row, number) for number in numbers for row in members if (row["proxy_seeds"] or 1) <= number]
-
     def _missing(self) -> dict[str, int]:
         """What was asked for and has not been done: trials, second timings of the front's members, further trainings of them."""
         unfinished = len(self._store.unfinished())
         tally = self._tally()
         trials = unfinished if self._is_exhausted else tally.total - tally.ended
         anew = len(self._store.left_to_remeasure()) if self._remeasure else 0
-        return {"trials": trials, "anew": anew, "again": len(self._again_left()), "seeds": len(self._seeds_left())}
+        return {
+            "trials": trials,
+            "anew": anew,
+            "again": len(self._front_work.again_left()),
+            "seeds": len(self._front_work.seeds_left()),
+        }
 
     def _queue(self) -> Iterator[Row]:
         """The trials to evaluate, each stored at its turn: unfinished ones of an earlier driver, the fixed ones, then the sampler's."""
@@ -246,8 +221,7 @@ class Driver:
 
     def _remeasure_front(self) -> None:
         """Measure the throughput of the front again; what fails is tried again by the next run of the same command."""
-        members = self._again_members()
-        left = self._again_left()
+        members, left = self._front_work.again_members(), self._front_work.again_left()
         # Shuffled, since in another order a slow drift affects other trials than the first time.
         random.Random(self._config.seed).shuffle(left)
         for place, row in enumerate(left, start=len(members) - len(left) + 1):
@@ -264,7 +238,7 @@ class Driver:
 
     def _reseed_front(self) -> None:
         """Train the front with further seeds, all of one seed before the next; what fails is tried again by the next run of the same command."""
-        left = self._seeds_left()
+        left = self._front_work.seeds_left()
         for place, (row, number) in enumerate(left, start=1):
             if self._is_stopped or self._is_late():
                 return
