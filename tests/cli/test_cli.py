@@ -480,7 +480,8 @@ def test_rungs_are_part_of_a_run_and_off_where_no_score_can_stop(
     fix = ("--fix", "stages.2.block=hilo")
     assert "fix.stages.2.block was None, now hilo" in refused(cli(*short, "--rungs", "1,2,8", *fix, "--output", "a"))
     result = cli(*short, "--objectives", "throughput_img_s,params", *fix, "--output", "b")
-    assert result.stderr.startswith("no rungs: proxy_score is not among the objectives")
+    # Of a busy machine "reading the space and the data" comes before it.
+    assert any(line.startswith("no rungs: proxy_score is not among") for line in result.stderr.splitlines())
     report = document(cli("report", "b", "--json"))
     assert report["training"]["rungs"] == [200]
     assert report["front"][0]["architecture"].split(" - ")[1].startswith("hilo ")
