@@ -8,7 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +49,7 @@ PAIR_FRONTS: dict[str, tuple[str, str]] = {
 }
 
 _BLOCK = 10_000  # rows that are made into a table at once
-_TIME, _EPOCH = pa.timestamp("ms", tz="UTC"), datetime(1970, 1, 1, tzinfo=UTC)
+_TIME = pa.timestamp("ms", tz="UTC")
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -357,20 +356,10 @@ def read_rows(folder: Path, without: Sequence[str] = ()) -> list[Row]:
     schema = pa.schema([field for field in SCHEMA if field.name not in without])
     table = _read_table(path, schema)
     try:
-        columns = [_values(column) for column in _without_nan(table.cast(schema)).columns]
-    except (pa.ArrowException, ValueError, OverflowError) as error:
+        rows: list[Row] = _without_nan(table.cast(schema)).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
         raise UserError(f"{folder}: trials.parquet does not hold what its columns say ({first_line(error)})") from error
-    return with_throughput_ids([dict(zip(schema.names, values, strict=True)) for values in zip(*columns, strict=True)])
-
-
-def _values(column: pa.ChunkedArray) -> list[Any]:
-    """The plain values of a column."""
-    if column.type != _TIME:
-        values: list[Any] = column.to_pylist()
-        return values
-    # pyarrow takes ten times as long for a time as this does.
-    since = column.cast(pa.int64()).to_pylist()
-    return [None if milliseconds is None else _EPOCH + timedelta(milliseconds=milliseconds) for milliseconds in since]
+    return with_throughput_ids(rows)
 
 
 def _without_nan(table: pa.Table) -> pa.Table:

@@ -59,7 +59,7 @@ def unresolved(
         own = _figures([row], objectives, noise)
         left, is_better = np.flatnonzero(trials != row["trial"]), np.zeros(len(trials), dtype=bool)
         for name in sorted(objectives, key=_NOISY.__contains__):  # those without noise leave the fewest
-            signs = _compare({key: everyone[key][left] for key in (name, _ERROR, _SPREAD)}, own, name)
+            signs = _compare({key: figures[left] for key, figures in everyone.items()}, own, name)
             is_better[left[signs > 0]] = True
             left = left[signs >= 0]
         left = left[is_better[left]]
