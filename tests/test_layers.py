@@ -30,7 +30,7 @@ ONLY_IN = {
 }
 NO_TORCH = {"errors", "metrics", "version", "identity", "units", "system", "lock", "cores", "results"}
 TORCH = {"torch", "torchvision", "timm"}
-FACES = ["blocks", "space", "data", "models", "throughput", "proxy", "samplers", "search", "report", "cli"]
+FACES = ["blocks", "results", "space", "data", "models", "throughput", "proxy", "samplers", "search", "report", "cli"]
 
 
 def _room(path: Path) -> str:

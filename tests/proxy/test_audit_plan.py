@@ -124,7 +124,7 @@ def test_the_command_resumes_and_trains_nothing_twice(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_its_scores_equal_those_of_a_search(tmp_path: Path) -> None:
+def test_its_scores_equal_those_of_a_search_and_it_says_what_it_waits_for(tmp_path: Path) -> None:
     from archsearch.proxy.audit.training import Trainer
     from archsearch.search.evaluate import evaluate
 
@@ -140,7 +140,21 @@ def test_its_scores_equal_those_of_a_search(tmp_path: Path) -> None:
         num_seeds=1,
         longer=0,
     )
-    record = Trainer(plan).train(next(plan.trainings()), lambda progress: None)
+    code = (
+        "import sys; from archsearch.lock import machine_lock, work_for; work_for('run results/one')\n"
+        "with machine_lock('cpu-0', exclusive=True): print('held', flush=True); sys.stdin.read()"
+    )
+    said: list[str] = []
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+
+        def say(line: str) -> None:
+            said.append(line)
+            other.kill()
+
+        record = Trainer(plan).train(next(plan.trainings()), lambda progress: None, say=say)
+    assert [f"process {other.pid} (run results/one" in line for line in said] == [True], said
     assert (record.score, record.standard_error) == (searched["proxy_score"], searched["proxy_score_se"])
     assert asdict(record)["proxy_id"] == searched["proxy_id"]
 

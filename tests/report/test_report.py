@@ -1,4 +1,4 @@
-"""The report of small runs made through results.py, against figures worked out by hand."""
+"""The report of small runs made through `archsearch.results`, against figures worked out by hand."""
 
 import io
 import json
@@ -84,6 +84,28 @@ def test_the_text_says_what_the_score_is_and_is_not(tmp_path: Path, report: Repo
     assert "davit_tiny is dominated by trial 3." in text
     assert "van_b2 dominates trial 4." in text
     assert "measured on cpu (a test's CPU), float32, eager, batch 4, 224 px, 2 threads" in text
+
+
+def _trained(number: int, seconds: float, other_cores: float) -> Row:
+    """A trial that trained on 3,200 images in so many seconds, while others used so many of two cores."""
+    curve = [{"steps": 50, "seconds": seconds / 2}, {"steps": 100, "seconds": seconds / 2}]
+    beside = {"other_cores": other_cores, "conditions": json.dumps({"host_cores": 2, "threads": 2})}
+    trained = {"train_images": 3200, "learning_curve": json.dumps(curve)}
+    return trial(number, 0.6 + number / 100, 20.0 - number, 20_000_000, **beside, **trained)
+
+
+def test_a_busy_machine_and_a_training_that_it_slowed_down_are_named(tmp_path: Path, report: Report) -> None:
+    seconds = {0: 32.0, 1: 40.0, 2: 25.6, 3: 320.0, 4: 32.0}
+    write_run(tmp_path, [_trained(number, each, 1.5) for number, each in seconds.items()])
+    text = " ".join(report().stdout.split())
+    assert "The machine was busy beside 5 of 5 trials: other processes used 1.5 of 2 cores (median)" in text
+    assert "--threads 1" in text
+    slow = "Far slower than the run's other trainings (100 img/s) were those of trial 3: 10 to 10 img/s."
+    assert slow in text
+    write_run(tmp_path, [_trained(number, each, 0.1) for number, each in seconds.items()], name="quiet")
+    text = " ".join(report("results/quiet").stdout.split())
+    assert "busy" not in text
+    assert "Far slower" not in text
 
 
 @pytest.mark.parametrize("columns", [80, 120])

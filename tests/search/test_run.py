@@ -235,6 +235,7 @@ def test_a_real_run_in_rungs(space: Path, tmp_path: Path) -> None:
     curves = [json.loads(text) for text in rows.learning_curve]
     assert [[point["steps"] for point in curve] for curve in curves] == [[2, 4, 12][:rung] for rung in rows.rung]
     assert (rows.train_images == [32 * curve[-1]["steps"] for curve in curves]).all()
+    assert rows.seconds_proxy.tolist() == pytest.approx([sum(point["seconds"] for point in curve) for curve in curves])
     assert "with rungs at 2, 4 of 12 steps" in " ".join(done.output.split())
 
 

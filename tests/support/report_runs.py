@@ -1,4 +1,4 @@
-"""Small finished runs written through results.py, as a report reads them."""
+"""Small finished runs written through `archsearch.results`, as a report reads them."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -9,6 +9,7 @@ import torch
 
 from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
+from archsearch.lock import waiting_line
 from archsearch.proxy.audit.plan import AuditPlan, AuditTraining
 from archsearch.proxy.audit.store import AuditStore, Key, Record
 from archsearch.proxy.task import LoadedData
@@ -26,10 +27,12 @@ class Trainer:
         self._proxy, self._device = plan.proxy, torch.device(plan.device)
         self._data = LoadedData()
 
-    def train(self, training: AuditTraining, progress: Callable[[TrainingProgress], None]) -> Record:
+    def train(
+        self, training: AuditTraining, progress: Callable[[TrainingProgress], None], *, say: Say = ignore
+    ) -> Record:
         """The record of a training, scored at its points; of one that diverges, or has no small copy, with the reason.
 
-        Raises RunError without enough memory.
+        `say` hears what holds the device while this waits for it. Raises RunError without enough memory.
         """
         data = self._data.of(self._proxy)
         recipe = replace(self._proxy.recipe, steps=training.steps, seed=training.seed)
@@ -37,7 +40,7 @@ class Trainer:
         scores: list[ProxyScore] = []
         reason = None
         try:
-            with device_lock(self._device, exclusive=False):
+            with device_lock(self._device, exclusive=False, on_wait=waiting_line(say)):
                 small = start_training(training.subject.arch, data, self._proxy.scale, recipe, self._device)
                 small.progress = progress
                 scores = [small.advance(step) for step in training.points]
@@ -58,7 +61,7 @@ def train_all(
 ) -> dict[Key, Record]:
     """Train what neither this folder nor the run has, together with the other processes that do; then all records.
 
-    `progress` counts the training steps of all processes, `say` hears of each training that this one has finished.
+    `progress` counts the training steps of all processes, `say` hears of each training that this one has finished, and what it waits for.
     """
     known = {record.key: record for record in plan.measured}
     trainings = [training for training in plan.trainings() if training.key not in known]
@@ -80,7 +83,8 @@ def train_all(
         for training in left:
             with store.claimed(training.key) as is_ours:
                 if is_ours:
-                    store.append(trainer.train(training, partial(_report, progress, done, total, training)))
+                    report = partial(_report, progress, done, total, training)
+                    store.append(trainer.train(training, report, say=say))
                     trained = training
                     break
         if trained is None:

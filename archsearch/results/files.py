@@ -1,0 +1,142 @@
+"""Writing and reading trials.parquet and front.parquet.
+
+Both are derived from the study: a file that is lost or damaged is written again when the run is continued.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from archsearch.errors import UserError, first_line
+from archsearch.identity import with_throughput_ids
+from archsearch.results.fronts import front_rows
+from archsearch.results.manifest import MANIFEST_FILE, replace_derived
+from archsearch.results.schema import FRONT_FILE, FRONT_SCHEMA, LATER_COLUMNS, SCHEMA, TRIALS_FILE, Row
+
+_BLOCK = 10_000  # rows that are made into a table at once
+
+
+def write_trials(rows: Sequence[Row], folder: Path) -> None:
+    """Replace trials.parquet in one step; rows have every column of SCHEMA."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file, pq.ParquetWriter(file, SCHEMA, write_page_checksum=True) as writer:
+            for start in range(0, max(1, len(rows)), _BLOCK):  # so that no second copy of a long run is in memory
+                writer.write_table(_table(rows[start : start + _BLOCK], SCHEMA))
+
+    replace_derived(folder / TRIALS_FILE, write)
+
+
+def write_front(rows: Sequence[Row], folder: Path, objectives: Sequence[str], throughput_id: str | None = None) -> None:
+    """Replace front.parquet in one step, from the rows that `ranked` gave."""
+    table = _table(front_rows(rows, objectives, throughput_id), FRONT_SCHEMA)
+    replace_derived(folder / FRONT_FILE, lambda path: write_parquet(table, path))
+
+
+def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """The rows as a table. Raises UserError where a damaged study has other values than its columns can hold."""
+    try:
+        return pa.Table.from_pylist(list(rows), schema=schema)
+    except (pa.ArrowException, OverflowError) as error:
+        raise UserError(
+            f"the run's study is damaged: a trial does not fit its columns ({first_line(error)})"
+        ) from error
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write a table to a file."""
+    with path.open("wb") as file:  # pyarrow takes a path such as a:/b for an address
+        pq.write_table(table, file, write_page_checksum=True)
+
+
+def read_trials(folder: Path) -> pd.DataFrame:
+    """trials.parquet as a frame, columns as in SCHEMA. Raises UserError when it is missing or damaged."""
+    return _read(folder / TRIALS_FILE, SCHEMA)
+
+
+def read_rows(folder: Path, without: Sequence[str] = ()) -> list[Row]:
+    """The rows of trials.parquet as plain values, None for an empty one. Raises UserError when the file is missing or damaged.
+
+    Columns named in `without` are left out, which saves time and memory: `arch` is as large as all others together.
+    """
+    path = folder / TRIALS_FILE
+    schema = pa.schema([field for field in SCHEMA if field.name not in without])
+    table = _read_table(path, schema)
+    try:
+        rows: list[Row] = _without_nan(table.cast(schema)).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise UserError(f"{folder}: trials.parquet does not hold what its columns say ({first_line(error)})") from error
+    return with_throughput_ids(rows)
+
+
+def _without_nan(table: pa.Table) -> pa.Table:
+    """The table with nothing in place of what is not a number."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            column = table.column(place)
+            empty = pa.scalar(None, field.type)
+            table = table.set_column(place, field, pc.if_else(pc.is_nan(column), empty, column))
+    return table
+
+
+def read_front(folder: Path) -> pd.DataFrame:
+    """front.parquet as a frame: `front_name` and the columns of SCHEMA. Raises UserError when it is missing or damaged."""
+    return _read(folder / FRONT_FILE, FRONT_SCHEMA)
+
+
+def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    frame: pd.DataFrame = _read_table(path, schema).to_pandas()
+    return frame
+
+
+def _is_damaged_text(column: pa.ChunkedArray) -> bool:
+    """Whether a column has bytes for text, or a text with what no run writes, and a terminal would obey."""
+    if not pa.types.is_string(column.type):
+        return bool(pa.types.is_binary(column.type))
+    return bool(pc.any(pc.match_substring_regex(column, r"[\x00-\x1f\x7f]")).as_py())
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """The columns of the schema, as the file has them."""
+    again = "give the run's `archsearch run` command again to have it written from the run's storage"
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; {again}")
+    try:
+        # Read at once: pyarrow opens a path twice, and a run may replace the file in between.
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        table = file.read([name for name in schema.names if name in file.schema_arrow.names])
+        if any(map(_is_damaged_text, table.columns)):
+            raise ValueError("its texts are damaged")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable parquet file ({first_line(error)}); {again}") from error
+    for name in schema.names:
+        if name not in table.column_names:
+            if name not in LATER_COLUMNS:
+                raise UserError(f"{path}: lacks the column {name!r}; {again}")
+            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+    return table.select(schema.names)
+
+
+@contextlib.contextmanager
+def damage_is_an_error(folder: Path) -> Iterator[None]:
+    """Turn what damaged contents of a run's files make code raise into a UserError; --debug shows where it was."""
+    try:
+        yield
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        RecursionError,
+    ) as error:
+        raise UserError(
+            f"{folder}: {MANIFEST_FILE}, {TRIALS_FILE} or {FRONT_FILE} is damaged ({type(error).__name__}: {first_line(error)}); "
+            "give the run's `archsearch run` command again to have them written from the study"
+        ) from error
