@@ -45,7 +45,7 @@ def evaluate(
     _paused[:] = [each for each in _paused if (each.arch, each.task, each.device) == (arch, task, device)]
     full = cache(lambda: build_for_timing(arch))  # one model is counted and timed
     phases: dict[str, Callable[[], dict[str, Any]]] = {
-        "count": lambda: _count(arch, full()),
+        "count": lambda: _count(arch, full(), task),
         "throughput": lambda: _throughput(full(), measurement, emit),
         "again": lambda: _measure_again(full(), measurement, emit),
     }
@@ -88,8 +88,10 @@ def _holding(device: torch.device, phase: str, emit: Emit, *, exclusive: bool) -
         yield
 
 
-def _count(arch: Arch, model: nn.Module) -> dict[str, Any]:
-    """fvcore's count of the built model and its parameters; both must equal the exact cost."""
+def _count(arch: Arch, model: nn.Module, task: ProxyTask | None) -> dict[str, Any]:
+    """fvcore's count of the built model and its parameters; both must equal the exact cost. Refuses what has no small copy before it is timed."""
+    if task is not None:
+        shrink(arch, task.scale, task.num_classes)
     cost = arch.cost()
     counted, params = count_fvcore(model, arch.image_size), sum(parameter.numel() for parameter in model.parameters())
     if (counted, params) != (cost.macs, cost.params):

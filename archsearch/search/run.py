@@ -30,6 +30,8 @@ from archsearch.system import Progress, Say, command_line, ignore
 from archsearch.throughput import Calibration, Measurement, find_predictor
 from archsearch.units import format_count, format_names
 
+_DRAWN = 16  # architectures of which the proxy must be able to train one
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
@@ -72,8 +74,8 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     space = whole.fixed(request.fix) if request.fix else whole
     papers = choose_papers(request.papers, request.budget_macs, space.plan.image_size)
     check_sampler(request.sampler)
-    if request.trials:
-        draw(space, Band.around(request.budget_macs, request.tolerance), random.Random(request.seed))
+    rng, band = random.Random(request.seed), Band.around(request.budget_macs, request.tolerance)
+    drawn = [draw(space, band, rng)[1] for _ in range(_DRAWN)] if request.trials else []
     if request.training["free_rung"] is not None:
         check_free_rung(request.training["free_rung"])
     measurement = Measurement.resolve(**request.measuring, image_size=space.plan.image_size)
@@ -84,6 +86,7 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
         say(f"left out {len(task.unreadable)} unreadable images: {format_names(task.unreadable)}")
     for name in papers:
         refuse_unknown_shape(paper(name), task)
+    _check_trainable(drawn, task, say)
     config = RunConfig(
         name="",
         space_name=request.space,
@@ -104,6 +107,21 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     config = replace(config, name=folder.name)
     vars(config)["space"] = space  # the cached property's value: parsed already
     return config, folder
+
+
+def _check_trainable(archs: Sequence[Arch], task: ProxyTask, say: Say) -> None:
+    """Say for how many of these architectures there is no small copy; UserError where there is one for none: every trial would fail."""
+    refusals: list[UserError] = []
+    for arch in archs:
+        try:
+            refuse_unknown_shape(arch, task)
+        except UserError as error:
+            refusals.append(error)
+    if refusals:
+        reason = f"cannot train {len(refusals)} of {len(archs)} architectures drawn from the space, the first of them {refusals[0]}"
+        if len(refusals) == len(archs):
+            raise UserError(f"--proxy: this one {reason}")
+        say(f"the proxy {reason}; their trials will fail")
 
 
 def _rungs(request: RunRequest, chosen: Profile, say: Say) -> tuple[int, ...]:

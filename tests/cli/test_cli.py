@@ -487,6 +487,32 @@ def test_rungs_are_part_of_a_run_and_off_where_no_score_can_stop(
     assert report["front"][0]["architecture"].split(" - ")[1].startswith("hilo ")
 
 
+SMALL_MAPS = """
+data = "fashion-mnist"
+profile = { image_size = 32, stem_stride = 32, width_divisor = 4 }
+recipe = { steps = 2, batch_size = 8, learning_rate = 0.001, dtype = "float32", augment = "none" }
+"""
+
+
+def test_a_proxy_that_cannot_train_what_the_space_has_is_told_before_the_first_trial(
+    cli: Cli, tmp_path: Path, stub: Callable[[str], None]
+) -> None:
+    stub("evaluate")
+    Path("small.toml").write_text(SMALL_MAPS)
+    run = (*RUN[:3], "--papers", "none", "--trials", "1", "--proxy", "small.toml")
+    some = cli(*run, "--output", "a")
+    assert some.exit_code == 0, some.output
+    words = "stages.2 cannot be trained at 32 px: a map of 1x1 cannot be halved"
+    told = next(line for line in some.stderr.splitlines() if line.startswith("the proxy cannot train "))
+    assert (words in told, told.endswith("; their trials will fail")) == (True, True), told
+    none = refused(cli(*run, "--fix", "stages.2.downsample=patch", "--output", "b"))
+    assert none.startswith(
+        "--proxy: this one cannot train 16 of 16 architectures drawn from the space, the first of them"
+    )
+    assert words in none
+    assert not Path("b").exists()
+
+
 def test_a_run_whose_every_trial_fails_ends_with_the_reason(
     cli: Cli, tmp_path: Path, stub: Callable[[str], None]
 ) -> None:
