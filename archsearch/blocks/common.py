@@ -10,7 +10,7 @@ from torch.nn import functional
 from archsearch.blocks import cost
 from archsearch.blocks.base import LayerError, Shape
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Depthwise, Linear, apply_gelu, attention, is_eager_cpu
+from archsearch.blocks.kernels import Depthwise, apply_gelu, apply_linear, attention, is_eager_cpu
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -68,12 +68,12 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, width)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        out: Tensor = self.fc2(apply_gelu(self.fc1, tokens))
+        out: Tensor = apply_linear(self.fc2, apply_gelu(self.fc1, tokens))
         return out
 
 
@@ -82,13 +82,13 @@ class ConvMlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = Linear(width, hidden)
+        self.fc1 = nn.Linear(width, hidden)
         self.dwconv = Depthwise(hidden, 3)
-        self.fc2 = Linear(hidden, width)
+        self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        out: Tensor = self.fc2(to_tokens(apply_gelu(self.dwconv, to_map(self.fc1(tokens)))))
+        out: Tensor = apply_linear(self.fc2, to_tokens(apply_gelu(self.dwconv, to_map(apply_linear(self.fc1, tokens)))))
         return out
 
 
@@ -185,7 +185,7 @@ def to_groups(tokens: Tensor, window: int, interval: int = 1) -> Tensor:
 
 def from_groups(groups: Tensor, size: Sequence[int], window: int, interval: int = 1) -> Tensor:
     """(B, groups, window^2, C) -> (B, H, W, C) with (H, W) = size, the inverse of `to_groups`."""
-    batch, channels, (height, width) = len(groups), groups.shape[-1], size
+    batch, channels, (height, width) = groups.shape[0], groups.shape[-1], size
     rows, columns = height // (window * interval), width // (window * interval)
     split = groups.reshape(batch, rows, columns, interval, interval, window, window, channels)
     return split.permute(0, 1, 5, 3, 2, 6, 4, 7).reshape(batch, height, width, channels)
@@ -198,7 +198,7 @@ def grouped_attention(qkv: Tensor, *, head_dim: int, bias: Tensor | None = None)
     """
     batch, groups, tokens, channels3 = qkv.shape
     query, key, value = qkv.view(batch * groups, tokens, 3, -1, head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-    if bias is None or len(bias) == 1:
+    if bias is None or bias.shape[0] == 1:
         out = attention(query, key, value, bias)
     elif is_eager_cpu(qkv):
         # Image by image, so that the bias is not copied for each: as fast as with copies (4 x 64 windows of 3 heads and 49 tokens 10.3 and 10.6 ms).

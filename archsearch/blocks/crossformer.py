@@ -28,7 +28,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, cached_tensor
+from archsearch.blocks.kernels import apply_linear, cached_tensor
 from archsearch.blocks.patch import PatchDownsample, PatchStem
 
 
@@ -51,11 +51,12 @@ class DynamicPositionBias(nn.Module):
 
     def forward(self, window: int) -> Tensor:
         """Side of the group -> (heads, window^2, window^2), [head, query, key]."""
-        weight, offsets = self.pos_proj.weight, 2 * window - 1
-        steps = torch.arange(1 - window, window, device=weight.device, dtype=weight.dtype)
+        like, offsets = self.pos1[0].weight, 2 * window - 1  # a norm's: a quantised Linear has no tensor of this name
+        assert isinstance(like, Tensor)
+        steps = torch.arange(1 - window, window, device=like.device, dtype=like.dtype)
         pairs = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1).view(-1, 2)
         table = self.pos3(self.pos2(self.pos1(self.pos_proj(pairs))))  # (offsets^2, heads)
-        side = torch.arange(window, device=weight.device)
+        side = torch.arange(window, device=like.device)
         apart = side[:, None] - side + window - 1  # (query, key) along one axis
         # (row, column of query, row, column of key)
         index = apart[:, None, :, None] * offsets + apart[None, :, None, :]
@@ -71,19 +72,21 @@ class GroupAttention(nn.Module):
         super().__init__()
         self.head_dim, self.window, self.interval = head_dim, window, interval
         self.pos = DynamicPositionBias(width, width // head_dim)
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = tokens.shape[1:3]
         window, interval = grouping(height, width, self.window, self.interval)
         padded = pad_tokens(tokens, window * interval)
-        qkv = self.qkv(to_groups(padded, window, interval))
+        qkv = apply_linear(self.qkv, to_groups(padded, window, interval))
         place = (height, width, window, interval)
         bias = cached_tensor(self, list(self.pos.parameters()), lambda: self._bias(*place), key=place)
         out = grouped_attention(qkv, head_dim=self.head_dim, bias=bias)
-        return crop_tokens(from_groups(self.proj(out), padded.shape[1:3], window, interval), height, width)
+        return crop_tokens(
+            from_groups(apply_linear(self.proj, out), padded.shape[1:3], window, interval), height, width
+        )
 
     def _bias(self, height: int, width: int, window: int, interval: int) -> Tensor:
         """(1, heads, N, N), or (groups, heads, N, N) where keys are padding."""

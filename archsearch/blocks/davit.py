@@ -27,7 +27,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Depthwise, Linear
+from archsearch.blocks.kernels import Depthwise, apply_linear
 
 
 class WindowAttention(nn.Module):
@@ -36,15 +36,17 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, head_dim: int, window: int) -> None:
         super().__init__()
         self.head_dim, self.window = head_dim, window
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = tokens.shape[1:3]
         padded = pad_tokens(tokens, self.window)
         # Windows first: two copies of C channels, where cutting up queries, keys and values would make one of 3C and one of C.
-        out = self.proj(grouped_attention(self.qkv(to_groups(padded, self.window)), head_dim=self.head_dim))
+        out = apply_linear(
+            self.proj, grouped_attention(apply_linear(self.qkv, to_groups(padded, self.window)), head_dim=self.head_dim)
+        )
         return crop_tokens(from_groups(out, padded.shape[1:3], self.window), height, width)
 
 
@@ -54,17 +56,17 @@ class ChannelAttention(nn.Module):
     def __init__(self, width: int, group_dim: int) -> None:
         super().__init__()
         self.group_dim = group_dim
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         batch, height, width, channels = tokens.shape
-        qkv = self.qkv(tokens).view(batch, height * width, 3, -1, self.group_dim)
+        qkv = apply_linear(self.qkv, tokens).view(batch, height * width, 3, -1, self.group_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, groups, L, d)
         weights = ((key * self.group_dim**-0.5).transpose(-1, -2) @ value).softmax(dim=-1)  # (B, groups, d, d)
         out = query @ weights.transpose(-1, -2)  # (B, groups, L, d)
-        projected: Tensor = self.proj(out.transpose(1, 2).reshape(batch, height, width, channels))
+        projected: Tensor = apply_linear(self.proj, out.transpose(1, 2).reshape(batch, height, width, channels))
         return projected
 
 

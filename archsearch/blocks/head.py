@@ -1,5 +1,6 @@
 """Classifier heads: from the last map to logits."""
 
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -7,26 +8,23 @@ from torch import Tensor, nn
 
 from archsearch.blocks import cost
 from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
-from archsearch.blocks.common import init_linears, to_tokens
+from archsearch.blocks.common import ChannelNorm, init_linears, to_tokens
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, is_counted
+from archsearch.blocks.kernels import apply_linear
 
 
 class PoolClassifier(nn.Module):
-    """LayerNorm and mean over positions in either order, then Linear."""
+    """Mean over positions, a LayerNorm where the paper's stands here, and Linear."""
 
-    def __init__(self, width: int, num_classes: int, *, norm: str, eps: float) -> None:
+    def __init__(self, width: int, num_classes: int, norm: nn.Module) -> None:
         super().__init__()
-        self.pool_first = norm == "after"
-        self.norm = nn.LayerNorm(width, eps=eps)
-        self.fc = Linear(width, num_classes)
+        self.norm = norm
+        self.fc = nn.Linear(width, num_classes)
         init_linears(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, num_classes)."""
-        tokens = to_tokens(x)
-        features = self.norm(tokens.mean((1, 2))) if self.pool_first else self.norm(tokens).mean((1, 2))
-        logits: Tensor = self.fc(features)
+        logits: Tensor = apply_linear(self.fc, self.norm(to_tokens(x).mean((1, 2))))
         return logits
 
 
@@ -60,24 +58,24 @@ class PoolHead(Layer):
         return cost.layer_norm(normed, shape.channels) + cost.linear(1, shape.channels, self.num_classes)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
-        """(B, C, H, W) -> (B, num_classes)."""
-        return PoolClassifier(shape.channels, self.num_classes, norm=self.norm, eps=self.eps)
+        """(B, C, H, W) -> (B, num_classes): children `norm` and `head`."""
+        norms = [ChannelNorm(shape.channels, eps=self.eps), nn.Identity()]
+        if self.norm == "after":
+            norms = [nn.Identity(), nn.LayerNorm(shape.channels, eps=self.eps)]
+        return _in_order(norms[0], PoolClassifier(shape.channels, self.num_classes, norms[1]))
 
 
 class TokenClassifier(nn.Module):
-    """LayerNorm over all positions, then Linear on the first, the token that heads the map."""
+    """Linear on the first position, the token that heads the map."""
 
-    def __init__(self, width: int, num_classes: int, *, eps: float) -> None:
+    def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=eps)
-        self.fc = Linear(width, num_classes)
+        self.fc = nn.Linear(width, num_classes)
         init_linears(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, 1, 1 + n) -> (B, num_classes)."""
-        # Only one position is read; the cost follows the papers' code, which normalises all of them, and so do the counters.
-        tokens = to_tokens(x) if is_counted(x) else to_tokens(x)[:, :, :1]
-        logits: Tensor = self.fc(self.norm(tokens)[:, 0, 0])
+        logits: Tensor = apply_linear(self.fc, to_tokens(x)[:, 0, 0])
         return logits
 
 
@@ -112,5 +110,9 @@ class TokenHead(Layer):
         return cost.layer_norm(shape.positions, shape.channels) + cost.linear(1, shape.channels, self.num_classes)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
-        """(B, C, 1, 1 + n) -> (B, num_classes)."""
-        return TokenClassifier(shape.channels, self.num_classes, eps=self.eps)
+        """(B, C, 1, 1 + n) -> (B, num_classes): children `norm` and `head`."""
+        return _in_order(ChannelNorm(shape.channels, eps=self.eps), TokenClassifier(shape.channels, self.num_classes))
+
+
+def _in_order(norm: nn.Module, head: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(norm=norm, head=head))

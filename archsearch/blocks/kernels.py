@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn import functional
+from torch.nn import Linear, functional
+from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 
 # oneDNN's matrix product for inference, which torch registers where it was built with oneDNN; torch.compile emits the same call.
 _HAS_POINTWISE = (
@@ -70,10 +71,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     of the weight: 13.3 / 16.5, 10.5 / 13.1, 14.2 / 10.7. Small copies in training, processor time of (8192, 24) to 72, (2048, 48) to 144, (512, 96) to 384,
     (128, 192) to 768: forward 0.70 / 0.50, 0.35 / 0.36, 0.58 / 0.64, 0.32 / 0.41; gradient of the input 0.33 / 0.52, 0.21 / 0.29, 0.46 / 0.62, 0.26 / 0.36.
     """
-    smallest = _SMALL_TRAINED if torch.is_grad_enabled() else _SMALL
-    is_worth_it = _HAS_POINTWISE and x.numel() * len(weight) >= smallest
     is_possible = x.dtype == weight.dtype and x.dtype in _POINTWISE_DTYPES and not torch.is_autocast_enabled("cpu")
-    if not (is_worth_it and is_possible and is_eager_cpu(x)):
+    # The size is looked at last: in an export it is a symbol, and must stay one.
+    if not (_HAS_POINTWISE and is_possible and is_eager_cpu(x)):
+        return functional.linear(x, weight, bias)
+    if x.numel() * len(weight) < (_SMALL_TRAINED if torch.is_grad_enabled() else _SMALL):
         return functional.linear(x, weight, bias)
     if not torch.is_grad_enabled():
         return _pointwise(x, weight, bias)
@@ -112,12 +114,32 @@ class _TrainedLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
-class Linear(nn.Linear):
-    """nn.Linear by `linear`."""
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x), where the layer is a plain nn.Linear that nothing watches by `linear`.
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
-        return linear(input, self.weight, self.bias)
+    A subclass of nn.Linear would be the same to us, and not to quantisers, which ask for the type.
+    """
+    if type(layer) is Linear and is_eager_cpu(x) and not _is_watched(layer):
+        return linear(x, layer.weight, layer.bias)
+    out: Tensor = layer(x)
+    return out
+
+
+_FORWARD = Linear.forward
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether someone could tell a call of this layer from its function: by hooks, of it or of all modules, or by a forward of another's."""
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or has_any_global_hook()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        or "forward" in vars(layer)
+        or layer._compiled_call_impl is not None
+        or Linear.forward is not _FORWARD
+    )
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -190,12 +212,12 @@ class Depthwise(nn.Conv2d):
 
 
 def apply_gelu(layer: nn.Module, x: Tensor) -> Tensor:
-    """GELU (by erf) of layer(x); in inference on the CPU in place, unless a forward hook may have kept the layer's output.
+    """GELU (by erf) of layer(x); in inference on the CPU in place, unless a hook or a layer of another's may have kept the output.
 
     After `Linear`, apart / in place: (4, 56, 56, 96) to 384 16.9 / 12.5, (4, 28, 28, 192) to 768 11.5 / 10.8; inside oneDNN's product 13.1 and 11.4.
     """
-    out: Tensor = layer(x)
-    if _is_inference(out) and out is not x and not layer._forward_hooks:
+    out = apply_linear(layer, x)
+    if type(layer) in (Linear, Depthwise) and _is_inference(out) and not _is_watched(layer):
         torch.ops.aten.gelu_(out)
         return out
     return functional.gelu(out)
@@ -243,22 +265,17 @@ _CACHE: weakref.WeakKeyDictionary[nn.Module, tuple[Hashable, list[Tensor], Tenso
 def cached_tensor(
     module: nn.Module, weights: Sequence[Tensor], make: Callable[[], Tensor], *, key: Hashable = None
 ) -> Tensor:
-    """make(), which depends on `weights` of `module` and on `key` alone; in inference it is cached until one of them changes or moves.
+    """make(), which depends on `weights` of `module` and on `key` alone; in inference on the CPU it is kept while they have the same values.
 
-    A change that autograd does not record (`parameter.data.add_`) is missed until the next pass with gradients or in training mode.
+    The values are compared in each pass: nothing else tells of a change by `parameter.data`. Not kept where a layer inside has hooks, which
+    are to see it in each pass, nor on other devices, which would have to wait for the comparison.
     """
-    if torch.is_grad_enabled() or module.training or not _is_cacheable(weights):
+    watched = any(map(_is_watched, module.modules()))
+    if watched or module.training or not all(_is_inference(weight) for weight in weights):
         _CACHE.pop(module, None)
         return make()
-    autocast = torch.is_autocast_enabled(weights[0].device.type)
-    state = (key, autocast, *((weight.data_ptr(), weight._version, weight.dtype) for weight in weights))
+    state = (key, torch.is_autocast_enabled("cpu"), *(weight.dtype for weight in weights))
     kept = _CACHE.get(module)
-    if kept is None or kept[0] != state:
-        # The weights' memory is kept alive: a new tensor at the same address would be taken for the old one.
-        kept = _CACHE[module] = (state, [weight.detach() for weight in weights], make())
+    if kept is None or kept[0] != state or not all(map(torch.equal, kept[1], weights)):
+        kept = _CACHE[module] = (state, [weight.detach().clone() for weight in weights], make())
     return kept[2]
-
-
-def _is_cacheable(weights: Sequence[Tensor]) -> bool:
-    """Not where operations are intercepted, which must see them all, nor for parameters made in inference mode, which count no versions."""
-    return not _is_intercepted() and not any(weight.is_inference() or weight.is_meta for weight in weights)

@@ -34,7 +34,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, attention, cached_tensor, is_traced, linear
+from archsearch.blocks.kernels import apply_linear, attention, cached_tensor, is_traced, linear
 from archsearch.errors import UserError
 
 
@@ -61,17 +61,17 @@ class GlobalAttention(nn.Module):
     def __init__(self, width: int, head_dim: int, grid: tuple[int, int] | None) -> None:
         super().__init__()
         self.head_dim, self.grid = head_dim, grid
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
         if grid is not None:
             add_relative_bias(self, grid, width // head_dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        parts = self.qkv(tokens.flatten(1, 2)).chunk(3, dim=-1)
+        parts = apply_linear(self.qkv, tokens.flatten(1, 2)).chunk(3, dim=-1)
         query, key, value = (split_heads(part, self.head_dim) for part in parts)
         out = attention(query, key, value, self._bias(*tokens.shape[1:3]))
-        projected: Tensor = self.proj(merge_heads(out).view(tokens.shape))
+        projected: Tensor = apply_linear(self.proj, merge_heads(out).view(tokens.shape))
         return projected
 
     def _bias(self, height: int, width: int) -> Tensor | None:

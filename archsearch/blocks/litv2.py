@@ -31,7 +31,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, attention
+from archsearch.blocks.kernels import apply_linear, attention
 
 
 class HiLo(nn.Module):
@@ -45,12 +45,12 @@ class HiLo(nn.Module):
         self.lofi_width, self.hifi_width, self.head_dim, self.window = lofi_width, hifi_width, head_dim, window
         width = lofi_width + hifi_width
         if lofi_width:
-            self.l_q = Linear(width, lofi_width)
-            self.l_kv = Linear(width, 2 * lofi_width)
-            self.l_proj = Linear(lofi_width, lofi_width)
+            self.l_q = nn.Linear(width, lofi_width)
+            self.l_kv = nn.Linear(width, 2 * lofi_width)
+            self.l_proj = nn.Linear(lofi_width, lofi_width)
         if hifi_width:
-            self.h_qkv = Linear(width, 3 * hifi_width)
-            self.h_proj = Linear(hifi_width, hifi_width)
+            self.h_qkv = nn.Linear(width, 3 * hifi_width)
+            self.h_proj = nn.Linear(hifi_width, hifi_width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), Hi-Fi's channels first."""
@@ -66,17 +66,19 @@ class HiLo(nn.Module):
 
     def _hifi(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, hifi_width)."""
-        qkv = self.h_qkv(to_groups(tokens, self.window))
-        out = self.h_proj(grouped_attention(qkv, head_dim=self.head_dim))
+        qkv = apply_linear(self.h_qkv, to_groups(tokens, self.window))
+        out = apply_linear(self.h_proj, grouped_attention(qkv, head_dim=self.head_dim))
         return from_groups(out, tokens.shape[1:3], self.window)
 
     def _lofi(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, lofi_width)."""
         pooled = to_tokens(functional.avg_pool2d(to_map(tokens), self.window)) if self.window > 1 else tokens
-        query = split_heads(self.l_q(tokens).flatten(1, 2), self.head_dim)
-        key, value = (split_heads(part, self.head_dim) for part in self.l_kv(pooled).flatten(1, 2).chunk(2, dim=-1))
+        query = split_heads(apply_linear(self.l_q, tokens).flatten(1, 2), self.head_dim)
+        key, value = (
+            split_heads(part, self.head_dim) for part in apply_linear(self.l_kv, pooled).flatten(1, 2).chunk(2, dim=-1)
+        )
         out = merge_heads(attention(query, key, value))  # (B, H * W, lofi_width)
-        projected: Tensor = self.l_proj(out.view(*tokens.shape[:3], self.lofi_width))
+        projected: Tensor = apply_linear(self.l_proj, out.view(*tokens.shape[:3], self.lofi_width))
         return projected
 
 

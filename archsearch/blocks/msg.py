@@ -31,7 +31,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, attention, cached_tensor
+from archsearch.blocks.kernels import apply_linear, attention, cached_tensor
 from archsearch.blocks.positions import from_windows, to_windows, window_grid
 from archsearch.errors import UserError
 
@@ -44,15 +44,15 @@ class MessengerAttention(nn.Module):
         add_relative_bias(self, (window, window), width // head_dim)
         self.head_dim = head_dim
         self.rel_pos_msg = nn.Parameter(nn.init.trunc_normal_(torch.empty(width // head_dim, 2, 1, 1), std=0.02))
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, windows, 1 + n, C) -> the same."""
-        parts = self.qkv(tokens.flatten(0, 1)).chunk(3, dim=-1)
+        parts = apply_linear(self.qkv, tokens.flatten(0, 1)).chunk(3, dim=-1)
         query, key, value = (split_heads(part, self.head_dim) for part in parts)
         bias = cached_tensor(self, (bias_table(self), self.rel_pos_msg), self._window_bias)
-        projected: Tensor = self.proj(merge_heads(attention(query, key, value, bias)).view(tokens.shape))
+        projected: Tensor = apply_linear(self.proj, merge_heads(attention(query, key, value, bias)).view(tokens.shape))
         return projected
 
     def _window_bias(self) -> Tensor:
@@ -124,8 +124,8 @@ class Messengers(nn.Module):
             )
         rows, columns, side = self.size[0] // self.window, self.size[1] // self.window, self.shuffle
         region = self.token.view(1, 1, side, 1, side, -1)
-        messengers = region.expand(len(x), rows // side, side, columns // side, side, -1)
-        messengers = messengers.reshape(len(x), rows * columns, 1, -1)
+        messengers = region.expand(x.shape[0], rows // side, side, columns // side, side, -1)
+        messengers = messengers.reshape(x.shape[0], rows * columns, 1, -1)
         return to_map(torch.cat((messengers, to_windows(to_tokens(x), rows, columns)), dim=2))
 
 
@@ -237,7 +237,7 @@ class MessengerMerging(nn.Module):
         tokens = to_tokens(x)
         rows, columns = self.windows
         patches = self._merge(to_map(from_windows(tokens[:, :, 1:], rows, columns, *self.size)))
-        messengers = to_tokens(self._merge(to_map(tokens[:, :, 0].reshape(len(x), rows, columns, -1))))
+        messengers = to_tokens(self._merge(to_map(tokens[:, :, 0].reshape(x.shape[0], rows, columns, -1))))
         windows = to_windows(to_tokens(patches), rows // 2, columns // 2)
         return to_map(torch.cat((messengers.flatten(1, 2)[:, :, None], windows), dim=2))
 

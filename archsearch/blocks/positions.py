@@ -64,7 +64,7 @@ class Positions(nn.Module):
         if self.token is None:
             return to_map(tokens + self._spatial(self.table, height, width).view(1, height, width, -1))
         table = torch.cat((self.table[:, :1], self._spatial(self.table[:, 1:], height, width)), dim=1)
-        line = torch.cat((self.token.expand(len(x), -1, -1), tokens.flatten(1, 2)), dim=1) + table
+        line = torch.cat((self.token.expand(x.shape[0], -1, -1), tokens.flatten(1, 2)), dim=1) + table
         return to_map(line[:, None])
 
     def _spatial(self, table: Tensor, height: int, width: int) -> Tensor:

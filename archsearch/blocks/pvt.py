@@ -22,7 +22,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, attention
+from archsearch.blocks.kernels import apply_linear, attention
 
 BLOCK_EPS = 1e-6  # of a block's two LayerNorms; the reduction's keeps 1e-5
 
@@ -33,9 +33,9 @@ class SpatialReductionAttention(nn.Module):
     def __init__(self, width: int, head_dim: int, reduction: int) -> None:
         super().__init__()
         self.head_dim, self.reduction = head_dim, reduction
-        self.q = Linear(width, width)
-        self.kv = Linear(width, 2 * width)
-        self.proj = Linear(width, width)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
         if reduction > 1:
             self.sr = nn.Conv2d(width, width, reduction, reduction)
             self.norm = nn.LayerNorm(width)
@@ -43,9 +43,11 @@ class SpatialReductionAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         cells = self.norm(to_tokens(self.sr(to_map(tokens)))) if self.reduction > 1 else tokens  # (B, H / s, W / s, C)
-        query = split_heads(self.q(tokens.flatten(1, 2)), self.head_dim)  # (B, heads, N, d)
-        key, value = split_heads(self.kv(cells.flatten(1, 2)), self.head_dim).chunk(2, dim=1)  # (B, heads, M, d) each
-        out: Tensor = self.proj(merge_heads(attention(query, key, value)))
+        query = split_heads(apply_linear(self.q, tokens.flatten(1, 2)), self.head_dim)  # (B, heads, N, d)
+        key, value = split_heads(apply_linear(self.kv, cells.flatten(1, 2)), self.head_dim).chunk(
+            2, dim=1
+        )  # (B, heads, M, d) each
+        out: Tensor = apply_linear(self.proj, merge_heads(attention(query, key, value)))
         return out.view(tokens.shape)
 
 

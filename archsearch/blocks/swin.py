@@ -30,7 +30,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Linear, cached_tensor, linear
+from archsearch.blocks.kernels import apply_linear, cached_tensor
 from archsearch.blocks.lit import GlobalAttentionBlock
 from archsearch.errors import UserError
 
@@ -66,8 +66,8 @@ class ShiftedWindowAttention(nn.Module):
         add_relative_bias(self, (side, side), shape.channels // head_dim)
         self.head_dim, self.window, self.is_shifted = head_dim, side, is_shifted
         self.size = (shape.height, shape.width)
-        self.qkv = Linear(shape.channels, 3 * shape.channels)
-        self.proj = Linear(shape.channels, shape.channels)
+        self.qkv = nn.Linear(shape.channels, 3 * shape.channels)
+        self.proj = nn.Linear(shape.channels, shape.channels)
         mask = shift_mask(*self.size, side, shift) if shift else None
         self.register_buffer("attn_mask", mask, persistent=False)
 
@@ -82,7 +82,9 @@ class ShiftedWindowAttention(nn.Module):
         weights = (bias_table(self), *self.buffers())
         bias = cached_tensor(self, weights, lambda: self._bias(height, width, shift), key=(height, width, shift))
         windows = to_groups(tokens.roll((-shift, -shift), (1, 2)) if shift else tokens, side)
-        out = self.proj(grouped_attention(self.qkv(windows), head_dim=self.head_dim, bias=bias))
+        out = apply_linear(
+            self.proj, grouped_attention(apply_linear(self.qkv, windows), head_dim=self.head_dim, bias=bias)
+        )
         out = from_groups(out, (height, width), side)
         return out.roll((shift, shift), (1, 2)) if shift else out
 
@@ -166,7 +168,7 @@ class PatchMerging(nn.Module):
         cells = to_tokens(x).reshape(batch, height // 2, 2, width // 2, 2, channels)
         # (row 0, column 0), (1, 0), (0, 1), (1, 1)
         cells = cells.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-        return to_map(linear(self.norm(cells), self.reduction.weight))
+        return to_map(apply_linear(self.reduction, self.norm(cells)))
 
 
 @register

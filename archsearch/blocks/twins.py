@@ -29,7 +29,7 @@ from archsearch.blocks.common import (
 )
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.davit import WindowAttention
-from archsearch.blocks.kernels import Depthwise
+from archsearch.blocks.kernels import Depthwise, apply_linear
 from archsearch.blocks.lit import GlobalAttentionBlock
 from archsearch.blocks.pvt import (
     BLOCK_EPS,
@@ -48,10 +48,10 @@ class LocalAttention(WindowAttention):
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = tokens.shape[1:3]
         padded = pad_tokens(tokens, self.window)
-        qkv = self.qkv(to_groups(padded, self.window))
+        qkv = apply_linear(self.qkv, to_groups(padded, self.window))
         mask = padded_key_mask(height, width, self.window, 1, mask_value(qkv.dtype), qkv)
         out = from_groups(grouped_attention(qkv, head_dim=self.head_dim, bias=mask), padded.shape[1:3], self.window)
-        projected: Tensor = self.proj(crop_tokens(out, height, width))
+        projected: Tensor = apply_linear(self.proj, crop_tokens(out, height, width))
         return projected
 
 

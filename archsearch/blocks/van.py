@@ -27,7 +27,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Depthwise, Linear, apply_gelu, depthwise, is_traced
+from archsearch.blocks.kernels import Depthwise, apply_gelu, apply_linear, depthwise, is_traced
 
 
 def dilated_by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
@@ -72,11 +72,11 @@ class LargeKernelGate(nn.Module):
         super().__init__()
         self.conv0 = Depthwise(width, local_kernel)
         self.conv_spatial = DilatedDepthwise(width, dilated_kernel, dilation)
-        self.conv1 = Linear(width, width)
+        self.conv1 = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), the gate."""
-        gate: Tensor = self.conv1(to_tokens(self.conv_spatial(self.conv0(to_map(tokens)))))
+        gate: Tensor = apply_linear(self.conv1, to_tokens(self.conv_spatial(self.conv0(to_map(tokens)))))
         return gate
 
 
@@ -85,14 +85,14 @@ class LargeKernelAttention(nn.Module):
 
     def __init__(self, width: int, gate: LargeKernelGate) -> None:
         super().__init__()
-        self.proj_1 = Linear(width, width)
+        self.proj_1 = nn.Linear(width, width)
         self.spatial_gating_unit = gate
-        self.proj_2 = Linear(width, width)
+        self.proj_2 = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         value = apply_gelu(self.proj_1, tokens)
-        out: Tensor = self.proj_2(value * self.spatial_gating_unit(value)) + tokens
+        out: Tensor = apply_linear(self.proj_2, value * self.spatial_gating_unit(value)) + tokens
         return out
 
 

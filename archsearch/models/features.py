@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import Block, Layer, Shape
-from archsearch.blocks.common import ChannelNorm, to_map, to_tokens
+from archsearch.blocks.common import to_map, to_tokens
 from archsearch.blocks.positions import from_windows, window_grid
 from archsearch.errors import UserError
+from archsearch.models.stage import NetworkStage, rename_earlier_keys
 from archsearch.space import Arch, ImageSize, Placed
 
 # Where tokens pass from stage to stage (MSG-Transformer's messengers) a map carries the stream that it was cut from as an attribute of this name, since
@@ -65,36 +66,28 @@ class FeatureInfo:
         return len(self.info)
 
 
-class StageFeatures(nn.Module):
-    """One stage: from the previous stage's map (or the image) to this stage's map, without the tokens that may belong to it.
+class StageFeatures(NetworkStage):
+    """One stage, the first one with its stem: from the previous stage's map (or the image) to this stage's map, without the tokens that may belong to it.
 
     Where the previous stage's tokens are needed too, they are read from an attribute of its map; such a stage raises UserError on any other tensor.
     """
 
-    def __init__(self, network: nn.Module, number: int, placed: Sequence[Placed]) -> None:
-        super().__init__()
+    def __init__(self, number: int, layers: Sequence[tuple[str, nn.Module]], placed: Sequence[Placed]) -> None:
+        """The modules of the layers `placed`, and their names; a further layer may follow."""
+        super().__init__(layers)
         self.number, self.out = number, placed[-1].out
         self.takes_tokens = placed[0].shape.tokens > 0
         self.passes_tokens = False
-        modules = [network.get_submodule(item.path) for item in placed]
-        makes_tokens = [item.out.tokens > item.shape.tokens == 0 for item in placed]
-        self._sequence = list(zip(modules, makes_tokens, strict=True))
-        if number == 1:
-            self.add_module("stem", modules[0])
-        for name, child in network.get_submodule(f"stages.{number}").named_children():
-            self.add_module(name, child)
-
-    def add_norm(self, norm: nn.Module) -> None:
-        """Add a norm at the end, as child `stage-norm`."""
-        self.add_module("stage-norm", norm)
-        self._sequence.append((norm, False))
+        self._maker = next(
+            (item.module.rpartition(".")[2] for item in placed if item.out.tokens > item.shape.tokens == 0), None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in any memory format -> (B, C_out, H_out, W_out) in channels_last memory."""
         stream = self._take_stream(x) if self.takes_tokens else x.contiguous(memory_format=torch.channels_last)
         height, width = self.out.height, self.out.width  # tokens of the previous stage allow this size alone
-        for module, makes_tokens in self._sequence:
-            if makes_tokens:
+        for name, module in self.steps():
+            if name == self._maker:
                 height, width = stream.shape[-2:]
             stream = module(stream)
         if not self.out.tokens:
@@ -126,6 +119,11 @@ class FeatureNetwork(nn.Module):
         for stage in stages:
             self.add_module(f"stage{stage.number}", stage)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Called by torch with a copy of the state dict, before the children's."""
+        rename_earlier_keys(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) images in any memory format -> maps (B, C_i, H_i, W_i) in channels_last memory."""
         maps: list[Tensor] = []
@@ -151,12 +149,13 @@ def features(
         if item.path != "head":
             groups[0 if item.path == "stem" else int(item.path.split(".")[1]) - 1].append(item)
     indices = _resolve_indices(out_indices, len(groups))
-    stages = [StageFeatures(network, number, group) for number, group in enumerate(groups[: max(indices) + 1], start=1)]
+    stages: list[StageFeatures] = []
+    for number, group in enumerate(groups[: max(indices) + 1], start=1):
+        layers = [(item.module.split(".", 2)[-1], network.get_submodule(item.module)) for item in group]
+        norm = _closing_norm(network, group, arch.head) if number == len(groups) else None
+        stages.append(StageFeatures(number, [*layers, *([("norm", norm)] if norm else [])], group))
     for stage, following in pairwise(stages):
         stage.passes_tokens = following.takes_tokens
-    norm = _closing_norm(network, groups[-1], arch.head) if len(stages) == len(groups) else None
-    if norm is not None:
-        stages[-1].add_norm(norm)
     return FeatureNetwork(stages, FeatureInfo(info=_make_info(groups), out_indices=indices))
 
 
@@ -188,13 +187,9 @@ def _closing_norm(network: nn.Module, last: Sequence[Placed], head: Layer) -> nn
     end = block.stage_end()
     if end is None:
         return None
-    head_norm = network.get_submodule("head.norm")
-    assert isinstance(head_norm, nn.LayerNorm)
     if getattr(head, "norm", "before") == "after":  # it normalises the mean
-        return end.build(last[-1].out).to(head_norm.weight)
-    norm = ChannelNorm(last[-1].out.channels, eps=head_norm.eps)
-    norm.weight, norm.bias = head_norm.weight, head_norm.bias
-    return norm
+        return end.build(last[-1].out).to(next(network.parameters()))
+    return network.get_submodule("norm")
 
 
 def _make_info(groups: Sequence[Sequence[Placed]]) -> tuple[dict[str, Any], ...]:

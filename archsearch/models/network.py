@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from archsearch.errors import UserError
 from archsearch.models.features import FeatureNetwork, features
+from archsearch.models.stage import NetworkStage, rename_earlier_keys
 from archsearch.space import Arch, ImageSize
 
 # The operations of torch.nn.init. On meta tensors each call takes up to a millisecond: van_b6 without weights takes 1.1 s, and 0.4 s with these skipped.
@@ -22,37 +23,47 @@ _NUM_DRAWN = (
 
 
 class Network(nn.Module):
-    """The layers of an architecture in order, under their dotted paths (`stages.2.blocks.1.attn...`): (B, C, H, W) -> (B, num_classes) logits."""
+    """An architecture as a module: children `stem`, `stages` (a Sequential of `NetworkStage`), `norm` and `head`, run in this order.
+
+    (B, C, H, W) -> (B, num_classes) logits. State dicts of versions that counted stages and blocks from 1 load too.
+    """
 
     def __init__(
         self, arch: Arch, *, image_size: ImageSize | None = None, in_chans: int = 3, drop_path: float = 0.0
     ) -> None:
         super().__init__()
         self.arch_id, self.name = arch.arch_id, arch.name
-        self._sequence: list[nn.Module] = []
         placed = list(arch.layers(image_size, in_chans))
         num_blocks = sum(item.layer.role == "block" for item in placed)
+        stages: list[list[tuple[str, nn.Module]]] = [[] for _ in arch.stages]
         block = 0
         for item in placed:
             rate = 0.0
             if item.layer.role == "block":
                 rate = drop_path * block / max(num_blocks - 1, 1)  # linear from 0 at the first block, as in all papers
                 block += 1
-            parent: nn.Module = self
-            *parents, last = item.path.split(".")
-            for name in parents:
-                if name not in parent._modules:
-                    parent.add_module(name, nn.Module())
-                parent = parent.get_submodule(name)
-            self._sequence.append(item.layer.build(item.shape, rate))
-            parent.add_module(last, self._sequence[-1])
+            module = item.layer.build(item.shape, rate)
+            if item.module == "stem":
+                self.stem = module
+            elif item.module == "head":
+                norm, head = module.children()
+            else:
+                _, number, name = item.module.split(".", 2)
+                stages[int(number)].append((name, module))
+        self.stages = nn.Sequential(*map(NetworkStage, stages))
+        self.norm, self.head = norm, head
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images in any memory format -> (B, num_classes) logits."""
         x = x.contiguous(memory_format=torch.channels_last)
-        for module in self._sequence:
-            x = module(x)
-        return x
+        logits: Tensor = self.head(self.norm(self.stages(self.stem(x))))
+        return logits
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Called by torch with a copy of the state dict, before the children's."""
+        has_norm = next(self.norm.parameters(), None) is not None
+        rename_earlier_keys(state_dict, prefix, {"head.norm.": "norm."} if has_norm else {})
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 @overload

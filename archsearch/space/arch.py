@@ -21,12 +21,18 @@ ImageSize = int | tuple[int, int]
 
 
 class Placed(NamedTuple):
-    """A layer at its place in a network: dotted path, layer, shapes before and after it."""
+    """A layer at its place in a network: dotted path, in which stages and blocks count from 1; layer; shapes before and after it."""
 
     path: str
     layer: Layer
     shape: Shape
     out: Shape
+
+    @property
+    def module(self) -> str:
+        """The name of the layer's module in a built network, in which PyTorch counts stages and blocks from 0: `stages.1.blocks.0`."""
+        names = [str(int(name) - 1) if name.isdecimal() else name for name in self.path.split(".")]
+        return ".".join("norm" if name == "stage-norm" else name for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -235,7 +235,7 @@ def _rates(name: str) -> list[float]:
     """Drop rate of every block of a paper's model at its recipe's rate, in order of execution; a block that never drops has the identity."""
     with torch.device("meta"):
         model = build(paper(name), drop_path=RECIPES[name][0])
-    paths = [placed.path for placed in paper(name).layers() if placed.layer.role == "block"]
+    paths = [placed.module for placed in paper(name).layers() if placed.layer.role == "block"]
     layers = [model.get_submodule(f"{path}.drop_path") for path in paths]
     assert isinstance(layers[0], nn.Identity)
     assert not any(isinstance(layer, nn.Identity) for layer in layers[1:])

@@ -79,7 +79,7 @@ def test_four_maps_have_the_widths_and_strides_of_feature_info(name: str) -> Non
     for out, channels, stride in zip(maps, info.channels(), info.reduction(), strict=True):
         assert out.shape == (2, channels, 224 // stride, 224 // stride)
     closing = 2 * arch.stages[3].width if arch.stages[3].block == "lka" else 0
-    head = sum(parameter.numel() for parameter in network.get_submodule("head").parameters())
+    head = sum(parameter.numel() for child in (network.norm, network.head) for parameter in child.parameters())
     whole = sum(parameter.numel() for parameter in network.parameters())
     assert sum(parameter.numel() for parameter in model.parameters()) == whole - head + closing
     assert not [key for key in model.state_dict() if "head" in key or ".fc." in key]
@@ -106,9 +106,9 @@ def test_maps_equal_those_inside_the_classification_network(name: str) -> None:
     ends = _stage_ends(arch)
     with torch.inference_mode():
         maps = model(x)
-        expected = _outputs(network, [end.path for end in ends], x)
+        expected = _outputs(network, [end.module for end in ends], x)
         if arch.stages[3].block == "lka":
-            expected[3] = network.get_submodule("head.norm")(expected[3].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            expected[3] = network.norm(expected[3])
     for end, out, stream in zip(ends, maps, expected, strict=True):
         assert out.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(out, _without_tokens(stream, end.out.height, end.out.width) if end.out.tokens else stream)
@@ -130,7 +130,7 @@ def test_stages_equal_those_of_the_official_code(case: str) -> None:
     ends = _stage_ends(arch)
     with torch.inference_mode():
         maps = model(official_input(height, width))
-        streams = _outputs(network, [end.path for end in ends], official_input(height, width))
+        streams = _outputs(network, [end.module for end in ends], official_input(height, width))
     for end, out, stream, expected in zip(ends, maps, streams, STAGES[case]["stages"], strict=True):
         tokens = (stream if end.out.tokens else out).permute(0, 2, 3, 1).flatten(0, 2)
         assert list(tokens.shape) == [torch.Size(expected["shape"][:-1]).numel(), expected["shape"][-1]]
@@ -157,10 +157,13 @@ def test_weights_are_the_classification_networks_own() -> None:
     model = features(network, arch)
     own = dict(network.named_parameters())
     for key, parameter in model.named_parameters():
-        path = (
-            key.replace("stage1.stem", "stem").replace("stage4.stage-norm", "head.norm").replace("stage", "stages.", 1)
+        stage, place = key.removeprefix("stage").split(".", 1)
+        shared = (
+            place
+            if place.startswith("stem.") or (stage, place[:5]) == ("4", "norm.")
+            else f"stages.{int(stage) - 1}.{place}"
         )
-        assert parameter is own[path.replace("stages.-norm", "stage-norm") if path.startswith("head") else path]
+        assert parameter is own[shared]
 
 
 def test_the_last_stage_has_a_norm_of_its_own_where_the_head_norms_the_mean() -> None:
@@ -171,7 +174,7 @@ def test_the_last_stage_has_a_norm_of_its_own_where_the_head_norms_the_mean() ->
     model = features(network, arch)
     with torch.inference_mode():
         out = model(torch.randn(1, 3, 64, 64, dtype=torch.float64))[3]
-    assert model.get_parameter("stage4.stage-norm.weight") is not network.get_parameter("head.norm.weight")
+    assert model.get_parameter("stage4.norm.weight") is not network.get_parameter("head.norm.weight")
     assert out.mean(1).abs().max() < 1e-9
     torch.testing.assert_close(out.var(1, correction=0), torch.ones_like(out[:, 0]), rtol=1e-3, atol=0)
 

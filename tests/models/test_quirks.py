@@ -63,7 +63,7 @@ def _cases() -> list[Any]:
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bias tables are kept while weights stay as they are; here the code that makes them changes."""
-    monkeypatch.setattr(kernels, "_is_cacheable", lambda weights: False)
+    monkeypatch.setattr(kernels, "_is_watched", lambda layer: True)
 
 
 @pytest.mark.parametrize(("quirk", "name"), _cases())
@@ -140,7 +140,7 @@ def test_an_undone_quirk_of_shape_misses_the_counts(case: str) -> None:
 def test_alpha_has_no_effect_where_the_window_is_1() -> None:
     """litv2 8.2: stage 4 is plain attention under Lo-Fi's names."""
     with torch.device("meta"):
-        attention = build(paper("litv2_s")).get_submodule("stages.4.blocks.1.attn")
+        attention = build(paper("litv2_s")).get_submodule("stages.3.blocks.0.attn")
     assert isinstance(attention, HiLo)
     assert not hasattr(attention, "h_qkv")
     assert (attention.lofi_width, attention.hifi_width) == (768, 0)
@@ -148,15 +148,15 @@ def test_alpha_has_no_effect_where_the_window_is_1() -> None:
 
 # (model, parameter, there or not): what a checkpoint of the official code holds and lacks.
 KEYS = [
-    ("lit_s", "stages.1.blocks.1.norm2.weight", True),  # lit 9.3
-    ("lit_s", "stages.1.blocks.1.norm1.weight", False),
-    ("litv2_s", "stages.1.blocks.1.norm1.weight", False),  # litv2 8.7
-    ("litv2_s", "stages.3.blocks.1.attn.proj.weight", False),  # litv2 8.3: no projection across the two
-    ("twins_svt_small", "stages.4.blocks.1.attn.qkv.weight", True),  # twins 9.2
-    ("twins_svt_small", "stages.4.blocks.2.attn.sr.weight", False),  # twins 3.2: no modules where s is 1
-    ("swin_tiny", "stages.2.downsample.reduction.weight", True),
-    ("swin_tiny", "stages.2.downsample.reduction.bias", False),  # swin 1
-    ("van_b0", "stages.4.stage-norm.weight", False),  # the head's own
+    ("lit_s", "stages.0.blocks.0.norm2.weight", True),  # lit 9.3
+    ("lit_s", "stages.0.blocks.0.norm1.weight", False),
+    ("litv2_s", "stages.0.blocks.0.norm1.weight", False),  # litv2 8.7
+    ("litv2_s", "stages.2.blocks.0.attn.proj.weight", False),  # litv2 8.3: no projection across the two
+    ("twins_svt_small", "stages.3.blocks.0.attn.qkv.weight", True),  # twins 9.2
+    ("twins_svt_small", "stages.3.blocks.1.attn.sr.weight", False),  # twins 3.2: no modules where s is 1
+    ("swin_tiny", "stages.1.downsample.reduction.weight", True),
+    ("swin_tiny", "stages.1.downsample.reduction.bias", False),  # swin 1
+    ("van_b0", "stages.3.norm.weight", False),  # the head's own
 ]
 
 
@@ -170,7 +170,7 @@ def test_offsets_have_eight_channels() -> None:
     """lit 9.7, litv2 8.9: no modulation, although the repositories' own count includes it."""
     with torch.device("meta"):
         state = build(paper("lit_s")).state_dict()
-    assert state["stages.2.downsample.dconv.conv_offset.weight"].shape == (8, 96, 2, 2)
+    assert state["stages.1.downsample.dconv.conv_offset.weight"].shape == (8, 96, 2, 2)
 
 
 def test_swin_masks_with_a_finite_number() -> None:

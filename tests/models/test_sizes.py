@@ -91,7 +91,7 @@ def test_pvt_uses_its_table_unresized_where_its_code_does() -> None:
     table = torch.randn(1, 3136, 64)
     for size, grid in (((112, 448), (28, 112)), ((224, 448), (56, 112))):
         model = build(paper("pvt_tiny"), image_size=size).eval()
-        positions = model.get_submodule("stages.1.positions")
+        positions = model.get_submodule("stages.0.positions")
         positions.load_state_dict({"table": table})
         with torch.inference_mode():
             added = positions(torch.zeros(1, 64, *grid))[0]

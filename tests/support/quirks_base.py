@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,24 @@ def undone_effect(quirk: Quirk, case: Case) -> float:
         return difference(logits(changed, case), reference)
 
 
+def specified(name: str) -> str:
+    """A module's or parameter's name as the quirks say it: stages and blocks count from 1, as in the specifications, and the last norm is the head's."""
+    first, *rest = name.split(".")
+    if first == "norm":
+        return f"head.{name}"
+    counted = [
+        str(1 + int(part)) if part.isdecimal() and before in ("stages", "blocks") else part
+        for before, part in pairwise((first, *rest))
+    ]
+    if first == "stages" and counted[1:2] == ["norm"]:
+        counted[1] = "stage-norm"
+    return ".".join((first, *counted))
+
+
 def named(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
     """Modules whose whole path matches, at least one. `B` stands for any block."""
     full = re.compile(pattern.replace("B", r"stages\.\d\.blocks\.\d+"))
-    found = {name: module for name, module in model.named_modules() if full.fullmatch(name)}
+    found = {name: module for name, module in model.named_modules() if full.fullmatch(specified(name))}
     assert found, pattern
     return found
 
@@ -138,7 +153,7 @@ def values(pattern: str, change: Callable[[Tensor], Tensor]) -> Undo:
     def undo(patch: pytest.MonkeyPatch, model: nn.Module, case: Case) -> None:
         full = re.compile(pattern.replace("B", r"stages\.\d\.blocks\.\d+"))
         tensors = (*model.named_parameters(), *model.named_buffers())
-        found = [tensor for name, tensor in tensors if full.fullmatch(name)]
+        found = [tensor for name, tensor in tensors if full.fullmatch(specified(name))]
         assert found, pattern
         for tensor in found:
             patch.setattr(tensor, "data", change(tensor.data))
@@ -173,9 +188,10 @@ def edited(edit: Callable[[dict[str, Any]], None]) -> Undo:
         document = paper(case.name).to_dict()
         edit(document)
         other = build(Arch.from_dict(document), image_size=case.size).double().eval()
-        state = other.state_dict()
-        for key, tensor in model.state_dict().items():
-            if key in state and state[key].shape == tensor.shape:
+        state, given = other.state_dict(), {specified(key): tensor for key, tensor in model.state_dict().items()}
+        for key, own in state.items():
+            tensor = given.get(specified(key), own)
+            if own.shape == tensor.shape:
                 state[key] = tensor
         other.load_state_dict(state)
         return other
@@ -213,7 +229,7 @@ def rows(*order: int) -> Callable[[Tensor], Tensor]:
 
 def mean_of_all(module: Any, own: Forward) -> Forward:
     """For `forward` of a token head: the mean of all positions instead of the token."""
-    return lambda x: module.fc(module.norm(x.permute(0, 2, 3, 1)).mean((1, 2)))
+    return lambda x: module.fc(x.permute(0, 2, 3, 1).mean((1, 2)))
 
 
 def head_norm(place: str) -> Undo:

@@ -32,7 +32,7 @@ def _length_scale(patch: pytest.MonkeyPatch, model: nn.Module, case: Case) -> No
     """Key rows of channel attention times sqrt(d / L)."""
     for placed in paper(case.name).layers(case.size):
         if placed.layer.kind == "channel":
-            qkv = model.get_submodule(f"{placed.path}.attn.qkv")
+            qkv = model.get_submodule(f"{placed.module}.attn.qkv")
             assert isinstance(qkv, nn.Linear)
             width = placed.shape.channels
             factor = torch.ones(3 * width, dtype=torch.float64)

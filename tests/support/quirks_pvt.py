@@ -27,7 +27,7 @@ def _interpolated(**settings: Any) -> Any:
 def _always_resized(patch: pytest.MonkeyPatch, model: nn.Module, case: Case) -> None:
     """A map of 3136 positions that is not 56x56 takes the resized table, not the 56x56 one as it is."""
     for number in range(1, 5):
-        patch.setattr(model.get_submodule(f"stages.{number}.positions"), "unresized", 0)
+        patch.setattr(model.get_submodule(f"stages.{number - 1}.positions"), "unresized", 0)
 
 
 def _class_row(change: Any) -> Any:

@@ -39,8 +39,8 @@ def _encoding_moved(place: str) -> Any:
 
     def undo(patch: pytest.MonkeyPatch, model: nn.Module, case: Case) -> None:
         for number in range(1, 5):
-            encoding = model.get_submodule(f"stages.{number}.peg")
-            blocks = list(model.get_submodule(f"stages.{number}.blocks").children())
+            encoding = model.get_submodule(f"stages.{number - 1}.peg")
+            blocks = list(model.get_submodule(f"stages.{number - 1}.blocks").children())
             encode, first, last = encoding.forward, blocks[0].forward, blocks[-1].forward
             patch.setattr(encoding, "forward", lambda x: x)
             if place == "first":

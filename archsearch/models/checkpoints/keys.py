@@ -6,10 +6,10 @@ Sources: the state dicts of the papers' repositories; `tests/support/official_ke
 
 import re
 
-# Left: a place in our networks, `*` for the numbers of stage and block, which count from 1. Right: the same place in the paper's code;
+# Left: a place in our networks, `*` for the numbers of stage and block, which count from 0. Right: the same place in the paper's code;
 # {stage} counts from 1, {index} from 0, {before} is the stage before a merging, from 0;
 # {block} counts from 0, {pair} and {member} are block // 2 and block % 2. The rest of a key is the same on both sides.
-_HEAD = {"head.norm": "norm", "head.fc": "head"}
+_HEAD = {"norm": "norm", "head.fc": "head"}
 _LAYERS = {
     **_HEAD,
     "stem": "patch_embed",
@@ -49,8 +49,8 @@ _PATTERNS: dict[str, dict[str, str]] = {
     },
     "van": {
         **_NUMBERED,
-        "head.norm": "norm4",
-        "stages.*.stage-norm": "norm{stage}",
+        "norm": "norm4",
+        "stages.*.norm": "norm{stage}",
         "stages.*.blocks.*.mlp.dwconv": "block{stage}.{block}.mlp.dwconv.dwconv",
     },
 }
@@ -59,15 +59,15 @@ _NUMBERS = re.compile(r"^stages\.(\d+)(?:\.blocks\.(\d+))?")
 
 
 def official_key(pattern: str, key: str) -> str:
-    """The official key of one of ours (`stages.2.blocks.1.attn.qkv.weight`) under a key pattern (`swin`)."""
+    """The official key of one of ours (`stages.1.blocks.0.attn.qkv.weight`) under a key pattern (`swin`)."""
     places, match = _PATTERNS[pattern], _NUMBERS.match(key)
-    stage, block = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
-    starred = key if not stage else _NUMBERS.sub("stages.*.blocks.*" if block else "stages.*", key)
+    index, block = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+    starred = _NUMBERS.sub("stages.*.blocks.*" if match and match[2] else "stages.*", key)
     place = starred
     while place and place not in places:
         place = place.rpartition(".")[0]
     named = places[place].format(
-        stage=stage, index=stage - 1, before=stage - 2, block=block - 1, pair=(block - 1) // 2, member=(block - 1) % 2
+        stage=index + 1, index=index, before=index - 1, block=block, pair=block // 2, member=block % 2
     )
     return named + starred[len(place) :]
 

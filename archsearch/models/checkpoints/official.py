@@ -78,7 +78,7 @@ def load_official(
     given = fit_tables(given, arch, image_size, pattern, where)
     if trained is not None and trained != arch.num_classes:
         *_, last = arch.layers(image_size)
-        entries = {f"head.{key}": tensor for key, tensor in last.layer.build(last.shape).state_dict().items()}
+        entries = last.layer.build(last.shape).state_dict()
         given |= {official_key(pattern, key): entries[key] for key in entries if key.startswith(_CLASSIFIER)}
     computed = computed_entries(network, pattern)
     _check_keys(given, network, computed, pattern, f"{where}: no checkpoint of {name}")

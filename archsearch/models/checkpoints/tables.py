@@ -76,12 +76,12 @@ def fit_tables(
     fitted = dict(given)
     for own, built in zip(arch.layers(), arch.layers(image_size), strict=True):
         if isinstance(own.layer, GlobalAttentionBlock) and own.layer.bias:
-            key = official_key(pattern, f"{own.path}.attn.relative_position_bias_table")
+            key = official_key(pattern, f"{own.module}.attn.relative_position_bias_table")
             is_own = key in given and given[key].ndim == 2 and len(given[key]) == _num_rows(own.shape)
             if is_own and _num_rows(own.shape) != _num_rows(built.shape):
                 fitted[key] = resize_table(given[key], own.shape, built.shape)
         elif isinstance(own.layer, LearnedPositions) and not own.layer.side:
-            key = official_key(pattern, f"{own.path}.table")
+            key = official_key(pattern, f"{own.module}.table")
             # `_check_keys` reports a table of another size than the paper's as misshaped.
             rows = own.shape.positions + own.layer.class_token
             is_own = key in given and given[key].ndim == 3 and given[key].shape[1] == rows

@@ -72,7 +72,7 @@ def block_names(arch: Arch) -> list[list[str]]:
     stages: dict[str, list[str]] = {}
     for placed in arch.layers():
         if placed.layer.role == "block":
-            stages.setdefault(".".join(placed.path.split(".")[:2]), []).append(placed.path)
+            stages.setdefault(placed.module.partition(".blocks")[0], []).append(placed.module)
     return list(stages.values())
 
 

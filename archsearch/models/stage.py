@@ -1,0 +1,71 @@
+"""A stage of a built network, and the names of its parameters."""
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class NetworkStage(nn.Module):
+    """The layers of a stage as children: `downsample`, `positions`, `messengers`, `blocks`, `peg`, `norm`, `patches`, those that it has.
+
+    `blocks` is a Sequential. `forward` runs what the children are at that moment, so a child that is replaced or wrapped takes effect.
+    """
+
+    def __init__(self, layers: Sequence[tuple[str, nn.Module]]) -> None:
+        """Names and modules in order of execution; blocks are named `blocks.0`, `blocks.1` and so on."""
+        super().__init__()
+        blocks = nn.Sequential()
+        for name, module in layers:
+            if name.startswith("blocks."):
+                self.add_module("blocks", blocks)
+                blocks.append(module)
+            else:
+                self.add_module(name, module)
+        names = [name for name, _ in layers]
+        numbers = [place for place, name in enumerate(names) if name.startswith("blocks.")]
+        if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:  # nothing stands between the blocks
+            names[numbers[0] : numbers[-1] + 1] = ["blocks"]
+        self._order = tuple(names)
+
+    def steps(self) -> list[tuple[str, nn.Module]]:
+        """Names and children in order of execution; the blocks one by one where another layer stands between them."""
+        return [(name, self.get_submodule(name)) for name in self._order]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C_out, H_out, W_out)."""
+        for _, module in self.steps():
+            x = module(x)
+        return x
+
+
+_EARLIER = re.compile(r"(stages\.|stage)(\d+)\.(?:blocks\.(\d+)\.)?")
+
+
+def rename_earlier_keys(
+    state_dict: dict[str, Any], prefix: str, moved: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Rename, in place, the keys under `prefix` of versions that counted stages and blocks from 1; `moved` are further places, before and now."""
+    given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    counts_from_1 = any(".blocks.1." in name for name in given) and not any(
+        name.startswith("stages.0.") or ".blocks.0." in name for name in given
+    )
+    if not counts_from_1:
+        return
+    for name in given:
+        del state_dict[prefix + name]
+    for name, value in given.items():
+        state_dict[prefix + _rename(name, moved)] = value
+
+
+def _rename(name: str, moved: Mapping[str, str]) -> str:
+    found = _EARLIER.match(name)
+    if not found:
+        return next((now + name.removeprefix(before) for before, now in moved.items() if name.startswith(before)), name)
+    kind, stage, block = found.groups()
+    # `stage1` of a feature network goes on counting from 1.
+    number = int(stage) - 1 if kind == "stages." else stage
+    place = f"{kind}{number}." + (f"blocks.{int(block) - 1}." if block else "")
+    return place + name[found.end() :].replace("stage-norm.", "norm.")

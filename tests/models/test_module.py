@@ -1,0 +1,218 @@
+"""A built network is an ordinary module: what others put into it, hook, wrap, quantise or export is what runs."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.quirks_base import specified
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.checkpoint import checkpoint
+
+from archsearch import build, paper
+
+# One model of each family, and of each head.
+NAMES = (
+    *("crossformer_tiny", "davit_tiny", "lit_ti", "lit_s", "litv2_s", "msg_transformer_tiny", "pvt_tiny", "swin_tiny"),
+    *("twins_pcpvt_small", "twins_svt_small", "van_b0"),
+)
+QUICK = ("davit_tiny", "pvt_tiny", "swin_tiny", "van_b0")
+IMAGES = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+def cases() -> list[Any]:
+    """Every name; most of them slow."""
+    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES]
+
+
+def make(name: str, **options: Any) -> Any:
+    """The paper's model in eval mode."""
+    torch.manual_seed(0)
+    return build(paper(name), **options).eval()
+
+
+class Wrapper(nn.Module):
+    """Counts the calls of the module that it wraps, as LoRA, checkpointing or sharding would see them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.calls = inner, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = checkpoint(self.inner, x, use_reentrant=False)
+        return out
+
+
+@pytest.mark.parametrize("name", cases())
+def test_the_children_are_the_four_parts_and_what_replaces_them_runs(name: str) -> None:
+    model = make(name)
+    assert [child for child, _ in model.named_children()] == ["stem", "stages", "norm", "head"]
+    with torch.inference_mode():
+        wanted, width = model(IMAGES[:1]), model.head.fc.in_features
+        features = nn.Sequential(model.stem, *model.stages, model.norm)(IMAGES[:1])
+        assert torch.equal(model.head(features), wanted)
+        model.head = nn.Identity()
+        assert torch.equal(model(IMAGES[:1]), features)
+        assert model(IMAGES[:1]).shape[1] == width
+        model.stages[-1].blocks[-1] = nn.Identity()
+        assert not torch.equal(model(IMAGES[:1]), features)
+        model.stem = nn.Sequential(nn.Conv2d(8, 3, 1), model.stem)
+        assert model(torch.zeros(1, 8, 224, 224)).shape == features.shape
+
+
+def _wrap_all(model: Any) -> list[Wrapper]:
+    """Wrap the first block and the downsample of each stage, every Linear layer, and the head."""
+    places = [(stage.blocks, "0") for stage in model.stages] + [(stage, "downsample") for stage in model.stages[1:]]
+    modules = list(model.modules())
+    places += [
+        (module, name) for module in modules for name, child in module.named_children() if type(child) is nn.Linear
+    ]
+    wrappers = []
+    for parent, name in [*places, (model, "head")]:
+        wrappers.append(Wrapper(parent.get_submodule(name)))
+        parent.add_module(name, wrappers[-1])
+    return wrappers
+
+
+@pytest.mark.parametrize("name", cases())
+def test_wrapped_layers_are_called_and_train_to_the_same_gradients(name: str) -> None:
+    plain, model = make(name).train(), make(name).train()
+    wrappers = _wrap_all(model)
+    for network in (plain, model):
+        torch.manual_seed(1)
+        torch.autograd.backward(network(IMAGES).square().mean())
+    assert all(wrapper.calls for wrapper in wrappers)
+    unwrapped = {key.replace("inner.", ""): value for key, value in model.named_parameters()}
+    for key, parameter in plain.named_parameters():
+        torch.testing.assert_close(unwrapped[key].grad, parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+@pytest.mark.parametrize("name", cases())
+def test_a_hook_sees_every_linear_layer_in_each_pass(name: str, features_only: bool) -> None:
+    model = make(name, features_only=features_only)
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    with torch.inference_mode():
+        model(IMAGES[:1])  # what is kept is kept by now
+        for _ in range(2):
+            seen: set[nn.Module] = set()
+            handles = [each.register_forward_hook(lambda module, given, out: seen.add(module)) for each in linears]  # noqa: B023  # called before the next
+            model(IMAGES[:1])
+            for handle in handles:
+                handle.remove()
+            assert seen == set(linears)
+
+
+@pytest.mark.parametrize("name", cases())
+def test_what_a_global_hook_kept_is_not_overwritten(name: str) -> None:
+    model, kept = make(name), []
+
+    def keep(module: nn.Module, given: Any, out: Any) -> None:
+        if isinstance(out, Tensor):
+            kept.append((out, out.clone()))
+
+    handle = register_module_forward_hook(keep)
+    try:
+        with torch.inference_mode():
+            model(IMAGES[:1])
+    finally:
+        handle.remove()
+    assert len(kept) > 50
+    assert all(torch.equal(out, copied) for out, copied in kept)
+
+
+def _by_data(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(0.5).add_(0.02)
+
+
+def _by_copy(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.5 * parameter + 0.02)
+
+
+def _by_an_optimizer_in_inference_mode(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with torch.inference_mode():
+        torch.optim.SGD(model.parameters(), lr=0.01).step()
+
+
+@pytest.mark.parametrize("change", [_by_data, _by_copy, _by_an_optimizer_in_inference_mode])
+@pytest.mark.parametrize("name", ["crossformer_tiny", "lit_s", "msg_transformer_tiny", "swin_tiny"])
+def test_kept_tables_follow_their_weights(name: str, change: Callable[[nn.Module], None]) -> None:
+    model = make(name)
+    with torch.no_grad():
+        model(IMAGES[:1])
+    change(model)
+    with torch.no_grad():
+        assert torch.equal(model(IMAGES[:1]), copy.deepcopy(model)(IMAGES[:1]))
+
+
+@pytest.mark.parametrize("name", cases())
+def test_dynamic_quantisation_takes_every_linear_layer(name: str) -> None:
+    from torch.ao.nn.quantized.dynamic import Linear as Quantised
+
+    model = make(name)
+    count = sum(isinstance(module, nn.Linear) for module in model.modules())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that this way of quantising will go
+        quantise: Callable[..., nn.Module] = torch.ao.quantization.quantize_dynamic
+        quantised = quantise(model, {nn.Linear}, dtype=torch.qint8)
+    assert sum(isinstance(module, Quantised) for module in quantised.modules()) == count
+    with torch.inference_mode():
+        wanted, got = model(IMAGES[:1]), quantised(IMAGES[:1])
+    assert nn.functional.cosine_similarity(wanted, got) > 0.9
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_traced_network_takes_other_batches(name: str) -> None:
+    model = make(name)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # that the size of a map becomes a constant
+        traced = torch.jit.trace(model, IMAGES, check_trace=False)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        for images in (IMAGES[:1], torch.cat((IMAGES, IMAGES[:1]))):
+            torch.testing.assert_close(traced(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exported_network_takes_other_batches(name: str) -> None:
+    model = make(name)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(
+            model, (IMAGES,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
+        )
+        for images in (IMAGES[:1], torch.cat((IMAGES, IMAGES[:1]))):
+            torch.testing.assert_close(exported.module()(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("features_only", [False, True])
+@pytest.mark.parametrize("name", cases())
+def test_state_dicts_that_count_from_1_load(name: str, features_only: bool, wrapped: bool) -> None:
+    """As versions before this one wrote them: `stages.1.blocks.1`, `head.norm`, and `stage1.blocks.1`, `stage1.stage-norm` of features."""
+    options: dict[str, Any] = {"image_size": 224, "features_only": features_only}
+    model, other = make(name, **options), build(paper(name), **options)
+    prefix = "module." if wrapped else ""
+    target = nn.DataParallel(other) if wrapped else other
+    earlier = {}
+    for key, tensor in model.state_dict().items():
+        if features_only:
+            stage, _, place = key.partition(".")
+            counted = specified(f"stages.{int(stage.removeprefix('stage')) - 1}.{place}")
+            earlier[f"{prefix}{stage}.{counted.split('.', 2)[2]}"] = tensor
+        else:
+            earlier[prefix + specified(key)] = tensor
+    earlier = dict(sorted(earlier.items()))  # as safetensors has them
+    target.load_state_dict(earlier)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[key], tensor), key
+    now = {prefix + key: tensor for key, tensor in model.state_dict().items()}
+    target.load_state_dict(now)
