@@ -135,7 +135,7 @@ def dilated(plan: Plan) -> Iterator[Row]:
 def _dilated_layers(name: str, image_size: int) -> dict[str, tuple[int, ...]]:
     """Path and map (C, H, W) of the dilated convolution in the first block of every stage."""
     return {
-        f"{placed.path}.attn.spatial_gating_unit.conv_spatial": placed.shape.tensor
+        f"{placed.module}.attn.spatial_gating_unit.conv_spatial": placed.shape.tensor
         for placed in paper(name).layers(image_size)
         if placed.path.endswith(".blocks.1")
     }

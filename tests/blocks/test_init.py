@@ -121,7 +121,7 @@ RULES: dict[str, list[Rule]] = {
         NORMS,
         Rule(r"B\.attn\.(qkv|proj)|" + MLP, TRUNCATED, ZERO),
         Rule(r"stem\.proj|stages\.\d\.downsample\.reduction", DEFAULT, DEFAULT),
-        Rule(r"stages\.1\.messengers\.token", TRUNCATED, None),
+        Rule(r"stages\.0\.messengers\.token", TRUNCATED, None),
         BIAS_TABLE,
     ],
     "pvt_tiny": [
