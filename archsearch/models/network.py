@@ -142,10 +142,10 @@ class _WithoutWeights(TorchFunctionMode):
         return func(*args, **named)
 
 
-def build_without_weights(arch: Arch, image_size: ImageSize | None = None) -> Network:
+def build_without_weights(arch: Arch, image_size: ImageSize | None = None, in_chans: int = 3) -> Network:
     """The network with parameters on meta and ordinary buffers, to be given values for all of them: initialising can take longer than loading."""
     with _WithoutWeights():
-        return build(arch, image_size=image_size)
+        return build(arch, image_size=image_size, in_chans=in_chans)
 
 
 def build_for_timing(arch: Arch) -> Network:

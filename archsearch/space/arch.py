@@ -110,22 +110,25 @@ class Arch:
             tokens = (tokens if is_taken else None) or stage.opening
         yield None, tokens, tokens is not None and not self.head.takes_tokens
 
-    def cost(self, image_size: ImageSize | None = None) -> Cost:
+    def cost(self, image_size: ImageSize | None = None, in_chans: int = 3) -> Cost:
         """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made."""
         macs = params = norm_macs = 0
-        for cost in self.map_layers(lambda layer, shape: (layer.cost(shape), layer.out(shape)), image_size):
+        for cost in self.map_layers(lambda layer, shape: (layer.cost(shape), layer.out(shape)), image_size, in_chans):
             macs += cost.macs
             params += cost.params
             norm_macs += cost.norm_macs
         return Cost(macs, params, norm_macs)
 
     def map_layers(
-        self, function: Callable[[Layer, Shape], tuple[T, Shape]], image_size: ImageSize | None = None
+        self,
+        function: Callable[[Layer, Shape], tuple[T, Shape]],
+        image_size: ImageSize | None = None,
+        in_chans: int = 3,
     ) -> Iterator[T]:
         """A figure of each layer in order of execution; `function` gives it with the shape after the layer, and is called once for a layer at a shape."""
         # By identity, which is quicker than equality; the layer is kept beside the figure, or another one could get its address.
         known: dict[tuple[int, Shape], tuple[T, Shape, Layer]] = {}
-        shape = self._input(image_size)
+        shape = self._input(image_size, in_chans)
         for _, _, _, layer in self._order():
             key = (id(layer), shape)
             found = known.get(key)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -206,25 +207,104 @@ def test_half_precision_weights_become_the_models_type(van: State) -> None:
 # --- wrappers and files ---------------------------------------------------------------------------------------------
 
 
+def with_prefix(prefix: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    return {prefix + key: value for key, value in state.items()}
+
+
 def prefixed(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"module.{key}": value for key, value in state.items()}
+    return with_prefix("module.", state)
+
+
+OTHER = {"other": torch.zeros(1)}
+PREFIX = "the prefix 'module.' of all keys was taken off"
 
 
 @pytest.mark.parametrize(
-    "wrap",
+    ("wrap", "told"),
     [
-        prefixed,
-        lambda state: {"model": state, "epoch": 299},
-        lambda state: {"state_dict": prefixed(state), "optimizer": {"lr": 0.1}},
-        lambda state: prefixed({"model": state}),
-        lambda state: {"state_dict": {"model": prefixed(state)}},
-        lambda state: {"model_ema": state, "epoch": 1},
-        lambda state: {"state_dict_ema": prefixed(state)},
-        lambda state: {"model": state, "model_ema": {"other": torch.zeros(1)}},
+        (prefixed, [PREFIX]),
+        (lambda state: {"model": state, "epoch": 299}, []),
+        (lambda state: {"state_dict": prefixed(state), "optimizer": {"lr": 0.1}}, [PREFIX]),
+        (lambda state: prefixed({"model": state}), [PREFIX]),
+        (lambda state: {"state_dict": {"model": prefixed(state)}}, [PREFIX]),
+        (lambda state: {"model_ema": state, "epoch": 1}, ["the weights under 'model_ema' were taken"]),
+        (lambda state: {"state_dict_ema": prefixed(state)}, ["the weights under 'state_dict_ema' were taken", PREFIX]),
+        (lambda state: {"ema": state}, ["the weights under 'ema' were taken"]),
+        (
+            lambda state: {"model": state, "model_ema": OTHER},
+            ["the weights under 'model' were taken, not those under 'model_ema'"],
+        ),
+        (lambda state: with_prefix("_orig_mod.", state), ["the prefix '_orig_mod.' was taken off"]),
+        (lambda state: with_prefix("student.model.", state), ["the prefix 'student.model.' was taken off"]),
+        (
+            lambda state: {**with_prefix("backbone.", state), **with_prefix("neck.", OTHER)},
+            ["the prefix 'backbone.' was taken off, and 1 entries without it were left out"],
+        ),
     ],
 )
-def test_wrappers_are_removed(wrap: Callable[[State], dict[str, Any]], van: State) -> None:
-    assert_same(save_official(load_official("van_b0", wrap(van))), van)
+def test_wrappers_and_prefixes_are_removed_and_named(
+    wrap: Callable[[State], dict[str, Any]], told: list[str], van: State
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert_same(save_official(load_official("van_b0", wrap(van))), van)
+    assert [str(each.message) for each in caught] == [f"van_b0: {sentence}" for sentence in told]
+    assert all(each.category is CheckpointWarning for each in caught)
+
+
+def test_the_average_of_the_weights_is_taken_where_it_is_asked_for(van: State) -> None:
+    average = {key: tensor + 1 for key, tensor in van.items()}
+    with pytest.warns(CheckpointWarning, match="under 'model_ema' were taken, not those under 'state_dict'"):
+        found = load_official("van_b0", {"state_dict": van, "model_ema": average}, weights="ema")
+    assert_same(save_official(found), average)
+    for none in (van, {"model": van}):
+        with pytest.raises(UserError, match="no averaged weights; weights='ema' takes state_dict_ema, model_ema, ema"):
+            load_official("van_b0", none, weights="ema")
+
+
+@pytest.mark.parametrize("name", ["van_b0", "swin_tiny", "davit_tiny", "pvt_tiny"])
+def test_features_need_no_head_and_batch_counts_may_be_absent(name: str) -> None:
+    torch.manual_seed(0)
+    network = build(paper(name)).eval()
+    state = save_official(network)
+    last_norm = {"van_b0": "norm4.", "davit_tiny": "norms."}.get(name, "norm.")
+    without = {key: value for key, value in state.items() if not key.startswith(("head.", last_norm))}
+    lacking = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    kept = {**without, **{key: value for key, value in state.items() if key.startswith(last_norm)}}
+    images = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        wanted = build(paper(name), features_only=True).eval()
+        wanted.load_state_dict(load_official(name, state, features_only=True).state_dict())
+        for given in (kept, lacking, *([] if name == "van_b0" else [without])):
+            for one, other in zip(
+                load_official(name, given, features_only=True).eval()(images), wanted(images), strict=True
+            ):
+                assert torch.equal(one, other)
+        assert torch.equal(load_official(name, lacking).eval()(images), network(images))
+    with pytest.raises(UserError, match=r"2 missing: head\.weight, head\.bias"):
+        load_official(name, kept)
+    if name == "van_b0":
+        with pytest.raises(UserError, match=r"2 missing: norm4\.weight, norm4\.bias"):
+            load_official(name, without, features_only=True)
+
+
+@pytest.mark.parametrize("name", ["van_b0", "crossformer_tiny", "litv2_s"])
+@pytest.mark.parametrize("channels", [1, 4, 13])
+def test_the_stem_is_fitted_to_other_channels_as_timm_does_it(name: str, channels: int) -> None:
+    from timm.models._manipulate import adapt_input_conv  # late: slow to import
+
+    torch.manual_seed(0)
+    state = save_official(build(paper(name)))
+    how = "summed" if channels == 1 else f"repeated in turn and scaled by 3/{channels}"
+    with pytest.warns(CheckpointWarning, match=f"the stem's weights for 3 channels were {how} for {channels}"):
+        model = load_official(name, state, in_chans=channels, image_size=64 if name == "van_b0" else None)
+    assert sum(each.numel() for each in model.parameters()) == paper(name).cost(in_chans=channels).params
+    found = save_official(model)
+    fitted = {key for key, tensor in found.items() if tensor.shape != state[key].shape}
+    assert len(fitted) == (4 if name == "crossformer_tiny" else 1)
+    for key, tensor in found.items():
+        wanted = adapt_input_conv(channels, state[key]) if key in fitted else state[key]
+        torch.testing.assert_close(tensor, wanted)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

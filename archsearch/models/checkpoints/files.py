@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,13 @@ from archsearch.errors import UserError, shown
 from archsearch.system import replace_file
 from archsearch.units import format_bytes
 
-_WRAPPERS = ("model", "state_dict", "state_dict_ema", "model_ema")  # in order of preference
+Weights = Literal["model", "ema"]
+
+# The entries of training checkpoints that hold a state dict, in order of preference; averages of the weights over a training apart.
+_WRAPPERS: dict[Weights, tuple[str, ...]] = {
+    "model": ("model", "state_dict"),
+    "ema": ("state_dict_ema", "model_ema", "ema"),
+}
 _PREFIX = "module."
 _MOST_INFLATION = 4  # times a file's own size
 _MAX_WRAPPERS = 8  # a limit, since a dict may contain itself
@@ -28,14 +34,19 @@ def read_checkpoint(file: str | Path) -> dict[str, Tensor]:
 
     Torch files are read with `weights_only`: no code in them is run. Raises UserError that names the refused content.
     """
+    return read_weights(file)[0]
+
+
+def read_weights(file: str | Path, weights: Weights = "model") -> tuple[dict[str, Tensor], list[str]]:
+    """As `read_checkpoint` and `unwrap`."""
     path = Path(file)
     if not os.path.isfile(path):
         what = "no file" if os.path.lexists(path) else "no such checkpoint file"
         raise UserError(f"{path}: {what}; a checkpoint is a .pth or .safetensors file")
     if path.suffix != ".safetensors":
-        return unwrap(_read_torch(path), str(path))
+        return unwrap(_read_torch(path), str(path), weights)
     try:
-        return unwrap(load_file(path), str(path))
+        return unwrap(load_file(path), str(path), weights)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file: {error}") from error
 
@@ -74,21 +85,37 @@ def _refuse_inflating(path: Path) -> None:
         )
 
 
-def unwrap(found: Any, where: str) -> dict[str, Tensor]:
-    """The state dict inside wrappers (`model`, `state_dict`, else an EMA's) and behind `module.` prefixes, nested in any order.
+def unwrap(found: Any, where: str, weights: Weights = "model") -> tuple[dict[str, Tensor], list[str]]:
+    """The state dict inside wrappers and behind `module.` prefixes, nested in any order, and sentences that say what was taken.
 
-    Raises UserError where there is none, or where it holds anything but dense tensors.
+    Of a model's weights and their average (EMA) those named by `weights` are taken, and the average where there is nothing else. Raises
+    UserError where there is no state dict or not the one asked for, and where it holds anything but dense tensors.
     """
+    notes: list[str] = []
+    is_average = False
     for _ in range(_MAX_WRAPPERS):
         if not isinstance(found, Mapping) or not found:
             break
         if all(isinstance(key, str) and key.startswith(_PREFIX) for key in found):
             found = {key.removeprefix(_PREFIX): value for key, value in found.items()}
+            notes.append(f"the prefix {_PREFIX!r} of all keys was taken off")
             continue
-        inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
-        if inner is None:
-            return _check_tensors(found, where)
-        found = inner
+        held = {
+            kind: next((key for key in keys if isinstance(found.get(key), Mapping)), None)
+            for kind, keys in _WRAPPERS.items()
+        }
+        chosen = held[weights] or held["model"] or held["ema"]
+        if chosen is None:
+            if weights == "ema" and not is_average:
+                raise UserError(f"{where}: no averaged weights; weights='ema' takes {', '.join(_WRAPPERS['ema'])}")
+            return _check_tensors(found, where), notes
+        if held["ema"]:
+            is_average = is_average or chosen == held["ema"]
+            beside = (
+                f", not those under {held['ema' if chosen == held['model'] else 'model']!r}" if held["model"] else ""
+            )
+            notes.append(f"the weights under {chosen!r} were taken{beside}")
+        found = found[chosen]
     got = "an empty dict" if isinstance(found, Mapping) and not found else f"a {type(found).__name__}"
     raise UserError(f"{where}: {got} where a state dict (parameter names to tensors) is expected")
 

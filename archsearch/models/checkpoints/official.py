@@ -1,7 +1,7 @@
 """Official checkpoints of the papers' models: loaded strictly into ours, and saved as the same state dict."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
-from archsearch.models.checkpoints.files import read_checkpoint, unwrap, write_checkpoint
+from archsearch.models.checkpoints.files import Weights, read_weights, unwrap, write_checkpoint
 from archsearch.models.checkpoints.keys import official_key, official_shape
 from archsearch.models.checkpoints.tables import check_computed, computed_buffers, computed_entries, fit_tables
 from archsearch.models.features import FeatureNetwork, features
@@ -21,10 +21,11 @@ from archsearch.units import format_names
 
 _CLASSIFIER = "head.fc"
 _KEYS_SHOWN = 2  # of each kind in an error
+_PROBES = 3  # keys by which a prefix is found
 
 
 class CheckpointWarning(UserWarning):
-    """The loaded model's classifier has another number of classes than the paper's or the checkpoint's."""
+    """The loaded model's classifier has another number of classes than the paper's or the checkpoint's, or what was done to the checkpoint to load it."""
 
 
 @overload
@@ -34,7 +35,9 @@ def load_official(
     image_size: ImageSize | None = None,
     *,
     num_classes: int | None = None,
+    in_chans: int = 3,
     features_only: Literal[False] = False,
+    weights: Weights = "model",
 ) -> Network: ...
 
 
@@ -44,7 +47,9 @@ def load_official(
     state_dict: Mapping[str, Any] | str | Path,
     image_size: ImageSize | None = None,
     *,
+    in_chans: int = 3,
     features_only: Literal[True],
+    weights: Weights = "model",
 ) -> FeatureNetwork: ...
 
 
@@ -54,13 +59,18 @@ def load_official(
     image_size: ImageSize | None = None,
     *,
     num_classes: int | None = None,
+    in_chans: int = 3,
     features_only: bool = False,
+    weights: Weights = "model",
 ) -> Network | FeatureNetwork:
     """A paper's model with its official checkpoint: a state dict, a training checkpoint around one, or the file of either.
 
     image_size: side or (height, width) in pixels, the paper's own by default. num_classes: the checkpoint's by default; with another number the classifier
-    is new and untrained. features_only: the stages alone, as `build` returns them. Warns with CheckpointWarning when the classifier is new, or has another
-    number of classes than the paper's. Raises UserError that names missing, unexpected and misshaped keys.
+    is new and untrained. in_chans: channels of the images; for others than the checkpoint's the stem's weights are summed for one, and else repeated in turn
+    and scaled, as timm does it. features_only: the stages alone, as `build` returns them; the checkpoint may then lack what these do not have. weights: the
+    model's, or "ema" for their average where a training checkpoint holds both. A prefix of all keys is taken off. Warns with CheckpointWarning of that, of
+    which weights were taken where there are two, and when the classifier is new or has another number of classes than the paper's. Raises UserError that
+    names missing, unexpected and misshaped keys.
     """
     if features_only and num_classes is not None:
         raise UserError(
@@ -68,19 +78,26 @@ def load_official(
         )
     pattern, where = key_pattern(name), f"state dict for {name}"
     if isinstance(state_dict, str | Path):
-        where, given = str(state_dict), read_checkpoint(state_dict)
+        where = str(state_dict)
+        given, notes = read_weights(state_dict, weights)
     else:
-        given = unwrap(state_dict, where)
+        given, notes = unwrap(state_dict, where, weights)
+    network = build_without_weights(paper(name), image_size, in_chans)
+    given, prefix_note = _without_prefix(given, [official_key(pattern, ours) for ours in network.state_dict()])
     weight = given.get(official_key(pattern, f"{_CLASSIFIER}.weight"))  # `_check_keys` reports one that is missing
     trained = None if weight is None or weight.ndim != 2 else len(weight)
     arch = _with_classes(paper(name), num_classes if num_classes is not None else trained or paper(name).num_classes)
-    network = build_without_weights(arch, image_size)
+    if arch.num_classes != paper(name).num_classes:
+        network = build_without_weights(arch, image_size, in_chans)
     given = fit_tables(given, arch, image_size, pattern, where)
     if trained is not None and trained != arch.num_classes:
         *_, last = arch.layers(image_size)
         entries = last.layer.build(last.shape).state_dict()
         given |= {official_key(pattern, key): entries[key] for key in entries if key.startswith(_CLASSIFIER)}
     computed = computed_entries(network, pattern)
+    used = features(network, arch, image_size=image_size) if features_only else network
+    given = _filled(given, network, used, pattern)
+    _warn_of(name, [*notes, prefix_note, _fit_channels(given, network, pattern)])
     _check_keys(given, network, computed, pattern, f"{where}: no checkpoint of {name}")
     check_computed(given, computed, where)
     _check_finite(given, network, pattern, where)
@@ -103,6 +120,58 @@ def official_keys(name: str) -> dict[str, tuple[int, ...]]:
     pattern, network = key_pattern(name), build_without_weights(paper(name))
     state = network.state_dict() | computed_buffers(network)
     return {official_key(pattern, key): official_shape(pattern, key, state[key].shape) for key in state}
+
+
+def _without_prefix(given: Mapping[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, Tensor], str | None]:
+    """The entries behind the prefix, if any, with which most of the wanted keys are there; and a sentence that names it."""
+
+    def count(prefix: str) -> int:
+        return sum(prefix + key in given for key in wanted)
+
+    longest = sorted(wanted, key=len)[-_PROBES:]
+    ends = {key.removesuffix(probe) for key in given for probe in longest if key.endswith(f".{probe}")}
+    prefix = max(["", *sorted(ends)], key=count)
+    if not prefix:
+        return dict(given), None
+    found = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
+    note = f"the prefix {prefix!r} was taken off"
+    return found, note + (
+        f", and {len(given) - len(found)} entries without it were left out" if len(given) > len(found) else ""
+    )
+
+
+def _filled(given: Mapping[str, Tensor], network: Network, used: nn.Module, pattern: str) -> dict[str, Tensor]:
+    """The state dict with zeros for what it may lack: BatchNorm's counts of batches, and tensors of the network that `used` does not have."""
+    theirs = {id(tensor) for tensor in chain(used.parameters(), used.buffers())}
+    filled = dict(given)
+    for ours, tensor in chain(network.named_parameters(), network.named_buffers()):
+        key = official_key(pattern, ours)
+        if key not in given and (ours.endswith(".num_batches_tracked") or id(tensor) not in theirs):
+            filled[key] = torch.zeros(official_shape(pattern, ours, tensor.shape), dtype=tensor.dtype)
+    return filled
+
+
+def _fit_channels(given: dict[str, Tensor], network: Network, pattern: str) -> str | None:
+    """Fit, in place, the convolutions on the image to the network's channels, by timm's rule; a sentence that says so, None where they fit already.
+
+    Their sum for one channel; else repeated in turn and scaled by old / new channels, so that grey images give about what they gave.
+    """
+    changed: tuple[int, int] | None = None
+    for ours, tensor in network.stem.state_dict(prefix="stem.").items():
+        key = official_key(pattern, ours)
+        weight = given.get(key)
+        if weight is None or weight.ndim != 4 or not weight.is_floating_point() or tensor.ndim != 4:
+            continue
+        had, has = weight.shape[1], tensor.shape[1]
+        if had != 3 or has == had or weight.shape[::2] != tensor.shape[::2]:
+            continue
+        summed = weight.sum(1, keepdim=True)
+        given[key] = summed if has == 1 else weight.repeat(1, -(-has // had), 1, 1)[:, :has] * (had / has)
+        changed = (had, has)
+    if changed is None:
+        return None
+    how = "summed" if changed[1] == 1 else f"repeated in turn and scaled by {changed[0]}/{changed[1]}"
+    return f"the stem's weights for {changed[0]} channels were {how} for {changed[1]}"
 
 
 def _with_classes(arch: Arch, num_classes: int) -> Arch:
@@ -159,6 +228,12 @@ def _load_weights(network: Network, given: Mapping[str, Tensor], pattern: str) -
         filled[ours] = torch.empty_like(target, device=device).copy_(value.reshape(target.shape))
     network.load_state_dict(filled, assign=True)
     assert not any(tensor.is_meta for tensor in chain(network.parameters(), network.buffers()))
+
+
+def _warn_of(name: str, notes: Iterable[str | None]) -> None:
+    """Warn of what was done to the checkpoint."""
+    for note in filter(None, notes):
+        warnings.warn(f"{name}: {note}", CheckpointWarning, stacklevel=3)
 
 
 def _warn_of_classes(name: str, trained: int | None, num_classes: int | None) -> None:
