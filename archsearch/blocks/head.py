@@ -24,8 +24,12 @@ class PoolClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, num_classes)."""
-        logits: Tensor = apply_linear(self.fc, self.norm(to_tokens(x).mean((1, 2))))
-        return logits
+        return apply_linear(self.fc, self.pool(x))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C), what the classifier gets."""
+        features: Tensor = self.norm(to_tokens(x).mean((1, 2)))
+        return features
 
 
 @register
@@ -75,8 +79,11 @@ class TokenClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, 1, 1 + n) -> (B, num_classes)."""
-        logits: Tensor = apply_linear(self.fc, to_tokens(x)[:, 0, 0])
-        return logits
+        return apply_linear(self.fc, self.pool(x))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """(B, C, 1, 1 + n) -> (B, C), the token."""
+        return to_tokens(x)[:, 0, 0]
 
 
 @register

@@ -89,7 +89,7 @@ class StageFeatures(NetworkStage):
         for name, module in self.steps():
             if name == self._maker:
                 height, width = stream.shape[-2:]
-            stream = module(stream)
+            stream = self.run(name, module, stream)
         if not self.out.tokens:
             return stream
         patches = to_tokens(stream)[:, :, 1:]
@@ -144,10 +144,7 @@ def features(
     """
     placed = list(arch.layers(image_size))
     _check_same(network, placed, arch)
-    groups: list[list[Placed]] = [[] for _ in arch.stages]  # without the head; the stem belongs to the first
-    for item in placed:
-        if item.path != "head":
-            groups[0 if item.path == "stem" else int(item.path.split(".")[1]) - 1].append(item)
+    groups = _by_stage(placed)
     indices = _resolve_indices(out_indices, len(groups))
     stages: list[StageFeatures] = []
     for number, group in enumerate(groups[: max(indices) + 1], start=1):
@@ -157,6 +154,20 @@ def features(
     for stage, following in pairwise(stages):
         stage.passes_tokens = following.takes_tokens
     return FeatureNetwork(stages, FeatureInfo(info=_make_info(groups), out_indices=indices))
+
+
+def _by_stage(placed: Sequence[Placed]) -> list[list[Placed]]:
+    """The layers of each stage, without the head; the stem belongs to the first."""
+    groups: dict[int, list[Placed]] = {}
+    for item in placed:
+        if item.path != "head":
+            groups.setdefault(0 if item.path == "stem" else int(item.module.split(".")[1]), []).append(item)
+    return [groups[number] for number in sorted(groups)]
+
+
+def stage_info(arch: Arch) -> tuple[dict[str, Any], ...]:
+    """timm's entries for the stages of an architecture, as in `FeatureInfo.info`."""
+    return _make_info(_by_stage(list(arch.layers())))
 
 
 def _check_same(network: nn.Module, placed: Sequence[Placed], arch: Arch) -> None:

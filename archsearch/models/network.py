@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from archsearch.blocks.common import init_linears
 from archsearch.errors import UserError
-from archsearch.models.features import FeatureNetwork, features
+from archsearch.models.features import FeatureNetwork, features, stage_info
 from archsearch.models.stage import NetworkStage, rename_earlier_keys
-from archsearch.space import Arch, ImageSize
+from archsearch.space import Arch, ImageSize, Space, paper
 
 # The operations of torch.nn.init. On meta tensors each call takes up to a millisecond: van_b6 without weights takes 1.1 s, and 0.4 s with these skipped.
 _INIT_OPERATIONS = frozenset("kaiming_uniform_ uniform_ normal_ erfinv_ mul_ add_ clamp_ fill_ zero_".split())
@@ -32,7 +33,7 @@ class Network(nn.Module):
         self, arch: Arch, *, image_size: ImageSize | None = None, in_chans: int = 3, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        self.arch_id, self.name = arch.arch_id, arch.name
+        self._name_after(arch)
         placed = list(arch.layers(image_size, in_chans))
         num_blocks = sum(item.layer.role == "block" for item in placed)
         stages: list[list[tuple[str, nn.Module]]] = [[] for _ in arch.stages]
@@ -53,11 +54,73 @@ class Network(nn.Module):
         self.stages = nn.Sequential(*map(NetworkStage, stages))
         self.norm, self.head = norm, head
 
+    def _name_after(self, arch: Arch) -> None:
+        self.arch, self.arch_id, self.name, self.num_classes = arch, arch.arch_id, arch.name, arch.num_classes
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images in any memory format -> (B, num_classes) logits."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.head(self.norm(self.stages(self.stem(x))))
+        logits: Tensor = self.head(self.forward_features(x))
         return logits
+
+    # The rest is timm's interface of an image model.
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) images -> the last map, (B, num_features, H, W), normed where the paper's norm precedes the mean; tokens are in it as they run."""
+        out: Tensor = self.norm(self.stages(self.stem(x.contiguous(memory_format=torch.channels_last))))
+        return out
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # timm's signature
+        """What `forward_features` gives -> (B, num_classes) logits, or with `pre_logits` the (B, num_features) that the classifier gets."""
+        head: Any = self.head
+        out: Tensor = head.pool(x) if pre_logits else head(x)
+        return out
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last map."""
+        return self.arch.stages[-1].width
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """`num_chs`, `reduction` (the stride in pixels), `module` and `index` of each stage's map."""
+        return [{**entry, "module": f"stages.{entry['index']}"} for entry in stage_info(self.arch)]
+
+    def get_classifier(self) -> nn.Module:
+        """The last Linear, or what stands in its place."""
+        return self.head.get_submodule("fc")
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new, untrained classifier in place of the old one; none, so that (B, num_features) come out, for 0 classes.
+
+        Raises UserError for a negative number and for another pooling than the architecture's.
+        """
+        if num_classes < 0 or global_pool is not None:
+            got = f"num_classes is {num_classes}" if num_classes < 0 else f"global_pool is {global_pool!r}"
+            raise UserError(f"reset_classifier: {got}; allowed are 0 classes or more, pooled as the architecture does")
+        if num_classes == 0:
+            self.head.fc, self.num_classes = nn.Identity(), 0
+            return
+        like = next(self.parameters())
+        self.head.fc = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        init_linears(self.head.fc)
+        head = replace(self.arch.head, num_classes=num_classes)  # type: ignore[call-arg]  # every head has classes
+        self._name_after(replace(self.arch, head=head))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:  # timm's signature
+        """Whether training keeps only the blocks' inputs and computes the rest again for the gradients: less memory, more time."""
+        for module in self.modules():
+            if isinstance(module, NetworkStage):
+                module.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the papers train without weight decay besides norms and biases: tables of positions, and tokens."""
+        names = ("relative_position_bias_table", "rel_pos_msg", "table", "token")
+        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in names}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # timm's signature
+        """Patterns that group parameters by depth, for timm's layer-wise learning rates; `coarse` has a group for each stage."""
+        fine = [(r"^stages\.(\d+)\.(?!blocks\.)", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Called by torch with a copy of the state dict, before the children's."""
@@ -68,7 +131,7 @@ class Network(nn.Module):
 
 @overload
 def build(
-    arch: Arch,
+    arch: Arch | Space | str,
     *,
     image_size: ImageSize | None = None,
     num_classes: int | None = None,
@@ -80,7 +143,7 @@ def build(
 
 @overload
 def build(
-    arch: Arch,
+    arch: Arch | Space | str,
     *,
     image_size: ImageSize | None = None,
     in_chans: int = 3,
@@ -91,7 +154,7 @@ def build(
 
 
 def build(
-    arch: Arch,
+    arch: Arch | Space | str,
     *,
     image_size: ImageSize | None = None,
     num_classes: int | None = None,
@@ -100,13 +163,15 @@ def build(
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
 ) -> Network | FeatureNetwork:
-    """The network of an architecture, initialised as in its papers, in channels_last memory.
+    """The network of an architecture, a paper's model by name, or a space of size one, initialised as in its papers, in channels_last memory.
 
     image_size: side or (height, width) in pixels, the architecture's own by default. num_classes: the architecture's own by default. drop_path: rate of
     the last block, rising linearly from 0. features_only: the stages without the head, which return the feature maps of `out_indices` (from 0, all by
     default; see `features.features`). Raises UserError where a layer does not allow the size, for num_classes with features_only, and for out_indices
     without it.
     """
+    if not isinstance(arch, Arch):
+        arch = paper(arch) if isinstance(arch, str) else arch.arch()
     if features_only and num_classes is not None:
         raise UserError(
             f"build: num_classes {num_classes} has no meaning with features_only=True: no head is built; leave it out"

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class NetworkStage(nn.Module):
@@ -29,6 +31,7 @@ class NetworkStage(nn.Module):
         if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:  # nothing stands between the blocks
             names[numbers[0] : numbers[-1] + 1] = ["blocks"]
         self._order = tuple(names)
+        self.grad_checkpointing = False
 
     def steps(self) -> list[tuple[str, nn.Module]]:
         """Names and children in order of execution; the blocks one by one where another layer stands between them."""
@@ -36,8 +39,17 @@ class NetworkStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C_out, H_out, W_out)."""
-        for _, module in self.steps():
-            x = module(x)
+        for name, module in self.steps():
+            x = self.run(name, module, x)
+        return x
+
+    def run(self, name: str, module: nn.Module, x: Tensor) -> Tensor:
+        """One step; of blocks in training with `grad_checkpointing` only the inputs are kept for the gradients."""
+        if not (self.grad_checkpointing and self.training and torch.is_grad_enabled() and name.startswith("blocks")):
+            out: Tensor = module(x)
+            return out
+        for block in module if name == "blocks" and isinstance(module, nn.Sequential) else [module]:
+            x = checkpoint(block, x, use_reentrant=False)
         return x
 
 

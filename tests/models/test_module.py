@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import checkpoint
 
-from archsearch import build, paper
+from archsearch import UserError, build, load_space, paper
+from archsearch.models.stage import NetworkStage
+from archsearch.space import paper_space
 
 # One model of each family, and of each head.
 NAMES = (
@@ -216,3 +218,87 @@ def test_state_dicts_that_count_from_1_load(name: str, features_only: bool, wrap
         assert torch.equal(other.state_dict()[key], tensor), key
     now = {prefix + key: tensor for key, tensor in model.state_dict().items()}
     target.load_state_dict(now)
+
+
+@pytest.mark.parametrize("name", cases())
+def test_it_has_timms_interface(name: str) -> None:
+    model, pyramid = make(name), make(name, features_only=True)
+    with torch.inference_mode():
+        features = model.forward_features(IMAGES)
+        pooled = model.forward_head(features, pre_logits=True)
+        assert pooled.shape == (2, model.num_features)
+        assert torch.equal(model.get_classifier()(pooled), model(IMAGES))
+        assert torch.equal(model.forward_head(features), model(IMAGES))
+        model.reset_classifier(0)
+        assert torch.equal(model(IMAGES), pooled)
+        model.reset_classifier(7)
+        assert model(IMAGES).shape == (2, model.num_classes) == (2, 7)
+    assert model.arch_id == build(paper(name), num_classes=7).arch_id == model.arch.arch_id
+    info = model.feature_info
+    assert [entry["num_chs"] for entry in info] == pyramid.feature_info.channels()
+    assert [entry["reduction"] for entry in info] == pyramid.feature_info.reduction()
+    assert [model.get_submodule(entry["module"]) for entry in info] == list(model.stages)
+    for wrong in ({"num_classes": -1}, {"num_classes": 5, "global_pool": "max"}):
+        with pytest.raises(UserError, match="allowed are 0 classes or more"):
+            model.reset_classifier(**wrong)
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+@pytest.mark.parametrize("name", cases())
+def test_gradients_are_the_same_with_checkpointing_and_blocks_run_twice(name: str, features_only: bool) -> None:
+    model = make(name, features_only=features_only).train()
+    stages = [module for module in model.modules() if isinstance(module, NetworkStage)]
+    blocks = [block for stage in stages for block in stage.get_submodule("blocks").children()]
+    found: list[dict[str, Tensor]] = []
+    for enable, runs in ((False, 1), (True, 2)):
+        if not features_only:
+            model.set_grad_checkpointing(enable)
+        for stage in stages:
+            stage.grad_checkpointing = enable
+        calls: list[nn.Module] = []
+        handles = [block.register_forward_pre_hook(lambda block, given: calls.append(block)) for block in blocks]  # noqa: B023  # called before the next
+        model.zero_grad()
+        maps = model(IMAGES)
+        torch.autograd.backward(sum(out.square().mean() for out in maps) if features_only else maps.square().mean())
+        for handle in handles:
+            handle.remove()
+        assert sorted(map(id, calls)) == sorted(map(id, blocks * runs))
+        found.append({key: value.grad for key, value in model.named_parameters() if value.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for key, gradient in found[0].items():
+        torch.testing.assert_close(found[1][key], gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_timm_groups_its_parameters(name: str) -> None:
+    from timm.models import group_parameters  # late: slow to import
+    from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # timm has no __all__ there
+
+    with torch.device("meta"):
+        model = build(paper(name))
+    depths: dict[int, list[str]] = group_parameters(model, model.group_matcher())
+    order = [place for names in (depths[depth] for depth in sorted(depths)) for place in names]
+    assert sorted(order) == sorted(key for key, _ in model.named_parameters())
+    assert (order[0].split(".")[0], order[-1].split(".")[0]) == ("stem", "head")
+    stages = [int(place.split(".")[1]) for place in order if place.startswith("stages.")]
+    assert stages == sorted(stages)
+    assert len(depths) == 2 + sum(stage.depth for stage in model.arch.stages)
+    assert len(group_parameters(model, model.group_matcher(coarse=True))) == 2 + len(model.arch.stages)
+    groups = param_groups_layer_decay(model, no_weight_decay_list=model.no_weight_decay())
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    tables = {key for key, _ in model.named_parameters() if "table" in key or key.endswith(("token", "rel_pos_msg"))}
+    assert model.no_weight_decay() == tables
+
+
+def test_a_network_is_built_by_name_and_of_a_space_of_one() -> None:
+    torch.manual_seed(0)
+    wanted = build(paper("van_b0"))
+    for given in ("van_b0", paper_space("van_b0")):
+        torch.manual_seed(0)
+        found = build(given, num_classes=None)
+        assert found.arch_id == wanted.arch_id
+        assert all(torch.equal(found.state_dict()[key], tensor) for key, tensor in wanted.state_dict().items())
+    with pytest.raises(UserError, match="davit_tiny"):
+        build("davit_tny")
+    with pytest.raises(UserError, match="choices; an architecture fixes every value"):
+        build(load_space("hybrid"))
