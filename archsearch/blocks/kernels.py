@@ -72,6 +72,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     (128, 192) to 768: forward 0.70 / 0.50, 0.35 / 0.36, 0.58 / 0.64, 0.32 / 0.41; gradient of the input 0.33 / 0.52, 0.21 / 0.29, 0.46 / 0.62, 0.26 / 0.36.
     """
     is_possible = x.dtype == weight.dtype and x.dtype in _POINTWISE_DTYPES and not torch.is_autocast_enabled("cpu")
+    is_possible &= type(weight) in (
+        Tensor,
+        nn.Parameter,
+    )  # not a quantised or sharded one, which has operations of its own
     # The size is looked at last: in an export it is a symbol, and must stay one.
     if not (_HAS_POINTWISE and is_possible and is_eager_cpu(x)):
         return functional.linear(x, weight, bias)

@@ -172,6 +172,31 @@ def test_dynamic_quantisation_takes_every_linear_layer(name: str) -> None:
     assert nn.functional.cosine_similarity(wanted, got) > 0.9
 
 
+class Marked(Tensor):
+    """As a quantiser's tensors, which say by their class how a Linear layer is to be computed."""
+
+    count = 0
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        Marked.count += func is nn.functional.linear
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("name", cases())
+def test_weights_of_another_class_are_used_by_their_own_rules(name: str) -> None:
+    model, plain = make(name), make(name)
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    with torch.inference_mode():
+        wanted = plain(IMAGES)
+    for linear in linears:
+        linear.weight = nn.Parameter(linear.weight.detach().as_subclass(Marked))
+    Marked.count = 0
+    with torch.inference_mode():
+        torch.testing.assert_close(model(IMAGES).as_subclass(Tensor), wanted, rtol=1e-3, atol=1e-4)
+    assert Marked.count >= len(linears)
+
+
 @pytest.mark.parametrize("name", cases())
 def test_a_traced_network_takes_other_batches(name: str) -> None:
     model = make(name)
