@@ -72,12 +72,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     (128, 192) to 768: forward 0.70 / 0.50, 0.35 / 0.36, 0.58 / 0.64, 0.32 / 0.41; gradient of the input 0.33 / 0.52, 0.21 / 0.29, 0.46 / 0.62, 0.26 / 0.36.
     """
     is_possible = x.dtype == weight.dtype and x.dtype in _POINTWISE_DTYPES and not torch.is_autocast_enabled("cpu")
-    is_possible &= type(weight) in (
-        Tensor,
-        nn.Parameter,
-    )  # not a quantised or sharded one, which has operations of its own
+    is_plain = type(weight) in (Tensor, nn.Parameter)  # a quantised or sharded one has operations of its own
     # The size is looked at last: in an export it is a symbol, and must stay one.
-    if not (_HAS_POINTWISE and is_possible and is_eager_cpu(x)):
+    if not (_HAS_POINTWISE and is_possible and is_plain and is_eager_cpu(x)):
         return functional.linear(x, weight, bias)
     if x.numel() * len(weight) < (_SMALL_TRAINED if torch.is_grad_enabled() else _SMALL):
         return functional.linear(x, weight, bias)
@@ -274,8 +271,8 @@ def cached_tensor(
     The values are compared in each pass: nothing else tells of a change by `parameter.data`. Not kept where a layer inside has hooks, which
     are to see it in each pass, nor on other devices, which would have to wait for the comparison.
     """
-    watched = any(map(_is_watched, module.modules()))
-    if watched or module.training or not all(_is_inference(weight) for weight in weights):
+    is_inference = not module.training and all(map(_is_inference, weights))
+    if not is_inference or any(map(_is_watched, module.modules())):
         _CACHE.pop(module, None)
         return make()
     state = (key, torch.is_autocast_enabled("cpu"), *(weight.dtype for weight in weights))

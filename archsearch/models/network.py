@@ -92,8 +92,12 @@ class Network(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new, untrained classifier in place of the old one; none, so that (B, num_features) come out, for 0 classes.
 
-        Raises UserError for a negative number and for another pooling than the architecture's.
+        Raises UserError for a negative number, for another pooling than the architecture's, and where another head took the place of ours.
         """
+        if "fc" not in self.head._modules:
+            raise UserError(
+                f"reset_classifier: the head, {type(self.head).__name__}, is without a classifier `fc`; set `head` itself"
+            )
         if num_classes < 0 or global_pool is not None:
             got = f"num_classes is {num_classes}" if num_classes < 0 else f"global_pool is {global_pool!r}"
             raise UserError(f"reset_classifier: {got}; allowed are 0 classes or more, pooled as the architecture does")

@@ -266,6 +266,9 @@ def test_it_has_timms_interface(name: str) -> None:
     for wrong in ({"num_classes": -1}, {"num_classes": 5, "global_pool": "max"}):
         with pytest.raises(UserError, match="allowed are 0 classes or more"):
             model.reset_classifier(**wrong)
+    model.head = nn.Identity()
+    with pytest.raises(UserError, match="the head, Identity, is without a classifier"):
+        model.reset_classifier(5)
 
 
 @pytest.mark.parametrize("features_only", [False, True])
