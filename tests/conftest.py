@@ -6,11 +6,18 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in every process the tests start
 _FOLDER = tempfile.mkdtemp(prefix="archsearch-tests-")
 os.environ["TMPDIR"] = tempfile.tempdir = os.environ["ARCHSEARCH_LOCK_DIR"] = _FOLDER
 os.environ["XDG_CACHE_HOME"] = os.path.join(_FOLDER, "cache")
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--whole`: the measured lists in full, which take more than an hour, where the gate takes a part of each."""
+    parser.addoption("--whole", action="store_true", help="all papers at full depth and all hybrids, not a part")
 
 
 def pytest_collection_finish() -> None:

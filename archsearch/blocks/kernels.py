@@ -271,6 +271,8 @@ def cached_tensor(
     The values are compared in each pass: nothing else tells of a change by `parameter.data`. Not kept where a layer inside has hooks, which
     are to see it in each pass, nor on other devices, which would have to wait for the comparison.
     """
+    if _is_intercepted():  # asked first: a compiler would guard what is kept for all networks
+        return make()
     is_inference = not module.training and all(map(_is_inference, weights))
     if not is_inference or any(map(_is_watched, module.modules())):
         _CACHE.pop(module, None)

@@ -16,7 +16,7 @@ from archsearch.blocks import Block, Layer, Shape
 from archsearch.blocks.common import to_map, to_tokens
 from archsearch.blocks.positions import from_windows, window_grid
 from archsearch.errors import UserError
-from archsearch.models.stage import NetworkStage, rename_earlier_keys
+from archsearch.models.stage import NetworkStage, StagedNetwork, rename_earlier_keys
 from archsearch.space import Arch, ImageSize, Placed
 
 # Where tokens pass from stage to stage (MSG-Transformer's messengers) a map carries the stream that it was cut from as an attribute of this name, since
@@ -110,12 +110,14 @@ class StageFeatures(NetworkStage):
         return stream
 
 
-class FeatureNetwork(nn.Module):
+class FeatureNetwork(StagedNetwork):
     """The stages of a network as children `stage1`, `stage2`, ...: (B, C, H, W) -> list of the feature maps of `feature_info.out_indices`."""
 
-    def __init__(self, stages: Sequence[StageFeatures], feature_info: FeatureInfo) -> None:
+    def __init__(
+        self, stages: Sequence[StageFeatures], feature_info: FeatureInfo, arch: Arch, size: tuple[int, int]
+    ) -> None:
         super().__init__()
-        self.feature_info = feature_info
+        self.feature_info, self.arch, self.size = feature_info, arch, size
         for stage in stages:
             self.add_module(f"stage{stage.number}", stage)
 
@@ -126,11 +128,21 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) images in any memory format -> maps (B, C_i, H_i, W_i) in channels_last memory."""
+        self.fix_size(x)
         maps: list[Tensor] = []
         for stage in self.children():
             x = stage(x)
             maps.append(x)
         return [maps[index] for index in self.feature_info.out_indices]
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # timm's signature
+        """Patterns that group parameters by depth, for timm's layer-wise learning rates; `coarse` has a group for each stage."""
+        fine = [
+            (r"^stage(\d+)\.(?!blocks\.|norm)", (0,)),
+            (r"^stage(\d+)\.blocks\.(\d+)", None),
+            (r"^stage(\d+)\.norm", (99999,)),
+        ]
+        return {"stem": r"^stage1\.stem", "blocks": r"^stage(\d+)" if coarse else fine}
 
 
 def features(
@@ -153,7 +165,7 @@ def features(
         stages.append(StageFeatures(number, [*layers, *([("norm", norm)] if norm else [])], group))
     for stage, following in pairwise(stages):
         stage.passes_tokens = following.takes_tokens
-    return FeatureNetwork(stages, FeatureInfo(info=_make_info(groups), out_indices=indices))
+    return FeatureNetwork(stages, FeatureInfo(info=_make_info(groups), out_indices=indices), arch, placed[0].shape[1:3])
 
 
 def _by_stage(placed: Sequence[Placed]) -> list[list[Placed]]:

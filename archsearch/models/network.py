@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from archsearch.blocks.common import init_linears
 from archsearch.errors import UserError
 from archsearch.models.features import FeatureNetwork, features, stage_info
-from archsearch.models.stage import NetworkStage, rename_earlier_keys
+from archsearch.models.stage import NetworkStage, StagedNetwork, rename_earlier_keys
 from archsearch.space import Arch, ImageSize, Space, paper
 
 # The operations of torch.nn.init. On meta tensors each call takes up to a millisecond: van_b6 without weights takes 1.1 s, and 0.4 s with these skipped.
@@ -23,7 +23,7 @@ _NUM_DRAWN = (
 )  # random numbers that fill all weights of a network for timing; odd, so that no row repeats the one before
 
 
-class Network(nn.Module):
+class Network(StagedNetwork):
     """An architecture as a module: children `stem`, `stages` (a Sequential of `NetworkStage`), `norm` and `head`, run in this order.
 
     (B, C, H, W) -> (B, num_classes) logits. State dicts of versions that counted stages and blocks from 1 load too.
@@ -35,6 +35,7 @@ class Network(nn.Module):
         super().__init__()
         self._name_after(arch)
         placed = list(arch.layers(image_size, in_chans))
+        self.size = placed[0].shape[1:3]
         num_blocks = sum(item.layer.role == "block" for item in placed)
         stages: list[list[tuple[str, nn.Module]]] = [[] for _ in arch.stages]
         block = 0
@@ -66,6 +67,7 @@ class Network(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images -> the last map, (B, num_features, H, W), normed where the paper's norm precedes the mean; tokens are in it as they run."""
+        self.fix_size(x)
         out: Tensor = self.norm(self.stages(self.stem(x.contiguous(memory_format=torch.channels_last))))
         return out
 
@@ -109,17 +111,6 @@ class Network(nn.Module):
         init_linears(self.head.fc)
         head = replace(self.arch.head, num_classes=num_classes)  # type: ignore[call-arg]  # every head has classes
         self._name_after(replace(self.arch, head=head))
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:  # timm's signature
-        """Whether training keeps only the blocks' inputs and computes the rest again for the gradients: less memory, more time."""
-        for module in self.modules():
-            if isinstance(module, NetworkStage):
-                module.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that the papers train without weight decay besides norms and biases: tables of positions, and tokens."""
-        names = ("relative_position_bias_table", "rel_pos_msg", "table", "token")
-        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in names}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # timm's signature
         """Patterns that group parameters by depth, for timm's layer-wise learning rates; `coarse` has a group for each stage."""

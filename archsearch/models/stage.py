@@ -53,6 +53,35 @@ class NetworkStage(nn.Module):
         return x
 
 
+class StagedNetwork(nn.Module):
+    """What a network and its feature network share: built of stages, for images of `size` (height, width)."""
+
+    size: tuple[int, int]
+
+    def fix_size(self, images: Tensor) -> None:
+        """In torch.compile, make the images' sides constants where they are `size`; with `dynamic=True` they are symbols as the batch is.
+
+        Windows of a map of symbolic sides take torch minutes of algebra: davit_tiny 115 s with the eager backend on one core, so 12 s.
+        """
+        if (
+            torch.compiler.is_dynamo_compiling()
+            and not torch.compiler.is_exporting()
+            and images.shape[-2:] == self.size
+        ):
+            return  # the comparison is what fixes them
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:  # timm's signature
+        """Whether training keeps only the blocks' inputs and computes the rest again for the gradients: less memory, more time."""
+        for module in self.modules():
+            if isinstance(module, NetworkStage):
+                module.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that the papers train without weight decay besides norms and biases: tables of positions, and tokens."""
+        names = ("relative_position_bias_table", "rel_pos_msg", "table", "token")
+        return {name for name, _ in self.named_parameters() if name.rpartition(".")[2] in names}
+
+
 _EARLIER = re.compile(r"(stages\.|stage)(\d+)\.(?:blocks\.(\d+)\.)?")
 
 

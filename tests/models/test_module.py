@@ -279,10 +279,7 @@ def test_gradients_are_the_same_with_checkpointing_and_blocks_run_twice(name: st
     blocks = [block for stage in stages for block in stage.get_submodule("blocks").children()]
     found: list[dict[str, Tensor]] = []
     for enable, runs in ((False, 1), (True, 2)):
-        if not features_only:
-            model.set_grad_checkpointing(enable)
-        for stage in stages:
-            stage.grad_checkpointing = enable
+        model.set_grad_checkpointing(enable)
         calls: list[nn.Module] = []
         handles = [block.register_forward_pre_hook(lambda block, given: calls.append(block)) for block in blocks]  # noqa: B023  # called before the next
         model.zero_grad()
@@ -314,6 +311,16 @@ def test_timm_groups_its_parameters(name: str) -> None:
     assert len(group_parameters(model, model.group_matcher(coarse=True))) == 2 + len(model.arch.stages)
     groups = param_groups_layer_decay(model, no_weight_decay_list=model.no_weight_decay())
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    maps = build(paper(name), features_only=True)
+    assert set(maps.no_weight_decay()) == {
+        key for key, _ in maps.named_parameters() if "table" in key or key.endswith(("token", "rel_pos_msg"))
+    }
+    for coarse, count in ((False, 1 + sum(stage.depth for stage in model.arch.stages)), (True, 0)):
+        depths = group_parameters(maps, maps.group_matcher(coarse=coarse))
+        order = [place for names in (depths[depth] for depth in sorted(depths)) for place in names]
+        assert sorted(order) == sorted(key for key, _ in maps.named_parameters())
+        assert order[0].startswith("stage1.stem")
+        assert len(depths) >= (count or len(model.arch.stages))
     tables = {key for key, _ in model.named_parameters() if "table" in key or key.endswith(("token", "rel_pos_msg"))}
     assert model.no_weight_decay() == tables
 

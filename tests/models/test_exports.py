@@ -1,0 +1,155 @@
+"""Networks are exported with any batch: traced, by torch.export, to ONNX and compiled.
+
+The gate takes one model of each family and head and some random hybrids, all with two blocks a stage at most; `--whole` takes every paper's and 50 hybrids as
+they are (but for compiling, where each further block is the same again).
+"""
+
+import logging
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archsearch import Arch, build, load_space, paper, paper_names
+from archsearch.space import propose
+
+NAMES = (
+    *("crossformer_tiny", "davit_tiny", "lit_ti", "lit_s", "litv2_s", "msg_transformer_tiny", "pvt_tiny", "swin_tiny"),
+    *("twins_pcpvt_small", "twins_svt_small", "van_b0"),
+)
+QUICK = ("davit_tiny", "lit_s")
+SOME, ALL = 4, 50  # hybrids
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # of the exporters: deprecations, and sizes of maps that become constants
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "name" not in metafunc.fixturenames:
+        return
+    is_whole = metafunc.config.getoption("--whole")
+    names = [
+        *(paper_names() if is_whole else NAMES),
+        *(f"hybrid-{index}" for index in range(ALL if is_whole else SOME)),
+    ]
+    marks = {name: [] if name in QUICK and not is_whole else [pytest.mark.slow] for name in names}
+    metafunc.parametrize("name", [pytest.param(name, marks=marks[name]) for name in names])
+
+
+@pytest.fixture
+def arch(name: str, request: pytest.FixtureRequest) -> Arch:
+    whole = paper(name) if not name.startswith("hybrid") else _hybrid(int(name.removeprefix("hybrid-")))
+    return whole if request.config.getoption("--whole") else shortened(whole)
+
+
+@pytest.fixture(autouse=True)
+def quiet_exporter() -> Iterator[None]:
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def _hybrid(seed: int) -> Arch:
+    return propose(load_space("hybrid"), {}, random.Random(seed))[1]
+
+
+def shortened(arch: Arch) -> Arch:
+    """Of two blocks a stage at most: all that an exporter can meet but for the number of repeats."""
+    return replace(arch, stages=tuple(replace(stage, depth=min(stage.depth, 2)) for stage in arch.stages))
+
+
+def make(arch: Arch, **options: Any) -> tuple[nn.Module, Tensor]:
+    """A network in eval mode and eight images."""
+    torch.manual_seed(0)
+    side = arch.image_size
+    return build(arch, **options).eval(), torch.randn(8, 3, side, side)
+
+
+def check(got: Tensor, wanted: Tensor) -> None:
+    """The same up to 1e-5 of the largest."""
+    assert got.shape == wanted.shape
+    assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_traced_at_batch_2_it_runs_at_others(arch: Arch) -> None:
+    network, images = make(arch)
+    with torch.no_grad():
+        traced = torch.jit.trace(network, images[:2], check_trace=False)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        for batch in (1, 3):
+            check(traced(images[:batch]), network(images[:batch]))
+
+
+def test_exported_it_runs_at_other_batches(arch: Arch) -> None:
+    network, images = make(arch)
+    with torch.no_grad():
+        program = torch.export.export(network, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        exported = program.run_decompositions().module()
+        for batch in (1, 3):
+            check(exported(images[:batch]), network(images[:batch]))
+
+
+def test_as_onnx_it_runs_at_other_batches(arch: Arch, tmp_path: Path) -> None:
+    network, images = make(arch)
+    check_onnx(network, images, tmp_path / "network.onnx")
+
+
+def check_onnx(network: nn.Module, images: Tensor, file: Path) -> None:
+    """By the dynamo exporter with a dynamic batch, then in onnxruntime at 1, 3 and 8."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    with torch.no_grad():
+        program = torch.onnx.export(network, (images[:2],), dynamo=True, dynamic_shapes=({0: "batch"},), verbose=False)
+    assert program is not None
+    program.save(str(file), external_data=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(file), options)
+    (given,) = session.get_inputs()
+    assert given.shape == ["batch", *images.shape[1:]]
+    with torch.inference_mode():
+        for batch in (1, 3, 8):
+            wanted = network(images[:batch])
+            found = session.run(None, {given.name: images[:batch].numpy()})
+            for got, each in zip(found, wanted if isinstance(wanted, list) else [wanted], strict=True):
+                check(torch.from_numpy(got), each)
+
+
+def test_compiled_for_any_size_it_is_compiled_once(arch: Arch) -> None:
+    network, images = make(shortened(arch))
+    graphs = []
+
+    def backend(graph: Any, examples: Any) -> Any:
+        graphs.append([each for each in examples if isinstance(each, torch.SymInt)])
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(network, dynamic=True, backend=backend, fullgraph=True)
+    with torch.inference_mode():
+        for batch in (2, 3, 5):
+            check(compiled(images[:batch]), network(images[:batch]))
+    assert [len(symbols) for symbols in graphs] == [1]  # one graph, and of its sizes the batch alone is open
+
+
+@pytest.mark.slow
+def test_the_maps_of_stages_are_exported_too(tmp_path: Path) -> None:
+    for name in ("swin_tiny", "van_b0"):
+        network, images = make(shortened(paper(name)), features_only=True)
+        check_onnx(network, images, tmp_path / f"{name}.onnx")
+
+
+def test_a_network_compiles_where_another_kept_its_tables() -> None:
+    """The tables that networks keep are none of the compiler's business: it guarded those of all networks in the process."""
+    other, images = make(shortened(paper("swin_tiny")))
+    network, _ = make(shortened(paper("msg_transformer_tiny")))
+    with torch.inference_mode():
+        other(images[:1])
+        torch._dynamo.reset()
+        compiled = torch.compile(network, backend="eager", fullgraph=True)
+        check(compiled(images[:1]), network(images[:1]))
+        del other
+        check(compiled(images[:1]), network(images[:1]))
