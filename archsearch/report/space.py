@@ -11,24 +11,25 @@ from rich.table import Table
 from archsearch.blocks import Scalar
 from archsearch.report.tables import Document, make_table, titled
 from archsearch.space import Arch, Band, InBand, Space, extremes, format_value, load_space
-from archsearch.units import format_count
+from archsearch.units import ImageSize, format_count, format_image
 
 _PLAIN_COUNTS = 10**6  # up to here a number is shown whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceQuery:
-    """A space with fixed parameters, and the bounds on its architectures: a band of MACs, a range of parameters."""
+    """A space with fixed parameters, for images of its own or another size, and the bounds on its architectures: a band of MACs, a range of parameters."""
 
     space: str
     budget_macs: int | None = None
     tolerance: float = 0.05
     params: tuple[int, int] | None = None
     fix: Mapping[str, Scalar] = field(default_factory=dict)
+    image_size: ImageSize | None = None
 
     def load(self) -> Space:
         """The space with its parameters fixed."""
-        return load_space(self.space).fixed(self.fix)
+        return load_space(self.space).resized(self.image_size).fixed(self.fix)
 
     @property
     def band(self) -> Band | None:
@@ -94,6 +95,7 @@ def space_document(query: SpaceQuery) -> dict[str, Any]:
         "space": space.name,
         "source": space.source,
         "image_size": space.plan.image_size,
+        "in_chans": space.plan.in_chans,
         "fixed": dict(space.fixed_names),
         "parameter_sets": space.size,
         "architectures": whole.count,
@@ -133,8 +135,9 @@ def space_parts(query: SpaceQuery, document: Document) -> list[RenderableType]:
 def _sentences(query: SpaceQuery, document: Document) -> list[str]:
     whole = count_words(document["architectures"], is_exact=document["architectures_is_exact"])
     fixed = ", ".join(f"{name}={value}" for name, value in document["fixed"].items())
+    images = format_image(document["image_size"], document["in_chans"])
     words = [
-        f"{document['space']}{f' with {fixed}' if fixed else ''} at {document['image_size']} px: {count_words(document['parameter_sets'])} "
+        f"{document['space']}{f' with {fixed}' if fixed else ''} at {images}: {count_words(document['parameter_sets'])} "
         f"parameter sets, {whole} distinct architectures."
     ]
     band = document["band"]
