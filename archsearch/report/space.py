@@ -47,6 +47,11 @@ class SpaceQuery:
         return self.band is not None or self.params_band is not None
 
     @property
+    def images_text(self) -> str:
+        """` at 192x256 px` where a size was given, or nothing."""
+        return "" if self.image_size is None else f" at {format_image(self.image_size)}"
+
+    @property
     def bounds_text(self) -> str:
         """` with 4.28G to 4.72G MACs and ...`, or nothing."""
         bounds = " and ".join(str(bound) for bound in (self.band, self.params_band) if bound)
@@ -77,7 +82,9 @@ def sample_table(archs: Sequence[Arch]) -> Table:
 
 def sample_sentence(query: SpaceQuery, inside: InBand) -> str:
     """How many architectures the draws come from."""
-    return f"Drawn uniformly from the {count_words(inside.count, is_exact=inside.is_exact)} distinct architectures of {inside.space.name}{query.bounds_text}."
+    number = count_words(inside.count, is_exact=inside.is_exact)
+    what = f"{inside.space.name}{query.images_text}{query.bounds_text}"
+    return f"Drawn uniformly from the {number} distinct architectures of {what}."
 
 
 def count_words(count: int, *, is_exact: bool = True) -> str:

@@ -335,7 +335,7 @@ def test_a_run_for_images_of_four_channels_and_two_sides(space: Path, tmp_path: 
         assert row["macs_fvcore"] == row["macs"]
         conditions = json.loads(row["conditions"])
         assert (conditions["image_width"], conditions["in_chans"]) == (96, 4)
-        assert identity_digest(row_identity(row)) == row["throughput_id"]
+        assert identity_digest(row_identity({str(key): value for key, value in row.items()})) == row["throughput_id"]
     for options, words in (
         (("--image-size", "64"), "settings.image_size was 64x96, now 64"),
         (("--image-size", "96", "64"), "settings.image_size was 64x96, now 96x64"),
