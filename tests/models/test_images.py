@@ -98,7 +98,7 @@ def test_a_space_gives_its_channels_and_sides() -> None:
     assert (arch.in_chans, arch.image_size) == (4, (64, 96))
     pyramid = build(arch, features_only=True).eval()
     maps = pyramid(torch.zeros(1, 4, 64, 96))
-    strides = [info["reduction"] for info in pyramid.feature_info]
+    strides = pyramid.feature_info.reduction()
     assert [tuple(each.shape[2:]) for each in maps] == [(64 // stride, 96 // stride) for stride in strides]
     assert space.canonical() != tiny(image_size=[64, 96]).canonical()
     assert space.canonical() == tiny(in_chans=4).resized((64, 96)).canonical()
