@@ -15,7 +15,16 @@ Identity = dict[str, str | int | None]
 RAW_FIGURE = "images/s as timed"
 _ID_DIGITS = 12
 _SETTINGS = ("device", "dtype", "mode", "batch_size", "image_size")
-_WORDS = {"device_name": "device", "batch_size": "batch size", "image_size": "image size", "figure": "ranked figure"}
+# Parts that came later: they belong to an identity only where they are given, so that those from before are what they were.
+_LATER_SETTINGS = ("image_width", "in_chans")
+_WORDS = {
+    "device_name": "device",
+    "batch_size": "batch size",
+    "image_size": "image size",
+    "image_width": "image width",
+    "in_chans": "channels",
+    "figure": "ranked figure",
+}
 
 
 def throughput_identity(row: Mapping[str, Any], conditions: Mapping[str, Any], figure: str) -> Identity:
@@ -23,12 +32,15 @@ def throughput_identity(row: Mapping[str, Any], conditions: Mapping[str, Any], f
 
     `row` has the columns of a trial, or the settings of a run; `conditions` are those of `device.conditions`, as stored with a figure;
     `figure` is what is ranked (`ratio_figure`, or RAW_FIGURE for rows of versions that ranked the images/s as timed). Of a CPU the device's
-    name is the host CPU's. torch, CUDA and cuDNN count by the first two numbers of their versions, the driver whole.
+    name is the host CPU's. torch, CUDA and cuDNN count by the first two numbers of their versions, the driver whole. The parts
+    `image_width` and `in_chans` are there where an image is not square (`image_size` is then its height) and has not 3 channels.
     """
     is_cuda = row.get("device") == "cuda"
+    later = {name: row.get(name) or conditions.get(name) for name in _LATER_SETTINGS}
     return {
         "device_name": conditions.get("device_name") or row.get("device_name"),
         **{name: row.get(name) for name in _SETTINGS},
+        **{name: value for name, value in later.items() if value is not None},
         "threads": conditions.get("threads"),
         "torch": _two_numbers(conditions.get("torch") or row.get("torch_version")),
         "cuda": _two_numbers(conditions.get("cuda")) if is_cuda else None,
@@ -71,13 +83,16 @@ def with_throughput_ids(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def identity_differences(one: Identity, other: Identity, when: str = "then", other_when: str = "now") -> str:
     """`threads 1 then, 2 now`: the parts that differ."""
     return "; ".join(
-        f"{_WORDS.get(name, name)} {_shown(one.get(name))} {when}, {_shown(value)} {other_when}"
-        for name, value in other.items()
-        if one.get(name) != value
+        f"{_WORDS.get(name, name)} {_shown(one, name)} {when}, {_shown(other, name)} {other_when}"
+        for name in dict.fromkeys([*other, *one])
+        if one.get(name) != other.get(name)
     )
 
 
-def _shown(value: str | int | None) -> str | int:
+def _shown(identity: Identity, name: str) -> str | int:
+    """The value of a part; of a later one that is absent, the usual value."""
+    usual = {"image_width": identity.get("image_size"), "in_chans": 3}.get(name)
+    value = identity.get(name, usual)
     return "unknown" if value is None else value
 
 

@@ -1,18 +1,23 @@
 """Numbers with units, as people type and read them, and the number formats that networks compute in."""
 
+import operator
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from archsearch.errors import UserError, shown
 
 # Pure bfloat16 (weights, activations and inputs) and autocast (weights stay float32) are two figures, never one.
 DType = Literal["float32", "bfloat16", "amp_bfloat16"]
+# Side of an image in pixels, or its height and width.
+ImageSize = int | tuple[int, int]
+MOST_SIDE = 8192  # pixels
 
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*(?:FLOPs?|MACs?)?\s*", re.IGNORECASE)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*", re.IGNORECASE)
+_SIDES = re.compile(r"\s*(\d{1,4})(?:\s*[xX×]\s*(\d{1,4}))?\s*")
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)\s*", re.IGNORECASE)
 # Multiply-adds or parameters: a thousand times what the largest networks have, and sums of them stay far below 64 bits.
 MOST_COUNT = 10**15
@@ -73,6 +78,53 @@ def parse_seconds(text: str, where: str = "--timeout") -> float:
             f"{where}: {shown(text)} is not a duration; write a positive number with s, m, h or d, such as 90s or 2h, at most 3650d"
         )
     return seconds
+
+
+def parse_sides(text: str, where: str = "--image-size") -> ImageSize:
+    """`224` or `192x256`, height x width in pixels, as one side or a pair; UserError for other text."""
+    match = _SIDES.fullmatch(text)
+    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not (1 <= height <= MOST_SIDE and 1 <= width <= MOST_SIDE):
+        raise UserError(
+            f"{where}: got {shown(text)}; write a side in pixels such as 224, or height x width such as 192x256, at most {MOST_SIDE}"
+        )
+    return one_size(height, width)
+
+
+def sides(image_size: ImageSize | Sequence[int], where: str = "image_size") -> tuple[int, int]:
+    """Height and width in pixels; UserError for what is no size."""
+    try:
+        height, width = map(
+            operator.index, image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+        )
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise UserError(f"{where} is {shown(image_size)}; allowed are a side, or height and width, in pixels from 1")
+    return height, width
+
+
+def one_size(height: int, width: int) -> ImageSize:
+    """One side for a square, else both."""
+    return height if height == width else (height, width)
+
+
+def stored_size(values: Mapping[str, Any]) -> ImageSize:
+    """The size in stored conditions: `image_size`, and `image_width` where the image is not square."""
+    height, width = sides(values["image_size"])
+    return one_size(height, values.get("image_width") or width)
+
+
+def format_sides(image_size: ImageSize | Sequence[int]) -> str:
+    """`224`, or `192x256` for height and width that differ."""
+    height, width = sides(image_size)
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def format_image(image_size: ImageSize | Sequence[int], in_chans: int | None = None) -> str:
+    """`224 px`, or `192x256 px, 4 channels`: the channels where they are not the usual three."""
+    channels = f", {in_chans} channel{'s' * (in_chans != 1)}" if in_chans not in (None, 3) else ""
+    return f"{format_sides(image_size)} px{channels}"
 
 
 def _read(match: re.Match[str] | None) -> float:

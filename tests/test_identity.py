@@ -57,6 +57,8 @@ def digest(conditions: dict[str, Any] | None = None, **columns: Any) -> str:
         ({}, {"mode": "compile"}, "mode eager then, compile now"),
         ({}, {"batch_size": 64}, "batch size 128 then, 64 now"),
         ({}, {"image_size": 384}, "image size 224 then, 384 now"),
+        ({"image_width": 320}, {}, "image width 224 then, 320 now"),
+        ({"in_chans": 4}, {}, "channels 3 then, 4 now"),
     ],
 )
 def test_every_part_makes_another_identity_and_is_named(

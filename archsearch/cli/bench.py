@@ -8,11 +8,13 @@ from archsearch.cli.app import INTERRUPTED, RESULTS, print_result
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
     MOST_BATCH,
+    SizedCommand,
     batch_size_option,
     cpus_option,
     device_option,
     dtype_option,
     image_size_option,
+    in_chans_option,
     json_option,
     mode_option,
     number_option,
@@ -41,13 +43,14 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
             )
 
 
-@click.command(help=f"Measure throughput of architectures, in images/s.\n\n{ARCH_HELP}")
+@click.command(cls=SizedCommand, help=f"Measure throughput of architectures, in images/s.\n\n{ARCH_HELP}")
 @click.argument("archs", metavar="ARCH...", nargs=-1, required=True)
 @device_option
 @dtype_option
 @mode_option
 @batch_size_option
 @image_size_option("the architecture's own")
+@in_chans_option
 @click.option(
     "--against",
     metavar="ARCH",

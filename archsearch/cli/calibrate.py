@@ -6,6 +6,7 @@ import click
 
 from archsearch.cli.app import RESULTS, print_result, resumable
 from archsearch.cli.options import (
+    SizedCommand,
     budget_option,
     image_size_option,
     json_option,
@@ -16,7 +17,7 @@ from archsearch.cli.options import (
 )
 
 
-@click.command()
+@click.command(cls=SizedCommand)
 @click.argument("space", required=False)
 @click.option("--space", "space_option", metavar="SPACE", help="Another way to name SPACE.  [default: hybrid]")
 @budget_option("Multiply-adds around which the hybrids are drawn, what vision papers call FLOPs.", default="4.5GFLOPs")

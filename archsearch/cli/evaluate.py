@@ -1,6 +1,5 @@
 """`archsearch evaluate`: the accuracy of an official checkpoint on validation images, beside the published one."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +9,18 @@ from archsearch.cli.app import INTERRUPTED, print_result
 from archsearch.cli.options import (
     MOST_BATCH,
     MOST_CORES,
-    MOST_SIDE,
+    Sides,
     device_option,
     dtype_option,
     json_option,
     number_option,
 )
-from archsearch.errors import UserError, shown
-
-_RESOLUTION = re.compile(r"(\d{1,4})(?:x(\d{1,4}))?")
+from archsearch.units import ImageSize, sides
 
 
-def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """`224` or `224x320` as height and width."""
-    if value is None:
-        return None
-    match = _RESOLUTION.fullmatch(value)
-    height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not (1 <= height <= MOST_SIDE and 1 <= width <= MOST_SIDE):
-        raise UserError(
-            f"--resolution: got {shown(value)}; write a side in pixels such as 224, or height x width such as 224x320, at most {MOST_SIDE}"
-        )
-    return height, width
+def _both_sides(ctx: click.Context, param: click.Parameter, value: ImageSize | None) -> tuple[int, int] | None:
+    """A size as height and width."""
+    return None if value is None else sides(value)
 
 
 @click.command()
@@ -52,7 +41,8 @@ def _parse_resolution(ctx: click.Context, param: click.Parameter, value: str | N
 )
 @click.option(
     "--resolution",
-    callback=_parse_resolution,
+    type=Sides(),
+    callback=_both_sides,
     metavar="N|HxW",
     help="Size of the input in pixels; images are resized in proportion.  [default: the paper's own]",
 )

@@ -7,8 +7,11 @@ import click
 
 from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.options import (
+    SizedCommand,
     budget_option,
     fix_option,
+    image_size_option,
+    in_chans_option,
     json_option,
     number_option,
     params_option,
@@ -29,18 +32,20 @@ def blocks(as_json: bool) -> None:
     print_result(layer_list(), lambda: [*layer_tables(), LAYERS_NOTE], as_json=as_json)
 
 
-@click.command(help=f"Exact MACs and parameters, layer by layer.\n\n{ARCH_HELP}")
+@click.command(cls=SizedCommand, help=f"Exact MACs and parameters, layer by layer.\n\n{ARCH_HELP}")
 @click.argument("arch")
+@image_size_option("the architecture's own")
+@in_chans_option
 @json_option
-def cost(arch: str, as_json: bool) -> None:
+def cost(arch: str, as_json: bool, **images: Any) -> None:
     """Exact MACs and parameters of an architecture, layer by layer."""
     from archsearch.cli.arguments import resolve_arch
     from archsearch.report import cost_document, cost_sentence, cost_table, make_console
 
     found = resolve_arch(arch, RESULTS)
     print_result(
-        cost_document(found),
-        lambda: [cost_table(found, make_console().width), cost_sentence(found)],
+        cost_document(found, **images),
+        lambda: [cost_table(found, make_console().width, **images), cost_sentence(found, **images)],
         as_json=as_json,
     )
 
@@ -50,7 +55,7 @@ _budget_option = budget_option(
 )
 
 
-@click.command()
+@click.command(cls=SizedCommand)
 @click.argument("space", default="hybrid")
 @number_option("-n", "--number", default=10, help="How many architectures.")
 @seed_option("Seed of the draw; the same seed draws the same architectures.")
@@ -58,6 +63,7 @@ _budget_option = budget_option(
 @tolerance_option
 @params_option
 @fix_option
+@image_size_option("the space's own")
 @json_option
 def sample(number: int, seed: int, as_json: bool, **options: Any) -> None:
     """Draw random architectures of a space, in a band or anywhere.

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import click
 
 from archsearch.errors import UserError, shown
-from archsearch.units import parse_count_range, parse_macs, parse_seconds, parse_share
+from archsearch.units import ImageSize, parse_count_range, parse_macs, parse_seconds, parse_share, parse_sides
 
 # Four digits: no machine has ten thousand cores, and the list of a longer range would fill the memory.
 MOST_CORES = 9999
 MOST_BATCH = 2**20
-MOST_SIDE = 8192  # pixels, as in a space
+MOST_CHANNELS = 4096  # as in a space
 _CPU_RANGE = re.compile(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -58,6 +58,31 @@ class ParamsRange(click.ParamType):  # type: ignore[type-arg]  # generic only si
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Lowest and highest number of parameters."""
         return value if isinstance(value, tuple) else parse_count_range(value, param.opts[0] if param else self.name)
+
+
+class Sides(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """`224`, or `192x256` as height and width; a bad size is a UserError that names the option."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ImageSize:
+        """One side in pixels for a square, else both."""
+        size: ImageSize = parse_sides(value, param.opts[0] if param else self.name) if isinstance(value, str) else value
+        return size
+
+
+class SizedCommand(click.Command):
+    """A command whose --image-size may also be written as two numbers: `--image-size 192 256`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it, the two numbers joined."""
+        joined: list[str] = []
+        for arg in args:
+            if arg.isdecimal() and joined[-2:-1] == ["--image-size"] and joined[-1].isdecimal():
+                joined[-1] += f"x{arg}"
+            else:
+                joined.append(arg)
+        return super().parse_args(ctx, joined)
 
 
 MACS = Quantity("macs", parse_macs)
@@ -203,6 +228,11 @@ def seed_option(what: str) -> Callable[[Function], Function]:
 
 
 def image_size_option(default: str) -> Callable[[Function], Function]:
-    """`--image-size PX`; `default` says which size is taken without it."""
-    text = f"Side of the input in pixels.  [default: {default}]"
-    return click.option("--image-size", type=click.IntRange(1, MOST_SIDE), metavar="PX", help=text)
+    """`--image-size PX|HxW`; `default` says which size is taken without it."""
+    text = f"Size of the input in pixels: a side, or height x width such as 192x256.  [default: {default}]"
+    return click.option("--image-size", type=Sides(), metavar="PX|HxW", help=text)
+
+
+in_chans_option = number_option(
+    "--in-chans", most=MOST_CHANNELS, help="Channels of the input.  [default: the architecture's own, mostly 3]"
+)

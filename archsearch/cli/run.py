@@ -11,8 +11,10 @@ import click
 from archsearch.cli.app import INTERRUPTED, RESULTS, TIMED_OUT
 from archsearch.cli.options import (
     SECONDS,
+    SizedCommand,
     budget_option,
     fix_option,
+    image_size_option,
     images_options,
     measuring_options,
     number_option,
@@ -26,11 +28,12 @@ DEFAULT_TRIALS = 12
 SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 
 
-@click.command()
+@click.command(cls=SizedCommand)
 @click.argument("space", default="hybrid")
 @budget_option("Multiply-adds of one image, what vision papers call FLOPs: 4.5GFLOPs, 800M.", required=True)
 @tolerance_option
 @fix_option
+@image_size_option("the space's own")
 @number_option(
     "--trials", least=0, default=DEFAULT_TRIALS, help="Candidates to sample, in addition to the fixed trials."
 )

@@ -25,6 +25,7 @@ from archsearch.errors import RunError
 from archsearch.models.network import build_without_weights
 from archsearch.space import ImageSize, paper
 from archsearch.system import Progress, ignore, without_interrupts
+from archsearch.units import sides
 
 # Each process that counts takes up to 2.3 GiB, for the largest model (van_b6).
 _MOST_PROCESSES = 4
@@ -106,8 +107,7 @@ def _refuse_unknown(unknown: set[str], counter: str) -> None:
 
 
 def _image(image_size: ImageSize, in_chans: int, device: str) -> torch.Tensor:
-    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-    return torch.zeros(1, in_chans, height, width, device=device)
+    return torch.zeros(1, in_chans, *sides(image_size), device=device)
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
@@ -146,7 +146,7 @@ def recount(name: str) -> dict[str, Any]:
     model = build_without_weights(arch)
     zeros = {key: torch.zeros_like(tensor, device="cpu") for key, tensor in model.state_dict().items()}
     model.load_state_dict(zeros, assign=True)
-    cost, macs = arch.cost(), count_fvcore(model, arch.image_size)
+    cost, macs = arch.cost(), count_fvcore(model, arch.image_size, arch.in_chans)
     params = sum(parameter.numel() for parameter in model.parameters())
     return {"macs_fvcore": macs, "params_built": params, "is_equal": (cost.macs, cost.params) == (macs, params)}
 

@@ -29,12 +29,10 @@ class Network(StagedNetwork):
     (B, C, H, W) -> (B, num_classes) logits. State dicts of versions that counted stages and blocks from 1 load too.
     """
 
-    def __init__(
-        self, arch: Arch, *, image_size: ImageSize | None = None, in_chans: int = 3, drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, arch: Arch, *, image_size: ImageSize | None = None, drop_path: float = 0.0) -> None:
         super().__init__()
         self._name_after(arch)
-        placed = list(arch.layers(image_size, in_chans))
+        placed = list(arch.layers(image_size))
         self.size = placed[0].shape[1:3]
         num_blocks = sum(item.layer.role == "block" for item in placed)
         stages: list[list[tuple[str, nn.Module]]] = [[] for _ in arch.stages]
@@ -130,7 +128,7 @@ def build(
     *,
     image_size: ImageSize | None = None,
     num_classes: int | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     drop_path: float = 0.0,
     features_only: Literal[False] = False,
 ) -> Network: ...
@@ -141,7 +139,7 @@ def build(
     arch: Arch | Space | str,
     *,
     image_size: ImageSize | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     drop_path: float = 0.0,
     features_only: Literal[True],
     out_indices: Sequence[int] | None = None,
@@ -153,16 +151,16 @@ def build(
     *,
     image_size: ImageSize | None = None,
     num_classes: int | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     drop_path: float = 0.0,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
 ) -> Network | FeatureNetwork:
     """The network of an architecture, a paper's model by name, or a space of size one, initialised as in its papers, in channels_last memory.
 
-    image_size: side or (height, width) in pixels, the architecture's own by default. num_classes: the architecture's own by default. drop_path: rate of
-    the last block, rising linearly from 0. features_only: the stages without the head, which return the feature maps of `out_indices` (from 0, all by
-    default; see `features.features`). Raises UserError where a layer does not allow the size, for num_classes with features_only, and for out_indices
+    image_size: side or (height, width) in pixels; in_chans: channels of the images; both and num_classes are the architecture's own by default. drop_path:
+    rate of the last block, rising linearly from 0. features_only: the stages without the head, which return the feature maps of `out_indices` (from 0, all
+    by default; see `features.features`). Raises UserError where a layer does not allow the size, for num_classes with features_only, and for out_indices
     without it.
     """
     if not isinstance(arch, Arch):
@@ -177,8 +175,10 @@ def build(
         )
     if num_classes is not None:
         arch = replace(arch, head=replace(arch.head, num_classes=num_classes))  # type: ignore[call-arg]  # every head has classes
+    if in_chans is not None:
+        arch = replace(arch, in_chans=in_chans)
     arch.check(image_size)
-    network = Network(arch, image_size=image_size, in_chans=in_chans, drop_path=drop_path)
+    network = Network(arch, image_size=image_size, drop_path=drop_path)
     network.to(memory_format=torch.channels_last)
     return features(network, arch, image_size=image_size, out_indices=out_indices) if features_only else network
 
@@ -202,7 +202,7 @@ class _WithoutWeights(TorchFunctionMode):
         return func(*args, **named)
 
 
-def build_without_weights(arch: Arch, image_size: ImageSize | None = None, in_chans: int = 3) -> Network:
+def build_without_weights(arch: Arch, image_size: ImageSize | None = None, in_chans: int | None = None) -> Network:
     """The network with parameters on meta and ordinary buffers, to be given values for all of them: initialising can take longer than loading."""
     with _WithoutWeights():
         return build(arch, image_size=image_size, in_chans=in_chans)

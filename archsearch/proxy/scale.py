@@ -1,5 +1,6 @@
 """The small copy of an architecture that is trained for its proxy score; MACs, params and throughput of a run are those of the full one.
 
+The copy takes square images of three channels, as proxies have them, whatever images the architecture is for.
 The image, the stem's stride, the widths (the number of heads stays) and the windows are scaled (windows with the map, so that a window covers the same
 share of the image: 7 of 56 positions become 4 of 32; messenger windows keep their number, so that their regions stay). Tables of positions have the size of
 the small map. Depths, kinds, ratios and kernels stay. The whole scale is part of the proxy id.
@@ -14,6 +15,7 @@ from archsearch.proxy.training.recipe import MOST_SIDE
 from archsearch.space import Arch, Stage
 
 _MOST_FACTOR = 1024  # of divisors, numerators and denominators
+_CHANNELS = 3  # of the images that proxies are trained on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,7 @@ class Scale:
 
 def shrink(arch: Arch, scale: Scale, num_classes: int) -> Arch:
     """The small copy of an architecture. Raises UserError naming the stage when no scaled width fits it."""
-    shape = Shape(3, scale.image_size, scale.image_size)
-    full = Shape(3, arch.image_size, arch.image_size)
+    shape, full = Shape(_CHANNELS, scale.image_size, scale.image_size), arch.image()
     stages: list[Stage] = []
     for number, stage in enumerate(arch.stages, start=1):
         full = stage.entry.out(full)
@@ -55,7 +56,7 @@ def shrink(arch: Arch, scale: Scale, num_classes: int) -> Arch:
         shape = small.entry.out(shape)
         stages.append(small)
     head = replace(arch.head, num_classes=num_classes)  # type: ignore[call-arg]  # every head has classes
-    return replace(arch, stages=tuple(stages), head=head, image_size=scale.image_size)
+    return replace(arch, stages=tuple(stages), head=head, image_size=scale.image_size, in_chans=_CHANNELS)
 
 
 def _shrink_stage(stage: Stage, shape: Shape, full: Shape, scale: Scale, number: int) -> Stage:

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from archsearch.report.tables import Document, conditions_line, make_table, memory_text, text, titled
-from archsearch.units import format_count
+from archsearch.units import ImageSize, format_count, format_image, format_sides
 
 Column = tuple[str, Callable[[Document], str]]
 
@@ -38,10 +38,12 @@ def interrupted_sentence(document: Document) -> str:
 
 
 def _table(document: Document, figures: Sequence[Document], width: int) -> Table:
-    """One row for each architecture, after the reference at each image size; counts where there is room."""
+    """One row for each architecture, after the reference at each size and number of channels; counts where there is room."""
     columns: list[Column] = [("architecture", _name)]
     if len({figure["image_size"] for figure in figures}) > 1:
-        columns.append(("px", lambda row: str(row["image_size"])))
+        columns.append(("px", lambda row: format_sides(row["image_size"])))
+    if len({figure["in_chans"] for figure in figures}) > 1:
+        columns.append(("channels", lambda row: str(row["in_chans"])))
     columns += _figure_columns(figures)
     if width >= _WIDE:
         columns.append(("MACs", lambda row: format_count(row["macs"])))
@@ -55,7 +57,9 @@ def _sweep_tables(document: Document, figures: Sequence[Document]) -> Iterator[R
     for asked in dict.fromkeys(figure["asked"] for figure in figures):
         rows = [figure for figure in figures if figure["asked"] == asked]
         counts = f"{format_count(rows[0]['macs'])} MACs, {format_count(rows[0]['params'])} params"
-        title = f"{_name(rows[0])}, {counts}, {rows[0]['image_size']} px; ratio to {document['reference']['name']}"
+        title = (
+            f"{_name(rows[0])}, {counts}, {format_image(*_image(rows[0]))}; ratio to {document['reference']['name']}"
+        )
         yield titled(title, _make(columns, rows))
 
 
@@ -79,13 +83,14 @@ def _make(columns: Sequence[Column], rows: Sequence[Document]) -> Table:
 
 
 def _reference_rows(document: Document, figures: Sequence[Document]) -> Iterator[Document]:
-    """The reference at each image size, with the median of all its timings."""
-    for image_size in dict.fromkeys(figure["image_size"] for figure in figures):
-        beside = [figure for figure in figures if figure["image_size"] == image_size]
+    """The reference for each kind of images, with the median of all its timings."""
+    for image in dict.fromkeys(map(_image, figures)):
+        beside = [figure for figure in figures if _image(figure) == image]
         rate = statistics.median(one["reference_img_s"] for figure in beside for one in figure["rounds"])
         yield {
             "name": f"{document['reference']['name']} (reference)",
-            "image_size": image_size,
+            "image_size": image[0],
+            "in_chans": image[1],
             "throughput_img_s": rate,
             "throughput_iqr": None,
             "latency_ms": 1000 * beside[0]["batch_size"] / rate,
@@ -96,6 +101,11 @@ def _reference_rows(document: Document, figures: Sequence[Document]) -> Iterator
             "macs": beside[0]["reference_macs"],
             "params": beside[0]["reference_params"],
         }
+
+
+def _image(row: Document) -> tuple[ImageSize, int]:
+    """Size in pixels and channels of the timed images."""
+    return row["image_size"], row["in_chans"]
 
 
 def _name(row: Document) -> str:
@@ -115,11 +125,11 @@ def _conditions(document: Document) -> str:
     """The conditions that all figures share; what differs between them has a column."""
     results, where = document["results"], document["conditions"]
     shared = {key: results[0][key] for key in ("dtype", "mode")}
-    sizes = {result["image_size"] for result in results}
+    sizes, channels = ({result[key] for result in results} for key in ("image_size", "in_chans"))
     batches = sorted({result["batch_size"] for result in results})
     batch = f"{batches[0]} to {batches[-1]}" if len(batches) > 1 else batches[0]
-    size = sizes.pop() if len(sizes) == 1 else None
-    line = conditions_line({**where, **shared, "batch_size": batch, "image_size": size})
+    size, in_chans = (found.pop() if len(found) == 1 else None for found in (sizes, channels))
+    line = conditions_line({**where, **shared, "batch_size": batch, "image_size": size, "in_chans": in_chans})
     if results[0]["task"] == "train":
         line += ", training steps"
     cores = where["affinity"]

@@ -7,25 +7,40 @@ from typing import Any
 from rich.console import Group
 
 from archsearch.blocks import Cost, Layer, Shape
+from archsearch.errors import UserError
 from archsearch.report.tables import make_table, titled
 from archsearch.space import Arch, Placed, format_value
-from archsearch.units import format_count
+from archsearch.units import ImageSize, format_count, format_sides, one_size
 
 _WIDE = 110  # columns of a terminal that has room for every layer's fields
 
 
-def cost_document(arch: Arch) -> dict[str, Any]:
-    """Exact totals and every layer in order of execution; shapes are [channels, height, width], shares are of the MACs."""
-    total = arch.cost()
+def cost_document(arch: Arch, image_size: ImageSize | None = None, in_chans: int | None = None) -> dict[str, Any]:
+    """Exact totals and every layer in order of execution; shapes are [channels, height, width], shares are of the MACs.
+
+    Size in pixels and channels of the image are by default the architecture's own. Raises UserError where a layer does not allow the size.
+    """
+    _check_size(arch, image_size)
+    total, image = arch.cost(image_size, in_chans), arch.image(image_size, in_chans)
     return {
         "arch_id": arch.arch_id,
         "name": arch.name,
         "macs": total.macs,
         "params": total.params,
         "norm_macs": total.norm_macs,
-        "image_size": arch.image_size,
-        "layers": [_layer_document(placed, total) for placed in arch.layers()],
+        "image_size": one_size(image.height, image.width),
+        "in_chans": image.channels,
+        "layers": [_layer_document(placed, total) for placed in arch.layers(image_size, in_chans)],
     }
+
+
+def _check_size(arch: Arch, image_size: ImageSize | None) -> None:
+    if image_size is None:
+        return
+    try:
+        arch.check(image_size)
+    except UserError as error:
+        raise UserError(f"{arch.name or arch.arch_id} at {format_sides(image_size)} px: {error}") from error
 
 
 def _layer_document(placed: Placed, total: Cost) -> dict[str, Any]:
@@ -49,11 +64,11 @@ def _layer_fields(layer: Layer) -> dict[str, Any]:
     return {item.name: getattr(layer, item.name) for item in fields(layer) if item.name not in ("width", "num_classes")}
 
 
-def cost_table(arch: Arch, width: int) -> Group:
+def cost_table(arch: Arch, width: int, image_size: ImageSize | None = None, in_chans: int | None = None) -> Group:
     """Groups of equal layers with the MACs and parameters of each group; the layers' fields where `width` columns allow."""
-    total = arch.cost()
+    total = arch.cost(image_size, in_chans)
     groups: dict[tuple[Layer, Shape, str], list[Placed]] = {}  # equal layers of one stage at equal shapes
-    for placed in arch.layers():
+    for placed in arch.layers(image_size, in_chans):
         groups.setdefault((placed.layer, placed.shape, placed.path.rpartition(".")[0]), []).append(placed)
     columns = ["path", "layer", "input", "layers", "MACs", "params", "share"]
     rows = [_cost_row(group, total) for group in groups.values()]
@@ -96,10 +111,11 @@ def _join_paths(paths: Sequence[str]) -> str:
     return f"{paths[0].rpartition('.')[0]}.{words}"
 
 
-def cost_sentence(arch: Arch) -> str:
+def cost_sentence(arch: Arch, image_size: ImageSize | None = None, in_chans: int | None = None) -> str:
     """The totals to the unit."""
-    cost = arch.cost()
+    cost, image = arch.cost(image_size, in_chans), arch.image(image_size, in_chans)
+    channels = f" and {image.channels} channel{'s' * (image.channels != 1)}" if image.channels != 3 else ""
     return (
         f"{arch.arch_id}: {cost.macs} MACs ({cost.norm_macs} of them in norms) and {cost.params} parameters "
-        f"for one image of {arch.image_size}x{arch.image_size}; a MAC is one multiply-add, what vision papers call a FLOP."
+        f"for one image of {image.sides}{channels}; a MAC is one multiply-add, what vision papers call a FLOP."
     )

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from archsearch.report.tables import Document, make_table, signed_percent, text
 from archsearch.space import paper_names, paper_space
-from archsearch.units import format_count
+from archsearch.units import format_count, format_sides
 
 PAPERS_NOTE = """MACs are multiply-adds, attention products and norms included; published FLOPs often leave some of these out (the paper's file says which).
 Published top-1 is ImageNet-1K accuracy in percent after full training."""
@@ -55,7 +55,7 @@ def paper_table(documents: Sequence[Document]) -> Table:
         published, difference, check = document["published"], document["difference"], document.get("check")
         row = [
             document["name"],
-            str(document["image_size"]),
+            format_sides(document["image_size"]),
             format_count(document["macs"]),
             text(published["flops_g"], "g", "G"),
             signed_percent(difference["macs"]),

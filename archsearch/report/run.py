@@ -50,7 +50,7 @@ HYPERVOLUME_SCALE = (
 MOST_LISTED = 1000
 _ROW_COLUMNS = [name for name in SCHEMA.names if name not in ("arch", "conditions")]
 _AUDIT_KEYS = ("verdict", "created_at", "is_shipped", "conditions", "run", "seeds", "longer", "groups", "comparisons")
-_CONDITION_KEYS = ("device", "dtype", "mode", "batch_size", "image_size", "cpus")
+_CONDITION_KEYS = ("device", "dtype", "mode", "batch_size", "image_size", "image_width", "in_chans", "cpus")
 _PUBLISHED_KEYS = ("title", "arxiv", "params_m", "flops_g", "top1", "source", "throughput")
 
 

@@ -11,24 +11,25 @@ from rich.table import Table
 from archsearch.blocks import Scalar
 from archsearch.report.tables import Document, make_table, titled
 from archsearch.space import Arch, Band, InBand, Space, extremes, format_value, load_space
-from archsearch.units import format_count
+from archsearch.units import ImageSize, format_count, format_image
 
 _PLAIN_COUNTS = 10**6  # up to here a number is shown whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceQuery:
-    """A space with fixed parameters, and the bounds on its architectures: a band of MACs, a range of parameters."""
+    """A space with fixed parameters, for images of its own or another size, and the bounds on its architectures: a band of MACs, a range of parameters."""
 
     space: str
     budget_macs: int | None = None
     tolerance: float = 0.05
     params: tuple[int, int] | None = None
     fix: Mapping[str, Scalar] = field(default_factory=dict)
+    image_size: ImageSize | None = None
 
     def load(self) -> Space:
         """The space with its parameters fixed."""
-        return load_space(self.space).fixed(self.fix)
+        return load_space(self.space).resized(self.image_size).fixed(self.fix)
 
     @property
     def band(self) -> Band | None:
@@ -44,6 +45,11 @@ class SpaceQuery:
     def has_bounds(self) -> bool:
         """Whether a band or a range was given."""
         return self.band is not None or self.params_band is not None
+
+    @property
+    def images_text(self) -> str:
+        """` at 192x256 px` where a size was given, or nothing."""
+        return "" if self.image_size is None else f" at {format_image(self.image_size)}"
 
     @property
     def bounds_text(self) -> str:
@@ -76,7 +82,9 @@ def sample_table(archs: Sequence[Arch]) -> Table:
 
 def sample_sentence(query: SpaceQuery, inside: InBand) -> str:
     """How many architectures the draws come from."""
-    return f"Drawn uniformly from the {count_words(inside.count, is_exact=inside.is_exact)} distinct architectures of {inside.space.name}{query.bounds_text}."
+    number = count_words(inside.count, is_exact=inside.is_exact)
+    what = f"{inside.space.name}{query.images_text}{query.bounds_text}"
+    return f"Drawn uniformly from the {number} distinct architectures of {what}."
 
 
 def count_words(count: int, *, is_exact: bool = True) -> str:
@@ -94,6 +102,7 @@ def space_document(query: SpaceQuery) -> dict[str, Any]:
         "space": space.name,
         "source": space.source,
         "image_size": space.plan.image_size,
+        "in_chans": space.plan.in_chans,
         "fixed": dict(space.fixed_names),
         "parameter_sets": space.size,
         "architectures": whole.count,
@@ -133,8 +142,9 @@ def space_parts(query: SpaceQuery, document: Document) -> list[RenderableType]:
 def _sentences(query: SpaceQuery, document: Document) -> list[str]:
     whole = count_words(document["architectures"], is_exact=document["architectures_is_exact"])
     fixed = ", ".join(f"{name}={value}" for name, value in document["fixed"].items())
+    images = format_image(document["image_size"], document["in_chans"])
     words = [
-        f"{document['space']}{f' with {fixed}' if fixed else ''} at {document['image_size']} px: {count_words(document['parameter_sets'])} "
+        f"{document['space']}{f' with {fixed}' if fixed else ''} at {images}: {count_words(document['parameter_sets'])} "
         f"parameter sets, {whole} distinct architectures."
     ]
     band = document["band"]

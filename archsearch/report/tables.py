@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from archsearch.units import format_bytes
+from archsearch.units import format_bytes, format_image, stored_size
 
 Document = Mapping[str, Any]  # the content of a report as plain values: what --json prints
 
@@ -88,7 +88,7 @@ def conditions_line(values: Mapping[str, Any]) -> str:
         f"batch {values.get('batch_size')}",
     ]
     if values.get("image_size"):
-        parts.append(f"{values['image_size']} px")
+        parts.append(format_image(stored_size(values), values.get("in_chans")))
     if values.get("threads"):
         parts.append(f"{values['threads']} thread{'s' * (values['threads'] != 1)}")
     if values.get("cpus"):

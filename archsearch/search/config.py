@@ -15,6 +15,7 @@ from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, check_o
 from archsearch.search.rungs import Rung, rungs_of
 from archsearch.space import Band, Space
 from archsearch.throughput import Measurement
+from archsearch.units import format_sides, stored_size
 
 SPACE_FILE = "space.toml"  # a run's copy of its space
 
@@ -64,8 +65,9 @@ class RunConfig:
 
     @cached_property
     def space(self) -> Space:
-        """The space of `space_text`, with what is fixed in it."""
+        """The space of `space_text`, for images of the size that the run was asked for, with what is fixed in it."""
         space = Space(tomllib.loads(self.space_text), source=self.space_name, text=self.space_text)
+        space = space.resized(stored_size(self.settings))
         return space.fixed(self.fix) if self.fix else space
 
     @cached_property
@@ -130,6 +132,7 @@ _OPTIONS = {
     "settings.dtype": "--dtype",
     "settings.mode": "--mode",
     "settings.batch_size": "--batch-size",
+    "settings.image_size": "--image-size",
     "settings.threads": "--threads",
     "settings.cpus": "--cpus",
     "settings.proxy.recipe.steps": "--proxy-steps",
@@ -153,6 +156,8 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
     """Dotted key -> value, all but names and the space; rungs by their lengths alone."""
     left_out = ("name", "space_name", "space_text", "rungs")
     flat = _flat({key: value for key, value in config.to_dict().items() if key not in left_out})
+    if flat.pop("settings.image_width", None):  # where the image is not square
+        flat["settings.image_size"] = format_sides(stored_size(config.settings))
     flat.pop("settings.proxy.rungs", None)  # which follow from the lengths, the recipe and the data
     return {**flat, "rungs": ",".join(map(str, config.rungs)) or None}
 

@@ -93,7 +93,8 @@ def _count(arch: Arch, model: nn.Module, task: ProxyTask | None) -> dict[str, An
     if task is not None:
         shrink(arch, task.scale, task.num_classes)
     cost = arch.cost()
-    counted, params = count_fvcore(model, arch.image_size), sum(parameter.numel() for parameter in model.parameters())
+    counted = count_fvcore(model, arch.image_size, arch.in_chans)
+    params = sum(parameter.numel() for parameter in model.parameters())
     if (counted, params) != (cost.macs, cost.params):
         raise RunError(
             f"the built model has {counted} MACs and {params} parameters, the exact cost says {cost.macs} and {cost.params}"
@@ -109,7 +110,7 @@ def _throughput(model: nn.Module, measurement: Measurement, emit: Emit, phase: s
             model,
             measurement.protocol(),
             device,
-            reference=_reference(device.type),
+            reference=_reference(device.type, measurement.in_chans),
             say=lambda text: emit({"event": "progress", "phase": phase, "text": text}),
         )
     where = conditions(device)
@@ -124,6 +125,7 @@ def _throughput(model: nn.Module, measurement: Measurement, emit: Emit, phase: s
         "device_name": where.get("device_name"),
         "conditions": {
             **where,
+            **measurement.unusual_images,
             "reference": REFERENCE,
             "reference_img_s": figures.reference_img_s,
             "drifted": figures.drifted,
@@ -152,8 +154,8 @@ def _training_free(arch: Arch, task: ProxyTask, device: torch.device, emit: Emit
 
 
 @cache
-def _reference(device: str) -> nn.Module:
-    return build_for_timing(reference_arch()).to(device)
+def _reference(device: str, in_chans: int) -> nn.Module:
+    return build_for_timing(replace(reference_arch(), in_chans=in_chans)).to(device)
 
 
 _data = LoadedData()  # of this worker

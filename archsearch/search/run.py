@@ -28,7 +28,7 @@ from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, Band, choose_papers, draw, load_space, paper
 from archsearch.system import Progress, Say, command_line, ignore
 from archsearch.throughput import Calibration, Measurement, find_predictor
-from archsearch.units import format_count, format_names
+from archsearch.units import ImageSize, format_count, format_image, format_names
 
 _DRAWN = 16  # architectures of which the proxy must be able to train one
 
@@ -57,6 +57,7 @@ class RunRequest:
     proxy: str | None
     measuring: Mapping[str, Any]
     training: Mapping[str, Any]
+    image_size: ImageSize | None = None  # None: the space's own
 
 
 class Listen(Protocol):
@@ -70,20 +71,26 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     """The run's identity and its folder; prepares the data. Raises UserError for a request that cannot be met, before the folder is made."""
     if request.storage is not None:
         shown_url(request.storage)  # refuses a bad one
-    whole = load_space(request.space)
+    whole = load_space(request.space).resized(request.image_size)
     space = whole.fixed(request.fix) if request.fix else whole
-    papers = choose_papers(request.papers, request.budget_macs, space.plan.image_size)
+    image_size, in_chans = space.plan.image_size, space.plan.in_chans
+    papers = choose_papers(request.papers, request.budget_macs, image_size, in_chans)
     check_sampler(request.sampler)
     rng, band = random.Random(request.seed), Band.around(request.budget_macs, request.tolerance)
     drawn = [draw(space, band, rng)[1] for _ in range(_DRAWN)] if request.trials else []
     if request.training["free_rung"] is not None:
         check_free_rung(request.training["free_rung"])
-    measurement = Measurement.resolve(**request.measuring, image_size=space.plan.image_size)
+    measurement = Measurement.resolve(**request.measuring, image_size=image_size, in_chans=in_chans)
     chosen = choose_profile(request.proxy, measurement.device, request.training["data"])
     rungs = _rungs(request, chosen, say)
     task = ProxyTask.resolve(chosen, **request.training, rungs=rungs, say=say, progress=progress)
     if task.unreadable:
         say(f"left out {len(task.unreadable)} unreadable images: {format_names(task.unreadable)}")
+    if in_chans != 3:
+        say(
+            f"costs and throughput are for images of {format_image(image_size, in_chans)}; the proxy trains copies whose stem takes "
+            "the 3 channels of its own images"
+        )
     for name in papers:
         refuse_unknown_shape(paper(name), task)
     _check_trainable(drawn, task, say)

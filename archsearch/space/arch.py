@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,15 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import archsearch.blocks  # noqa: F401  # fills the registry
 from archsearch.blocks import Block, Cost, Layer, LayerError, PatchesLayer, Scalar, Shape
-from archsearch.errors import UserError
+from archsearch.errors import UserError, shown
 from archsearch.space.grammar import Document, parse
 from archsearch.space.plan import LayerPlan, Plan, StagePlan
 from archsearch.space.stages import Stage, canonical_documents, kind_document, stage_document, to_canonical_json
-from archsearch.units import format_count
+from archsearch.units import ImageSize as ImageSize  # the room's face names it
+from archsearch.units import format_count, one_size, sides
 
 T = TypeVar("T")
 Pick = Callable[[str, Sequence[Scalar]], Scalar]
-ImageSize = int | tuple[int, int]
 
 
 class Placed(NamedTuple):
@@ -37,17 +38,22 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Arch:
-    """A network as data: stages, head and image size. Raises UserError at construction when a layer does not fit the map at its place.
+    """A network as data: stages, head, image size (one side, or height and width, in pixels) and channels of the image.
+
+    Raises UserError at construction when a layer does not fit the map at its place.
 
     `name` is not part of the identity: two architectures with the same layers are equal and share their `arch_id`.
     """
 
     stages: tuple[Stage, ...]
     head: Layer
-    image_size: int = 224
+    image_size: ImageSize = 224
+    in_chans: int = 3
     name: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", one_size(*sides(self.image_size)))  # equal sizes are written alike
+        object.__setattr__(self, "in_chans", self.image().channels)
         self.check()
 
     def check(self, image_size: ImageSize | None = None) -> None:
@@ -71,9 +77,9 @@ class Arch:
         classes: int = self.head.num_classes  # type: ignore[attr-defined]  # every head has classes
         return classes
 
-    def layers(self, image_size: ImageSize | None = None, in_chans: int = 3) -> Iterator[Placed]:
-        """Every layer in order of execution with its shapes, for one input size (the architecture's own by default)."""
-        shape = self._input(image_size, in_chans)
+    def layers(self, image_size: ImageSize | None = None, in_chans: int | None = None) -> Iterator[Placed]:
+        """Every layer in order of execution with its shapes, for one input size and number of channels (the architecture's own by default)."""
+        shape = self.image(image_size, in_chans)
         for number, name, index, layer in self._order():
             out = layer.out(shape)
             numbered = f"{name}.{index}" if index else name
@@ -81,11 +87,16 @@ class Arch:
             yield Placed(path, layer, shape, out)
             shape = out
 
-    def _input(self, image_size: ImageSize | None, in_chans: int = 3) -> Shape:
-        """The image as a shape."""
-        size = image_size or self.image_size
-        height, width = size if isinstance(size, tuple) else (size, size)
-        return Shape(in_chans, height, width)
+    def image(self, image_size: ImageSize | None = None, in_chans: int | None = None) -> Shape:
+        """The image as a shape; size and channels are by default the architecture's own. Raises UserError for numbers below 1."""
+        given = self.in_chans if in_chans is None else in_chans
+        try:
+            channels = operator.index(given)
+        except TypeError:
+            channels = 0
+        if channels < 1:
+            raise UserError(f"in_chans is {shown(given)}; whole numbers from 1 are allowed")
+        return Shape(channels, *sides(self.image_size if image_size is None else image_size))
 
     def _order(self) -> Iterator[tuple[int, str, int, Layer]]:
         """Number of the stage, name, number of the block, and layer, in order of execution; both numbers start at 1. Tokens that the next stage does not take
@@ -110,8 +121,8 @@ class Arch:
             tokens = (tokens if is_taken else None) or stage.opening
         yield None, tokens, tokens is not None and not self.head.takes_tokens
 
-    def cost(self, image_size: ImageSize | None = None, in_chans: int = 3) -> Cost:
-        """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made."""
+    def cost(self, image_size: ImageSize | None = None, in_chans: int | None = None) -> Cost:
+        """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made. Size and channels are by default the architecture's own."""
         macs = params = norm_macs = 0
         for cost in self.map_layers(lambda layer, shape: (layer.cost(shape), layer.out(shape)), image_size, in_chans):
             macs += cost.macs
@@ -123,12 +134,12 @@ class Arch:
         self,
         function: Callable[[Layer, Shape], tuple[T, Shape]],
         image_size: ImageSize | None = None,
-        in_chans: int = 3,
+        in_chans: int | None = None,
     ) -> Iterator[T]:
         """A figure of each layer in order of execution; `function` gives it with the shape after the layer, and is called once for a layer at a shape."""
         # By identity, which is quicker than equality; the layer is kept beside the figure, or another one could get its address.
         known: dict[tuple[int, Shape], tuple[T, Shape, Layer]] = {}
-        shape = self._input(image_size, in_chans)
+        shape = self.image(image_size, in_chans)
         for _, _, _, layer in self._order():
             key = (id(layer), shape)
             found = known.get(key)
@@ -141,14 +152,14 @@ class Arch:
     def arch_id(self) -> str:
         """Twelve hexadecimal digits: the hash of the canonical form as JSON.
 
-        Two architectures share it exactly when, built for their own image size, they have the same layers with the same weights, start from the same
+        Two architectures share it exactly when, built for their own images, they have the same layers with the same weights, start from the same
         initialisation, cost the same and compute the same function; how they were written makes no difference.
         """
         return hashlib.sha256(self._canonical().encode()).hexdigest()[:12]
 
     def _canonical(self) -> str:
         """`to_dict` as JSON without the name and with every stage in its canonical form, joined from the cached texts of the stages."""
-        shape, stem = self._input(None), ""
+        shape, stem = self.image(), ""
         stages: list[str] = []
         for index, (stage, tokens, is_left) in enumerate(self._flow()):
             shape = shape.plain if is_left else shape
@@ -159,7 +170,8 @@ class Arch:
                 stages.append(text)
         parts = {
             "head": to_canonical_json(kind_document(self.head.canonical(shape))),
-            "image_size": str(self.image_size),
+            "image_size": to_canonical_json(self.image_size),
+            **({"in_chans": str(self.in_chans)} if self.in_chans != 3 else {}),
             "num_classes": str(self.num_classes),
             "stages": f"[{','.join(stages)}]",
             "stem": stem,
@@ -169,9 +181,11 @@ class Arch:
     def to_dict(self) -> dict[str, Any]:
         """The architecture in the grammar of space files, fields written out (later ones unless at their default); `from_dict` takes it back."""
         named = {"name": self.name} if self.name else {}
+        size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
         return {
             **named,
-            "image_size": self.image_size,
+            "image_size": size,
+            **({"in_chans": self.in_chans} if self.in_chans != 3 else {}),
             "num_classes": self.num_classes,
             "stem": kind_document(self.stages[0].entry),
             "stages": [stage_document(stage, is_first=index == 0) for index, stage in enumerate(self.stages)],
@@ -239,7 +253,8 @@ def assemble(plan: Plan, pick: Pick) -> Arch:
 
     stages = tuple(_assemble_stage(stage, choose) for stage in plan.stages)
     head = plan.head.make(_values(plan.head, choose), num_classes=plan.num_classes)
-    return Arch(stages=stages, head=head, image_size=plan.image_size, name=plan.name if not made else None)
+    name = plan.name if not made else None
+    return Arch(stages=stages, head=head, image_size=plan.image_size, in_chans=plan.in_chans, name=name)
 
 
 def _assemble_stage(plan: StagePlan, choose: Pick) -> Stage:

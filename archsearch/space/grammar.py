@@ -22,15 +22,16 @@ from archsearch.space.plan import (
     valid_layer,
     valid_stage,
 )
+from archsearch.units import MOST_SIDE, ImageSize, one_size, sides
 
 Document = Mapping[str, Any]
 
 SHARED = ("mlp_ratio", "head_dim")
-_TOP = ("name", "image_size", "num_classes", "stem", "stages", "head", "paper")
+_TOP = ("name", "image_size", "in_chans", "num_classes", "stem", "stages", "head", "paper")
 _STAGE = ("width", "depth", "block", "downsample", "positions", *SHARED)
 _TABLE_ROLES: tuple[Role, ...] = ("block", "downsample", "positions")
 # Bounds that no network of today comes near; within them every space is checked and counted in seconds, and every cost is exact in 64 bits.
-MOST = {"image_size": 8192, "num_classes": 10**6, "depth": 1000}
+MOST = {"image_size": MOST_SIDE, "in_chans": 4096, "num_classes": 10**6, "depth": 1000}
 MOST_NUMBER = 65_536  # of any other value
 MOST_STAGES, MOST_CHOICES, LONGEST_NAME = 16, 1000, 100
 _WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
@@ -99,9 +100,23 @@ class _Reader:
         """Whole numbers of at least 1."""
         values = self.choices(key, int)
         for value in values:
-            if int(value) < 1:
-                raise UserError(f"{self.locate(key)}: {value!r} is not positive; whole numbers from 1 are allowed")
+            self._check_positive(key, value)
         return values
+
+    def _check_positive(self, key: str, value: Scalar) -> int:
+        if int(value) < 1:
+            raise UserError(f"{self.locate(key)}: {value!r} is not positive; whole numbers from 1 are allowed")
+        return int(value)
+
+    def size(self, key: str) -> ImageSize:
+        """A side in pixels, or a list of height and width."""
+        values = self.table[key]
+        if not isinstance(values, (list, tuple)):
+            return int(self.positive(key)[0])
+        if len(values) != 2:
+            raise UserError(f"{self.locate(key)}: a list of {len(values)} numbers; write a side, or [height, width]")
+        height, width = (self._check_positive(key, self._typed(key, value, int)) for value in values)
+        return one_size(height, width)
 
     def require(self, *keys: str) -> None:
         """Raise UserError when one of these keys, which have no default, is missing, or written in another way."""
@@ -121,9 +136,10 @@ def parse(document: Document, source: str) -> Plan:
     top = _Reader(source, "", document)
     top.check_keys(_TOP)
     top.require("stem", "stages")
-    image_size = int(top.positive("image_size")[0]) if "image_size" in document else 224
+    image_size = top.size("image_size") if "image_size" in document else 224
+    in_chans = int(top.positive("in_chans")[0]) if "in_chans" in document else 3
     num_classes = int(top.positive("num_classes")[0]) if "num_classes" in document else 1000
-    for key, kind in (("image_size", int), ("num_classes", int), ("name", str)):
+    for key, kind in (("in_chans", int), ("num_classes", int), ("name", str)):
         if key in document:
             top.scalar(key, kind)
     name = str(document.get("name", ""))
@@ -135,7 +151,7 @@ def parse(document: Document, source: str) -> Plan:
         raise UserError(
             f"{source}: stages must be a list of tables, written [[stages]], with at least one stage and at most {MOST_STAGES}"
         )
-    shapes = {Shape(3, image_size, image_size)}
+    shapes = {Shape(in_chans, *sides(image_size))}
     stages: list[StagePlan] = []
     room = MOST_SETTINGS
     for number, table in enumerate(document["stages"], start=1):
@@ -154,6 +170,7 @@ def parse(document: Document, source: str) -> Plan:
         name=document.get("name"),
         source=source,
         image_size=image_size,
+        in_chans=in_chans,
         num_classes=num_classes,
         stages=tuple(stages),
         head=head,

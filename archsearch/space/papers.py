@@ -7,6 +7,7 @@ from archsearch.errors import UserError, did_you_mean
 from archsearch.space.arch import Arch
 from archsearch.space.shipped import paper_names
 from archsearch.space.space import Space, load_space
+from archsearch.units import ImageSize, format_image
 
 # Timed before and after every candidate, so every trial pays for it: the smallest of the papers' models.
 REFERENCE = "van_b0"
@@ -17,16 +18,16 @@ def reference_arch() -> Arch:
     return paper(REFERENCE)
 
 
-def choose_papers(text: str, budget_macs: int, image_size: int) -> tuple[str, ...]:
+def choose_papers(text: str, budget_macs: int, image_size: ImageSize, in_chans: int = 3) -> tuple[str, ...]:
     """The fixed trials for `nearest` (of each family the model nearest to the budget in log-MACs), `all`, `none`, or names with commas.
 
-    Figures at different image sizes are never compared: `nearest` and `all` take models of `image_size`, another one by name is a UserError.
+    Figures for different images are never compared: `nearest` and `all` take models of this size and these channels, another one by name is a UserError.
     """
     if text == "none":
         return ()
     if text not in ("nearest", "all"):
-        return _named_papers(text, image_size)
-    usable = [name for name in paper_names() if paper(name).image_size == image_size]
+        return _named_papers(text, image_size, in_chans)
+    usable = [name for name in paper_names() if _takes(name, image_size, in_chans)]
     if text == "all":
         return tuple(usable)
     families: dict[str, list[str]] = {}
@@ -39,7 +40,12 @@ def choose_papers(text: str, budget_macs: int, image_size: int) -> tuple[str, ..
     return tuple(min(names, key=distance) for names in families.values())
 
 
-def _named_papers(text: str, image_size: int) -> tuple[str, ...]:
+def _takes(name: str, image_size: ImageSize, in_chans: int) -> bool:
+    """Whether a paper's model is one for such images."""
+    return (paper(name).image_size, paper(name).in_chans) == (image_size, in_chans)
+
+
+def _named_papers(text: str, image_size: ImageSize, in_chans: int) -> tuple[str, ...]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise UserError(f"--papers: got {text!r}; write nearest, all, none, or names that `archsearch papers` lists")
@@ -49,9 +55,10 @@ def _named_papers(text: str, image_size: int) -> tuple[str, ...]:
             raise UserError(
                 f"--papers: unknown paper {name!r}{hint}; `archsearch papers` lists them; nearest, all and none are allowed too"
             )
-        if paper(name).image_size != image_size:
+        if not _takes(name, image_size, in_chans):
+            own, wanted = format_image(paper(name).image_size), format_image(image_size, in_chans)
             raise UserError(
-                f"--papers: {name} is a model for {paper(name).image_size} px, the space is for {image_size} px; their figures cannot be compared"
+                f"--papers: {name} is a model for {own}, the space is for {wanted}; their figures cannot be compared"
             )
     return tuple(names)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from archsearch.blocks import Block, Layer, LayerError, Scalar, Shape, field_scale
 from archsearch.errors import UserError
+from archsearch.units import ImageSize, sides
 
 Choices = tuple[Scalar, ...]
 NO_POSITIONS = "none"
@@ -76,12 +77,18 @@ class Plan:
 
     name: str | None
     source: str
-    image_size: int
+    image_size: ImageSize
+    in_chans: int
     num_classes: int
     stages: tuple[StagePlan, ...]
     head: LayerPlan
     head_kinds: Choices
     paper: Mapping[str, Any]
+
+    @property
+    def image(self) -> Shape:
+        """The image as a shape."""
+        return Shape(self.in_chans, *sides(self.image_size))
 
 
 def count_settings(layers: Sequence[LayerPlan]) -> int:

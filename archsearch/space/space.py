@@ -15,6 +15,7 @@ from archsearch.space.grammar import LONGEST_NAME, Document, format_value, parse
 from archsearch.space.plan import Choices, LayerPlan, Plan, StagePlan, count_settings
 from archsearch.space.shipped import spaces_folder
 from archsearch.system import parse_toml, read_text
+from archsearch.units import ImageSize, format_image, sides
 
 _PLAIN = 10**6  # up to here a number is shown whole
 
@@ -28,6 +29,7 @@ class Space:
 
     def __init__(self, document: Document, source: str, text: str = "") -> None:
         self.plan: Plan = parse(document, source)
+        self._document = document
         self.source, self.text = source, text
         stem = "".join(sign if sign.isprintable() else "_" for sign in Path(source).stem[:LONGEST_NAME])
         self.name = self.plan.name or stem
@@ -57,6 +59,17 @@ class Space:
         space.plan = replace(self.plan, stages=stages, head=_fixed_layer(self.plan.head, chosen))
         space.fixed_names = {**self.fixed_names, **chosen}
         return space
+
+    def resized(self, image_size: ImageSize | None) -> "Space":
+        """The space for images of this size (a side, or height and width, in pixels); itself for None. Raises UserError where its choices do not fit."""
+        if image_size is None or sides(image_size) == sides(self.plan.image_size):
+            return self
+        document = {**self._document, "image_size": list(sides(image_size))}
+        try:
+            space = Space(document, self.source, self.text)
+        except UserError as error:
+            raise UserError(f"at {format_image(image_size)}: {error}") from error
+        return space.fixed(self.fixed_names)
 
     def __repr__(self) -> str:
         fixed = "".join(f", {name}={format_value(value)}" for name, value in self.fixed_names.items())
@@ -133,7 +146,9 @@ class Space:
             }
             for stage in plan.stages
         ]
-        inputs = {"image_size": plan.image_size, "num_classes": plan.num_classes}
+        size = plan.image_size if isinstance(plan.image_size, int) else list(plan.image_size)
+        inputs = {"image_size": size, "num_classes": plan.num_classes}
+        inputs |= {"in_chans": plan.in_chans} if plan.in_chans != 3 else {}
         return {**inputs, "stages": stages, "head": _canonical_layer(plan.head)}
 
     @property

@@ -20,6 +20,7 @@ from archsearch.throughput.measurement import Measurement
 from archsearch.throughput.protocol import Protocol
 from archsearch.throughput.telemetry import missing_telemetry
 from archsearch.throughput.throughput import InfeasibleError, measure
+from archsearch.units import ImageSize, format_sides
 
 SWEEP_ALL = "max"
 # Largest batch size of `--sweep max`; on CUDA memory usually ends the sweep earlier.
@@ -55,13 +56,14 @@ def bench_task(
     dtype: str,
     mode: str,
     batch_size: int | None,
-    image_size: int | None,
+    image_size: ImageSize | None,
+    in_chans: int | None = None,
     against: Arch | None = None,
     rounds: int = 1,
     train: bool = False,
     sweep: int | str | None = None,
 ) -> BenchTask:
-    """The task for these options, checked before anything is timed; sizes are by default the device's and each architecture's own.
+    """The task for these options, checked before anything is timed; sizes and channels are by default the device's and each architecture's own.
 
     `sweep` is the largest batch size of a sweep, or SWEEP_ALL. UserError for options that exclude each other, an absent
     device, and an image size in pixels that an architecture or the reference cannot take.
@@ -78,7 +80,11 @@ def bench_task(
         pixels = image_size or arch.image_size
         _check_size(name, arch, pixels)
         _check_size(f"the reference {_name(reference)}", reference, pixels)
-        protocols[name] = measurement.protocol(image_size=pixels, task="train" if train else "forward")
+        protocols[name] = measurement.protocol(
+            image_size=pixels,
+            in_chans=arch.in_chans if in_chans is None else in_chans,
+            task="train" if train else "forward",
+        )
     batch_sizes = None
     if sweep is not None:
         largest = _LARGEST_SWEPT[target.type] if sweep == SWEEP_ALL else int(sweep)
@@ -88,11 +94,11 @@ def bench_task(
     )
 
 
-def _check_size(description: str, arch: Arch, pixels: int) -> None:
+def _check_size(description: str, arch: Arch, pixels: ImageSize) -> None:
     try:
         arch.check(pixels)
     except UserError as error:
-        raise UserError(f"{description} at {pixels} px: {error}") from error
+        raise UserError(f"{description} at {format_sides(pixels)} px: {error}") from error
 
 
 def bench_document(task: BenchTask, say: Say = ignore) -> Document:
@@ -137,7 +143,7 @@ class _Measurements:
         self.sweep_ends: dict[str, str] = {}
         self._figures: dict[tuple[str, int], list[Document]] = {}
         self._errors: dict[tuple[str, int], str] = {}
-        self._references: dict[int, nn.Module] = {}
+        self._references: dict[tuple[ImageSize, int], nn.Module] = {}
 
     def measure_rounds(self) -> None:
         """All architectures in the given order, then in a new order each round; one that failed is not measured again.
@@ -173,15 +179,16 @@ class _Measurements:
     def _measure(self, label: str, name: str, protocol: Protocol) -> None:
         """One measurement; RunError when it fails."""
         self._say(f"{label}: building")
-        size = protocol.image_size
-        model = build(self.task.archs[name], image_size=size)
-        if size not in self._references:  # some architectures have weights whose shape depends on the image size
-            self._references[size] = build(self.task.against, image_size=size)
+        size, channels = protocol.image_size, protocol.in_chans
+        model = build(self.task.archs[name], image_size=size, in_chans=channels)
+        # The stem's weights depend on the channels, and those of some architectures on the size.
+        if (size, channels) not in self._references:
+            self._references[size, channels] = build(self.task.against, image_size=size, in_chans=channels)
 
         def say(line: str) -> None:
             self._say(f"{label}: {line}")
 
-        figures = measure(model, protocol, self.task.device, reference=self._references[size], say=say)
+        figures = measure(model, protocol, self.task.device, reference=self._references[size, channels], say=say)
         self.num_measured += 1
         self._figures.setdefault((name, protocol.batch_size), []).append(asdict(figures))
 
@@ -197,7 +204,8 @@ class _Measurements:
     def _result(self, name: str, batch_size: int) -> Document:
         """The round with the median ratio (the lower of two middle ones), the relative spread of the rounds' ratios, and all rounds; or the error."""
         arch, protocol = self.task.archs[name], replace(self.task.protocols[name], batch_size=batch_size)
-        cost, reference_cost = arch.cost(protocol.image_size), self.task.against.cost(protocol.image_size)
+        image = (protocol.image_size, protocol.in_chans)
+        cost, reference_cost = arch.cost(*image), self.task.against.cost(*image)
         result = {
             "asked": name,
             "arch_id": arch.arch_id,

@@ -8,18 +8,19 @@ import torch
 
 from archsearch.device import check_cpu, pick_device, use_cpu
 from archsearch.throughput.protocol import Mode, Protocol, Task
-from archsearch.units import DType
+from archsearch.units import DType, ImageSize, sides, stored_size
 
 DEFAULT_BATCH_SIZE = {"cpu": 2, "cuda": 128, "mps": 32}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Device type, number format, mode, images a batch, their side in pixels, threads and logical cores; None leaves the last two as they are."""
+    """Device type, number format, mode, images a batch, their size in pixels and channels, threads and logical cores; None leaves the last two as they are."""
 
     device: str
     batch_size: int
-    image_size: int = 224
+    image_size: ImageSize = 224
+    in_chans: int = 3
     dtype: DType = "float32"
     mode: Mode = "eager"
     threads: int | None = None
@@ -33,7 +34,8 @@ class Measurement:
         dtype: str = "float32",
         mode: str = "eager",
         batch_size: int | None = None,
-        image_size: int = 224,
+        image_size: ImageSize = 224,
+        in_chans: int = 3,
         threads: int | None = None,
         cpus: Sequence[int] | None = None,
     ) -> Self:
@@ -47,6 +49,7 @@ class Measurement:
             device=kind,
             batch_size=batch_size or DEFAULT_BATCH_SIZE[kind],
             image_size=image_size,
+            in_chans=in_chans,
             dtype=cast(DType, dtype),
             mode=cast(Mode, mode),
             threads=threads,
@@ -60,7 +63,8 @@ class Measurement:
         return cls(
             device=settings["device"],
             batch_size=settings["batch_size"],
-            image_size=settings["image_size"],
+            image_size=stored_size(settings),
+            in_chans=settings.get("in_chans", 3),
             dtype=settings["dtype"],
             mode=settings["mode"],
             threads=settings.get("threads"),
@@ -68,13 +72,14 @@ class Measurement:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, in the order in which runs have always stored them."""
+        """Plain values for JSON, in the order in which runs have always stored them; those of `unusual_images` where they are."""
         return {
             "device": self.device,
             "dtype": self.dtype,
             "mode": self.mode,
             "batch_size": self.batch_size,
-            "image_size": self.image_size,
+            "image_size": sides(self.image_size)[0],
+            **self.unusual_images,
             "threads": self.threads,
             "cpus": None if self.cpus is None else list(self.cpus),
             # Runs of versions in which "bfloat16" meant autocast lack this key, which gives them another identity.
@@ -82,16 +87,26 @@ class Measurement:
         }
 
     @property
+    def unusual_images(self) -> dict[str, int]:
+        """What else tells these images from the square ones of three channels that runs began with: `image_width` in pixels, `in_chans`."""
+        height, width = sides(self.image_size)
+        channels = {"in_chans": self.in_chans} if self.in_chans != 3 else {}
+        return ({"image_width": width} if width != height else {}) | channels
+
+    @property
     def torch_device(self) -> torch.device:
         """The device as PyTorch takes it."""
         return torch.device(self.device)
 
-    def protocol(self, *, image_size: int | None = None, task: Task = "forward") -> Protocol:
-        """The protocol for these conditions; `image_size` in pixels is the run's by default."""
+    def protocol(
+        self, *, image_size: ImageSize | None = None, in_chans: int | None = None, task: Task = "forward"
+    ) -> Protocol:
+        """The protocol for these conditions; size in pixels and channels of the images are the run's by default."""
         return Protocol.for_device(
             self.torch_device,
             batch_size=self.batch_size,
-            image_size=image_size or self.image_size,
+            image_size=self.image_size if image_size is None else image_size,
+            in_chans=self.in_chans if in_chans is None else in_chans,
             dtype=self.dtype,
             mode=self.mode,
             task=task,

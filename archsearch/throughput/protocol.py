@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 from archsearch.errors import UserError
-from archsearch.units import DType
+from archsearch.units import DType, ImageSize, sides
 
 if TYPE_CHECKING:  # a report reads the limits below, and must start without torch
     import torch
@@ -24,7 +24,7 @@ _SETTLED_SHARE = 1 / 3
 # Smallest whole numbers that a protocol allows; a spread needs two blocks.
 _LEAST = {
     "batch_size": 1,
-    "image_size": 1,
+    "in_chans": 1,
     "min_warmup_iterations": 1,
     "min_slow_warmup_iterations": 1,
     "min_blocks": 2,
@@ -34,7 +34,7 @@ _LEAST = {
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a throughput is measured. Times in seconds, limits as fractions; UserError for a value out of range.
+    """How a throughput is measured. Times in seconds, limits as fractions, the image's side or height and width in pixels; UserError for a value out of range.
 
     Warm-up lasts `warmup_s`, `min_warmup_iterations`, and until the last medians lie within `agree` of each other or twice
     `warmup_s` is over. Then rounds of `min_blocks` blocks are timed, each block at least `block_s` long: the first round
@@ -48,7 +48,8 @@ class Protocol:
     """
 
     batch_size: int
-    image_size: int = 224
+    image_size: ImageSize = 224
+    in_chans: int = 3
     dtype: DType = "float32"
     mode: Mode = "eager"
     task: Task = "forward"
@@ -70,6 +71,7 @@ class Protocol:
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise UserError(f"throughput {name}: got {value}, allowed is {least} or more")
+        sides(self.image_size, "throughput image_size")
         for name in ("warmup_s", "block_s", "max_s", "iqr_limit", "agree", "drift_limit"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"throughput {name}: got {getattr(self, name)}, allowed is a finite number, 0 or more")
@@ -80,7 +82,8 @@ class Protocol:
         device: "torch.device",
         *,
         batch_size: int,
-        image_size: int = 224,
+        image_size: ImageSize = 224,
+        in_chans: int = 3,
         dtype: DType = "float32",
         mode: Mode = "eager",
         task: Task = "forward",
@@ -90,6 +93,7 @@ class Protocol:
         return cls(
             batch_size=batch_size,
             image_size=image_size,
+            in_chans=in_chans,
             dtype=dtype,
             mode=mode,
             task=task,

@@ -5,7 +5,7 @@ the reference's just before and just after. Ten models twice, minutes apart, one
 load of our own): so the ratios changed by 4.7 and 2.7 % (median) and their two orders agreed to a Kendall tau of 0.82 and 0.82; with the reference before
 and after all blocks only, by 12.9 and 5.8 %, 0.38 and 0.64; images/s as such changed by 10.8 and 5.4 %.
 
-A figure belongs to its device, batch size, image size, dtype, mode and task: throughputs are never compared or merged
+A figure belongs to its device, batch size, image size, channels, dtype, mode and task: throughputs are never compared or merged
 across them. Inputs are in channels_last memory, weights as the network lays them out. TF32, cudnn.benchmark and the
 number of threads stay as the caller set them (`device.use_cpu`), and `device.conditions` records them. Nothing else
 should run on the device meanwhile: hold `device.device_lock(device, exclusive=True)`.
@@ -29,7 +29,7 @@ from archsearch.system import Say, ignore
 from archsearch.throughput.protocol import Mode, Protocol, Task, relative_iqr
 from archsearch.throughput.telemetry import Telemetry, sampled_telemetry, summarize
 from archsearch.throughput.timer import Timer, make_inputs, prepared
-from archsearch.units import DType
+from archsearch.units import DType, ImageSize, format_image
 
 T = TypeVar("T")
 
@@ -67,7 +67,8 @@ class Throughput:
     throttled: bool
     telemetry: Telemetry | None
     batch_size: int
-    image_size: int
+    image_size: ImageSize
+    in_chans: int
     dtype: DType
     mode: Mode
     task: Task
@@ -78,7 +79,7 @@ class Throughput:
 def measure(
     model: nn.Module, protocol: Protocol, device: torch.device, *, reference: nn.Module | None = None, say: Say = ignore
 ) -> Throughput:
-    """Throughput of `model`, a map from (B, 3, H, W), with `reference`, if there is one, timed around each of its blocks.
+    """Throughput of `model`, a map from (B, C, H, W), with `reference`, if there is one, timed around each of its blocks.
 
     Forward passes in float32 or by autocast run in the modules themselves, which are moved to `device` and stay there;
     training and pure bfloat16 run in copies. Weights, buffers, training flags and random states are restored.
@@ -112,7 +113,7 @@ def _time_reference(
     """A timer of the reference and its rate now; warmed up unless that was done in this process under these conditions."""
     timer = Timer(stack.enter_context(prepared(reference, protocol)), inputs, protocol, device)
     warmed = _WARMED.setdefault(reference, set())
-    conditions = (device, protocol.dtype, protocol.task, protocol.batch_size, protocol.image_size)
+    conditions = (device, protocol.dtype, protocol.task, protocol.batch_size, protocol.image_size, protocol.in_chans)
     if conditions not in warmed or protocol.mode == "compile":
         timer.warm_up()
         warmed.add(conditions)
@@ -183,6 +184,7 @@ def _report(
         telemetry=timing.telemetry,
         batch_size=protocol.batch_size,
         image_size=protocol.image_size,
+        in_chans=protocol.in_chans,
         dtype=protocol.dtype,
         mode=protocol.mode,
         task=protocol.task,
@@ -262,14 +264,15 @@ def _guarded(network: str, protocol: Protocol, work: Callable[[], T]) -> T:
     try:
         return work()
     except (RuntimeError, MemoryError, ValueError) as error:
+        images = format_image(protocol.image_size, protocol.in_chans)
         failure = InfeasibleError if is_out_of_memory(error) else RunError
         if failure is InfeasibleError:
-            verdict = f"is infeasible at batch size {protocol.batch_size}, {protocol.image_size} px, {protocol.dtype}"
+            verdict = f"is infeasible at batch size {protocol.batch_size}, {images}, {protocol.dtype}"
         # By modules, whose import takes over a second where nothing is compiled.
         elif any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
             verdict = "cannot be compiled"
         elif _ONE_VALUE in str(error):
-            verdict = f"cannot be trained at batch size {protocol.batch_size}, {protocol.image_size} px"
+            verdict = f"cannot be trained at batch size {protocol.batch_size}, {images}"
         else:
             raise
         reason = first_line(getattr(error, "inner_exception", error))  # the compiler wraps the error that stopped it

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from archsearch.device import device_seconds
 from archsearch.errors import UserError
 from archsearch.throughput.protocol import Protocol
+from archsearch.units import sides
 
 Forward = Callable[[Tensor], Tensor]
 Run = Callable[[int], None]
@@ -82,9 +83,9 @@ class Timer:
 
 
 def make_inputs(protocol: Protocol, device: torch.device) -> list[Tensor]:
-    """Three batches of random-normal images, (B, 3, H, W) in channels_last: zeros would run faster."""
+    """Three batches of random-normal images, (B, C, H, W) in channels_last: zeros would run faster."""
     generator = torch.Generator(device).manual_seed(0)
-    shape = (protocol.batch_size, 3, protocol.image_size, protocol.image_size)
+    shape = (protocol.batch_size, protocol.in_chans, *sides(protocol.image_size))
     images = (torch.randn(shape, generator=generator, device=device) for _ in range(_NUM_INPUTS))
     dtype = torch.bfloat16 if protocol.dtype == "bfloat16" else torch.float32
     return [batch.to(dtype).contiguous(memory_format=torch.channels_last) for batch in images]

@@ -35,7 +35,7 @@ from archsearch.proxy.task import DEFAULT_PROXY
 from archsearch.samplers import SAMPLERS
 from archsearch.search import ProcessWorker, Tally, TimeLeft
 from archsearch.search import run as running
-from archsearch.space import REFERENCE, choose_papers, load_space, paper_names
+from archsearch.space import REFERENCE, Arch, choose_papers, load_space, paper, paper_names
 from archsearch.throughput import Protocol, bench
 from archsearch.throughput.calibration.plan import DEFAULT_SLOPES
 from archsearch.throughput.measurement import DEFAULT_BATCH_SIZE
@@ -187,6 +187,29 @@ def test_cost_of_davit_tiny_is_the_papers_to_the_unit(cli: Cli) -> None:
     assert sum(layer["share"] for layer in cost["layers"]) == pytest.approx(1)
     assert cost["layers"][0]["input"] == [3, 224, 224]
     assert [layer["input"] for layer in cost["layers"][1:]] == [layer["output"] for layer in cost["layers"][:-1]]
+
+
+def test_sizes_and_channels_of_the_image_are_options(cli: Cli) -> None:
+    arch = paper("davit_tiny")
+    expected = arch.cost((192, 256), 4)
+    for size in (["192x256"], ["192×256"], ["192", "256"]):
+        cost = document(cli("cost", "davit_tiny", "--image-size", *size, "--in-chans", "4", "--json"))
+        assert (cost["macs"], cost["params"]) == (expected.macs, expected.params)
+        assert (cost["image_size"], cost["in_chans"], cost["arch_id"]) == ([192, 256], 4, arch.arch_id)
+        assert cost["layers"][0]["input"] == [4, 192, 256]
+        assert sum(layer["macs"] for layer in cost["layers"]) == expected.macs
+    text = " ".join(cli("cost", "--image-size", "192", "256", "davit_tiny", "--in-chans", "1").stdout.split())
+    assert "image of 192x256 and 1 channel;" in text
+    assert "image of 384x384;" in " ".join(cli("cost", "davit_tiny", "--image-size", "384").stdout.split())
+    for wrong in ("192y256", "192x", "0x192", "9000", "9" * 5000):
+        assert "192x256, at most 8192" in refused(cli("cost", "davit_tiny", "--image-size", wrong))
+    assert "crossformer_tiny at 225x321 px: " in refused(cli("cost", "crossformer_tiny", "--image-size", "225x321"))
+    found = document(cli("sample", "-n", "2", "--image-size", "192x256", "--json"))
+    for one in found:
+        assert one["arch"]["image_size"] == [192, 256]
+        assert one["macs"] == Arch.from_dict({**one["arch"], "image_size": 256}).cost((192, 256)).macs
+    assert "hybrid at 192x256 px." in cli("sample", "-n", "1", "--image-size", "192x256").stdout
+    assert "at 30x200 px: hybrid: image_size" in refused(cli("sample", "--image-size", "30x200"))
 
 
 def test_cost_table_collapses_equal_blocks_and_gives_totals(cli: Cli) -> None:

@@ -14,6 +14,7 @@ from support.pictures import Recorder, picture
 
 from archsearch.models import Preprocessing, validate
 from archsearch.space import paper, paper_names
+from archsearch.units import sides
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -74,7 +75,7 @@ def test_inputs_are_exactly_those_of_pillow_and_numpy(
     tmp_path: Path, name: str, resize: int, squash: bool, statistics: Any
 ) -> None:
     paths = make_odd_pictures(tmp_path / "class")
-    model, size = Recorder(1), paper(name).image_size
+    model, (size, _) = Recorder(1), sides(paper(name).image_size)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = validate(model, tmp_path, Preprocessing.from_paper(name), image_size=size, batch_size=5, workers=0)

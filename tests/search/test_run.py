@@ -13,18 +13,23 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 from support.settings import settings_for
 
-from archsearch import Arch
+import archsearch
+from archsearch import Arch, build
 from archsearch.cli import main
 from archsearch.data import load_fashion_mnist
 from archsearch.device import affinity
 from archsearch.errors import RunError, UserError
+from archsearch.identity import identity_digest, row_identity
+from archsearch.models import count_flop_counter
 from archsearch.proxy import Recipe, Scale, start_training
 from archsearch.proxy.training_free import scores
 from archsearch.search import run as running
+from archsearch.search.config import RunConfig
 from archsearch.search.engine.workers.process import ProcessWorker
 from archsearch.search.evaluate import evaluate
 from archsearch.space import Space
@@ -302,3 +307,63 @@ def test_a_real_run_on_photographs(space: Path, tmp_path: Path) -> None:
     assert "128px" in row.proxy_id
     shown = CliRunner().invoke(main, ["report", str(output)])
     assert "not ImageNet accuracy" in " ".join(shown.output.split())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_short_timings")
+def test_a_run_for_images_of_four_channels_and_two_sides(space: Path, tmp_path: Path) -> None:
+    space.write_text(SPACE.replace("image_size = 64", "image_size = [64, 96]\nin_chans = 4"))
+    output = tmp_path / "run"
+    done = run(space, output, "--trials", "2", "--no-recheck", "--threads", "1")
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "64x96 px, 4 channels; the proxy trains copies whose stem takes the 3 channels" in said
+    report = CliRunner().invoke(main, ["report", str(output)])
+    assert "batch 1, 64x96 px, 4 channels" in " ".join(report.output.split())
+    found = archsearch.load_run(output)
+    assert (list(found.trials.state), set(found.trials.image_size)) == (["complete"] * 2, {64})
+    for row in found.trials.to_dict("records"):
+        document = json.loads(row["arch"])
+        arch = Arch.from_dict(document)
+        assert (arch.in_chans, arch.image_size, document["image_size"]) == (4, (64, 96), [64, 96])
+        cost = arch.cost()
+        assert (arch.arch_id, cost.macs, cost.params) == (row["arch_id"], row["macs"], row["params"])
+        assert cost == replace(arch, image_size=32, in_chans=3).cost((64, 96), 4)
+        model = build(arch).eval()
+        assert count_flop_counter(model, (64, 96), 4) == cost.macs - cost.norm_macs
+        assert model(torch.zeros(1, 4, 64, 96)).shape == (1, 10)
+        assert row["macs_fvcore"] == row["macs"]
+        conditions = json.loads(row["conditions"])
+        assert (conditions["image_width"], conditions["in_chans"]) == (96, 4)
+        assert identity_digest(row_identity({str(key): value for key, value in row.items()})) == row["throughput_id"]
+    for options, words in (
+        (("--image-size", "64"), "settings.image_size was 64x96, now 64"),
+        (("--image-size", "96", "64"), "settings.image_size was 64x96, now 96x64"),
+    ):
+        other = run(space, output, "--trials", "2", "--no-recheck", "--threads", "1", *options)
+        assert other.exit_code == 2
+        assert words in other.output
+        assert "--image-size 64x96" in " ".join(other.output.split())
+
+
+def test_another_size_than_the_spaces_belongs_to_the_run(space: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"space": str(space), "papers": "none", "budget_macs": BUDGET, "tolerance": 0.4}
+    asked |= {"objectives": ("proxy_score", "macs"), "sampler": "random", "seed": 0, "trials": 1, "timeout_s": None}
+    asked |= {"storage": None, "output": None, "results_root": tmp_path, "recheck": False, "remeasure": False}
+    asked |= {"seeds": 1, "rungs": (), "fix": {}, "proxy": None, "measuring": {"device": "cpu"}}
+    asked |= {"training": {"data": None, "train_split": "train", "val_split": None, "max_unreadable": 0.01}}
+    asked["training"] |= {"steps": None, "training_free": False, "free_rung": None}
+    configured = [
+        running.configure(running.RunRequest(**asked, image_size=size)) for size in (None, 64, (64, 96), (96, 64))
+    ]
+    (own, folder), (same, same_folder), *others = configured
+    assert (own, folder) == (same, same_folder)
+    assert len({path for _, path in configured}) == 3
+    for config, size in zip([each for each, _ in others], [(64, 96), (96, 64)], strict=True):
+        assert config.space.plan.image_size == size
+        assert config.space_text == own.space_text
+        assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))).space.plan.image_size == size
+        assert config.differences(own) == [f"settings.image_size was {size[0]}x{size[1]}, now 64"]
+        assert config.options(own) == f"--image-size {size[0]}x{size[1]}"
+    with pytest.raises(UserError, match=r"at 62x64 px: .*image_size"):
+        running.configure(running.RunRequest(**asked, image_size=(62, 64)))

@@ -245,6 +245,25 @@ def test_draws_are_uniform_over_the_distinct_architectures(is_coarse: bool, monk
 
 
 @pytest.mark.slow
+def test_images_of_other_channels_and_sides_are_counted_at_their_own_cost() -> None:
+    text = TINY.replace("image_size = 64", "image_size = [64, 96]\nin_chans = 4")
+    space = Space(tomllib.loads(text), "tiny.toml", text)
+    found: dict[str, Cost] = {}
+    for params, _ in every(space):
+        arch = space.sample(lambda name, choices, params=params: params[name])  # type: ignore[misc]  # bound at once
+        assert (arch.image_size, arch.in_chans) == ((64, 96), 4)
+        found[arch.arch_id] = arch.cost()
+    macs = sorted(cost.macs for cost in found.values())
+    band = Band(macs[len(macs) // 3], macs[2 * len(macs) // 3])
+    inside = InBand(space, band)
+    assert inside.count == sum(map(band.contains, macs))
+    assert [arch.cost().macs for arch in extremes(space)] == [macs[0], macs[-1]]
+    for _, arch in inside.draw_many(20, random.Random(0)):
+        assert band.contains(arch.cost().macs)
+        assert found[arch.arch_id] == arch.cost()
+
+
+@pytest.mark.slow
 def test_draws_from_the_default_space_are_in_the_band_by_fvcore() -> None:
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
     for params, arch in cached_in_band(space, band).draw_many(50, random.Random(0)):

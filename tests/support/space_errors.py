@@ -80,6 +80,7 @@ CALLS: dict[str, dict[str, Call]] = {
     "Values": {
         "is empty": _one("block = []"),
         "stands twice": _one('block = "mlp"\nmlp_ratio = [4, 4.0]'),
+        "or [height, width]": _one('block = "mlp"', top="image_size = [64, 64, 64]"),
         "a list is not allowed here": _one('block = "mlp"', top="num_classes = [10, 100]"),
         "is not a whole number": _one('block = "hilo"\nhilo = { window = "wide" }'),
         "is out of range": _one('block = "mlp"\nmlp_ratio = -1'),

@@ -7,19 +7,22 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
 from rich.console import Console
 
+from archsearch import Arch, build
 from archsearch.cli import main
 from archsearch.device import affinity, use_cpu
 from archsearch.errors import UserError
+from archsearch.models import Network
 from archsearch.report import bench_parts, show
 from archsearch.report.bench import interrupted_sentence
-from archsearch.space import paper
-from archsearch.throughput import BenchTask, Protocol, bench_document, bench_task
+from archsearch.space import ImageSize, paper
+from archsearch.throughput import BenchTask, Protocol, bench, bench_document, bench_task
 from archsearch.throughput.bench import Document
 
 QUICK = functools.partial(Protocol, warmup_s=0.0, block_s=0.001, max_s=0.0, min_blocks=2, min_warmup_iterations=2)
@@ -33,7 +36,7 @@ def _short_protocol() -> Iterator[None]:
         yield
 
 
-def make_task(*names: str, image_size: int | None = 32, batch_size: int | None = 1, **how: object) -> BenchTask:
+def make_task(*names: str, image_size: ImageSize | None = 32, batch_size: int | None = 1, **how: object) -> BenchTask:
     archs = {name: ARCHS[name] for name in names}
     given = {"device": "cpu", "dtype": "float32", "mode": "eager", "image_size": image_size, "batch_size": batch_size}
     return bench_task(archs, **{**given, **how})  # type: ignore[arg-type]  # a mapping of values of several types
@@ -118,6 +121,39 @@ def test_different_image_sizes_have_a_column_and_a_reference_each() -> None:
     rows = [line.split() for line in stream.getvalue().splitlines()[2:6]]
     assert [row[row.index("van_b0") + 1] for row in rows] == ["(reference)", "(reference)", "32", "64"]
     assert " px" not in stream.getvalue().split("measured on")[1]
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_channels_and_both_sides_are_those_of_the_timed_images(monkeypatch: pytest.MonkeyPatch, train: bool) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def made(arch: Arch, **options: Any) -> Network:
+        model: Network = build(arch, **options)
+        model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+        return model
+
+    monkeypatch.setattr(bench, "build", made)
+    task = make_task("van_b0", image_size=(32, 64), in_chans=4, batch_size=2, train=train)
+    document, _ = run_task(task)
+    assert set(seen) == {(2, 4, 32, 64)}  # the model's and the reference's
+    (result,) = document["results"]
+    assert (result["image_size"], result["in_chans"], result["error"]) == ((32, 64), 4, None)
+    cost = build(paper("van_b0"), in_chans=4).arch.cost((32, 64))
+    assert [result[key] for key in ("macs", "params", "reference_macs")] == [cost.macs, cost.params, cost.macs]
+    stream = io.StringIO()
+    show(Console(file=stream, width=140), *bench_parts(document, 140))
+    assert "batch 2, 32x64 px, 4 channels" in stream.getvalue()
+
+
+def test_an_architectures_own_channels_are_timed_beside_others() -> None:
+    task = make_task("van_b0", "twin")
+    archs = {**task.archs, "twin": dataclasses.replace(paper("van_b0"), in_chans=1)}
+    document, _ = run_task(bench_task(archs, device="cpu", dtype="float32", mode="eager", batch_size=1, image_size=32))
+    assert [result["in_chans"] for result in document["results"]] == [3, 1]
+    stream = io.StringIO()
+    show(Console(file=stream, width=140), *bench_parts(document, 140))
+    rows = [line.split() for line in stream.getvalue().splitlines()[2:6]]
+    assert [row[row.index("van_b0") + 1] for row in rows] == ["(reference)", "(reference)", "3", "1"]
 
 
 def test_the_train_option_selects_the_training_task() -> None:

@@ -73,13 +73,23 @@ def test_keys_of_other_conditions_have_other_files() -> None:
         {"mode": "compile"},
         {"batch_size": 3},
         {"image_size": 64},
+        {"image_size": (32, 64)},
+        {"in_chans": 4},
         {"threads": 2},
         {"torch": "2.10.0"},
     ]
     names = {replace(KEY, **change).file_name for change in changes} | {KEY.file_name}
     assert len(names) == len(changes) + 1
     assert KEY.file_name == "cpu-abacus-tm-9000-float32-eager-batch2-32px-1threads-torch2.9.0_cpu.parquet"
+    assert "in_chans" not in KEY.to_dict()
+    for key in (KEY, replace(KEY, image_size=(32, 64), in_chans=4)):
+        assert CalibrationKey.from_dict(json.loads(json.dumps(key.to_dict()))) == key
     settings = {"device": "cpu", "dtype": "float32", "mode": "eager", "batch_size": 2, "image_size": 32}
+    unusual = Measurement.from_dict({**settings, "image_width": 64, "in_chans": 4})
+    assert CalibrationKey.for_this_machine(unusual).file_name.startswith("cpu-")
+    assert "-32x64px-4channels-" in CalibrationKey.for_this_machine(unusual).file_name
+    assert Measurement.from_dict(unusual.to_dict()) == unusual
+    assert Measurement.from_dict(settings).to_dict().keys().isdisjoint({"image_width", "in_chans"})
     assert CalibrationKey.for_this_machine(Measurement.from_dict({**settings, "threads": 3})).threads == 3
     assert CalibrationKey.for_this_machine(Measurement.from_dict({**settings, "cpus": [0]})).threads == 1
     assert CalibrationKey.for_this_machine(Measurement.from_dict(settings)).device_name

@@ -120,6 +120,8 @@ def test_kinds_and_sizes_that_were_not_timed_are_not_predicted(tmp_path: Path) -
     arch = plan.networks[0].arch
     assert calibration.predict(arch) is not None
     assert calibration.predict(replace(arch, image_size=64)) is None
+    assert calibration.predict(replace(arch, image_size=(32, 64))) is None
+    assert calibration.predict(replace(arch, in_chans=4)) is None
     text = SMALL.replace("lka", "channel").replace("channel = { kernel = [9, 21] }", "")
     other = Space(tomllib.loads(text), "other.toml", text)
     assert calibration.predict(other.sample(lambda name, choices: choices[0])) is None

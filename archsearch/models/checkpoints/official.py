@@ -274,6 +274,7 @@ def _paper_name(model: nn.Module) -> str:
         raise UserError(
             f"the model {model.name or model.arch_id!r} has no official keys; known: {', '.join(paper_names())}"
         )
-    if _with_classes(paper(model.name), classifier.out_features).arch_id != model.arch_id:
+    theirs = replace(paper(model.name), in_chans=model.arch.in_chans)
+    if _with_classes(theirs, classifier.out_features).arch_id != model.arch_id:
         raise UserError(f"the model is called {model.name} and has other layers than that paper's model")
     return model.name

@@ -22,10 +22,10 @@ from archsearch.data import IMAGE_SUFFIXES, folders_in, read_image, read_split, 
 from archsearch.device import is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.metrics import binomial_standard_error
-from archsearch.models.validation.preprocessing import Preprocessing, sides
+from archsearch.models.validation.preprocessing import Preprocessing
 from archsearch.space import ImageSize
 from archsearch.system import without_interrupts
-from archsearch.units import DType
+from archsearch.units import DType, sides
 
 _VAL_FOLDERS = ("val", "validation")
 _MAX_WORKERS = 16

@@ -16,10 +16,10 @@ from archsearch.errors import RunError, UserError
 from archsearch.lock import waiting_line
 from archsearch.models.checkpoints import CheckpointWarning, load_official
 from archsearch.models.validation.accuracy import Accuracy, ValidationSet, default_batch_size, default_workers, validate
-from archsearch.models.validation.preprocessing import Preprocessing, sides
+from archsearch.models.validation.preprocessing import Preprocessing
 from archsearch.space import paper, paper_space
 from archsearch.system import Progress, Say, ignore
-from archsearch.units import DType, format_names
+from archsearch.units import DType, format_names, sides
 
 IMAGENET_CLASSES, IMAGENET_IMAGES = 1000, 50_000
 _WNID = re.compile(r"n\d{8}")

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from archsearch.space import ImageSize, paper_space
+from archsearch.units import sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +79,6 @@ class Preprocessing:
             how = f"resize to cover {_pixels(resized)} ({self.interpolation})"
         cut = f", centre crop {_pixels(size)}" if resized != size or self.crop == "centre" else ", no crop"
         return f"{how}{cut}, mean {_channels(self.mean)}, std {_channels(self.std)}"
-
-
-def sides(image_size: ImageSize) -> tuple[int, int]:
-    """Height and width of a size given as one side or as both."""
-    return image_size if isinstance(image_size, tuple) else (image_size, image_size)
 
 
 def _pixels(size: tuple[int, int], square: str = "{0}") -> str:

@@ -18,6 +18,7 @@ from archsearch.proxy.task import ProxyTask, choose_profile, proxy_id
 from archsearch.results import read_manifest, read_rows
 from archsearch.space import choose_papers
 from archsearch.system import Progress, Say, ignore, replace_file, utc_now
+from archsearch.units import stored_size
 from archsearch.version import __version__
 
 _IMAGE_SIZE = 224  # of the papers' models that are audited beside a profile's hybrids
@@ -95,7 +96,8 @@ def _plan_for_run(request: AuditRequest, folder: Path) -> AuditPlan:
     settings = manifest["settings"]
     if not settings.get("proxy", {}).get("recipe") or "source" not in settings["proxy"]:
         raise UserError(f"{folder}: this run has no proxy that could be audited")
-    papers = choose_papers(request.papers, manifest["budget_macs"], settings["image_size"])
+    images = stored_size(settings), settings.get("in_chans", 3)
+    papers = choose_papers(request.papers, manifest["budget_macs"], *images)
     hybrids = run_hybrids(rows, request.hybrids)
     if len(hybrids) < request.hybrids:
         raise UserError(

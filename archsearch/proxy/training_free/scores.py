@@ -50,7 +50,7 @@ def scores(
         torch.manual_seed(seed)
         network = build(small).to(device).train()
         stream = torch.Generator().manual_seed(seed)  # of its own, so that all architectures get the same images
-        size = (_ZICO_BATCHES, batch_size, 3, small.image_size, small.image_size)
+        size = (_ZICO_BATCHES, batch_size, *small.image()[:3])
         images = torch.randn(size, generator=stream).to(device)
         labels = torch.randint(arch.num_classes, size[:2], generator=stream).to(device)
         with BlockSpectra(network, [name for stage in names for name in stage]) as spectra, torch.no_grad():

@@ -91,7 +91,7 @@ def space_graph(space: Space) -> Graph:
     if space in _GRAPHS:
         return _GRAPHS[space]
     plan, open_names = space.plan, frozenset(space.parameters())
-    start = Node(Shape(3, plan.image_size, plan.image_size))
+    start = Node(plan.image)
     nodes: Iterable[Node] = [start]
     steps: list[Step] = []
     for stage in plan.stages:

@@ -4,7 +4,7 @@ from archsearch.throughput.calibration.calibration import Calibration, fit_calib
 from archsearch.throughput.calibration.collect import measure_plan, partial_path
 from archsearch.throughput.calibration.file import calibration_path, load_calibration, save_calibration
 from archsearch.throughput.calibration.key import CalibrationKey
-from archsearch.throughput.calibration.plan import CalibrationPlan, resize_space
+from archsearch.throughput.calibration.plan import CalibrationPlan
 
 __all__ = [
     "Calibration",
@@ -15,6 +15,5 @@ __all__ = [
     "load_calibration",
     "measure_plan",
     "partial_path",
-    "resize_space",
     "save_calibration",
 ]

@@ -14,8 +14,9 @@ from archsearch.throughput.calibration.calibration import Calibration, fit_calib
 from archsearch.throughput.calibration.collect import measure_plan, partial_path
 from archsearch.throughput.calibration.file import calibration_path, save_calibration
 from archsearch.throughput.calibration.key import CalibrationKey
-from archsearch.throughput.calibration.plan import DEFAULT_SLOPES, CalibrationPlan, resize_space
+from archsearch.throughput.calibration.plan import DEFAULT_SLOPES, CalibrationPlan
 from archsearch.throughput.measurement import Measurement
+from archsearch.units import ImageSize
 from archsearch.version import __version__
 
 
@@ -30,15 +31,15 @@ class CalibrateRequest:
     held_out: int
     slopes: int | None
     seed: int
-    image_size: int | None
+    image_size: ImageSize | None
     measuring: Mapping[str, Any]
 
 
 def calibration_plan(request: CalibrateRequest) -> CalibrationPlan:
     """The plan for a request, checked before anything is timed, with threads and cores set; UserError for a request that cannot be met."""
-    space = resize_space(load_space(request.space), request.image_size)
-    image_size = space.plan.image_size
-    measurement = Measurement.resolve(**request.measuring, image_size=image_size)
+    space = load_space(request.space).resized(request.image_size)
+    image_size, in_chans = space.plan.image_size, space.plan.in_chans
+    measurement = Measurement.resolve(**request.measuring, image_size=image_size, in_chans=in_chans)
     measurement.use_cpu()
     return CalibrationPlan(
         key=CalibrationKey.for_this_machine(measurement),
@@ -49,7 +50,7 @@ def calibration_plan(request: CalibrateRequest) -> CalibrationPlan:
         hybrids=request.hybrids,
         held_out=request.held_out,
         slopes=request.slopes or DEFAULT_SLOPES[measurement.mode],
-        papers=choose_papers("nearest", request.budget_macs, image_size),
+        papers=choose_papers("nearest", request.budget_macs, image_size, in_chans),
         reference=reference_arch(),
     )
 

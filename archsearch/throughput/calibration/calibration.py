@@ -90,14 +90,14 @@ class Calibration:
     def predict(self, arch: Arch) -> float | None:
         """Images/s of the architecture at the key's batch size; takes 50 microseconds once its layers are cached.
 
-        None for an architecture with a layer of a kind that was never timed, or for another image size.
+        None for an architecture with a layer of a kind that was never timed, or for other images.
         """
         latency = self.latency_ms(arch)
         return None if latency is None else 1000 * self.key.batch_size / latency
 
     def latency_ms(self, arch: Arch) -> float | None:
         """Milliseconds a batch; None as for `predict`."""
-        if arch.image_size != self.key.image_size:
+        if (arch.image_size, arch.in_chans) != (self.key.image_size, self.key.in_chans):
             return None
         total = self.fit.intercept
         for ms in arch.map_layers(self._layer_time):

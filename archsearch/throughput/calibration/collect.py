@@ -116,7 +116,7 @@ class _TaskTimer:
 
     def __init__(self, plan: CalibrationPlan) -> None:
         self._key, self._device = plan.key, torch.device(plan.key.device)
-        self._reference = build(plan.reference, image_size=plan.key.image_size)
+        self._reference = build(plan.reference, image_size=plan.key.image_size, in_chans=plan.key.in_chans)
         # Eager, since the compiler is reset before every task.
         self._reference_speed = ReferenceSpeed(self._reference, replace(plan.key, mode="eager"))
 

@@ -12,6 +12,7 @@ from archsearch.errors import UserError
 from archsearch.space import Arch, Band, Space, draw, paper
 from archsearch.throughput.calibration.key import CalibrationKey
 from archsearch.throughput.calibration.sites import Site, choose_sites, space_sites, unique_sites
+from archsearch.units import format_image
 from archsearch.version import __version__
 
 Group = Literal["train", "held_out", "paper"]
@@ -31,7 +32,7 @@ class NetworkTask:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationPlan:
-    """A checked request; two plans with the same `identity` measure the same. UserError for too few hybrids and another image size than the key's."""
+    """A checked request; two plans with the same `identity` measure the same. UserError for too few hybrids and other images than the key's."""
 
     key: CalibrationKey
     space: Space
@@ -48,9 +49,10 @@ class CalibrationPlan:
         for name, least in (("hybrids", MIN_HYBRIDS), ("held_out", MIN_HELD_OUT)):
             if getattr(self, name) < least:
                 raise UserError(f"calibrate {name}: got {getattr(self, name)}, allowed is {least} or more")
-        if self.space.plan.image_size != self.key.image_size:
+        own, wanted = ((each.image_size, each.in_chans) for each in (self.space.plan, self.key))
+        if own != wanted:
             raise UserError(
-                f"{self.space.source}: a space for {self.space.plan.image_size} px cannot be calibrated at {self.key.image_size} px"
+                f"{self.space.source}: a space for {format_image(*own)} cannot be calibrated at {format_image(*wanted)}"
             )
 
     @property
@@ -128,11 +130,3 @@ class CalibrationPlan:
                 sites.append(site)
         random.Random(self.seed).shuffle(sites)
         return sites
-
-
-def resize_space(space: Space, image_size: int | None) -> Space:
-    """The space for inputs of `image_size` pixels, or as it is for None; UserError where its choices do not fit that size."""
-    if image_size is None or image_size == space.plan.image_size:
-        return space
-    document = {**tomllib.loads(space.text), "image_size": image_size}
-    return Space(document, space.source, space.text)

@@ -50,10 +50,8 @@ class Site(NamedTuple):
 
 def arch_sites(arch: Arch) -> Iterator[Site]:
     """The site of every layer of the architecture in order, repeats included."""
-    shape = Shape(3, arch.image_size, arch.image_size)
     for placed in arch.layers():
-        yield Site(placed.layer, shape)
-        shape = placed.out
+        yield Site(placed.layer, placed.shape)
 
 
 def space_sites(space: Space, rng: random.Random, draws: int = _DRAWS) -> Counter[Site]:

@@ -136,6 +136,7 @@ def network_protocol(key: CalibrationKey) -> Protocol:
         torch.device(key.device),
         batch_size=key.batch_size,
         image_size=key.image_size,
+        in_chans=key.in_chans,
         dtype=cast(DType, key.dtype),
         mode=cast(Mode, key.mode),
     )
