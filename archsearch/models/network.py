@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from archsearch.blocks.common import init_linears
-from archsearch.errors import UserError
+from archsearch.errors import UserError, shown
 from archsearch.models.features import FeatureNetwork, features, stage_info
 from archsearch.models.stage import NetworkStage, StagedNetwork, rename_earlier_keys
-from archsearch.space import Arch, ImageSize, Space, paper
+from archsearch.space import Arch, ImageSize, Space, paper, paper_names, paper_space
 
 # The operations of torch.nn.init. On meta tensors each call takes up to a millisecond: van_b6 without weights takes 1.1 s, and 0.4 s with these skipped.
 _INIT_OPERATIONS = frozenset("kaiming_uniform_ uniform_ normal_ erfinv_ mul_ add_ clamp_ fill_ zero_".split())
@@ -29,7 +29,7 @@ class Network(StagedNetwork):
     (B, C, H, W) -> (B, num_classes) logits. State dicts of versions that counted stages and blocks from 1 load too.
     """
 
-    def __init__(self, arch: Arch, *, image_size: ImageSize | None = None, drop_path: float = 0.0) -> None:
+    def __init__(self, arch: Arch, *, image_size: ImageSize | None = None, drop_path_rate: float = 0.0) -> None:
         super().__init__()
         self._name_after(arch)
         placed = list(arch.layers(image_size))
@@ -40,7 +40,9 @@ class Network(StagedNetwork):
         for item in placed:
             rate = 0.0
             if item.layer.role == "block":
-                rate = drop_path * block / max(num_blocks - 1, 1)  # linear from 0 at the first block, as in all papers
+                rate = (
+                    drop_path_rate * block / max(num_blocks - 1, 1)
+                )  # linear from 0 at the first block, as in all papers
                 block += 1
             module = item.layer.build(item.shape, rate)
             if item.module == "stem":
@@ -129,7 +131,7 @@ def build(
     image_size: ImageSize | None = None,
     num_classes: int | None = None,
     in_chans: int | None = None,
-    drop_path: float = 0.0,
+    drop_path_rate: float | Literal["paper"] = 0.0,
     features_only: Literal[False] = False,
 ) -> Network: ...
 
@@ -140,7 +142,7 @@ def build(
     *,
     image_size: ImageSize | None = None,
     in_chans: int | None = None,
-    drop_path: float = 0.0,
+    drop_path_rate: float | Literal["paper"] = 0.0,
     features_only: Literal[True],
     out_indices: Sequence[int] | None = None,
 ) -> FeatureNetwork: ...
@@ -152,16 +154,16 @@ def build(
     image_size: ImageSize | None = None,
     num_classes: int | None = None,
     in_chans: int | None = None,
-    drop_path: float = 0.0,
+    drop_path_rate: float | Literal["paper"] = 0.0,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
 ) -> Network | FeatureNetwork:
     """The network of an architecture, a paper's model by name, or a space of size one, initialised as in its papers, in channels_last memory.
 
-    image_size: side or (height, width) in pixels; in_chans: channels of the images; both and num_classes are the architecture's own by default. drop_path:
-    rate of the last block, rising linearly from 0. features_only: the stages without the head, which return the feature maps of `out_indices` (from 0, all
-    by default; see `features.features`). Raises UserError where a layer does not allow the size, for num_classes with features_only, and for out_indices
-    without it.
+    image_size: side or (height, width) in pixels; in_chans: channels of the images; both and num_classes are the architecture's own by default.
+    drop_path_rate: of the last block, rising linearly from 0; `paper` is the rate of the paper's own recipe. features_only: the stages without the head,
+    which return the feature maps of `out_indices` (from 0, all by default; see `features.features`). Raises UserError where a layer does not allow the size,
+    for num_classes with features_only, and for out_indices without it.
     """
     if not isinstance(arch, Arch):
         arch = paper(arch) if isinstance(arch, str) else arch.arch()
@@ -178,9 +180,22 @@ def build(
     if in_chans is not None:
         arch = replace(arch, in_chans=in_chans)
     arch.check(image_size)
-    network = Network(arch, image_size=image_size, drop_path=drop_path)
+    network = Network(arch, image_size=image_size, drop_path_rate=_drop_path_rate(arch, drop_path_rate))
     network.to(memory_format=torch.channels_last)
     return features(network, arch, image_size=image_size, out_indices=out_indices) if features_only else network
+
+
+def _drop_path_rate(arch: Arch, given: float | str) -> float:
+    """The number given, or the paper's. Raises UserError for a number outside [0, 1), other text, and where no paper states a rate."""
+    published = paper_space(arch.name).paper if arch.name in paper_names() else {}
+    if given == "paper" and "drop_path_rate" not in published:
+        raise UserError(
+            f"build: drop_path_rate 'paper': no paper states a rate for {arch.name or arch.arch_id}; give a number"
+        )
+    rate = published["drop_path_rate"] if given == "paper" else given
+    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise UserError(f"build: drop_path_rate is {shown(given)}; allowed are numbers from 0 to below 1, and 'paper'")
+    return rate
 
 
 class _WithoutWeights(TorchFunctionMode):

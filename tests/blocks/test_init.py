@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from archsearch import build, paper, paper_names
+from archsearch import UserError, build, paper, paper_names
 from archsearch.blocks import MsgBlock, Shape, registered_layers
 
 SIGMAS = (
@@ -234,7 +234,7 @@ MEASURED_RATES = {
 def _rates(name: str) -> list[float]:
     """Drop rate of every block of a paper's model at its recipe's rate, in order of execution; a block that never drops has the identity."""
     with torch.device("meta"):
-        model = build(paper(name), drop_path=RECIPES[name][0])
+        model = build(paper(name), drop_path_rate=RECIPES[name][0])
     paths = [placed.module for placed in paper(name).layers() if placed.layer.role == "block"]
     layers = [model.get_submodule(f"{path}.drop_path") for path in paths]
     assert isinstance(layers[0], nn.Identity)
@@ -252,6 +252,24 @@ def test_recipes_are_those_of_all_papers() -> None:
 def test_drop_rate_rises_linearly_over_all_blocks(name: str) -> None:
     rate, blocks = RECIPES[name]
     assert _rates(name) == pytest.approx(np.linspace(0, rate, blocks), abs=1e-12)
+
+
+def test_the_papers_own_rates_are_theirs_and_a_number_is_asked_for_where_they_state_none() -> None:
+    stated = {name for name in RECIPES if name not in ("davit_small", "davit_base", "van_b4", "van_b5", "van_b6")}
+    for name in RECIPES:
+        with torch.device("meta"):
+            if name not in stated:
+                with pytest.raises(UserError, match=f"no paper states a rate for {name}; give a number"):
+                    build(paper(name), drop_path_rate="paper")
+                continue
+            *_, last = (m for m in build(name, drop_path_rate="paper").modules() if isinstance(m, StochasticDepth))
+        assert last.p == pytest.approx(RECIPES[name][0])
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, float("nan"), "papers", None])
+def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
+    with pytest.raises(UserError, match=r"drop_path_rate is .*; allowed are numbers from 0 to below 1, and 'paper'"):
+        build(paper("van_b0"), drop_path_rate=rate)
 
 
 @pytest.mark.parametrize("name", MEASURED_RATES)

@@ -144,7 +144,7 @@ def test_stages_equal_those_of_the_official_code(case: str) -> None:
 
 @pytest.mark.parametrize("name", _cases((*FAMILIES, *HYBRIDS)))
 def test_training_reaches_every_parameter(name: str) -> None:
-    model = build(_arch(name), features_only=True, drop_path=0.1).train()
+    model = build(_arch(name), features_only=True, drop_path_rate=0.1).train()
     sum((out * torch.randn_like(out)).sum() for out in model(torch.randn(2, 3, 224, 224))).backward()
     without = [key for key, parameter in model.named_parameters() if parameter.grad is None]
     assert without == []
