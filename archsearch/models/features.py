@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import Block, Layer, Shape
-from archsearch.blocks.common import to_map, to_tokens
-from archsearch.blocks.positions import from_windows, window_grid
+from archsearch.blocks.common import crop_tokens, to_map, to_tokens
+from archsearch.blocks.positions import from_windows
 from archsearch.errors import UserError
-from archsearch.models.stage import NetworkStage, rename_earlier_keys
+from archsearch.models.stage import NetworkStage, refuse_size, rename_earlier_keys
 from archsearch.space import Arch, ImageSize, Placed
 
 # Where tokens pass from stage to stage (MSG-Transformer's messengers) a map carries the stream that it was cut from as an attribute of this name, since
@@ -93,7 +93,8 @@ class StageFeatures(NetworkStage):
         if not self.out.tokens:
             return stream
         patches = to_tokens(stream)[:, :, 1:]
-        out = to_map(from_windows(patches, *window_grid(self.out), height, width))
+        covered = self.out.covered if self.out.window else (height, width)
+        out = to_map(crop_tokens(from_windows(patches, *self.out.grid, *covered), height, width))
         if self.passes_tokens:
             setattr(out, _STREAM, stream)
         return out
@@ -113,9 +114,11 @@ class StageFeatures(NetworkStage):
 class FeatureNetwork(nn.Module):
     """The stages of a network as children `stage1`, `stage2`, ...: (B, C, H, W) -> list of the feature maps of `feature_info.out_indices`."""
 
-    def __init__(self, stages: Sequence[StageFeatures], feature_info: FeatureInfo) -> None:
+    def __init__(
+        self, stages: Sequence[StageFeatures], feature_info: FeatureInfo, arch: Arch, image_size: ImageSize | None
+    ) -> None:
         super().__init__()
-        self.feature_info = feature_info
+        self.feature_info, self.arch, self.image_size = feature_info, arch, image_size
         for stage in stages:
             self.add_module(f"stage{stage.number}", stage)
 
@@ -127,9 +130,13 @@ class FeatureNetwork(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) images in any memory format -> maps (B, C_i, H_i, W_i) in channels_last memory."""
         maps: list[Tensor] = []
-        for stage in self.children():
-            x = stage(x)
-            maps.append(x)
+        out = x
+        try:
+            for stage in self.children():
+                out = stage(out)
+                maps.append(out)
+        except (UserError, RuntimeError) as error:
+            refuse_size(self.arch, self.image_size, x, error)
         return [maps[index] for index in self.feature_info.out_indices]
 
 
@@ -153,7 +160,7 @@ def features(
         stages.append(StageFeatures(number, [*layers, *([("norm", norm)] if norm else [])], group))
     for stage, following in pairwise(stages):
         stage.passes_tokens = following.takes_tokens
-    return FeatureNetwork(stages, FeatureInfo(info=_make_info(groups), out_indices=indices))
+    return FeatureNetwork(stages, FeatureInfo(info=_make_info(groups), out_indices=indices), arch, image_size)
 
 
 def _by_stage(placed: Sequence[Placed]) -> list[list[Placed]]:

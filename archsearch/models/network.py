@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from archsearch.blocks.common import init_linears
 from archsearch.errors import UserError
 from archsearch.models.features import FeatureNetwork, features, stage_info
-from archsearch.models.stage import NetworkStage, rename_earlier_keys
+from archsearch.models.stage import NetworkStage, refuse_size, rename_earlier_keys
 from archsearch.space import Arch, ImageSize, Space, paper
 
 # The operations of torch.nn.init. On meta tensors each call takes up to a millisecond: van_b6 without weights takes 1.1 s, and 0.4 s with these skipped.
@@ -34,6 +34,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self._name_after(arch)
+        self.image_size = image_size
         placed = list(arch.layers(image_size, in_chans))
         num_blocks = sum(item.layer.role == "block" for item in placed)
         stages: list[list[tuple[str, nn.Module]]] = [[] for _ in arch.stages]
@@ -66,7 +67,10 @@ class Network(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images -> the last map, (B, num_features, H, W), normed where the paper's norm precedes the mean; tokens are in it as they run."""
-        out: Tensor = self.norm(self.stages(self.stem(x.contiguous(memory_format=torch.channels_last))))
+        try:
+            out: Tensor = self.norm(self.stages(self.stem(x.contiguous(memory_format=torch.channels_last))))
+        except (UserError, RuntimeError) as error:
+            refuse_size(self.arch, self.image_size, x, error)
         return out
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # timm's signature

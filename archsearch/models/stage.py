@@ -3,11 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from archsearch.errors import UserError
+from archsearch.space import Arch, ImageSize
 
 
 class NetworkStage(nn.Module):
@@ -51,6 +54,20 @@ class NetworkStage(nn.Module):
         for block in module if name == "blocks" and isinstance(module, nn.Sequential) else [module]:
             x = checkpoint(block, x, use_reentrant=False)
         return x
+
+
+def refuse_size(arch: Arch, built: ImageSize | None, images: Tensor, error: Exception) -> NoReturn:
+    """Raise the error of a pass over images: as the sentence of `Arch.check` where their size is the reason, which names sizes that work."""
+    height, width = images.shape[-2:]
+    try:
+        arch.check((height, width))
+    except UserError as refusal:
+        raise refusal from error
+    if not isinstance(error, UserError):
+        raise error
+    size = built or arch.image_size
+    sides = size if isinstance(size, tuple) else (size, size)
+    raise UserError(f"{error} (images of {height}x{width} came, this one was built for {sides[0]}x{sides[1]})") from error
 
 
 _EARLIER = re.compile(r"(stages\.|stage)(\d+)\.(?:blocks\.(\d+)\.)?")
