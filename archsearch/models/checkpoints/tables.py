@@ -117,7 +117,7 @@ def fit_tables(
                     "the paper's code has no rule to resize them, so these weights work at their own image size only"
                 )
     return fitted, [
-        f"{count} tables of relative position bias for {_sides(trained)} tokens were resized to {_sides(wanted)}"
+        f"tables of relative position bias for {_sides(trained)} tokens were resized to {_sides(wanted)}, {count} of them"
         for (trained, wanted), count in resized.items()
     ]
 
