@@ -105,7 +105,10 @@ class TokenHead(Layer):
         """A token must arrive."""
         if not shape.tokens:
             found = f"a map without a token ({shape.sides})"
-            raise LayerError("kind", f"a token head reads one token or more beside the map and gets {found}; it takes a class token or messengers")
+            raise LayerError(
+                "kind",
+                f"a token head reads one token or more beside the map and gets {found}; it takes a class token or messengers",
+            )
 
     def out(self, shape: Shape) -> Shape:
         """Logits, as a map of one position."""

@@ -104,7 +104,8 @@ class MessengerBlock(nn.Module):
         batch, windows, _, channels = tokens.shape
         side, count = self.shuffle, self.shuffle**2
         padded = pad_tokens(tokens[:, :, 0].view(batch, *self.windows, channels), side)
-        by_region = to_groups(padded, side).unflatten(-1, (count, channels // count))  # (B, regions, window, chunk, C / count)
+        # (B, regions, window, chunk, C / count)
+        by_region = to_groups(padded, side).view(batch, -1, count, count, channels // count)
         mixed = by_region.transpose(2, 3)
         absent = padded_key_mask(*self.windows, side, 1, 1.0, tokens)  # (regions, 1, 1, window)
         if absent is not None:
@@ -137,7 +138,7 @@ class Messengers(nn.Module):
             raise UserError(
                 f"messenger windows were cut for a map of {self.size[0]}x{self.size[1]}, got {x.shape[-2]}x{x.shape[-1]}; build the model for this image size"
             )
-        rows, columns = _window_grid(*self.size, self.window)
+        rows, columns = _window_grid(self.size[0], self.size[1], self.window)
         side, height, width = self.shuffle, round_up(rows, self.shuffle), round_up(columns, self.shuffle)
         region = self.token.view(1, 1, side, 1, side, -1).expand(-1, height // side, -1, width // side, -1, -1)
         messengers = region.reshape(1, height, width, -1)[:, :rows, :columns].reshape(1, rows * columns, 1, -1)

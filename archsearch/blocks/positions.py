@@ -29,7 +29,9 @@ def check_unpadded(shape: Shape, kind: str) -> None:
     """Attention over all positions must not meet those that only fill up windows."""
     if shape.covered != (shape.height, shape.width):
         windows = f"messenger windows of {shape.window}x{shape.window}"
-        raise LayerError("image_size", f"{kind} attends to every position, and {windows} do not tile a map of {shape.sides}")
+        raise LayerError(
+            "image_size", f"{kind} attends to every position, and {windows} do not tile a map of {shape.sides}"
+        )
 
 
 def from_windows(windows: Tensor, rows: int, columns: int, height: int, width: int) -> Tensor:

@@ -67,7 +67,9 @@ def refuse_size(arch: Arch, built: ImageSize | None, images: Tensor, error: Exce
         raise error
     size = built or arch.image_size
     sides = size if isinstance(size, tuple) else (size, size)
-    raise UserError(f"{error} (images of {height}x{width} came, this one was built for {sides[0]}x{sides[1]})") from error
+    raise UserError(
+        f"{error} (images of {height}x{width} came, this one was built for {sides[0]}x{sides[1]})"
+    ) from error
 
 
 _EARLIER = re.compile(r"(stages\.|stage)(\d+)\.(?:blocks\.(\d+)\.)?")

@@ -1,6 +1,7 @@
 """Maps that windows do not tile: Swin's and MSG-Transformer's layers against slow references that pad, mask and crop position by position."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ WIDTH, HEADS, HEAD_DIM = 32, 2, 16
 MAPS = ((7, 9), (12, 13), (5, 23), (8, 8), (9, 4))
 
 
-def filled(module: nn.Module) -> nn.Module:
+def filled(module: nn.Module) -> Any:
     """Random weights that all matter, in float64 and eval mode."""
     generator = torch.Generator().manual_seed(0)
     module = module.double().eval()
@@ -28,9 +29,9 @@ def image(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def attend(block: nn.Module, tokens: Tensor, bias: Tensor) -> Tensor:
+def attend(block: Any, tokens: Tensor, bias: Tensor) -> Tensor:
     """Softmax attention of (N, C) tokens among themselves with a bias (heads, N, N), by the block's weights."""
-    attn = block.get_submodule("attn")
+    attn = block.attn
     query, key, value = (part.view(len(tokens), HEADS, HEAD_DIM) for part in attn.qkv(tokens).chunk(3, dim=-1))
     out = [
         ((query[:, head] / math.sqrt(HEAD_DIM)) @ key[:, head].t() + bias[head]).softmax(-1) @ value[:, head]
@@ -40,9 +41,9 @@ def attend(block: nn.Module, tokens: Tensor, bias: Tensor) -> Tensor:
     return result
 
 
-def table_bias(block: nn.Module, side: int, places: list[tuple[int, int]]) -> Tensor:
+def table_bias(block: Any, side: int, places: list[tuple[int, int]]) -> Tensor:
     """(heads, N, N) from the table, pair by pair, for places inside a window."""
-    table = block.get_submodule("attn").relative_position_bias_table
+    table = block.attn.relative_position_bias_table
     bias = torch.zeros(HEADS, len(places), len(places), dtype=torch.float64)
     for i, (yi, xi) in enumerate(places):
         for j, (yj, xj) in enumerate(places):
@@ -53,13 +54,13 @@ def table_bias(block: nn.Module, side: int, places: list[tuple[int, int]]) -> Te
 # --- Swin -----------------------------------------------------------------------------------------------------------
 
 
-def swin_reference(block: nn.Module, x: Tensor, window: int, shift: int) -> Tensor:
+def swin_reference(block: Any, x: Tensor, window: int, shift: int) -> Tensor:
     """Swin's block as its detection code has it, on one (C, H, W) map, window by window with regions by their definition."""
     _, height, width = x.shape
     rows, columns = -(-height // window) * window, -(-width // window) * window
     tokens = x.permute(1, 2, 0)
     padded = torch.zeros(rows, columns, WIDTH, dtype=torch.float64)
-    padded[:height, :width] = block.get_submodule("norm1")(tokens)
+    padded[:height, :width] = block.norm1(tokens)
     mixed = torch.zeros_like(padded)
     places = [(y, x) for y in range(window) for x in range(window)]
 
@@ -78,8 +79,9 @@ def swin_reference(block: nn.Module, x: Tensor, window: int, shift: int) -> Tens
             for place, value in zip(source, out, strict=True):
                 mixed[place] = value
     tokens = tokens + mixed[:height, :width]
-    tokens = tokens + block.get_submodule("mlp")(block.get_submodule("norm2")(tokens))
-    return tokens.permute(2, 0, 1)
+    tokens = tokens + block.mlp(block.norm2(tokens))
+    out: Tensor = tokens.permute(2, 0, 1)
+    return out
 
 
 @pytest.mark.parametrize("size", MAPS)
@@ -132,28 +134,30 @@ def test_merging_pads_odd_sides_with_zeros(size: tuple[int, int]) -> None:
                 for index, (y, z) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
                     if 2 * row + y < size[0] and 2 * column + z < size[1]:
                         cell[index] = x[0, :, 2 * row + y, 2 * column + z]
-                expected = merging.get_submodule("reduction")(merging.get_submodule("norm")(cell.flatten()))
+                expected = merging.reduction(merging.norm(cell.flatten()))
                 torch.testing.assert_close(out[0, :, row, column], expected, rtol=1e-12, atol=1e-12)
 
 
 # --- MSG-Transformer ------------------------------------------------------------------------------------------------
 
-Stream = tuple[dict[tuple[int, int], Tensor], Tensor]  # messengers by window, and the map (H, W, C), which has no padding
+Stream = tuple[
+    dict[tuple[int, int], Tensor], Tensor
+]  # messengers by window, and the map (H, W, C), which has no padding
 
 
-def born(module: nn.Module, x: Tensor, window: int, shuffle: int) -> Stream:
+def born(module: Any, x: Tensor, window: int, shuffle: int) -> Stream:
     """Each window's messenger by its place in its region."""
-    token = module.get_parameter("token")
+    token = module.token
     grid = [(row, column) for row in range(-(-x.shape[1] // window)) for column in range(-(-x.shape[2] // window))]
     return {(r, c): token[0, r % shuffle * shuffle + c % shuffle, 0] for r, c in grid}, x.permute(1, 2, 0)
 
 
-def msg_reference(block: nn.Module, stream: Stream, window: int, shuffle: int) -> Stream:
+def msg_reference(block: Any, stream: Stream, window: int, shuffle: int) -> Stream:
     """MSG-Transformer's block on windows that hold only the positions that exist."""
     messengers, tokens = stream
     height, width, _ = tokens.shape
-    norm1, norm2, mlp = (block.get_submodule(name) for name in ("norm1", "norm2", "mlp"))
-    scalars = block.get_submodule("attn").rel_pos_msg
+    norm1, norm2, mlp = block.norm1, block.norm2, block.mlp
+    scalars = block.attn.rel_pos_msg
     after, mixed = dict(messengers), tokens.clone()
     for (row, column), messenger in messengers.items():
         top, left = row * window, column * window
@@ -177,14 +181,14 @@ def msg_reference(block: nn.Module, stream: Stream, window: int, shuffle: int) -
     return {place: token + mlp(norm2(token)) for place, token in exchanged.items()}, mixed + mlp(norm2(mixed))
 
 
-def merge_reference(merging: nn.Module, stream: Stream) -> Stream:
+def merge_reference(merging: Any, stream: Stream) -> Stream:
     """The convolution over the map, and over the messengers as a map."""
     messengers, tokens = stream
     rows, columns = (1 + max(place[axis] for place in messengers) for axis in (0, 1))
     small = torch.stack([messengers[row, column] for row in range(rows) for column in range(columns)])
 
     def merge(x: Tensor) -> Tensor:
-        out: Tensor = merging.get_submodule("norm")(merging.get_submodule("reduction")(x.permute(2, 0, 1)[None]))
+        out: Tensor = merging.norm(merging.reduction(x.permute(2, 0, 1)[None]))
         return out[0].permute(1, 2, 0)
 
     half = merge(small.view(rows, columns, -1))
@@ -235,7 +239,7 @@ def test_messengers_on_any_map_never_see_padding(size: tuple[int, int]) -> None:
 def test_regions_that_are_cut_off_are_dropped_as_wholes() -> None:
     """Stochastic depth is by region also at the edge: the windows of a region keep a branch or lose it together."""
     shape = MessengersLayer(window=2, shuffle=2).out(Shape(WIDTH, 5, 7))
-    block = MsgBlock(window=2, shuffle=2, head_dim=HEAD_DIM).build(shape, drop_path=0.5).train()
+    block: Any = MsgBlock(window=2, shuffle=2, head_dim=HEAD_DIM).build(shape, drop_path=0.5).train()
     torch.manual_seed(0)
     scale = block._drop(torch.ones(64, shape.tokens, 1, 1)).view(64, 3, 4)
     assert {0.0, 2.0} == set(scale.flatten().tolist())

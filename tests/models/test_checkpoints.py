@@ -74,7 +74,8 @@ def cheap_tensor(key: str, entry: Entry) -> Tensor:
     if key.endswith("relative_position_index"):
         return index_map(math.isqrt(shape[0]))
     if key.endswith("attn_mask"):
-        return shift_mask(7 * math.isqrt(shape[0]))
+        window = math.isqrt(shape[1])
+        return shift_mask(window * math.isqrt(shape[0]), window)
     return torch.tensor(zlib.crc32(key.encode()) % 997 + 1, dtype=DTYPES[dtype]).expand(shape)
 
 
@@ -610,10 +611,14 @@ def test_tables_of_other_windows_are_resized_and_told(name: str) -> None:
 def test_a_small_image_resizes_the_tables_of_the_windows_that_it_makes_smaller() -> None:
     state, key = cheap_state("swin_tiny"), "layers.3.blocks.1.attn.relative_position_bias_table"
     state[key] = torch.randn(169, 24, generator=torch.Generator().manual_seed(0))
-    with pytest.warns(CheckpointWarning, match="^swin_tiny: tables of .* for 7x7 tokens were resized to 6x6, 2 of them$"):
+    with pytest.warns(
+        CheckpointWarning, match="^swin_tiny: tables of .* for 7x7 tokens were resized to 6x6, 2 of them$"
+    ):
         saved = save_official(load_official("swin_tiny", state, image_size=(192, 256)))
     assert torch.equal(saved[key], resized(state[key], 6))
-    with pytest.warns(CheckpointWarning, match="resized to 4x4"):  # 64 windows as at 224 pixels, in other rows, and none shifted in stage 3
+    with pytest.warns(
+        CheckpointWarning, match="resized to 4x4"
+    ):  # 64 windows as at 224 pixels, in other rows, and none shifted in stage 3
         assert load_official("swin_tiny", state, image_size=(112, 448))
     changed = [key for key in state if key.endswith("bias_table") and saved[key].shape != state[key].shape]
     assert changed == [key.replace("blocks.1", f"blocks.{block}") for block in (0, 1)]
@@ -622,7 +627,9 @@ def test_a_small_image_resizes_the_tables_of_the_windows_that_it_makes_smaller()
 def test_a_checkpoint_of_another_whole_map_is_resized_and_told() -> None:
     state, key = cheap_state("lit_s"), "layers.2.blocks.4.attn.relative_position_bias_table"
     table = torch.randn(47 * 47, 12, generator=torch.Generator().manual_seed(0))
-    with pytest.warns(CheckpointWarning, match="^lit_s: tables of .* for 24x24 tokens were resized to 14x14, 1 of them$"):
+    with pytest.warns(
+        CheckpointWarning, match="^lit_s: tables of .* for 24x24 tokens were resized to 14x14, 1 of them$"
+    ):
         saved = save_official(load_official("lit_s", {**state, key: table}))
     assert torch.equal(saved[key], resized(table, 14))
 
@@ -648,7 +655,9 @@ def test_pvt_keeps_its_tables_at_every_size() -> None:
 
 
 def test_a_size_the_paper_cannot_take_is_refused_as_by_build() -> None:
-    with pytest.raises(UserError, match="even sides, got 50x65; of the multiples of 32, 192x256 and 224x288 would work"):
+    with pytest.raises(
+        UserError, match="even sides, got 50x65; of the multiples of 32, 192x256 and 224x288 would work"
+    ):
         load_official("crossformer_tiny", cheap_state("crossformer_tiny"), image_size=(200, 260))
 
 
