@@ -1,5 +1,6 @@
 """What a layer is: a frozen dataclass that checks, prices and builds itself, and the one registry of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -17,24 +18,41 @@ Scale = Literal["width", "window", "tiles", "interval"]
 class Shape(NamedTuple):
     """A feature map without its batch: channels, height, width; `tokens` windows of it may each be headed by a token of its own.
 
-    With tokens (a class token: 1, the whole map its window; messengers: one for each square window) the tensor is (B, C, tokens, 1 + n): a row for each
-    window in row-major order, first its token, then its n = height * width / tokens positions in row-major order.
+    With tokens (a class token: 1, the whole map its window; messengers: one for each square window of side `window`) the tensor is (B, C, tokens, 1 + n): a
+    row for each window in row-major order, first its token, then its n positions in row-major order. Square windows reach beyond a map that they do not tile.
     """
 
     channels: int
     height: int
     width: int
     tokens: int = 0
+    window: int = 0
 
     @property
     def positions(self) -> int:
-        """Number of positions of the tensor: the map's and the tokens beside it."""
-        return self.height * self.width + self.tokens
+        """Number of positions of the tensor: the map's, those that fill up its windows, and the tokens beside it."""
+        return math.prod(self.covered) + self.tokens
 
     @property
     def plain(self) -> "Shape":
         """The map without its tokens."""
-        return self._replace(tokens=0)
+        return self._replace(tokens=0, window=0)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of windows: one window is the whole map, several are squares."""
+        if self.tokens == 1 and not self.window:
+            return 1, 1
+        side = self.window or math.isqrt(self.height * self.width // self.tokens)
+        return -(-self.height // side), -(-self.width // side)
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Height and width that the windows cover: the map's sides, rounded up to windows."""
+        if not self.window:
+            return self.height, self.width
+        rows, columns = self.grid
+        return rows * self.window, columns * self.window
 
     @property
     def sides(self) -> str:
@@ -46,7 +64,7 @@ class Shape(NamedTuple):
         """Shape of the tensor without its batch."""
         if not self.tokens:
             return self.channels, self.height, self.width
-        return self.channels, self.tokens, 1 + self.height * self.width // self.tokens
+        return self.channels, self.tokens, self.positions // self.tokens
 
 
 class LayerError(UserError):
@@ -89,6 +107,15 @@ class Layer:
 
     def check(self, shape: Shape) -> None:
         """The layer's own requirements on `shape`; raises LayerError."""
+
+    def check_choice(self, shape: Shape) -> None:
+        """What a choice of a space must fit besides, so that it is worth a trial; at other input sizes the papers' rules pad or clip. Raises LayerError."""
+        side = max(shape.height, shape.width)
+        for item in fields(self):
+            size = getattr(self, item.name)
+            if item.metadata.get("scale") in ("window", "tiles", "interval") and size > side:
+                problem = f"{item.name} {size} is larger than the map of {shape.sides}; allowed: 1 to {side}"
+                raise LayerError(item.name, problem)
 
     def out(self, shape: Shape) -> Shape:
         """Shape after the layer; blocks keep theirs."""
@@ -134,25 +161,6 @@ class Block(Layer):
     def stage_end(self) -> Layer | None:
         """Layer after the last block of a stage, unless the head follows (VAN's LayerNorm)."""
         return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Halving(Layer):
-    """A downsample that takes maps with even sides only, and gives half of each side and `width` channels."""
-
-    role: ClassVar[Role] = "downsample"
-    width: int
-
-    def check(self, shape: Shape) -> None:
-        """Both sides must be even."""
-        if shape.height % 2 or shape.width % 2:
-            raise LayerError(
-                "image_size", f"the downsample {self.kind!r} needs a map with even sides, got {shape.sides}"
-            )
-
-    def out(self, shape: Shape) -> Shape:
-        """Half the sides, `width` channels."""
-        return Shape(self.width, shape.height // 2, shape.width // 2)
 
 
 LayerType = TypeVar("LayerType", bound=type[Layer])

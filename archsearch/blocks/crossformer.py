@@ -1,7 +1,8 @@
 """CrossFormer's layers (Wang et al., arXiv 2108.00154): short- and long-distance attention, cross-scale convolutions.
 
 Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_dim` instead of a number of heads, grouping and bias follow the map that arrives
-(the paper's classifier fixes them for a square image at construction), and the merging may give any width, not only twice the incoming one.
+(the paper's classifier fixes them for a square image at construction), and the merging may give any width, not only twice the incoming one. As in the paper's
+code the stem takes images that its stride divides and the merging maps with even sides, when a network is built and when it runs.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Halving, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import (
     ChannelNorm,
     PreNormBlock,
@@ -30,6 +31,7 @@ from archsearch.blocks.common import (
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, cached_tensor
 from archsearch.blocks.patch import PatchDownsample, PatchStem
+from archsearch.errors import UserError
 
 
 def grouping(height: int, width: int, window: int, interval: int) -> tuple[int, int]:
@@ -180,6 +182,20 @@ def _check_split(width: int, num_kernels: int) -> None:
         raise LayerError("width", f"width {width} is not a multiple of {needed}")
 
 
+def _stem_misfit(height: int, width: int, stride: int) -> str | None:
+    """Why the stem does not take an image; None when it does."""
+    if height % stride == width % stride == 0:
+        return None
+    return f"an image of {height}x{width} does not divide by the stem's stride {stride}"
+
+
+def _merging_misfit(height: int, width: int) -> str | None:
+    """Why the merging does not take a map; None when it does."""
+    if height % 2 == width % 2 == 0:
+        return None
+    return f"the downsample 'cross-scale' needs a map with even sides, got {height}x{width}"
+
+
 class CrossScaleConv(nn.ModuleList):
     """Convolutions of one stride and centre at growing sizes, concatenated on channels, smallest kernel first."""
 
@@ -205,11 +221,14 @@ class CrossScaleEmbedding(nn.Module):
 
     def __init__(self, inputs: int, width: int, stride: int, num_kernels: int) -> None:
         super().__init__()
+        self.stride = stride
         self.projs = CrossScaleConv(inputs, width, stride, num_kernels)
         self.norm = ChannelNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, width, H / stride, W / stride)."""
+        if error := _stem_misfit(x.shape[-2], x.shape[-1], self.stride):
+            raise UserError(error)
         out: Tensor = self.norm(self.projs(x))
         return out
 
@@ -224,6 +243,8 @@ class CrossScaleMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, width, H / 2, W / 2)."""
+        if error := _merging_misfit(x.shape[-2], x.shape[-1]):
+            raise UserError(error)
         out: Tensor = self.reductions(self.norm(x))
         return out
 
@@ -247,10 +268,8 @@ class CrossScaleStem(Layer):
         _check_split(self.width, self.num_kernels)
         if self.stride < 1 or (self.num_kernels > 1 and self.stride % 2):
             raise LayerError("stride", f"stride {self.stride} must be positive and, for several kernels, even")
-        if shape.height % self.stride or shape.width % self.stride:
-            raise LayerError(
-                "image_size", f"an image of {shape.sides} does not divide by the stem's stride {self.stride}"
-            )
+        if error := _stem_misfit(shape.height, shape.width, self.stride):
+            raise LayerError("image_size", error)
 
     def out(self, shape: Shape) -> Shape:
         """Sides over the stride, `width` channels."""
@@ -275,11 +294,13 @@ class CrossScaleStem(Layer):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class CrossScaleDownsample(Halving):
+class CrossScaleDownsample(Layer):
     """Halves the map with convolutions of kernels 2, 4 ... side by side after a LayerNorm."""
 
     kind: ClassVar[str] = "cross-scale"
+    role: ClassVar[Role] = "downsample"
     paper: ClassVar[str] = "CrossFormer"
+    width: int
     num_kernels: int = choice(
         2, 1, 2, 3, doc="number of convolutions, the first with kernel 2, each next one twice as large"
     )
@@ -287,7 +308,12 @@ class CrossScaleDownsample(Halving):
     def check(self, shape: Shape) -> None:
         """Kernels must share the width; the map must halve exactly."""
         _check_split(self.width, self.num_kernels)
-        super().check(shape)
+        if error := _merging_misfit(shape.height, shape.width):
+            raise LayerError("image_size", error)
+
+    def out(self, shape: Shape) -> Shape:
+        """Half the sides, `width` channels."""
+        return Shape(self.width, shape.height // 2, shape.width // 2)
 
     def canonical(self, shape: Shape) -> Layer:
         """One kernel is a patch merging with its norm before."""

@@ -70,7 +70,7 @@ class PoolHead(Layer):
 
 
 class TokenClassifier(nn.Module):
-    """Linear on the first position, the token that heads the map."""
+    """Linear on the token that heads the map, or on the mean of the tokens that head its windows."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
@@ -78,18 +78,21 @@ class TokenClassifier(nn.Module):
         init_linears(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1 + n) -> (B, num_classes)."""
+        """(B, C, tokens, 1 + n) -> (B, num_classes)."""
         return apply_linear(self.fc, self.pool(x))
 
     def pool(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1 + n) -> (B, C), the token."""
-        return to_tokens(x)[:, 0, 0]
+        """(B, C, tokens, 1 + n) -> (B, C), the token or the mean of several."""
+        return to_tokens(x)[:, :, 0].mean(1)
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class TokenHead(Layer):
-    """A Linear classifier on the one token that heads the map: PVT's and LIT-Ti's class token, the messenger of MSG-Transformer's only window."""
+    """A Linear classifier on the token that heads the map: PVT's and LIT-Ti's class token, the messenger of MSG-Transformer's only window.
+
+    Of several windows the mean of the messengers: our rule, the paper's code ends with one window at its own size and gives logits a window at others.
+    """
 
     kind: ClassVar[str] = "token"
     role: ClassVar[Role] = "head"
@@ -99,13 +102,12 @@ class TokenHead(Layer):
     eps: float = choice(1e-5, doc="the LayerNorm's epsilon")
 
     def check(self, shape: Shape) -> None:
-        """Exactly one token must arrive."""
-        if shape.tokens != 1:
-            found = f"{shape.tokens} messengers" if shape.tokens else "a map without a token"
+        """A token must arrive."""
+        if not shape.tokens:
+            found = f"a map without a token ({shape.sides})"
             raise LayerError(
                 "kind",
-                f"a token head reads one token beside the map and gets {found} ({shape.sides}); it takes a class token, "
-                "or messenger windows as large as the last map",
+                f"a token head reads one token or more beside the map and gets {found}; it takes a class token or messengers",
             )
 
     def out(self, shape: Shape) -> Shape:
@@ -117,7 +119,7 @@ class TokenHead(Layer):
         return cost.layer_norm(shape.positions, shape.channels) + cost.linear(1, shape.channels, self.num_classes)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:
-        """(B, C, 1, 1 + n) -> (B, num_classes): children `norm` and `head`."""
+        """(B, C, tokens, 1 + n) -> (B, num_classes): children `norm` and `head`."""
         return _in_order(ChannelNorm(shape.channels, eps=self.eps), TokenClassifier(shape.channels, self.num_classes))
 
 

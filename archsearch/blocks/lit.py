@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Halving, Layer, LayerError, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
 from archsearch.blocks.common import (
     ConvMlp,
     Mlp,
@@ -35,6 +35,7 @@ from archsearch.blocks.common import (
 )
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, attention, cached_tensor, is_traced, linear
+from archsearch.blocks.positions import check_unpadded
 from archsearch.errors import UserError
 
 
@@ -101,7 +102,7 @@ class DeformableConv(nn.Conv2d):
         nn.init.zeros_(self.conv_offset.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) with even sides -> (B, outputs, H / 2, W / 2)."""
+        """(B, C, H, W) -> (B, outputs, H / 2, W / 2), sides rounded down."""
         assert self.bias is not None
         # At least float32, as the paper's code runs it; torchvision's CPU kernel knows no bfloat16 and no mixed types.
         dtype = torch.promote_types(input.dtype, torch.float32)
@@ -202,6 +203,7 @@ class GlobalAttentionBlock(Block):
         check_hidden(self.mlp_ratio, shape.channels)
         if self.bias and shape.tokens:
             raise LayerError("bias", "a token beside the map has no relative position; set bias = false")
+        check_unpadded(shape, self.kind)
 
     def canonical(self, shape: Shape) -> Layer:
         """Without a table heads make no difference on a map of one position: softmax over one key."""
@@ -224,11 +226,17 @@ class GlobalAttentionBlock(Block):
 
 @register
 @dataclass(frozen=True, kw_only=True)
-class DeformableDownsample(Halving):
-    """LIT's deformable token merging."""
+class DeformableDownsample(Layer):
+    """LIT's deformable token merging; of an odd side the last row is read through the offsets alone, as in the papers' detection code."""
 
     kind: ClassVar[str] = "deformable"
+    role: ClassVar[Role] = "downsample"
     paper: ClassVar[str] = "LIT, LITv2"
+    width: int
+
+    def out(self, shape: Shape) -> Shape:
+        """Half the sides rounded down, `width` channels."""
+        return Shape(self.width, shape.height // 2, shape.width // 2)
 
     def cost(self, shape: Shape) -> Cost:
         """(32 Cin + 4 Cin C + 2C) L_out: offsets, the convolution as if not deformed, BatchNorm; sampling is free."""

@@ -4,7 +4,6 @@ Changed against the papers' code: one table keeps the class token's row in front
 identity (the cost counts it, as the paper's code runs it).
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,18 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
-from archsearch.blocks.common import to_map, to_tokens
+from archsearch.blocks.common import crop_tokens, to_map, to_tokens
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import is_counted
 from archsearch.errors import UserError
-
-
-def window_grid(shape: Shape) -> tuple[int, int]:
-    """Rows and columns of windows of a shape with tokens: one window is the whole map, several are squares."""
-    if shape.tokens == 1:
-        return 1, 1
-    side = math.isqrt(shape.height * shape.width // shape.tokens)
-    return shape.height // side, shape.width // side
 
 
 def to_windows(tokens: Tensor, rows: int, columns: int) -> Tensor:
@@ -32,6 +23,15 @@ def to_windows(tokens: Tensor, rows: int, columns: int) -> Tensor:
     batch, height, width, channels = tokens.shape
     split = tokens.reshape(batch, rows, height // rows, columns, width // columns, channels)
     return split.transpose(2, 3).reshape(batch, rows * columns, -1, channels)
+
+
+def check_unpadded(shape: Shape, kind: str) -> None:
+    """Attention over all positions must not meet those that only fill up windows."""
+    if shape.covered != (shape.height, shape.width):
+        windows = f"messenger windows of {shape.window}x{shape.window}"
+        raise LayerError(
+            "image_size", f"{kind} attends to every position, and {windows} do not tile a map of {shape.sides}"
+        )
 
 
 def from_windows(windows: Tensor, rows: int, columns: int, height: int, width: int) -> Tensor:
@@ -136,7 +136,8 @@ class Patches(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.windows, self.size, self.rows = window_grid(shape), (shape.height, shape.width), shape.tensor[1:]
+        self.windows, self.covered, self.rows = shape.grid, shape.covered, shape.tensor[1:]
+        self.size = (shape.height, shape.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, tokens, 1 + n) -> (B, C, H, W)."""
@@ -144,7 +145,8 @@ class Patches(nn.Module):
             raise UserError(
                 f"tokens were put beside a map of {self.size[0]}x{self.size[1]} and another comes back; build the model for this image size"
             )
-        return to_map(from_windows(to_tokens(x)[:, :, 1:], *self.windows, *self.size).contiguous())
+        tokens = from_windows(to_tokens(x)[:, :, 1:], *self.windows, *self.covered)
+        return to_map(crop_tokens(tokens, *self.size).contiguous())
 
 
 @register

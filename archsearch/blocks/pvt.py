@@ -23,6 +23,7 @@ from archsearch.blocks.common import (
 )
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, attention
+from archsearch.blocks.positions import check_unpadded
 
 BLOCK_EPS = 1e-6  # of a block's two LayerNorms; the reduction's keeps 1e-5
 
@@ -60,6 +61,7 @@ def check_reduction(reduction: int, shape: Shape) -> None:
     if shape.tokens and reduction > 1:
         problem = "leaves no room for the token beside the map; 1 is allowed"
         raise LayerError("reduction", f"reduction {reduction} {problem}")
+    check_unpadded(shape, "sra")
 
 
 def reduced_head_dim(head_dim: int, reduction: int, shape: Shape) -> int:

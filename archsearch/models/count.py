@@ -33,8 +33,8 @@ _MOST_PROCESSES = 4
 # Free by the convention of blocks/cost.py: elementwise arithmetic, activations, softmax, average pooling, and moving data.
 _FREE_TRACED = frozenset(
     """abs add add_ arange avg_pool2d bias cat clone constant_pad_nd contiguous copy_ detach div div_ expand expand_as fill_ flatten
-    floor_divide full gelu gelu_ index index_put_ index_select mean meshgrid mul mul_ neg new_zeros ones pad permute relu relu_ repeat
-    reshape roll rsub select slice softmax split squeeze stack sub sub_ sum t to transpose type_as unbind unflatten unsqueeze view zeros
+    floor_divide full gelu gelu_ gt index index_put_ index_select mean meshgrid mul mul_ neg new_zeros ones pad permute relu relu_ repeat
+    reshape roll rsub select slice softmax split squeeze stack sub sub_ sum t to transpose type_as unbind unflatten unsqueeze view where zeros
     zeros_like""".split()
 )
 _FREE_DISPATCHED = _FREE_TRACED | frozenset(

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import Block, Layer, Shape
-from archsearch.blocks.common import to_map, to_tokens
-from archsearch.blocks.positions import from_windows, window_grid
+from archsearch.blocks.common import crop_tokens, to_map, to_tokens
+from archsearch.blocks.positions import from_windows
 from archsearch.errors import UserError
 from archsearch.models.stage import NetworkStage, StagedNetwork, rename_earlier_keys
 from archsearch.space import Arch, ImageSize, Placed
@@ -93,7 +93,8 @@ class StageFeatures(NetworkStage):
         if not self.out.tokens:
             return stream
         patches = to_tokens(stream)[:, :, 1:]
-        out = to_map(from_windows(patches, *window_grid(self.out), height, width))
+        covered = self.out.covered if self.out.window else (height, width)
+        out = to_map(crop_tokens(from_windows(patches, *self.out.grid, *covered), height, width))
         if self.passes_tokens:
             setattr(out, _STREAM, stream)
         return out
@@ -130,9 +131,13 @@ class FeatureNetwork(StagedNetwork):
         """(B, C, H, W) images in any memory format -> maps (B, C_i, H_i, W_i) in channels_last memory."""
         self.fix_size(x)
         maps: list[Tensor] = []
-        for stage in self.children():
-            x = stage(x)
-            maps.append(x)
+        out = x
+        try:
+            for stage in self.children():
+                out = stage(out)
+                maps.append(out)
+        except (UserError, RuntimeError) as error:
+            self.refuse(x, error)
         return [maps[index] for index in self.feature_info.out_indices]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:  # timm's signature

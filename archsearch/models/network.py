@@ -68,7 +68,10 @@ class Network(StagedNetwork):
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, H, W) images -> the last map, (B, num_features, H, W), normed where the paper's norm precedes the mean; tokens are in it as they run."""
         self.fix_size(x)
-        out: Tensor = self.norm(self.stages(self.stem(x.contiguous(memory_format=torch.channels_last))))
+        try:
+            out: Tensor = self.norm(self.stages(self.stem(x.contiguous(memory_format=torch.channels_last))))
+        except (UserError, RuntimeError) as error:
+            self.refuse(x, error)
         return out
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # timm's signature

@@ -3,11 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from archsearch.errors import UserError
+from archsearch.space import Arch
+from archsearch.units import format_sides
 
 
 class NetworkStage(nn.Module):
@@ -56,7 +60,22 @@ class NetworkStage(nn.Module):
 class StagedNetwork(nn.Module):
     """What a network and its feature network share: built of stages, for images of `size` (height, width)."""
 
+    arch: Arch
     size: tuple[int, int]
+
+    def refuse(self, images: Tensor, error: Exception) -> NoReturn:
+        """Raise the error of a pass over images: as the sentence of `Arch.check` where their size is the reason, which names sizes that work."""
+        if images.ndim != 4:
+            raise error
+        height, width = images.shape[-2:]
+        try:
+            self.arch.check((height, width))
+        except UserError as refusal:
+            raise refusal from error
+        if not isinstance(error, UserError):
+            raise error
+        came, built = format_sides((height, width)), format_sides(self.size)
+        raise UserError(f"{error} (images of {came} came, this one was built for {built})") from error
 
     def fix_size(self, images: Tensor) -> None:
         """In torch.compile, make the images' sides constants where they are `size`; with `dynamic=True` they are symbols as the batch is.

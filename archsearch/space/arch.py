@@ -20,6 +20,9 @@ from archsearch.units import format_count, one_size, sides
 T = TypeVar("T")
 Pick = Callable[[str, Sequence[Scalar]], Scalar]
 
+_PROBE_SIDE = 8192  # of an image on which the strides of all stages are measured
+_NEAR = 16  # multiples of the stride, in each direction, among which sizes that work are looked for
+
 
 class Placed(NamedTuple):
     """A layer at its place in a network: dotted path, in which stages and blocks count from 1; layer; shapes before and after it."""
@@ -57,7 +60,18 @@ class Arch:
         self.check()
 
     def check(self, image_size: ImageSize | None = None) -> None:
-        """Raise UserError when a layer does not fit its map for inputs of this size in pixels (one side, or height and width)."""
+        """Raise UserError when a layer does not fit its map for inputs of this size in pixels (one side, or height and width), with the nearest that do."""
+        found = self._misfit(image_size)
+        if found is None:
+            return
+        placed, error = found
+        sentence = f"{placed.path} ({placed.layer.kind}) on a map of {placed.shape.sides}: {error}"
+        if error.field == "image_size" or image_size is not None:
+            sentence += self._nearest_sizes(image_size)
+        raise UserError(sentence) from error
+
+    def _misfit(self, image_size: ImageSize | None) -> tuple[Placed, LayerError] | None:
+        """The first layer that does not fit its map, and why."""
         # A layer is checked once at a shape; it is kept, or another one could get its address.
         seen: dict[tuple[int, Shape], Layer] = {}
         for placed in self.layers(image_size):
@@ -68,8 +82,22 @@ class Arch:
             try:
                 placed.layer.check_at(placed.shape)
             except LayerError as error:
-                where = f"{placed.path} ({placed.layer.kind}) on a map of {placed.shape.sides}"
-                raise UserError(f"{where}: {error}") from error
+                return placed, error
+        return None
+
+    def _nearest_sizes(self, image_size: ImageSize | None) -> str:
+        """The nearest smaller and larger sizes that work, of those that every stage divides evenly, in words; empty where none is near."""
+        *_, head = self.layers(_PROBE_SIDE)
+        step = round(_PROBE_SIDE / head.shape.height)
+        shape = self.image(image_size)
+        down = [(shape.height // step - more, shape.width // step - more) for more in range(_NEAR)]
+        up = [(-(-shape.height // step) + more, -(-shape.width // step) + more) for more in range(_NEAR)]
+        found: list[str] = []
+        for steps in (down, up):
+            sizes = [(step * max(1, rows), step * max(1, columns)) for rows, columns in steps]
+            found += [f"{size[0]}x{size[1]}" for size in sizes if self._misfit(size) is None][:1]
+        near = " and ".join(dict.fromkeys(found))
+        return f"; of the multiples of {step}, {near} would work" if near else ""
 
     @property
     def num_classes(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from archsearch.blocks import Block, Layer, LayerError, Scalar, Shape, field_scale
+from archsearch.blocks import Block, Layer, LayerError, Scalar, Shape
 from archsearch.errors import UserError
 from archsearch.units import ImageSize, sides
 
@@ -250,15 +250,10 @@ def _first_error(
 ) -> LayerError | None:
     """The layer's error at the first shape that it does not fit, or whose map is smaller than a window, cell or interval of it."""
     layer = plan.make(values, **extra)
-    scaled = [name for name in plan.choices if field_scale(plan.layer, name) in ("window", "tiles", "interval")]
     for shape in sorted(shapes):
         try:
             layer.check_at(shape)
+            layer.check_choice(shape)
         except LayerError as error:
             return error
-        side = max(shape.height, shape.width)
-        for name in scaled:  # only spaces are held to this: at other input sizes the papers' rules pad or clip
-            size = getattr(layer, name)
-            if size > side:
-                return LayerError(name, f"{name} {size} is larger than the map of {shape.sides}; allowed: 1 to {side}")
     return None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from archsearch import Arch, RunError, build, load_space, paper
 from archsearch.blocks import Block, Layer, LayerError, Shape, own_choices, registered_layers
+from archsearch.blocks.msg import MessengersLayer
 from archsearch.models import count_flop_counter, count_fvcore
 from archsearch.space import Space, propose
 
@@ -26,7 +27,8 @@ MORE_SHAPES = (
     Shape(128, 28, 28),
     Shape(64, 4, 4),
 )
-WINDOWED = (Shape(64, 56, 28), Shape(32, 28, 28))  # maps that messenger windows and their regions tile
+# Maps that messenger windows and their regions tile, and others.
+WINDOWED = (Shape(64, 56, 28), Shape(32, 28, 28), Shape(64, 20, 31), Shape(64, 5, 9))
 HEADED = (Shape(64, 7, 7, 1), Shape(48, 4, 10, 1))  # maps headed by a class token
 HYBRIDS = 300
 
@@ -91,7 +93,7 @@ def _standing(layer: Layer, shapes: tuple[Shape, ...]) -> list[Shape]:
         return [opening.out(shape) for shape in WINDOWED[: len(shapes)]]
     if layer.kind in ("messengers", "messenger"):
         plain = WINDOWED[: len(shapes)]
-        windows = [shape._replace(tokens=shape.positions // 49) for shape in plain]
+        windows = [MessengersLayer(window=7).out(shape) for shape in plain]
         return [*plain, *(windows if layer.takes_tokens else [])]
     return [*shapes, *(HEADED[: len(shapes)] if layer.takes_tokens else [])]
 

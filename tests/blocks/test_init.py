@@ -219,7 +219,7 @@ lit_ti 0.1 16, lit_s 0.2 12, lit_m 0.3 24, lit_b 0.5 24,
 litv2_s 0.2 12, litv2_m 0.3 24, litv2_b 0.5 24, litv2_b_384 0.5 24,
 msg_transformer_tiny 0.1 22, msg_transformer_small 0.3 22, msg_transformer_base 0.5 38,
 pvt_tiny 0.1 8, pvt_small 0.1 16, pvt_medium 0.3 28, pvt_large 0.3 41,
-swin_tiny 0.2 12, swin_small 0.3 24, swin_base 0.5 24
+swin_tiny 0.2 12, swin_small 0.3 24, swin_base 0.5 24, swin_base_384 0.5 24
 """
 RECIPES = {name: (float(rate), int(blocks)) for name, rate, blocks in map(str.split, _RECIPES.split(","))}
 # The rates of the official models, read from their modules (float32).

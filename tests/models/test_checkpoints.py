@@ -59,12 +59,12 @@ def index_map(side: int) -> Tensor:
     return torch.from_numpy(index)
 
 
-def shift_mask(side: int) -> Tensor:
-    """Swin's mask of a square map with windows of 7 shifted by 3, window by window and pair by pair."""
-    band = np.digitize(np.arange(side), [side - 7, side - 3])
+def shift_mask(side: int, window: int = 7) -> Tensor:
+    """Swin's mask of a square map with windows shifted by half a side, window by window and pair by pair."""
+    band = np.digitize(np.arange(side), [side - window, side - window // 2])
     region = 3 * band[:, None] + band
-    corners = [(top, left) for top in range(0, side, 7) for left in range(0, side, 7)]
-    windows = np.stack([region[top : top + 7, left : left + 7].reshape(49) for top, left in corners])
+    corners = [(top, left) for top in range(0, side, window) for left in range(0, side, window)]
+    windows = np.stack([region[top : top + window, left : left + window].reshape(window**2) for top, left in corners])
     return torch.from_numpy(np.where(windows[:, :, None] == windows[:, None], 0, -100).astype(np.float32))
 
 
@@ -74,7 +74,8 @@ def cheap_tensor(key: str, entry: Entry) -> Tensor:
     if key.endswith("relative_position_index"):
         return index_map(math.isqrt(shape[0]))
     if key.endswith("attn_mask"):
-        return shift_mask(7 * math.isqrt(shape[0]))
+        window = math.isqrt(shape[1])
+        return shift_mask(window * math.isqrt(shape[0]), window)
     return torch.tensor(zlib.crc32(key.encode()) % 997 + 1, dtype=DTYPES[dtype]).expand(shape)
 
 
@@ -568,6 +569,71 @@ def test_whole_map_tables_are_resized_by_the_papers_rule() -> None:
         load_official("lit_s", saved, image_size=(256, 192))
 
 
+def resized(table: Tensor, side: int) -> Tensor:
+    """A square table for windows of another side: each head's grid of offsets as an image, bicubic."""
+    trained, heads = math.isqrt(len(table)), table.shape[1]
+    columns = []
+    for head in range(heads):
+        grid = table[:, head].reshape(1, 1, trained, trained)
+        out = nn.functional.interpolate(grid, size=(2 * side - 1,) * 2, mode="bicubic", align_corners=False)
+        columns.append(out.flatten())
+    return torch.stack(columns, dim=1)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny", "msg_transformer_tiny"])
+def test_tables_of_other_windows_are_resized_and_told(name: str) -> None:
+    """A checkpoint with windows of 12, its index maps and masks with it, as Swin's of 384 pixels is."""
+    state, generator = cheap_state(name), torch.Generator().manual_seed(0)
+    trained = dict(state)
+    for key, tensor in state.items():
+        if key.endswith("relative_position_bias_table"):
+            trained[key] = torch.randn(23 * 23, tensor.shape[1], generator=generator)
+        elif key.endswith("relative_position_index"):
+            trained[key] = index_map(12)
+        elif key.endswith("attn_mask"):
+            trained[key] = shift_mask(12 * math.isqrt(len(tensor)), 12)
+    count = sum(key.endswith("bias_table") for key in state)
+    told = f"tables of relative position bias for 12x12 tokens were resized to 7x7, {count} of them"
+    with pytest.warns(CheckpointWarning, match=told) as warned:
+        saved = save_official(load_official(name, trained))
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    tables = {key for key in state if key.endswith("bias_table")}
+    assert_same({key: saved[key] for key in tables}, {key: resized(trained[key], 7) for key in tables})
+    assert_same({key: saved[key] for key in state.keys() - tables}, {key: state[key] for key in state.keys() - tables})
+    key = min(tables)
+    for rows in (100, 168):
+        both = rf"{re.escape(key)} is \({rows}, \d+\), no table of a square window, .* for 7x7 tokens, of 169 rows"
+        with pytest.raises(UserError, match=both):
+            load_official(name, {**state, key: torch.zeros(rows, state[key].shape[1])})
+
+
+def test_a_small_image_resizes_the_tables_of_the_windows_that_it_makes_smaller() -> None:
+    state, key = cheap_state("swin_tiny"), "layers.3.blocks.1.attn.relative_position_bias_table"
+    state[key] = torch.randn(169, 24, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(
+        CheckpointWarning, match="^swin_tiny: tables of .* for 7x7 tokens were resized to 6x6, 2 of them$"
+    ):
+        saved = save_official(load_official("swin_tiny", state, image_size=(192, 256)))
+    assert torch.equal(saved[key], resized(state[key], 6))
+    with pytest.warns(
+        CheckpointWarning, match="resized to 4x4"
+    ):  # 64 windows as at 224 pixels, in other rows, and none shifted in stage 3
+        assert load_official("swin_tiny", state, image_size=(112, 448))
+    changed = [key for key in state if key.endswith("bias_table") and saved[key].shape != state[key].shape]
+    assert changed == [key.replace("blocks.1", f"blocks.{block}") for block in (0, 1)]
+
+
+def test_a_checkpoint_of_another_whole_map_is_resized_and_told() -> None:
+    state, key = cheap_state("lit_s"), "layers.2.blocks.4.attn.relative_position_bias_table"
+    table = torch.randn(47 * 47, 12, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(
+        CheckpointWarning, match="^lit_s: tables of .* for 24x24 tokens were resized to 14x14, 1 of them$"
+    ):
+        saved = save_official(load_official("lit_s", {**state, key: table}))
+    assert torch.equal(saved[key], resized(table, 14))
+
+
 def test_lit_ti_has_no_rule_to_resize_its_positions() -> None:
     state = cheap_state("lit_ti")
     reason = r"pos_embed1 holds the learned positions of a map of 56x56, .* makes one of 48x64; .* no rule to resize"
@@ -589,8 +655,10 @@ def test_pvt_keeps_its_tables_at_every_size() -> None:
 
 
 def test_a_size_the_paper_cannot_take_is_refused_as_by_build() -> None:
-    with pytest.raises(UserError, match="do not tile"):
-        load_official("swin_tiny", cheap_state("swin_tiny"), image_size=(256, 256))
+    with pytest.raises(
+        UserError, match="even sides, got 50x65; of the multiples of 32, 192x256 and 224x288 would work"
+    ):
+        load_official("crossformer_tiny", cheap_state("crossformer_tiny"), image_size=(200, 260))
 
 
 # --- save_official --------------------------------------------------------------------------------------------------

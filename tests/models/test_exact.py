@@ -13,9 +13,30 @@ from archsearch import build, paper, paper_names
 from archsearch.cli import main
 from archsearch.models import build_for_timing
 from archsearch.models.count import recount
+from archsearch.space import paper_space
 
 DATA = Path(__file__).parents[1] / "data"
-COUNTS = json.loads((DATA / "papers.json").read_text())
+MEASURED = json.loads((DATA / "papers.json").read_text())  # on the official code
+
+
+def swin_counts(*, width: int, depths: tuple[int, ...], window: int, side: int) -> dict[str, int]:
+    """MACs and parameters by the closed forms of the specification (swin.md 8 and 3), at an image side that all windows tile."""
+    positions, heads = (side // 4) ** 2, width // 32
+    macs, params = 53 * width * positions, 48 * width + 3 * width
+    for stage, depth in enumerate(depths):
+        if stage:
+            macs += positions // 4 * (8 * width**2 + 20 * width)
+            params += 8 * width**2 + 8 * width
+            positions, width, heads = positions // 4, 2 * width, 2 * heads
+        macs += depth * positions * (12 * width**2 + 2 * window**2 * width + 10 * width)
+        params += depth * (12 * width**2 + 13 * width + (2 * window - 1) ** 2 * heads)
+    return {"macs": macs + 5 * positions * width + 1000 * width, "params": params + 1002 * width + 1000}
+
+
+COUNTS = {
+    **MEASURED,
+    "swin_base_384": swin_counts(width=128, depths=(2, 2, 18, 2), window=12, side=384),
+}
 LOGITS = np.load(DATA / "logits_float64.npz")
 PLAIN = (
     "crossformer",
@@ -32,7 +53,24 @@ PLAIN = (
 
 def test_every_paper_is_shipped() -> None:
     assert paper_names() == sorted(COUNTS)
-    assert len(COUNTS) == 38
+    assert (len(COUNTS), len(MEASURED)) == (39, 38)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "depths"),
+    [("swin_tiny", 96, (2, 2, 6, 2)), ("swin_small", 96, (2, 2, 18, 2)), ("swin_base", 128, (2, 2, 18, 2))],
+)
+def test_the_closed_forms_of_swin_are_what_was_measured(name: str, width: int, depths: tuple[int, ...]) -> None:
+    found = swin_counts(width=width, depths=depths, window=7, side=224)
+    assert found == {key: MEASURED[name][key] for key in ("macs", "params")}
+
+
+def test_swin_at_384_rounds_to_what_is_published() -> None:
+    """88M parameters and 47.0 GFLOPs in the paper, whose estimate counts a LayerNorm as 1 an element and not as 5; timm's table has 87.90M."""
+    cost, published = paper("swin_base_384").cost(), paper_space("swin_base_384").paper
+    assert round(cost.params / 1e6) == published["params_m"]
+    assert round(cost.params / 1e6, 2) == 87.90
+    assert (cost.macs - cost.norm_macs * 4 / 5) / 1e9 == pytest.approx(published["flops_g"], rel=0.003)
 
 
 @pytest.mark.parametrize("name", paper_names())
@@ -90,7 +128,7 @@ def test_papers_check_recounts_every_model() -> None:
             COUNTS[name]["params"],
         )
         assert (row["macs"], row["params"]) == (COUNTS[name]["macs"], COUNTS[name]["params"])
-    assert "38 of 38 models" in result.stderr
+    assert "39 of 39 models" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["davit_tiny", "van_b0", "crossformer_tiny", "pvt_tiny"])

@@ -67,8 +67,7 @@ def shortened(arch: Arch) -> Arch:
 def make(arch: Arch, **options: Any) -> tuple[nn.Module, Tensor]:
     """A network in eval mode and eight images."""
     torch.manual_seed(0)
-    side = arch.image_size
-    return build(arch, **options).eval(), torch.randn(8, 3, side, side)
+    return build(arch, **options).eval(), torch.randn(8, *arch.image().tensor)
 
 
 def check(got: Tensor, wanted: Tensor) -> None:

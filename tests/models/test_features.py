@@ -225,8 +225,8 @@ def test_wrong_use_is_refused_in_one_sentence() -> None:
     for other in ("van_b1", "davit_tiny"):
         with pytest.raises(UserError, match=f"the network's stages have 3843488 parameters, those of {other} "):
             features(network, paper(other))
-    with pytest.raises(UserError, match=r"stages.2.downsample \(deformable\) on a map of 5x5: .* even sides"):
-        build(paper("lit_s"), features_only=True, image_size=20)
+    with pytest.raises(UserError, match=r"stages.2.downsample \(cross-scale\) on a map of 5x5: .* even sides"):
+        build(paper("crossformer_tiny"), features_only=True, image_size=20)
 
 
 def _getter(model: FeatureNetwork) -> nn.Module:

@@ -93,7 +93,7 @@ def test_small_hybrids_run_forward_and_backward() -> None:
 
 def test_a_size_that_does_not_fit_is_refused_with_its_stage() -> None:
     with pytest.raises(UserError, match=r"stages\.\d cannot be trained at 36 px"):
-        shrink(paper("litv2_s"), Scale(image_size=36, stem_stride=4, width_divisor=4), 10)
+        shrink(paper("crossformer_tiny"), Scale(image_size=36, stem_stride=4, width_divisor=4), 10)
 
 
 def test_nearest_divisor_is_the_nearest_by_ratio() -> None:

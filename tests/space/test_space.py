@@ -113,7 +113,7 @@ def test_arch_ids_are_the_same_in_every_process_and_version() -> None:
     """Results are matched by arch_id: these may only change on purpose."""
     assert paper("davit_tiny").arch_id == "e56702ece9d0"
     assert paper("van_b2").arch_id == "f54416b3a716"
-    assert len({paper(name).arch_id for name in paper_names()}) == len(paper_names()) == 38
+    assert len({paper(name).arch_id for name in paper_names()}) == len(paper_names()) == 39
 
 
 def test_every_shipped_paper_has_its_published_figures_and_nothing_open() -> None:
@@ -143,7 +143,7 @@ BAD = {
         ],
     ),
     "map for no own choice": (
-        small(image_size=60, stages=[{"width": 64, "depth": 1, "block": "msg"}]),
+        small(image_size=16, stages=[{"width": 64, "depth": 1, "block": "msg"}]),
         ["stages.1.block: ", "fits msg here", "write stages.1.msg.window, or take another layer"],
     ),
     "endless depth": (first_stage(depth=999_999_999), ["stages.1.depth", "999999999 is out of range", "0 to 1000"]),
@@ -225,19 +225,21 @@ BAD = {
         first_stage(block="msg/hilo", msg={"window": 4}),
         ["stages.1.block", "'msg/hilo'", "hilo works on a map alone"],
     ),
-    "messenger windows that do not tile": (
-        first_stage(block="msg", hilo=None, msg={"window": 5}),
-        ["stages.1.msg.window", "5x5", "16x16"],
+    "messenger windows that do not tile beside attention to all": (
+        first_stage(block="msg/msa", hilo=None, msg={"window": 5}, msa={"bias": False}),
+        ["5x5", "16x16", "msa attends to every position"],
     ),
-    "regions that do not tile one of the choices of windows": (
+    "regions larger than the map with one of the choices of windows": (
         first_stage(block="msg", hilo=None, msg={"window": [4, 8], "shuffle": [1, 4]}),
         ["stages.1.msg.shuffle", "4x4 windows of 8x8", "16x16"],
     ),
-    "windows that do not tile": (
-        first_stage(block="wmsa/swmsa", hilo=None, wmsa={"window": 8}, swmsa={"window": 6}),
-        ["stages.1.swmsa.window", "6x6", "16x16"],
+    "odd map at a cross-scale merging": (
+        {
+            **small(image_size=60),
+            "stages": [small()["stages"][0], {"width": 64, "depth": 1, "block": "mlp", "downsample": "cross-scale"}],
+        },
+        ["image_size", "15x15"],
     ),
-    "odd map at a deformable merging": (small(image_size=60), ["image_size", "15x15"]),
 }
 
 
@@ -311,9 +313,14 @@ def test_an_open_space_is_no_architecture() -> None:
 
 
 def test_an_input_size_that_a_layer_does_not_fit_is_refused_before_building() -> None:
-    with pytest.raises(UserError, match="even"):
-        build(paper("litv2_s"), image_size=200)
-    with pytest.raises(UserError, match="even"):
+    with pytest.raises(
+        UserError,
+        match=r"stem.* smaller than the stem's stride 4; of the multiples of 32, 32x512 and 32x544 would work",
+    ):
+        build(paper("litv2_s"), image_size=(3, 520))
+    with pytest.raises(
+        UserError, match="even sides, got 28x25; of the multiples of 32, 224x192 and 224x224 would work"
+    ):
         build(paper("crossformer_tiny"), image_size=(224, 200))
 
 

@@ -1,4 +1,4 @@
-"""The official state dicts of all 38 variants, from the specifications' tables: key -> (shape, dtype, parameter or buffer).
+"""The official state dicts of all 39 variants, from the specifications' tables: key -> (shape, dtype, parameter or buffer).
 
 Written independently of archsearch's mapping, as its oracle; itself compared with eleven official models (data/keys.json).
 """
@@ -260,15 +260,19 @@ def _msg(first: int, depths: Depths) -> Entries:
     return keys
 
 
-def _swin(first: int, depths: Depths) -> Entries:
+def _swin(first: int, depths: Depths, window: int = 7) -> Entries:
     dims = _doubled(first)
     keys = {**_patch("patch_embed", first, 3, 4), **_tail(dims[3])}
     for stage, width in enumerate(dims):
         for index in range(depths[stage]):
             block = f"layers.{stage}.blocks.{index}"
-            keys |= {**_norms(block, width), **_biased(f"{block}.attn", width, 7), **_mlp(f"{block}.mlp", width, 4)}
+            keys |= {
+                **_norms(block, width),
+                **_biased(f"{block}.attn", width, window),
+                **_mlp(f"{block}.mlp", width, 4),
+            }
             if index % 2 and stage < 3:
-                keys[f"{block}.attn_mask"] = _buffer((64, 16, 4)[stage], 49, 49)
+                keys[f"{block}.attn_mask"] = _buffer((64, 16, 4)[stage], window**2, window**2)
         if stage < 3:
             keys[f"layers.{stage}.downsample.reduction.weight"] = _parameter(2 * width, 4 * width)
             keys |= _weight(f"layers.{stage}.downsample.norm", 4 * width)
@@ -314,4 +318,5 @@ OFFICIAL: dict[str, Callable[[], Entries]] = {
     "swin_tiny": lambda: _swin(96, (2, 2, 6, 2)),
     "swin_small": lambda: _swin(96, (2, 2, 18, 2)),
     "swin_base": lambda: _swin(128, (2, 2, 18, 2)),
+    "swin_base_384": lambda: _swin(128, (2, 2, 18, 2), 12),
 }

@@ -89,7 +89,7 @@ def load_official(
     arch = _with_classes(paper(name), num_classes if num_classes is not None else trained or paper(name).num_classes)
     if arch.num_classes != paper(name).num_classes:
         network = build_without_weights(arch, image_size, in_chans)
-    given = fit_tables(given, arch, image_size, pattern, where)
+    given, table_notes = fit_tables(given, network, image_size, pattern, where)
     if trained is not None and trained != arch.num_classes:
         *_, last = arch.layers(image_size)
         entries = last.layer.build(last.shape).state_dict()
@@ -97,7 +97,7 @@ def load_official(
     computed = computed_entries(network, pattern)
     used = features(network, arch, image_size=image_size) if features_only else network
     given = _filled(given, network, used, pattern)
-    _warn_of(name, [*notes, prefix_note, _fit_channels(given, network, pattern)])
+    _warn_of(name, [*notes, prefix_note, *table_notes, _fit_channels(given, network, pattern)])
     _check_keys(given, network, computed, pattern, f"{where}: no checkpoint of {name}")
     check_computed(given, computed, where)
     _check_finite(given, network, pattern, where)
