@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import (
     ChannelNorm,
     Mlp,
@@ -33,6 +33,7 @@ from archsearch.blocks.common import (
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, attention, cached_tensor
 from archsearch.blocks.positions import from_windows, to_windows, window_grid
+from archsearch.blocks.registry import register
 from archsearch.errors import UserError
 
 

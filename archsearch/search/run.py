@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from archsearch.blocks import register_file
 from archsearch.cores import OthersLoad, busy_advice, is_busy
 from archsearch.device import conditions
 from archsearch.errors import UserError
@@ -71,6 +72,8 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     if request.storage is not None:
         shown_url(request.storage)  # refuses a bad one
     whole = load_space(request.space)
+    for file in whole.block_files:
+        say(f"ran {file.path}, which brings {', '.join(layer.kind for layer in register_file(file))}")
     space = whole.fixed(request.fix) if request.fix else whole
     papers = choose_papers(request.papers, request.budget_macs, space.plan.image_size)
     check_sampler(request.sampler)
@@ -99,6 +102,7 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
         papers=papers,
         rungs=rungs,
         fix=request.fix,
+        blocks={file.name: file.text for file in whole.block_files},
         settings=make_settings(measurement, task),
     )
     folder = request.output or find_run(request.results_root, config, space, say)

@@ -135,4 +135,4 @@ def resize_space(space: Space, image_size: int | None) -> Space:
     if image_size is None or image_size == space.plan.image_size:
         return space
     document = {**tomllib.loads(space.text), "image_size": image_size}
-    return Space(document, space.source, space.text)
+    return Space(document, space.source, space.text, files=space.block_files)
