@@ -257,11 +257,12 @@ def _params_problem(place: Standing) -> str | None:
 def _start_problem(place: Standing) -> str | None:
     """The same seed must give the same weights."""
     first, again = place.build(0.0).state_dict(), place.build(0.0).state_dict()
-    changed = [name for name in first if not torch.equal(first[name], again[name])]
-    if changed:
-        return f"the same seed gives other weights in {changed[0]}"
-    bad = [name for name, tensor in first.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    return f"{bad[0]} begins with numbers that are not finite" if bad else None
+    for name, tensor in first.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f"{name} begins with numbers that are not finite"
+        if not torch.equal(tensor, again[name]):
+            return f"the same seed gives other weights in {name}"
+    return None
 
 
 def _training_problem(place: Standing) -> str | None:
