@@ -139,9 +139,9 @@ def layer_settings(layer: type[Layer]) -> Iterator[Layer]:
         name: _CLASSES for name in ("width", "num_classes") if name in layer.__dataclass_fields__
     }
     choices = own_choices(layer)
-    settings: list[dict[str, Scalar]] = [{name: value} for name, values in choices.items() for value in values]
+    settings: list[dict[str, Scalar]] = [{}]
+    settings += [{name: value} for name, values in choices.items() for value in values]
     settings += [{name: values[place] for name, values in choices.items()} for place in (0, -1)]
-    settings.append({})
     seen: dict[Layer, None] = dict.fromkeys(layer(**{**needed, **setting}) for setting in settings)
     yield from seen
 
