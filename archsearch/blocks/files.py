@@ -2,6 +2,7 @@
 
 import hashlib
 import linecache
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from archsearch.blocks.base import Layer
-from archsearch.blocks.registry import _REGISTRY, registering
+from archsearch.blocks.registry import _REGISTRY, installed_packages, registering
 from archsearch.errors import UserError, first_line
 from archsearch.system import read_text, user_path
 
@@ -47,13 +48,14 @@ def read_block_file(path: Path, where: str = "") -> BlockFile:
     """The file as text. Raises UserError, which begins with `where`, for what is no readable file that ends in .py."""
     if path.suffix != ".py":
         raise UserError(f"{where}{path}: no Python file; a file of blocks ends in .py")
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"{where}{path}: no such file of blocks")
     return BlockFile(str(path), read_text(path, "a file of blocks"))
 
 
 def register_file(file: BlockFile) -> tuple[type[Layer], ...]:
     """Run the file's text, unless it has been run or imported in this process, and return the layers that it registers. Raises as `load_blocks`."""
+    installed_packages()  # first, so that a kind that both bring is this file's mistake in every process
     layers = _LOADED.get(file.text) or _imported_from(file.path)
     if not layers:
         with registering() as added:
@@ -67,7 +69,9 @@ def register_file(file: BlockFile) -> tuple[type[Layer], ...]:
 def _imported_from(path: str) -> tuple[type[Layer], ...]:
     """Layers of a module of an installed package, or of this one, whose file this is."""
     resolved = str(Path(path).resolve())
-    files = {layer: getattr(sys.modules.get(layer.__module__), "__file__", None) for layer in _REGISTRY.values()}
+    files = {
+        layer: getattr(sys.modules.get(layer.__module__), "__file__", None) for layer in _REGISTRY.values()
+    }  # absolute, as the import system gives them
     return tuple(
         layer for layer, file in files.items() if file == resolved and not layer.__module__.startswith(_MODULE)
     )

@@ -39,7 +39,7 @@ def register(layer: LayerType) -> LayerType:
         same_place = role == layer.role or (role in _TABLE_ROLES and layer.role in _TABLE_ROLES)
         if kind == layer.kind and same_place:
             raise UserError(
-                f"the {layer.role} {kind!r} of {origin(layer)} is registered already, as the {role} {kind!r} of {origin(other)}; "
+                f"{layer.__name__}: the {role} {kind!r} is registered already, by {other.__name__} of {origin(other)}; "
                 "give it another kind, or use one of the two"
             )
     _REGISTRY[layer.role, layer.kind] = layer

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
 
 from archsearch.blocks import Layer, Role, registered_layers
-from archsearch.models import Finding
 from archsearch.report.tables import make_table, titled
 from archsearch.space import format_value
+
+if TYPE_CHECKING:  # a list of layers counts nothing
+    from archsearch.models import Finding
 
 _ROLES: dict[Role, str] = {
     "block": "Blocks",
@@ -73,7 +75,7 @@ def _layer_rows(document: Mapping[str, Any]) -> Iterator[list[str]]:
         head = ["", ""]
 
 
-def finding_list(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def finding_list(findings: Sequence["Finding"]) -> list[dict[str, Any]]:
     """What each check of each layer found."""
     return [
         {**finding._asdict(), "problem": finding.problem or None, "is_passed": not finding.problem}
@@ -81,7 +83,7 @@ def finding_list(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     ]
 
 
-def finding_table(findings: Sequence[Finding]) -> Table:
+def finding_table(findings: Sequence["Finding"]) -> Table:
     """One row for each check of each layer."""
     rows = [[f"{item.role} {item.kind}", item.check, item.result, item.problem] for item in findings]
     columns = ["layer", "check", "result", "problem"]

@@ -20,7 +20,8 @@ class ConvNext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
         tokens = self.norm(self.depthwise(x).permute(0, 2, 3, 1))  # (B, H, W, C)
-        return x + (self.scale * self.mlp(tokens)).permute(0, 3, 1, 2)
+        out: Tensor = x + (self.scale * self.mlp(tokens)).permute(0, 3, 1, 2)
+        return out
 
 
 @register

@@ -13,7 +13,7 @@ from archsearch.models import Finding, check_layer
 CHECKS = ("fields", "check", "canonical", "out", "params", "macs", "start", "training", "batch", "space", "export")
 MAPS = (Shape(32, 6, 6), Shape(32, 5, 7))
 _CHECK = 'if self.kernel % 2 == 0:\n            raise LayerError("kernel", f'
-_FORWARD = "        return x + (self.scale * self.mlp(tokens)).permute(0, 3, 1, 2)\n"
+_FORWARD = "        return out\n"
 _CANONICAL = "    def canonical(self, shape: Shape) -> Block:\n        return {}\n\n    def build("
 
 # Name of the mistake -> the check that finds it, words of its sentence, and what is replaced by what.
@@ -27,9 +27,9 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     "an error that names no field": ("check", "names 'side'", _CHECK, _CHECK.replace("% 2 == 0", "== 3").replace('"kernel"', '"side"')),
     "nothing stands": ("check", "refuses all", "self.kernel % 2 == 0", "self.kernel"),
     "a map that is let through": ("out", "on 32 x 5x7: out says", "tokens = ", "x = x[..., : 2 * (x.shape[-1] // 2)]\n        tokens = "),
-    "another map": ("out", "out says", _FORWARD, _FORWARD.replace("return ", "return (").rstrip() + ")[:, :, 1:]\n"),
-    "no channels_last": ("out", "channels_last", _FORWARD, _FORWARD.replace("return ", "return (").rstrip() + ").contiguous()\n"),
-    "not finite": ("out", "not finite", "return x + ", "return x / 0 + "),
+    "another map": ("out", "out says", _FORWARD, "        return out[:, :, 1:]\n"),
+    "no channels_last": ("out", "channels_last", _FORWARD, "        return out.contiguous()\n"),
+    "not finite": ("out", "not finite", "out: Tensor = x + ", "out = x / 0 + "),
     "it cannot run": ("out", "raises RuntimeError", "nn.LayerNorm(width)", "nn.LayerNorm(width + 1)"),
     "macs": ("macs", "cost says .* fvcore counts", "self.kernel**2 * width,", "self.kernel * width,"),
     "an operation without a formula": ("macs", "no formula for .*cumsum", "self.mlp(tokens)", "self.mlp(tokens).cumsum(-1)"),
@@ -47,10 +47,10 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
         "nn.functional.conv2d(x, self.depthwise.weight, padding=self.depthwise.padding, groups=x.shape[1])",
     ),
     "only eval": ("training", "raises RuntimeError", "x + (", "(x if not self.training else x[:, 1:]) + ("),
-    "images that mix": ("batch", "in a batch of two", "return x + ", "return x + x.mean(0, keepdim=True) + "),
-    "dropout in eval mode": ("batch", "another output each time", "return x + ", "return nn.functional.dropout(x) + "),
+    "images that mix": ("batch", "in a batch of two", "out: Tensor = x + ", "out: Tensor = x + x.mean(0, keepdim=True) + "),
+    "dropout in eval mode": ("batch", "another output each time", "out: Tensor = x + ", "out = nn.functional.dropout(x) + "),
     "a field with a stage's name": ("space", "width is open", "    ratio: int =", "    width: int = choice(2, 1, 2, doc='?')\n    ratio: int ="),
-    "one number of images": ("export", "raises", "return x + ", "assert len(x) < 4\n        return x + "),
+    "one number of images": ("export", "raises", "out: Tensor = x + ", "assert len(x) < 4\n        out = x + "),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -48,9 +49,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     return invoke
 
 
-def config(text: str = SPACE, blocks: str | None = None, **changes: object) -> RunConfig:
+def config(text: str = SPACE, blocks: str | None = None, **changes: Any) -> RunConfig:
     """A run of the space, evaluated by a stub."""
-    small = {"budget_macs": 20_000_000, "tolerance": 0.6, "papers": ()}
+    small: dict[str, Any] = {"budget_macs": 20_000_000, "tolerance": 0.6, "papers": ()}
     files = {"convnext.py": blocks or CONVNEXT.read_text()}
     return make_config(Path("/dev/null"), space_text=text, space_name="own.toml", blocks=files, **{**small, **changes})
 

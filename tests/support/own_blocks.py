@@ -33,9 +33,10 @@ def forgetting() -> Iterator[None]:
     try:
         yield
     finally:
-        for now, before in ((registry._REGISTRY, layers), (files._LOADED, loaded)):
-            now.clear()  # type: ignore[attr-defined]  # a union of two kinds of dictionary
-            now.update(before)  # type: ignore[attr-defined]  # as above
+        registry._REGISTRY.clear()
+        registry._REGISTRY.update(layers)
+        files._LOADED.clear()
+        files._LOADED.update(loaded)
 
 
 def write_space(folder: Path, text: str = SPACE, blocks: str | None = None) -> Path:
