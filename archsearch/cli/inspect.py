@@ -31,7 +31,7 @@ the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
 )
 @json_option
 def blocks(file: Path | None, as_json: bool) -> None:
-    """List the layers a space can name, or check a file of your own."""
+    """List the layers a space can name, or check your own."""
     if file is not None:
         _check_file(file, as_json=as_json)
         return

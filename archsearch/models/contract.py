@@ -52,7 +52,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Standing:
-    """A layer at a shape that its `check` accepts, with the module that it builds there."""
+    """A layer at a shape, with the module that it builds there."""
 
     layer: Layer
     shape: Shape
@@ -80,17 +80,18 @@ class Standing:
 
 def check_layer(layer: type[Layer], shapes: Sequence[Shape] = SHAPES, *, notes: bool = True) -> Iterator[Finding]:
     """Every check of a layer, in order; `notes` adds those that only inform, which take seconds."""
-    refusals: list[str] = []
     try:
         problems, settings = list(_field_problems(layer)), list(layer_settings(layer))
-        standing = list(_standing(settings, shapes, refusals))
+        places = [Standing(each, shape) for each in settings for shape in shapes_for(each, shapes)]
     except Exception as error:
         yield _finding(layer, "fields", [f"raises {_words(error)}"])
         return
     yield _finding(layer, "fields", problems)
-    if not standing:
-        refusals.append(f"check refuses all of {len(settings)} settings on every map that was tried")
-    yield _finding(layer, "check", refusals)
+    refusals = {place: _refusal(place) for place in places}
+    standing = [place for place in places if refusals[place] is None]
+    refused = [f"check refuses all of {len(settings)} settings on every map that was tried"] if not standing else []
+    refused += _each(places, lambda place: _refusal_problem(place.layer, refusals[place]))
+    yield _finding(layer, "check", refused)
     if not standing:
         return
     yield _finding(layer, "canonical", _each(standing, _canonical_problem))
@@ -100,6 +101,8 @@ def check_layer(layer: type[Layer], shapes: Sequence[Shape] = SHAPES, *, notes: 
         yield _finding(layer, name, _each(standing if name in _EVERYWHERE else some, problem))
     yield _finding(layer, "space", _each(standing[:1], _space_problem))
     if notes:
+        refused_places = [place for place in places if refusals[place]]
+        yield _finding(layer, "strict", _each(refused_places, _strict_problem))._replace(is_note=True)
         yield _finding(layer, "export", _each(standing[:1], _export_problem))._replace(is_note=True)
 
 
@@ -146,23 +149,23 @@ def layer_settings(layer: type[Layer]) -> Iterator[Layer]:
     yield from seen
 
 
-def _standing(settings: Sequence[Layer], shapes: Sequence[Shape], refusals: list[str]) -> Iterator[Standing]:
-    """Settings at shapes that `check` accepts; what it raises wrongly goes to `refusals`."""
-    for layer in settings:
-        for shape in shapes_for(layer, shapes):
-            try:
-                layer.check_at(shape)
-            except LayerError as error:
-                names = [item.name for item in fields(layer)]
-                if error.field not in (*names, *_PLACES):
-                    refusals.append(
-                        f"{Standing(layer, shape)}: LayerError names {error.field!r}, no field; allowed: "
-                        f"{', '.join((*names, *_PLACES))}"
-                    )
-            except Exception as error:
-                refusals.append(f"{Standing(layer, shape)}: raises {_words(error)}; only LayerError is expected")
-            else:
-                yield Standing(layer, shape)
+def _refusal(place: Standing) -> Exception | None:
+    """What the layer's check raises; None where the layer can stand."""
+    try:
+        place.layer.check_at(place.shape)
+    except Exception as error:
+        return error
+    return None
+
+
+def _refusal_problem(layer: Layer, error: Exception | None) -> str | None:
+    """What is wrong with a refusal itself."""
+    if error is None:
+        return None
+    if not isinstance(error, LayerError):
+        return f"raises {_words(error)}; only LayerError is expected"
+    names = [*(item.name for item in fields(layer)), *_PLACES]
+    return None if error.field in names else f"LayerError names {error.field!r}, no field; allowed: {', '.join(names)}"
 
 
 def shapes_for(layer: Layer, shapes: Sequence[Shape]) -> list[Shape]:
@@ -330,6 +333,16 @@ def _document(layer: Layer) -> dict[str, Any] | None:
     elif layer.role == "head":
         document["head"] = {"kind": layer.kind}
     return None if layer.role == "extra" or (layer.role == "head" and layer.takes_tokens) else document
+
+
+def _strict_problem(place: Standing) -> str | None:
+    """A module that runs on a map which `check` refuses."""
+    try:
+        with torch.no_grad():
+            runs = tuple(place.module(place.input(2)).shape) == (2, *place.layer.out(place.shape).tensor)
+    except Exception:
+        return None  # as the check says
+    return "check refuses it, and the module runs there" if runs else None
 
 
 def _export_problem(place: Standing) -> str | None:

@@ -10,7 +10,21 @@ from support.own_blocks import CONVNEXT, forgetting
 from archsearch.blocks import Shape, load_blocks
 from archsearch.models import Finding, check_layer
 
-CHECKS = ("fields", "check", "canonical", "out", "params", "macs", "start", "training", "batch", "space", "export")
+CHECKS = (
+    "fields",
+    "check",
+    "canonical",
+    "out",
+    "params",
+    "macs",
+    "start",
+    "training",
+    "batch",
+    "space",
+    "strict",
+    "export",
+)
+NOTES = ("strict", "export")
 MAPS = (Shape(32, 6, 6), Shape(32, 5, 7))
 _CHECK = 'if self.kernel % 2 == 0:\n            raise LayerError("kernel", f'
 _FORWARD = "        return out\n"
@@ -50,6 +64,7 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     "images that mix": ("batch", "in a batch of two", "out: Tensor = x + ", "out: Tensor = x + x.mean(0, keepdim=True) + "),
     "dropout in eval mode": ("batch", "another output each time", "out: Tensor = x + ", "out = nn.functional.dropout(x) + "),
     "a field with a stage's name": ("space", "width is open", "    ratio: int =", "    width: int = choice(2, 1, 2, doc='?')\n    ratio: int ="),
+    "a check that refuses too much": ("strict", "on 32 x 5x7: check refuses it", "self.kernel % 2 == 0", "shape.height % 2"),
     "one number of images": ("export", "raises", "out: Tensor = x + ", "assert len(x) < 4\n        out = x + "),
 }  # fmt: skip
 
@@ -79,6 +94,6 @@ def test_a_right_block_passes_every_check(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_fails_the_check_that_is_for_it(mistake: str, tmp_path: Path) -> None:
     check, words, old, new = MISTAKES[mistake]
-    found = next(each for each in findings(tmp_path, old, new, notes=check == "export") if each.check == check)
-    assert found.result == ("note" if check == "export" else "failed")
+    found = next(each for each in findings(tmp_path, old, new, notes=check in NOTES) if each.check == check)
+    assert found.result == ("note" if check in NOTES else "failed")
     assert re.search(words, found.problem), found.problem
