@@ -1,9 +1,6 @@
 """The documentation is true: its commands exist, its Python runs, its spaces load, its tables are those of the code; and `archsearch docs` shows it."""
 
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,14 +21,18 @@ from support.documents import (
     printed_lines,
     text_of,
 )
+from support.own_blocks import forgetting
 from support.space_errors import CALLS
 from test_layers import LAYERS
 
 import archsearch
+from archsearch.blocks import load_blocks
 from archsearch.cli import main
 from archsearch.cli.docs import PAGES as NAMES
 from archsearch.cli.docs import first_sentence
 from archsearch.errors import UserError
+from archsearch.models import check_layer, count_fvcore
+from archsearch.models.contract import SHAPES
 
 PACKAGE = Path(archsearch.__file__).parent
 
@@ -77,6 +78,8 @@ def test_lines_fit_and_every_code_block_says_its_language(name: str) -> None:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_spaces_that_a_document_shows_load(name: str) -> None:
     for text in code_blocks(name, "toml"):
+        if "blocks = " in text:
+            continue  # read beside its file by the test of the block of one's own
         space = archsearch.Space(tomllib.loads(text), "mine.toml")
         assert space.sample(lambda name, choices: choices[0]).cost().macs > 0
 
@@ -122,29 +125,21 @@ def test_python_page_names_every_public_name() -> None:
 # Python
 
 
-def test_the_block_of_ones_own_is_priced_exactly(tmp_path: Path) -> None:
-    """In a process of its own: registering a block is for good."""
-    program = code_blocks("blocks", "python")[0] + (
-        "\nimport tomllib, torch\n"
-        "from archsearch.space.space import Space\n"
-        "from archsearch.models.network import build\n"
-        "from archsearch.models.count import count_flop_counter, count_fvcore\n"
-        "text = \"image_size = 64\\nstem = { kind = 'patch', patch = { kernel = 4 } }\\n\"\n"
-        "text += \"[[stages]]\\nwidth = 32\\ndepth = 2\\nblock = 'pooling'\\nmlp_ratio = 2\"\n"
-        "arch = Space(tomllib.loads(text), 'mine.toml').arch()\n"
-        "cost, model = arch.cost(), build(arch)\n"
-        "assert count_fvcore(model, 64) == cost.macs\n"
-        "assert count_flop_counter(model, 64) == cost.macs - cost.norm_macs\n"
-        "assert sum(p.numel() for p in model.parameters()) == cost.params\n"
-        "print(model(torch.randn(1, 3, 64, 64)).shape[1])\n"
-    )
-    file = tmp_path / "pooling.py"
-    file.write_text(program)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, str(file)], capture_output=True, text=True, cwd=ROOT, check=False, env=environment
-    )
-    assert done.stdout.strip() == "1000", done.stderr
+def test_the_block_of_ones_own_is_found_by_its_space_and_passes_every_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pooling.py").write_text(code_blocks("blocks", "python")[0])
+    Path("mine.toml").write_text(code_blocks("blocks", "toml")[0])
+    with forgetting():
+        arch = archsearch.load_space("mine.toml").sample(lambda name, choices: choices[0])
+        assert arch.describe() == "pooling 64x2"
+        assert count_fvcore(archsearch.build(arch), 224) == arch.cost().macs
+        (layer,) = load_blocks("pooling.py")
+        found = list(check_layer(layer, SHAPES[:2]))
+    assert [finding for finding in found if finding.problem] == []
+    page = text_of("blocks")
+    assert [row[0].strip("`") for row in cells_of(table_below("The checks", page))] == [each.check for each in found]
 
 
 def run_code(code: str, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], list[str]]:

@@ -6,17 +6,16 @@ from archsearch.blocks.base import (
     LayerError,
     Role,
     Scalar,
+    Scale,
     Shape,
     choice,
     field_scale,
-    layer_type,
     own_choices,
-    register,
-    registered_layers,
 )
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.crossformer import CrossScaleDownsample, CrossScaleStem, LongDistanceBlock, ShortDistanceBlock
 from archsearch.blocks.davit import ChannelBlock, WindowBlock
+from archsearch.blocks.files import BlockFile, load_blocks, read_block_file, register_file
 from archsearch.blocks.head import PoolHead, TokenHead
 from archsearch.blocks.lit import DeformableDownsample, GlobalAttentionBlock, MlpBlock
 from archsearch.blocks.litv2 import HiLoBlock
@@ -24,12 +23,22 @@ from archsearch.blocks.msg import MessengerDownsample, MessengersLayer, MsgBlock
 from archsearch.blocks.patch import PatchDownsample, PatchStem
 from archsearch.blocks.positions import LearnedPositions, PatchesLayer
 from archsearch.blocks.pvt import SpatialReductionBlock
+from archsearch.blocks.registry import (
+    BlocksWarning,
+    installed_packages,
+    layer_type,
+    origin,
+    register,
+    registered_layers,
+)
 from archsearch.blocks.swin import MergingDownsample, RegularWindowBlock, ShiftedWindowBlock
 from archsearch.blocks.twins import GlobalBlock, LocalBlock, PegLayer
 from archsearch.blocks.van import LargeKernel, OverlappingDownsample, OverlappingStem, StageNorm
 
 __all__ = [
     "Block",
+    "BlockFile",
+    "BlocksWarning",
     "ChannelBlock",
     "Cost",
     "CrossScaleDownsample",
@@ -59,6 +68,7 @@ __all__ = [
     "RegularWindowBlock",
     "Role",
     "Scalar",
+    "Scale",
     "Shape",
     "ShiftedWindowBlock",
     "ShortDistanceBlock",
@@ -68,8 +78,13 @@ __all__ = [
     "WindowBlock",
     "choice",
     "field_scale",
+    "installed_packages",
     "layer_type",
+    "load_blocks",
+    "origin",
     "own_choices",
+    "read_block_file",
     "register",
+    "register_file",
     "registered_layers",
 ]

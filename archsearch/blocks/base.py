@@ -1,14 +1,13 @@
-"""What a layer is: a frozen dataclass that checks, prices and builds itself, and the one registry of them."""
+"""What a layer is: a frozen dataclass that checks, prices and builds itself."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import nn
 
 from archsearch.blocks.cost import Cost
-from archsearch.errors import UserError, did_you_mean, shown
+from archsearch.errors import UserError
 
 Scalar = str | int | float | bool
 Role = Literal["stem", "downsample", "positions", "block", "extra", "head"]
@@ -161,34 +160,6 @@ class Block(Layer):
     def stage_end(self) -> Layer | None:
         """Layer after the last block of a stage, unless the head follows (VAN's LayerNorm)."""
         return None
-
-
-LayerType = TypeVar("LayerType", bound=type[Layer])
-_REGISTRY: dict[tuple[Role, str], type[Layer]] = {}
-
-
-def register(layer: LayerType) -> LayerType:
-    """Class decorator: add a layer to the registry under its role and kind, which must be new."""
-    key = (layer.role, layer.kind)
-    assert key not in _REGISTRY, f"{layer.role} {layer.kind!r} is registered twice"
-    _REGISTRY[key] = layer
-    return layer
-
-
-def registered_layers(role: Role) -> dict[str, type[Layer]]:
-    """Registered layers of a role by kind, in order of registration."""
-    return {kind: layer for (layer_role, kind), layer in _REGISTRY.items() if layer_role == role}
-
-
-def layer_type(role: Role, kind: str, where: str, also: Sequence[str] = ()) -> type[Layer]:
-    """The registered layer of that name. Raises UserError with `where`, the nearest kind and all that is allowed, `also` included."""
-    known = registered_layers(role)
-    if kind not in known:
-        allowed = [*also, *known]
-        raise UserError(
-            f"{where}: unknown {role} {shown(kind)}{did_you_mean(kind, allowed)}; allowed: {', '.join(allowed)}"
-        )
-    return known[kind]
 
 
 def own_choices(layer: type[Layer]) -> dict[str, tuple[Scalar, ...]]:

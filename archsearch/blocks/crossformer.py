@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import (
     ChannelNorm,
     PreNormBlock,
@@ -31,6 +31,7 @@ from archsearch.blocks.common import (
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, cached_tensor
 from archsearch.blocks.patch import PatchDownsample, PatchStem
+from archsearch.blocks.registry import register
 from archsearch.errors import UserError
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice
 from archsearch.blocks.common import (
     Mlp,
     check_divides,
@@ -28,6 +28,7 @@ from archsearch.blocks.common import (
 )
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Depthwise, apply_linear
+from archsearch.blocks.registry import register
 
 
 class WindowAttention(nn.Module):

@@ -7,10 +7,11 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import ChannelNorm, init_linears, to_tokens
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear
+from archsearch.blocks.registry import register
 
 
 class PoolClassifier(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import (
     ConvMlp,
     Mlp,
@@ -36,6 +36,7 @@ from archsearch.blocks.common import (
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, attention, cached_tensor, is_traced, linear
 from archsearch.blocks.positions import check_unpadded
+from archsearch.blocks.registry import register
 from archsearch.errors import UserError
 
 

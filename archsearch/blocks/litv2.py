@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, own_choices, register
+from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, own_choices
 from archsearch.blocks.common import (
     PreNormBlock,
     check_divides,
@@ -32,6 +32,7 @@ from archsearch.blocks.common import (
 )
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, attention
+from archsearch.blocks.registry import register
 
 
 class HiLo(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import (
     ChannelNorm,
     Mlp,
@@ -44,6 +44,7 @@ from archsearch.blocks.common import (
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, cached_tensor
 from archsearch.blocks.positions import from_windows, to_windows
+from archsearch.blocks.registry import register
 from archsearch.errors import UserError
 
 

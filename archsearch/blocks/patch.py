@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import ChannelNorm, init_convs_fan_out, round_up
 from archsearch.blocks.cost import Cost
+from archsearch.blocks.registry import register
 
 _INIT_DOC = "`default` (PyTorch's) or `fan-out` (normal with std sqrt(2 / fan_out), bias 0: Twins)"
 

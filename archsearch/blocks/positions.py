@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import crop_tokens, to_map, to_tokens
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import is_counted
+from archsearch.blocks.registry import register
 from archsearch.errors import UserError
 
 

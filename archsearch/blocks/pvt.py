@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Shape, choice
 from archsearch.blocks.common import (
     PreNormBlock,
     check_divides,
@@ -24,6 +24,7 @@ from archsearch.blocks.common import (
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, attention
 from archsearch.blocks.positions import check_unpadded
+from archsearch.blocks.registry import register
 
 BLOCK_EPS = 1e-6  # of a block's two LayerNorms; the reduction's keeps 1e-5
 

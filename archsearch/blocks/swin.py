@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import (
     PreNormBlock,
     add_relative_bias,
@@ -40,6 +40,7 @@ from archsearch.blocks.common import (
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import apply_linear, cached_tensor
 from archsearch.blocks.lit import GlobalAttentionBlock
+from archsearch.blocks.registry import register
 from archsearch.errors import UserError
 
 MASKED = -100.0  # added to the logits of pairs from different sides of the image; finite, as in the paper's code

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import (
     PreNormBlock,
     check_divides,
@@ -39,6 +39,7 @@ from archsearch.blocks.pvt import (
     reduced_head_dim,
     reduction_cost,
 )
+from archsearch.blocks.registry import register
 
 
 class LocalAttention(WindowAttention):

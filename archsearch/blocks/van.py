@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
-from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice, register
+from archsearch.blocks.base import Block, Layer, LayerError, Role, Shape, choice
 from archsearch.blocks.common import (
     ChannelNorm,
     ConvMlp,
@@ -28,6 +28,7 @@ from archsearch.blocks.common import (
 )
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.kernels import Depthwise, apply_gelu, apply_linear, depthwise, is_traced
+from archsearch.blocks.registry import register
 
 
 def dilated_by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archsearch.errors import UserError, did_you_mean, first_line, shown
-from archsearch.results import MANIFEST_FILE, latest_run, read_trials
+from archsearch.results import MANIFEST_FILE, damage_is_an_error, latest_run, read_manifest, read_trials
 from archsearch.units import format_names
 
 if TYPE_CHECKING:  # loads torch, which `archsearch report` does without
@@ -64,8 +64,10 @@ def _from_stdin() -> "Arch":
 
 def _from_run(folder: Path, trial: str) -> "Arch":
     """The architecture of one row of a run."""
-    from archsearch.space import Arch
+    from archsearch.space import Arch, register_files, stored_block_files
 
+    with damage_is_an_error(folder):
+        register_files(stored_block_files(folder, read_manifest(folder)))
     rows = read_trials(folder)[["trial", "arch_id", "arch"]].to_dict("records")
     found = [row for row in rows if str(row["trial"]) == trial]
     if not found and trial:

@@ -1,6 +1,7 @@
 """Commands that measure nothing: blocks, cost, sample, space, papers, proxies."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,12 +25,37 @@ the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
 
 
 @click.command()
+@click.option(
+    "--check",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run a Python file of layers of your own, and check them on what they build; exit code 1 if one fails.  [default: list]",
+)
 @json_option
-def blocks(as_json: bool) -> None:
-    """List the layers a space can name, with their choices."""
+def blocks(file: Path | None, as_json: bool) -> None:
+    """List the layers a space can name, or check your own."""
+    if file is not None:
+        _check_file(file, as_json=as_json)
+        return
     from archsearch.report import LAYERS_NOTE, layer_list, layer_tables
 
     print_result(layer_list(), lambda: [*layer_tables(), LAYERS_NOTE], as_json=as_json)
+
+
+def _check_file(file: Path, *, as_json: bool) -> None:
+    """Check every layer that a file registers. Raises UserError for a file that cannot be used, RunError where a check fails."""
+    from archsearch.blocks import load_blocks
+    from archsearch.errors import RunError
+    from archsearch.models import check_layers
+    from archsearch.report import finding_list, finding_table
+
+    findings = check_layers(load_blocks(file))
+    print_result(finding_list(findings), lambda: [finding_table(findings)], as_json=as_json)
+    failed = [item for item in findings if item.result == "failed"]
+    if failed:
+        names = ", ".join(f"{item.check} of {item.kind}" for item in failed)
+        raise RunError(f"{file}: {len(failed)} of {len(findings)} checks failed: {names}")
 
 
 @click.command(cls=SizedCommand, help=f"Exact MACs and parameters, layer by layer.\n\n{ARCH_HELP}")

@@ -1,4 +1,5 @@
 from .checkpoints import CheckpointWarning, key_pattern, load_official, official_keys, read_checkpoint, save_official
+from .contract import Finding, check_layer, check_layers
 from .count import count_flop_counter, count_fvcore, recount_all
 from .features import FeatureNetwork
 from .network import Network, build, build_for_timing
@@ -11,12 +12,15 @@ __all__ = [
     "CheckpointWarning",
     "EvaluateTask",
     "FeatureNetwork",
+    "Finding",
     "Network",
     "Preprocessing",
     "ValidationSet",
     "build",
     "build_for_timing",
     "check_complete",
+    "check_layer",
+    "check_layers",
     "count_flop_counter",
     "count_fvcore",
     "evaluate_document",

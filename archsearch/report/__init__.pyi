@@ -2,7 +2,7 @@ from .audit import audit_parts
 from .bench import bench_parts
 from .calibration import calibration_document, calibration_parts
 from .cost import cost_document, cost_sentence, cost_table
-from .layers import LAYERS_NOTE, layer_list, layer_tables
+from .layers import LAYERS_NOTE, finding_list, finding_table, layer_list, layer_tables
 from .papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 from .proxies import FREE_NOTE, PROXIES_NOTE, profile_document, profile_list, profile_table, score_list, score_table
 from .run import build_report, to_csv
@@ -29,6 +29,8 @@ __all__ = [
     "cost_sentence",
     "cost_table",
     "evaluate_parts",
+    "finding_list",
+    "finding_table",
     "layer_list",
     "layer_tables",
     "make_console",

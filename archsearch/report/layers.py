@@ -1,14 +1,18 @@
-"""`archsearch blocks`: the layers that a space can name, as a document and as tables."""
+"""`archsearch blocks`: the layers that a space can name, and what the checks of a file of them found, as documents and as tables."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
+from rich.table import Table
 
 from archsearch.blocks import Layer, Role, registered_layers
 from archsearch.report.tables import make_table, titled
 from archsearch.space import format_value
+
+if TYPE_CHECKING:  # a list of layers counts nothing
+    from archsearch.models import Finding
 
 _ROLES: dict[Role, str] = {
     "block": "Blocks",
@@ -69,3 +73,18 @@ def _layer_rows(document: Mapping[str, Any]) -> Iterator[list[str]]:
         others = [choice for choice in item["choices"] if choice != item["default"]]
         yield [*head, item["name"], ", ".join(map(format_value, [item["default"], *others])), item["meaning"] or ""]
         head = ["", ""]
+
+
+def finding_list(findings: Sequence["Finding"]) -> list[dict[str, Any]]:
+    """What each check of each layer found."""
+    return [
+        {**finding._asdict(), "problem": finding.problem or None, "is_passed": not finding.problem}
+        for finding in findings
+    ]
+
+
+def finding_table(findings: Sequence["Finding"]) -> Table:
+    """One row for each check of each layer."""
+    rows = [[f"{item.role} {item.kind}", item.check, item.result, item.problem] for item in findings]
+    columns = ["layer", "check", "result", "problem"]
+    return make_table(columns, rows, left=columns)

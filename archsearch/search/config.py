@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
+from archsearch.blocks import BlockFile
 from archsearch.errors import UserError
 from archsearch.proxy import ProxyTask, check_rungs
 from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, check_objectives
@@ -27,6 +28,7 @@ class RunConfig:
     `settings` are what a worker needs beside the architecture, as `make_settings` gives them. `rungs` are the points of a training
     at which it may be stopped, in parts of the last one, its end; empty where every candidate is trained in full (as in all runs
     before there were rungs); their steps and proxy_ids lie in the settings. `fix` holds parameters of the space to one of their choices.
+    `blocks` are the texts of the space's files of blocks by name.
     """
 
     name: str
@@ -41,6 +43,7 @@ class RunConfig:
     papers: tuple[str, ...] = ()
     rungs: tuple[int, ...] = ()
     fix: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_objectives(self.objectives)
@@ -63,10 +66,16 @@ class RunConfig:
         """What better means for each objective."""
         return [OBJECTIVES[name] for name in self.objectives]
 
+    @property
+    def block_files(self) -> list[BlockFile]:
+        """The space's files of blocks."""
+        return [BlockFile(name, text) for name, text in self.blocks.items()]
+
     @cached_property
     def space(self) -> Space:
         """The space of `space_text`, for images of the size that the run was asked for, with what is fixed in it."""
-        space = Space(tomllib.loads(self.space_text), source=self.space_name, text=self.space_text)
+        document = tomllib.loads(self.space_text)
+        space = Space(document, source=self.space_name, text=self.space_text, files=self.block_files)
         space = space.resized(stored_size(self.settings))
         return space.fixed(self.fix) if self.fix else space
 
@@ -98,6 +107,12 @@ class RunConfig:
         """
         return [f"{key} was {was}, now {now}" for key, (was, now) in self._changes(other).items()]
 
+    def changed_files(self, other: "RunConfig") -> list[str]:
+        """Names of the files of blocks whose texts differ, where nothing else makes `other` another run."""
+        names = list(self._changes(other))
+        is_only_files = all(name.startswith(_BLOCKS) for name in names)
+        return [name.removeprefix(_BLOCKS) for name in names] if is_only_files else []
+
     def options(self, other: "RunConfig") -> str | None:
         """The options of `archsearch run` that ask for this run instead of `other`; None where there are none for all that differs."""
         names = [key for key in self._changes(other) if key not in _FOLLOWING]
@@ -118,6 +133,7 @@ class RunConfig:
         )
 
 
+_BLOCKS = "blocks."  # before the name of a file of blocks, in dotted keys
 # Keys that differ only where others do.
 _FOLLOWING = ("settings.proxy_id", "settings.weights_dtype")
 _OPTIONS = {
@@ -153,13 +169,14 @@ def _option(config: RunConfig, key: str) -> str | None:
 
 
 def _comparable(config: RunConfig) -> dict[str, Any]:
-    """Dotted key -> value, all but names and the space; rungs by their lengths alone."""
-    left_out = ("name", "space_name", "space_text", "rungs")
+    """Dotted key -> value, all but names and the space; rungs by their lengths alone, files of blocks by digits of their text."""
+    left_out = ("name", "space_name", "space_text", "rungs", "blocks")
     flat = _flat({key: value for key, value in config.to_dict().items() if key not in left_out})
     if flat.pop("settings.image_width", None):  # where the image is not square
         flat["settings.image_size"] = format_sides(stored_size(config.settings))
     flat.pop("settings.proxy.rungs", None)  # which follow from the lengths, the recipe and the data
-    return {**flat, "rungs": ",".join(map(str, config.rungs)) or None}
+    files = {f"{_BLOCKS}{file.name}": f"sha256 {file.sha256[:12]}" for file in config.block_files}
+    return {**flat, **files, "rungs": ",".join(map(str, config.rungs)) or None}
 
 
 @cache
@@ -168,7 +185,8 @@ def _architectures(text: str) -> str:
     said: Any = text
     with contextlib.suppress(tomllib.TOMLDecodeError, UserError):  # damaged, or in another version's grammar
         said = tomllib.loads(text)
-        said = Space(said, source="").canonical()
+        # Without its files, whose texts are compared by themselves: two versions of one file cannot be registered together.
+        said = Space(said, source="", files=()).canonical()
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from archsearch.blocks import BlockFile
 from archsearch.device import conditions, device_lock, is_out_of_memory
 from archsearch.errors import RunError, UserError
 from archsearch.models import build_for_timing, count_fvcore
@@ -18,7 +19,7 @@ from archsearch.proxy import LoadedData, ProxyScore, ProxyTask, Training, Traini
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.engine.workers.base import Emit
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
-from archsearch.space import REFERENCE, Arch, reference_arch
+from archsearch.space import REFERENCE, Arch, reference_arch, register_files
 from archsearch.throughput import Measurement, measure
 from archsearch.version import __version__
 
@@ -37,6 +38,7 @@ def evaluate(
     """
     measurement = Measurement.from_dict(settings)
     measurement.use_cpu()
+    register_files(BlockFile(name, text) for name, text in settings.get("blocks", {}).items())
     arch = Arch.from_dict(arch_document)
     device = measurement.torch_device
     task = ProxyTask.from_dict(settings) if settings.get("proxy") else None

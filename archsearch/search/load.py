@@ -13,7 +13,7 @@ from archsearch.errors import UserError
 from archsearch.models import build
 from archsearch.results import RUN_FRONT, damage_is_an_error, read_front, read_manifest, read_trials, run_state
 from archsearch.search.config import SPACE_FILE, RunConfig
-from archsearch.space import Arch
+from archsearch.space import Arch, register_files, stored_block_files
 
 _FRONT_COLUMNS = ("trial", "paper", "proxy_score", "throughput_img_s", "params", "macs", "architecture")
 
@@ -61,15 +61,17 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """A run by its folder, such as `results/hybrid-4.5G-9b4fe0`.
 
-    Raises UserError where the folder holds no run, or one whose files are damaged.
+    Raises UserError where the folder holds no run, or one whose files are damaged. The code of the run's own blocks is run.
     """
     folder = Path(path)
     with damage_is_an_error(folder):
         manifest = read_manifest(folder)
+        config = read_config(folder, manifest)
+        register_files(config.block_files)
         return Run(
             folder=folder,
             state=run_state(folder, manifest),
-            config=read_config(folder, manifest),
+            config=config,
             trials=read_trials(folder),
             front=read_front(folder),
         )
@@ -91,6 +93,7 @@ def read_config(folder: Path, manifest: dict[str, Any]) -> RunConfig:
             papers=tuple(manifest["papers"]),
             rungs=tuple(manifest.get("rungs", ())),
             fix=manifest.get("fix", {}),
+            blocks={file.name: file.text for file in stored_block_files(folder, manifest)},
         )
     except OSError as error:
         raise UserError(f"{folder / SPACE_FILE}: cannot be read ({error.strerror or error})") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from archsearch.blocks import register_file
 from archsearch.cores import OthersLoad, busy_advice, is_busy
 from archsearch.device import conditions
 from archsearch.errors import UserError
@@ -72,6 +73,8 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     if request.storage is not None:
         shown_url(request.storage)  # refuses a bad one
     whole = load_space(request.space).resized(request.image_size)
+    for file in whole.block_files:
+        say(f"ran {file.path}, which brings {', '.join(layer.kind for layer in register_file(file))}")
     space = whole.fixed(request.fix) if request.fix else whole
     image_size, in_chans = space.plan.image_size, space.plan.in_chans
     papers = choose_papers(request.papers, request.budget_macs, image_size, in_chans)
@@ -106,6 +109,7 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
         papers=papers,
         rungs=rungs,
         fix=request.fix,
+        blocks={file.name: file.text for file in whole.block_files},
         settings=make_settings(measurement, task),
     )
     folder = request.output or find_run(request.results_root, config, space, say)

@@ -27,7 +27,7 @@ def find_run(root: Path, config: RunConfig, space: Space, say: Say) -> Path:
         return folder
     for path in sorted(root.glob(f"*/{MANIFEST_FILE}")):
         other = path.parent
-        same = _same_run(other, config)
+        same = _same_run(other, config, say)
         if same is None:
             continue
         if same.name != other.name:
@@ -41,7 +41,7 @@ def find_run(root: Path, config: RunConfig, space: Space, say: Say) -> Path:
     return folder
 
 
-def _same_run(folder: Path, config: RunConfig) -> RunConfig | None:
+def _same_run(folder: Path, config: RunConfig, say: Say) -> RunConfig | None:
     """The configuration of a folder's run, with the name that it began with, where that is the run of `config`."""
     try:
         with damage_is_an_error(folder):
@@ -50,6 +50,10 @@ def _same_run(folder: Path, config: RunConfig) -> RunConfig | None:
             if [manifest[name] for name in names] != [getattr(config, name) for name in names]:
                 return None  # most folders, without reading their space
             stored = read_config(folder, {**manifest, "name": study_name(manifest)})
+            for name in stored.changed_files(config):
+                say(
+                    f"{folder} has this request's run with another text of {name}; a new run begins, unless you put that text back"
+                )
             return None if stored.differences(config) else stored
     except UserError:  # a damaged run is no run to go on with
         return None
@@ -60,7 +64,7 @@ def default_name(config: RunConfig, space: Space) -> str:
     said = config.to_dict() | {"name": "", "space_name": "", "space_text": tomllib.loads(config.space_text)}
     said["settings"] = _without_none(said["settings"])
     # A run without them has the name that it had before there were any.
-    said = {key: value for key, value in said.items() if value or key not in ("rungs", "fix")}
+    said = {key: value for key, value in said.items() if value or key not in ("rungs", "fix", "blocks")}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
     budget = format_count(config.budget_macs)
     number, unit = (budget[:-1], budget[-1]) if budget[-1].isalpha() else (budget, "")

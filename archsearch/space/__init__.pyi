@@ -1,4 +1,5 @@
 from .arch import Arch, ImageSize, Placed
+from .block_files import register_files, stored_block_files
 from .budget import Band, InBand, Params, cached_in_band, draw, extremes, mutate, propose, repair
 from .grammar import format_value
 from .papers import REFERENCE, choose_papers, paper, paper_space, reference_arch
@@ -29,6 +30,8 @@ __all__ = [
     "paper_table",
     "propose",
     "reference_arch",
+    "register_files",
     "repair",
     "spaces_folder",
+    "stored_block_files",
 ]

@@ -222,7 +222,11 @@ class Arch:
 
     @staticmethod
     def from_dict(document: Document, source: str = "architecture") -> "Arch":
-        """Read an architecture; raises UserError when a value is missing, wrong or a list of choices."""
+        """Read an architecture; raises UserError when a value is missing, wrong or a list of choices, or a layer is not registered."""
+        if "blocks" in document:
+            raise UserError(
+                f"{source}: blocks: an architecture names no files of blocks; a space does, and archsearch.blocks.load_blocks registers one"
+            )
 
         def refuse(name: str, choices: Sequence[Scalar]) -> Scalar:
             open_choices = ", ".join(map(str, choices))

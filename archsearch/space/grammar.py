@@ -27,7 +27,7 @@ from archsearch.units import MOST_SIDE, ImageSize, one_size, sides
 Document = Mapping[str, Any]
 
 SHARED = ("mlp_ratio", "head_dim")
-_TOP = ("name", "image_size", "in_chans", "num_classes", "stem", "stages", "head", "paper")
+_TOP = ("name", "image_size", "in_chans", "num_classes", "blocks", "stem", "stages", "head", "paper")
 _STAGE = ("width", "depth", "block", "downsample", "positions", *SHARED)
 _TABLE_ROLES: tuple[Role, ...] = ("block", "downsample", "positions")
 # Bounds that no network of today comes near; within them every space is checked and counted in seconds, and every cost is exact in 64 bits.
@@ -131,8 +131,17 @@ class _Reader:
             raise UserError(f"{self.locate(key)} is missing; {needed}")
 
 
+def block_paths(document: Document, source: str) -> list[str]:
+    """The files of blocks that a document names under its key `blocks`. Raises UserError where they are no texts."""
+    reader = _Reader(source, "", document)
+    return [str(path) for path in reader.choices("blocks", str)] if "blocks" in document else []
+
+
 def parse(document: Document, source: str) -> Plan:
-    """Check a document and return its plan; `source` (a file name) starts every error. Raises UserError with the dotted key and what is allowed."""
+    """Check a document and return its plan; `source` (a file name) starts every error. Raises UserError with the dotted key and what is allowed.
+
+    The layers of the files under `blocks` must be registered already.
+    """
     top = _Reader(source, "", document)
     top.check_keys(_TOP)
     top.require("stem", "stages")

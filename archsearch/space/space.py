@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from archsearch.blocks import Scalar
+from archsearch.blocks import BlockFile, Scalar
 from archsearch.errors import UserError, did_you_mean
 from archsearch.space.arch import Arch, Pick, assemble, html_table
+from archsearch.space.block_files import block_files, register_files
 from archsearch.space.grammar import LONGEST_NAME, Document, format_value, parse
 from archsearch.space.plan import Choices, LayerPlan, Plan, StagePlan, count_settings
 from archsearch.space.shipped import spaces_folder
@@ -25,9 +26,15 @@ class Space:
 
     `sample(pick)` gives an architecture, `parameters()` the names with their choices, `size` the number of parameter sets. Raises UserError with the
     file (`source`), the dotted key, what was found and what is allowed.
+
+    The code of the files of blocks that the document names is run. They are looked for in the folder of `source`, unless `files` has them.
     """
 
-    def __init__(self, document: Document, source: str, text: str = "") -> None:
+    def __init__(
+        self, document: Document, source: str, text: str = "", *, files: Sequence[BlockFile] | None = None
+    ) -> None:
+        self.block_files = block_files(document, source) if files is None else tuple(files)
+        register_files(self.block_files)
         self.plan: Plan = parse(document, source)
         self._document = document
         self.source, self.text = source, text
@@ -66,7 +73,7 @@ class Space:
             return self
         document = {**self._document, "image_size": list(sides(image_size))}
         try:
-            space = Space(document, self.source, self.text)
+            space = Space(document, self.source, self.text, files=self.block_files)
         except UserError as error:
             raise UserError(f"at {format_image(image_size)}: {error}") from error
         return space.fixed(self.fixed_names)

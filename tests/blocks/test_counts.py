@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,17 @@ from support.zero_weights import build_with_zeros
 from torch import Tensor, nn
 
 from archsearch import Arch, RunError, build, load_space, paper
-from archsearch.blocks import Block, Layer, LayerError, Shape, own_choices, registered_layers
-from archsearch.blocks.msg import MessengersLayer
-from archsearch.models import count_flop_counter, count_fvcore
+from archsearch.blocks import Layer, LayerError, Shape, own_choices, registered_layers
+from archsearch.models import Finding, check_layer, count_flop_counter, count_fvcore
+from archsearch.models.contract import layer_settings, shapes_for
 from archsearch.space import Space, propose
 
 ROLES = ("stem", "downsample", "positions", "block", "extra", "head")
+LAYERS = {
+    f"{role}-{kind}": layer
+    for role in ROLES
+    for kind, layer in registered_layers(role).items()  # type: ignore[arg-type]  # ROLES are the literals
+}
 SHAPES = (Shape(64, 14, 14),)
 MORE_SHAPES = (
     Shape(32, 4, 10),
@@ -27,75 +31,37 @@ MORE_SHAPES = (
     Shape(128, 28, 28),
     Shape(64, 4, 4),
 )
-# Maps that messenger windows and their regions tile, and others.
-WINDOWED = (Shape(64, 56, 28), Shape(32, 28, 28), Shape(64, 20, 31), Shape(64, 5, 9))
-HEADED = (Shape(64, 7, 7, 1), Shape(48, 4, 10, 1))  # maps headed by a class token
 HYBRIDS = 300
 
 
-def _cases() -> Iterator[tuple[str, Layer]]:
-    """Every registered layer, each own choice of each field with the other fields at their defaults, and two combinations of last choices."""
-    for role in ROLES:
-        for kind, layer in registered_layers(role).items():  # type: ignore[arg-type]  # ROLES are the literals
-            needed = {name: 64 for name in ("width", "num_classes") if name in layer.__dataclass_fields__}
-            fields = own_choices(layer)
-            settings = [{name: value} for name, values in fields.items() for value in values] or [{}]
-            settings.append({name: values[-1] for name, values in fields.items()})
-            settings.append({name: values[0] for name, values in fields.items()})
-            for setting in settings:
-                yield f"{role}-{kind}-{setting}", layer(**needed, **setting)
+def _problems(name: str, shapes: tuple[Shape, ...]) -> list[Finding]:
+    return [finding for finding in check_layer(LAYERS[name], shapes, notes=False) if finding.problem]
 
 
-CASES = dict(_cases())
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_cost_of_every_layer_and_choice_equals_both_counters(case: str) -> None:
-    assert _check_layer(CASES[case], SHAPES) >= 1
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_keeps_the_contract_at_every_choice(name: str) -> None:
+    """Above all: its cost equals both counters. tests/models/test_contract.py shows that each check finds what it is for."""
+    assert _problems(name, SHAPES) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_cost_of_every_layer_and_choice_at_more_shapes(case: str) -> None:
-    assert _check_layer(CASES[case], MORE_SHAPES) >= 2
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_keeps_the_contract_on_more_maps(name: str) -> None:
+    assert _problems(name, MORE_SHAPES) == []
 
 
-def _check_layer(layer: Layer, shapes: tuple[Shape, ...]) -> int:
-    """Compare at every shape where the layer can stand; returns how many those are."""
-    checked = 0
-    for shape in _standing(layer, shapes):
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_choice_of_every_layer_can_stand_somewhere(name: str) -> None:
+    def stands(layer: Layer, shape: Shape) -> bool:
         try:
             layer.check_at(shape)
         except LayerError:
-            continue
-        checked += 1
-        cost, size = layer.cost(shape), shape.tensor[1:]
-        module = layer.build(shape).eval()
-        assert sum(parameter.numel() for parameter in module.parameters()) == cost.params
-        assert count_flop_counter(module, size, shape.channels) == cost.macs - cost.norm_macs
-        assert count_fvcore(module, size, shape.channels) == cost.macs
-        with torch.inference_mode():
-            out = module(torch.randn(2, *shape.tensor).contiguous(memory_format=torch.channels_last))
-        if layer.role == "head":
-            assert out.shape == (2, 64)
-        else:
-            assert out.shape == (2, *layer.out(shape).tensor)
-            assert out.is_contiguous(memory_format=torch.channels_last)
-    return checked
+            return False
+        return True
 
-
-def _standing(layer: Layer, shapes: tuple[Shape, ...]) -> list[Shape]:
-    """The shapes to try: images for a stem, windows with messengers for blocks that want these, a class token for layers that take one."""
-    if layer.role == "stem":
-        return [Shape(3, shape.height * 4, shape.width * 4) for shape in shapes]
-    opening = layer.before_first() if isinstance(layer, Block) else None
-    if opening:
-        return [opening.out(shape) for shape in WINDOWED[: len(shapes)]]
-    if layer.kind in ("messengers", "messenger"):
-        plain = WINDOWED[: len(shapes)]
-        windows = [MessengersLayer(window=7).out(shape) for shape in plain]
-        return [*plain, *(windows if layer.takes_tokens else [])]
-    return [*shapes, *(HEADED[: len(shapes)] if layer.takes_tokens else [])]
+    for layer in layer_settings(LAYERS[name]):
+        assert any(stands(layer, shape) for shape in shapes_for(layer, SHAPES)), layer
+        assert sum(stands(layer, shape) for shape in shapes_for(layer, MORE_SHAPES)) >= 2, layer
 
 
 def _hybrids(space: Space, count: int) -> list[tuple[int, dict[str, object]]]:

@@ -44,6 +44,17 @@ def _file(content: bytes) -> Call:
     return load
 
 
+_TAKEN = "from archsearch.blocks import LargeKernel, register\nregister(LargeKernel)\n"
+
+
+def _with_blocks(text: str, paths: str = '["own.py"]') -> object:
+    """A space beside a file of blocks with this text."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "own.py").write_text(text)
+        (Path(folder) / "mine.toml").write_text(f"blocks = {paths}\n")
+        return load_space(Path(folder) / "mine.toml")
+
+
 def _command(*arguments: str) -> Call:
     """A command that ends with exit code 2 and one sentence."""
 
@@ -76,6 +87,12 @@ CALLS: dict[str, dict[str, Call]] = {
         "no choice of this stage": _one('block = "mlp"\nlka = { kernel = 21 }'),
         "no block of this stage has": _one('block = "mlp"\nhead_dim = 32'),
         "names a block twice": _one('block = "lsa/lsa"'),
+        "no such file of blocks": _one('block = "own"', top='blocks = ["absent.py"]'),
+        "no Python file": _one('block = "own"', top='blocks = ["own.txt"]'),
+        "have the same name": lambda: _with_blocks("", paths='["own.py", "./own.py"]'),
+        ".py, line": lambda: _with_blocks("1 / 0"),
+        "registers no layer": lambda: _with_blocks("x = 1"),
+        "is registered already": lambda: _with_blocks(_TAKEN),
     },
     "Values": {
         "is empty": _one("block = []"),

@@ -16,7 +16,7 @@ from archsearch.proxy.audit.training import train_all
 from archsearch.proxy.audit.verdict import verdict
 from archsearch.proxy.task import ProxyTask, choose_profile, proxy_id
 from archsearch.results import read_manifest, read_rows
-from archsearch.space import choose_papers
+from archsearch.space import choose_papers, register_files, stored_block_files
 from archsearch.system import Progress, Say, ignore, replace_file, utc_now
 from archsearch.units import stored_size
 from archsearch.version import __version__
@@ -98,6 +98,7 @@ def _plan_for_run(request: AuditRequest, folder: Path) -> AuditPlan:
         raise UserError(f"{folder}: this run has no proxy that could be audited")
     images = stored_size(settings), settings.get("in_chans", 3)
     papers = choose_papers(request.papers, manifest["budget_macs"], *images)
+    register_files(stored_block_files(folder, manifest))
     hybrids = run_hybrids(rows, request.hybrids)
     if len(hybrids) < request.hybrids:
         raise UserError(

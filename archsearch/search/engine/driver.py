@@ -269,7 +269,7 @@ class Driver:
         """`_run_job` once."""
         if self._is_stopped:
             return None
-        settings = {**self._config.settings, "seed": self._config.seed}
+        settings = {**self._config.settings, "seed": self._config.seed, "blocks": dict(self._config.blocks)}
         if phases is not None:
             settings["phases"] = list(phases)
         arch = self._store.arch_document(row["trial"])

@@ -7,6 +7,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from archsearch.blocks import installed_packages
 from archsearch.results import Row
 from archsearch.search.config import RunConfig
 from archsearch.system import utc_now
@@ -29,6 +30,7 @@ def describe(config: RunConfig, rows: Sequence[Row], throughput_id: str | None =
         "sampler": config.sampler,
         "seed": config.seed,
         "fix": dict(config.fix),
+        "blocks": {file.name: file.sha256 for file in config.block_files},
         "rungs": list(config.rungs),
         "training": training_document(config, rows),
         "settings": dict(config.settings),
@@ -45,7 +47,7 @@ def describe(config: RunConfig, rows: Sequence[Row], throughput_id: str | None =
 def _versions() -> dict[str, str]:
     """Versions of what the figures depend on; cached, since reading them takes milliseconds, after every trial."""
     libraries = {name: metadata.version(name) for name in _VERSIONS}
-    return {"archsearch": __version__, **libraries, "python": platform.python_version()}
+    return {"archsearch": __version__, **libraries, **installed_packages(), "python": platform.python_version()}
 
 
 def training_document(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any] | None:

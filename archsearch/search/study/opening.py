@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -56,9 +57,14 @@ def open_run(
                 store = _load_run(folder, config, backend, where, name, predict)
             _refuse_lost_trials(folder, store)
             store.watch = FileWatch(database_file(folder, storage_url))
-            text = store.config.space_text
-            replace_file(folder / SPACE_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+            _write_sources(folder, store.config)
             yield store
+
+
+def _write_sources(folder: Path, config: RunConfig) -> None:
+    """Write the run's copies of its space and of the files of blocks that this names."""
+    for name, text in {SPACE_FILE: config.space_text, **config.blocks}.items():
+        replace_file(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 def _load_run(

@@ -31,7 +31,7 @@ from archsearch.search.study.database import DATABASE_FILE, create_database, run
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
 from archsearch.search.study.store import AGAIN, SEEDS, STATES
-from archsearch.space import Arch, propose
+from archsearch.space import Arch, propose, register_files
 
 _MOST_OTHERS = 10_000  # trials of other programs between those of a run
 _LOST = ".lost"  # put behind the names of the files that a restored study takes the place of
@@ -73,6 +73,7 @@ def restore_run(folder: Path) -> Restored:
 def _restore(folder: Path) -> Restored:
     manifest = read_manifest(folder)
     config, rows = read_config(folder, manifest), _read_trials(folder)
+    register_files(config.block_files)
     database = folder / DATABASE_FILE
     if database.exists() and _is_whole(folder, config):
         raise UserError(f"{database}: has all trials of the run; there is nothing to restore")

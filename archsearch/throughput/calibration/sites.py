@@ -40,12 +40,14 @@ class Site(NamedTuple):
 
     @staticmethod
     def from_dict(document: dict[str, Any]) -> "Site":
-        """The site that `to_dict` wrote; UserError for a layer that this version does not know."""
+        """The site that `to_dict` wrote; UserError for a layer that is not registered."""
         try:
             layer = registered_layers(document["role"])[document["kind"]](**document["fields"])
             return Site(layer, Shape(*map(int, document["shape"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"no layer of this version: {document!r:.120}") from error
+            raise UserError(
+                f"no registered layer, where one of your own needs its space's file of blocks: {document!r:.120}"
+            ) from error
 
 
 def arch_sites(arch: Arch) -> Iterator[Site]:

@@ -31,8 +31,9 @@ KILLED = "the worker process was killed"
 class Job:
     """One evaluation of a trial, as plain values.
 
-    `arch` is what `Arch.to_dict` gave. `settings` are those of the run with its `seed` and, where not the default ones are meant, the
-    `phases` to measure. `done` has the phases measured before (phase -> column -> value), which are not measured again.
+    `arch` is what `Arch.to_dict` gave. `settings` are those of the run with its `seed`, the texts of its files of `blocks` by name and,
+    where not the default ones are meant, the `phases` to measure. `done` has the phases measured before (phase -> column -> value), which are not
+    measured again.
     """
 
     trial: int
