@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 from archsearch.errors import UserError
 from archsearch.space import Arch
-from archsearch.units import format_sides
 
 
 class NetworkStage(nn.Module):
@@ -74,8 +73,8 @@ class StagedNetwork(nn.Module):
             raise refusal from error
         if not isinstance(error, UserError):
             raise error
-        came, built = format_sides((height, width)), format_sides(self.size)
-        raise UserError(f"{error} (images of {came} came, this one was built for {built})") from error
+        built = f"{self.size[0]}x{self.size[1]}"
+        raise UserError(f"{error} (images of {height}x{width} came, this one was built for {built})") from error
 
     def fix_size(self, images: Tensor) -> None:
         """In torch.compile, make the images' sides constants where they are `size`; with `dynamic=True` they are symbols as the batch is.

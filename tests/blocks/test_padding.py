@@ -80,8 +80,8 @@ def swin_reference(block: Any, x: Tensor, window: int, shift: int) -> Tensor:
                 mixed[place] = value
     tokens = tokens + mixed[:height, :width]
     tokens = tokens + block.mlp(block.norm2(tokens))
-    final: Tensor = tokens.permute(2, 0, 1)
-    return final
+    result: Tensor = tokens.permute(2, 0, 1)
+    return result
 
 
 @pytest.mark.parametrize("size", MAPS)

@@ -33,6 +33,7 @@ from archsearch.models import (
 
 DATA = Path(__file__).parents[1] / "data"
 COUNTS = json.loads((DATA / "papers.json").read_text())
+COUNTS["swin_base_384"] = {"params": 87_903_584}  # by the closed form of tests/models/test_exact.py
 KEYS = json.loads((DATA / "keys.json").read_text())
 LOGITS = np.load(DATA / "logits_float64.npz")
 DTYPES = {"float32": torch.float32, "int64": torch.int64}

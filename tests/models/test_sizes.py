@@ -1,6 +1,7 @@
 """Input sizes: those that the papers' code accepts are computed the same, all others are refused when the model is built."""
 
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -186,6 +187,27 @@ def test_a_model_tied_to_its_size_refuses_another(name: str, size: int) -> None:
         pytest.raises(UserError, match=r"build the model for this image size.* built for 224x224"),
     ):
         model(torch.zeros(1, 3, size, size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("block", "downsample"), [("wmsa/swmsa", "merging"), ("msg", "messenger")])
+def test_padded_maps_are_traced_and_exported_for_any_batch(block: str, downsample: str) -> None:
+    """Sides that neither the stem, nor windows, nor regions, nor the merging divide."""
+    tables = {kind: _small("block", kind)[kind] for kind in block.split("/")}
+    stage = {"width": 32, "depth": 2, "block": block, **tables}
+    stem = {"kind": "patch", "patch": {"kernel": 4, "pad": True}}
+    stages = [stage, {**stage, "downsample": downsample}]
+    size, head = (45, 70), "token" if block == "msg" else "pool"
+    arch = Arch.from_dict({"image_size": 64, "num_classes": 2, "stem": stem, "stages": stages, "head": {"kind": head}})
+    model, images = build(arch, image_size=size).eval(), torch.randn(2, 3, *size)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # that the size of a map becomes a constant
+        traced = torch.jit.trace(model, images, check_trace=False)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        exported = torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
+        for given in (images[:1], torch.cat((images, images[:1]))):
+            for network in (traced, exported):
+                torch.testing.assert_close(network(given), model(given), rtol=1e-4, atol=1e-5)
 
 
 def test_pvt_uses_its_table_unresized_where_its_code_does() -> None:

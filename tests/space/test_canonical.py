@@ -123,6 +123,13 @@ def test_blocks_have_one_canonical_form_exactly_where_they_are_equal(side: int) 
     assert_canonical_exactly_where_equal(layers, shape)
 
 
+@pytest.mark.parametrize("shape", [Shape(32, 5, 5), Shape(32, 3, 5)])
+def test_padded_windows_are_no_smaller_ones(shape: Shape) -> None:
+    """Swin's windows where they do not tile the map, beside those that do and attention over the whole map."""
+    kinds = [registered_layers("block")[name] for name in ("wmsa", "swmsa", "msa")]
+    assert_canonical_exactly_where_equal([layer for kind in kinds for layer in settings_of(kind, shape)], shape)
+
+
 @pytest.mark.parametrize(
     ("role", "shape"),
     [
