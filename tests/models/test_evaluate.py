@@ -168,8 +168,10 @@ def test_bad_input_is_refused_in_one_sentence(cli: Cli, folder: Path, tmp_path: 
 
 
 def test_a_resolution_that_the_model_cannot_take_is_refused(cli: Cli, folder: Path, tmp_path: Path) -> None:
-    asked = ("lit_s", "--checkpoint", save(rigged(0), tmp_path), "--data", folder, "--resolution", "100")
-    assert refused(cli(*asked)).startswith("lit_s at 100x100 px: stages.2.downsample (deformable) on a map of 25x25")
+    asked = ("crossformer_tiny", "--checkpoint", save(rigged(0), tmp_path), "--data", folder, "--resolution", "100")
+    sentence = refused(cli(*asked))
+    assert sentence.startswith("crossformer_tiny at 100x100 px: stages.2.downsample (cross-scale) on a map of 25x25")
+    assert sentence.endswith("of the multiples of 32, 96x96 and 128x128 would work")
 
 
 def test_class_folders_that_do_not_fit_the_checkpoint_are_refused(cli: Cli, folder: Path, tmp_path: Path) -> None:

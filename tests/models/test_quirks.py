@@ -180,20 +180,25 @@ def test_swin_masks_with_a_finite_number() -> None:
     assert all(((mask == 0) | (mask == -100)).all() and mask.any() for mask in masks.values())
 
 
-# Sizes that the papers' own code fails at, or folds into the batch: refused when the model is built.
-REFUSED = {
+# Sizes that the papers' own classifiers fail at, or fold into the batch, and that our rules take.
+TAKEN = {
     "swin 9.3: no padding": ("swin_tiny", (192, 256)),
     "msg 9.1: two windows left at the head": ("msg_transformer_tiny", (224, 448)),
     "msg 9.4: fewer windows than the next region": ("msg_transformer_tiny", (112, 112)),
-    "pvt 8.2: stage 2 has 3136 positions and a table of 784": ("pvt_tiny", (448, 448)),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_sizes_that_the_official_code_cannot_take_are_refused(case: str) -> None:
-    name, size = REFUSED[case]
-    with torch.device("meta"), pytest.raises(UserError):
-        build(paper(name), image_size=size)
+@pytest.mark.parametrize("case", TAKEN)
+def test_sizes_that_the_official_code_cannot_take_give_logits_for_each_image(case: str) -> None:
+    name, size = TAKEN[case]
+    with torch.device("meta"), torch.no_grad():
+        assert build(paper(name), image_size=size)(torch.zeros(3, 3, *size)).shape == (3, 1000)
+
+
+def test_a_table_that_the_official_code_cannot_add_is_refused() -> None:
+    """pvt 8.2: stage 2 has 3136 positions and a table of 784."""
+    with torch.device("meta"), pytest.raises(UserError, match="3136"):
+        build(paper("pvt_tiny"), image_size=448)
 
 
 def test_bias_of_a_whole_map_refuses_another_map() -> None:
