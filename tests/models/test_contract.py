@@ -51,7 +51,7 @@ MISTAKES: dict[str, tuple[str, str, str, str]] = {
     "params": ("params", "cost says .* the module has", " + Cost(params=width)", ""),
     "canonical never ends": ("canonical", "is itself", "    def build(", _CANONICAL.format("ConvNextBlock(kernel=self.kernel + 2)")),
     "canonical costs otherwise": ("canonical", "which costs", "    def build(", _CANONICAL.format("ConvNextBlock()")),
-    "another start each time": ("start", "other weights in scale", "torch.full((width,), 1e-6)", "torch.full((width,), float(id(self)))"),
+    "another start each time": ("start", "other weights in scale", "torch.full((width,), 1e-6)", "torch.full((width,), torch.seed() / 2**64)"),
     "no finite start": ("start", "scale begins", "1e-6", "float('nan')"),
     "no gradient": ("training", "no gradient reaches scale", "(self.scale *", "(self.scale.detach() *"),
     "a parameter that nothing reads": (
