@@ -1,29 +1,24 @@
 """Networks are exported with any batch: traced, by torch.export, to ONNX and compiled.
 
 The gate takes one model of each family and head and some random hybrids, all with two blocks a stage at most; `--whole` takes every paper's and 50 hybrids as
-they are (but for compiling, where each further block is the same again).
+they are (but for compiling, where each further block is the same again). ONNX goes through torch.export, so the gate exports few by that alone.
 """
 
 import logging
-import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.networks import FAMILIES, arch_of, parametrize_names
 from torch import Tensor, nn
 
-from archsearch import Arch, build, load_space, paper, paper_names
-from archsearch.space import propose
+from archsearch import build
 
-NAMES = (
-    *("crossformer_tiny", "davit_tiny", "lit_ti", "lit_s", "litv2_s", "msg_transformer_tiny", "pvt_tiny", "swin_tiny"),
-    *("twins_pcpvt_small", "twins_svt_small", "van_b0"),
-)
-QUICK = ("davit_tiny", "lit_s")
-SOME, ALL = 4, 50  # hybrids
+QUICK = ("davit_tiny-short", "lit_s-short")
+FEW = (*QUICK, "msg_transformer_tiny-short", "swin_tiny-short", "hybrid-0-short")
+NAMES = (*(f"{name}-short" for name in FAMILIES), "hybrid-0-short", "hybrid-1-short")
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore"
@@ -33,19 +28,10 @@ pytestmark = pytest.mark.filterwarnings(
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" not in metafunc.fixturenames:
         return
-    is_whole = metafunc.config.getoption("--whole")
-    names = [
-        *(paper_names() if is_whole else NAMES),
-        *(f"hybrid-{index}" for index in range(ALL if is_whole else SOME)),
-    ]
-    marks = {name: [] if name in QUICK and not is_whole else [pytest.mark.slow] for name in names}
-    metafunc.parametrize("name", [pytest.param(name, marks=marks[name]) for name in names])
-
-
-@pytest.fixture
-def arch(name: str, request: pytest.FixtureRequest) -> Arch:
-    whole = paper(name) if not name.startswith("hybrid") else _hybrid(int(name.removeprefix("hybrid-")))
-    return whole if request.config.getoption("--whole") else shortened(whole)
+    few = (test_exported_it_runs_at_other_batches, test_compiled_for_any_size_it_is_compiled_once)
+    quick = QUICK if metafunc.function is test_traced_at_batch_2_it_runs_at_others else ()
+    all_short = metafunc.function is test_compiled_for_any_size_it_is_compiled_once
+    parametrize_names(metafunc, FEW if metafunc.function in few else NAMES, quick, all_short=all_short)
 
 
 @pytest.fixture(autouse=True)
@@ -55,18 +41,10 @@ def quiet_exporter() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def _hybrid(seed: int) -> Arch:
-    return propose(load_space("hybrid"), {}, random.Random(seed))[1]
-
-
-def shortened(arch: Arch) -> Arch:
-    """Of two blocks a stage at most: all that an exporter can meet but for the number of repeats."""
-    return replace(arch, stages=tuple(replace(stage, depth=min(stage.depth, 2)) for stage in arch.stages))
-
-
-def make(arch: Arch, **options: Any) -> tuple[nn.Module, Tensor]:
+def make(name: str, **options: Any) -> tuple[nn.Module, Tensor]:
     """A network in eval mode and eight images."""
     torch.manual_seed(0)
+    arch = arch_of(name)
     return build(arch, **options).eval(), torch.randn(8, *arch.image().tensor)
 
 
@@ -76,16 +54,16 @@ def check(got: Tensor, wanted: Tensor) -> None:
     assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-def test_traced_at_batch_2_it_runs_at_others(arch: Arch) -> None:
-    network, images = make(arch)
+def test_traced_at_batch_2_it_runs_at_others(name: str) -> None:
+    network, images = make(name)
     with torch.no_grad():
         traced = torch.jit.trace(network, images[:2], check_trace=False)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         for batch in (1, 3):
             check(traced(images[:batch]), network(images[:batch]))
 
 
-def test_exported_it_runs_at_other_batches(arch: Arch) -> None:
-    network, images = make(arch)
+def test_exported_it_runs_at_other_batches(name: str) -> None:
+    network, images = make(name)
     with torch.no_grad():
         program = torch.export.export(network, (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
         exported = program.run_decompositions().module()
@@ -93,8 +71,8 @@ def test_exported_it_runs_at_other_batches(arch: Arch) -> None:
             check(exported(images[:batch]), network(images[:batch]))
 
 
-def test_as_onnx_it_runs_at_other_batches(arch: Arch, tmp_path: Path) -> None:
-    network, images = make(arch)
+def test_as_onnx_it_runs_at_other_batches(name: str, tmp_path: Path) -> None:
+    network, images = make(name)
     check_onnx(network, images, tmp_path / "network.onnx")
 
 
@@ -118,8 +96,8 @@ def check_onnx(network: nn.Module, images: Tensor, file: Path) -> None:
                 check(torch.from_numpy(got), each)
 
 
-def test_compiled_for_any_size_it_is_compiled_once(arch: Arch) -> None:
-    network, images = make(shortened(arch))
+def test_compiled_for_any_size_it_is_compiled_once(name: str) -> None:
+    network, images = make(name)
     graphs = []
 
     def backend(graph: Any, examples: Any) -> Any:
@@ -137,14 +115,15 @@ def test_compiled_for_any_size_it_is_compiled_once(arch: Arch) -> None:
 @pytest.mark.slow
 def test_the_maps_of_stages_are_exported_too(tmp_path: Path) -> None:
     for name in ("swin_tiny", "van_b0"):
-        network, images = make(shortened(paper(name)), features_only=True)
+        network, images = make(f"{name}-short", features_only=True)
         check_onnx(network, images, tmp_path / f"{name}.onnx")
 
 
+@pytest.mark.slow
 def test_a_network_compiles_where_another_kept_its_tables() -> None:
     """The tables that networks keep are none of the compiler's business: it guarded those of all networks in the process."""
-    other, images = make(shortened(paper("swin_tiny")))
-    network, _ = make(shortened(paper("msg_transformer_tiny")))
+    other, images = make("swin_tiny-short")
+    network, _ = make("msg_transformer_tiny-short")
     with torch.inference_mode():
         other(images[:1])
         torch._dynamo.reset()

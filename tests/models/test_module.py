@@ -1,4 +1,7 @@
-"""A built network is an ordinary module: what others put into it, hook, wrap, quantise or export is what runs."""
+"""A built network is an ordinary module: what others put into it, hook, wrap or quantise is what runs.
+
+`--whole` takes every paper's model and 50 hybrids, of two blocks a stage at most, instead of one whole model of each family and head.
+"""
 
 import copy
 import warnings
@@ -7,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.networks import FAMILIES, arch_of, parametrize_names
 from support.quirks_base import specified
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -16,24 +20,20 @@ from archsearch import UserError, build, load_space, paper
 from archsearch.models.stage import NetworkStage
 from archsearch.space import paper_space
 
-# One model of each family, and of each head.
-NAMES = (
-    *("crossformer_tiny", "davit_tiny", "lit_ti", "lit_s", "litv2_s", "msg_transformer_tiny", "pvt_tiny", "swin_tiny"),
-    *("twins_pcpvt_small", "twins_svt_small", "van_b0"),
-)
 QUICK = ("davit_tiny", "pvt_tiny", "swin_tiny", "van_b0")
 IMAGES = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
-def cases() -> list[Any]:
-    """Every name; most of them slow."""
-    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "name" in metafunc.fixturenames and metafunc.function is not test_kept_tables_follow_their_weights:
+        quick = FAMILIES if metafunc.function is test_timm_groups_its_parameters else QUICK
+        parametrize_names(metafunc, FAMILIES, quick, all_short=True)
 
 
 def make(name: str, **options: Any) -> Any:
-    """The paper's model in eval mode."""
+    """The network in eval mode."""
     torch.manual_seed(0)
-    return build(paper(name), **options).eval()
+    return build(arch_of(name), **{"image_size": 224, **options}).eval()
 
 
 class Wrapper(nn.Module):
@@ -49,7 +49,6 @@ class Wrapper(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("name", cases())
 def test_the_children_are_the_four_parts_and_what_replaces_them_runs(name: str) -> None:
     model = make(name)
     assert [child for child, _ in model.named_children()] == ["stem", "stages", "norm", "head"]
@@ -80,7 +79,6 @@ def _wrap_all(model: Any) -> list[Wrapper]:
     return wrappers
 
 
-@pytest.mark.parametrize("name", cases())
 def test_wrapped_layers_are_called_and_train_to_the_same_gradients(name: str) -> None:
     plain, model = make(name).train(), make(name).train()
     wrappers = _wrap_all(model)
@@ -94,7 +92,6 @@ def test_wrapped_layers_are_called_and_train_to_the_same_gradients(name: str) ->
 
 
 @pytest.mark.parametrize("features_only", [False, True])
-@pytest.mark.parametrize("name", cases())
 def test_a_hook_sees_every_linear_layer_in_each_pass(name: str, features_only: bool) -> None:
     model = make(name, features_only=features_only)
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -109,7 +106,6 @@ def test_a_hook_sees_every_linear_layer_in_each_pass(name: str, features_only: b
             assert seen == set(linears)
 
 
-@pytest.mark.parametrize("name", cases())
 def test_what_a_global_hook_kept_is_not_overwritten(name: str) -> None:
     model, kept = make(name), []
 
@@ -156,7 +152,6 @@ def test_kept_tables_follow_their_weights(name: str, change: Callable[[nn.Module
         assert torch.equal(model(IMAGES[:1]), copy.deepcopy(model)(IMAGES[:1]))
 
 
-@pytest.mark.parametrize("name", cases())
 def test_dynamic_quantisation_takes_every_linear_layer(name: str) -> None:
     from torch.ao.nn.quantized.dynamic import Linear as Quantised
 
@@ -183,7 +178,6 @@ class Marked(Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
-@pytest.mark.parametrize("name", cases())
 def test_weights_of_another_class_are_used_by_their_own_rules(name: str) -> None:
     model, plain = make(name), make(name)
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -197,36 +191,12 @@ def test_weights_of_another_class_are_used_by_their_own_rules(name: str) -> None
     assert Marked.count >= len(linears)
 
 
-@pytest.mark.parametrize("name", cases())
-def test_a_traced_network_takes_other_batches(name: str) -> None:
-    model = make(name)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # that the size of a map becomes a constant
-        traced = torch.jit.trace(model, IMAGES, check_trace=False)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        for images in (IMAGES[:1], torch.cat((IMAGES, IMAGES[:1]))):
-            torch.testing.assert_close(traced(images), model(images), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_an_exported_network_takes_other_batches(name: str) -> None:
-    model = make(name)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        exported = torch.export.export(
-            model, (IMAGES,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},)
-        )
-        for images in (IMAGES[:1], torch.cat((IMAGES, IMAGES[:1]))):
-            torch.testing.assert_close(exported.module()(images), model(images), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("features_only", [False, True])
-@pytest.mark.parametrize("name", cases())
 def test_state_dicts_that_count_from_1_load(name: str, features_only: bool, wrapped: bool) -> None:
     """As versions before this one wrote them: `stages.1.blocks.1`, `head.norm`, and `stage1.blocks.1`, `stage1.stage-norm` of features."""
     options: dict[str, Any] = {"image_size": 224, "features_only": features_only}
-    model, other = make(name, **options), build(paper(name), **options)
+    model, other = make(name, **options), build(arch_of(name), **options)
     prefix = "module." if wrapped else ""
     target = nn.DataParallel(other) if wrapped else other
     earlier = {}
@@ -245,7 +215,6 @@ def test_state_dicts_that_count_from_1_load(name: str, features_only: bool, wrap
     target.load_state_dict(now)
 
 
-@pytest.mark.parametrize("name", cases())
 def test_it_has_timms_interface(name: str) -> None:
     model, pyramid = make(name), make(name, features_only=True)
     with torch.inference_mode():
@@ -258,7 +227,7 @@ def test_it_has_timms_interface(name: str) -> None:
         assert torch.equal(model(IMAGES), pooled)
         model.reset_classifier(7)
         assert model(IMAGES).shape == (2, model.num_classes) == (2, 7)
-    assert model.arch_id == build(paper(name), num_classes=7).arch_id == model.arch.arch_id
+    assert model.arch_id == build(arch_of(name), num_classes=7).arch_id == model.arch.arch_id
     info = model.feature_info
     assert [entry["num_chs"] for entry in info] == pyramid.feature_info.channels()
     assert [entry["reduction"] for entry in info] == pyramid.feature_info.reduction()
@@ -272,7 +241,6 @@ def test_it_has_timms_interface(name: str) -> None:
 
 
 @pytest.mark.parametrize("features_only", [False, True])
-@pytest.mark.parametrize("name", cases())
 def test_gradients_are_the_same_with_checkpointing_and_blocks_run_twice(name: str, features_only: bool) -> None:
     model = make(name, features_only=features_only).train()
     stages = [module for module in model.modules() if isinstance(module, NetworkStage)]
@@ -294,13 +262,12 @@ def test_gradients_are_the_same_with_checkpointing_and_blocks_run_twice(name: st
         torch.testing.assert_close(found[1][key], gradient, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_timm_groups_its_parameters(name: str) -> None:
     from timm.models import group_parameters  # late: slow to import
     from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # timm has no __all__ there
 
     with torch.device("meta"):
-        model = build(paper(name))
+        model = build(arch_of(name))
     depths: dict[int, list[str]] = group_parameters(model, model.group_matcher())
     order = [place for names in (depths[depth] for depth in sorted(depths)) for place in names]
     assert sorted(order) == sorted(key for key, _ in model.named_parameters())
@@ -311,7 +278,7 @@ def test_timm_groups_its_parameters(name: str) -> None:
     assert len(group_parameters(model, model.group_matcher(coarse=True))) == 2 + len(model.arch.stages)
     groups = param_groups_layer_decay(model, no_weight_decay_list=model.no_weight_decay())
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-    maps = build(paper(name), features_only=True)
+    maps = build(arch_of(name), features_only=True)
     assert set(maps.no_weight_decay()) == {
         key for key, _ in maps.named_parameters() if "table" in key or key.endswith(("token", "rel_pos_msg"))
     }
