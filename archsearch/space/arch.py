@@ -88,7 +88,7 @@ class Arch:
     def _nearest_sizes(self, image_size: ImageSize | None) -> str:
         """The nearest smaller and larger sizes that work, of those that every stage divides evenly, in words; empty where none is near."""
         *_, head = self.layers(_PROBE_SIDE)
-        step = round(_PROBE_SIDE / head.shape.height)
+        step = round(_PROBE_SIDE / max(1, head.shape.height))
         shape = self.image(image_size)
         down = [(shape.height // step - more, shape.width // step - more) for more in range(_NEAR)]
         up = [(-(-shape.height // step) + more, -(-shape.width // step) + more) for more in range(_NEAR)]

@@ -70,14 +70,14 @@ def test_four_maps_have_the_widths_and_strides_of_feature_info(name: str) -> Non
     with torch.device("meta"):
         model = build(arch, features_only=True, in_chans=4).eval()
         with torch.no_grad():
-            maps = model(torch.empty(2, 4, 224, 224))
+            maps = model(torch.empty(2, 4, arch.image_size, arch.image_size))
         network = build(arch, in_chans=4)
     info = model.feature_info
     assert info.reduction() == [4, 8, 16, 32]
     assert info.channels() == [stage.width for stage in arch.stages]
     assert info.module_name() == [child for child, _ in model.named_children()]
     for out, channels, stride in zip(maps, info.channels(), info.reduction(), strict=True):
-        assert out.shape == (2, channels, 224 // stride, 224 // stride)
+        assert out.shape == (2, channels, arch.image_size // stride, arch.image_size // stride)
     closing = 2 * arch.stages[3].width if arch.stages[3].block == "lka" else 0
     head = sum(parameter.numel() for child in (network.norm, network.head) for parameter in child.parameters())
     whole = sum(parameter.numel() for parameter in network.parameters())
