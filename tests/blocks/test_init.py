@@ -208,7 +208,7 @@ def test_batch_norm_statistics_start_neutral(name: str) -> None:
         assert (norm.momentum, norm.eps) == (0.1, 1e-5)
 
 
-# `name rate blocks`: rate of the training recipe and number of blocks by the specifications' tables; VAN-B4 to B6, DaViT small and base, and Swin at 384 px state no rate.
+# `name rate blocks`: rate of the training recipe and number of blocks by the specifications' tables.
 _RECIPES = """
 davit_tiny 0.1 12, davit_small 0.1 24, davit_base 0.1 24,
 crossformer_tiny 0.1 16, crossformer_small 0.2 12, crossformer_base 0.3 24, crossformer_large 0.5 24,

@@ -70,7 +70,7 @@ def test_four_maps_have_the_widths_and_strides_of_feature_info(name: str) -> Non
     with torch.device("meta"):
         model = build(arch, features_only=True, in_chans=4).eval()
         with torch.no_grad():
-            maps = model(torch.empty(2, 4, arch.image_size, arch.image_size))
+            maps = model(torch.empty(2, *arch.image(in_chans=4).tensor))
         network = build(arch, in_chans=4)
     info = model.feature_info
     assert info.reduction() == [4, 8, 16, 32]
