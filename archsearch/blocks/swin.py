@@ -4,8 +4,8 @@ Changed against the paper's code: one (B, C, H, W) channels_last layout, `head_d
 and the merging may give any width, not only twice the incoming one.
 
 Any map is taken, where the paper's classifier asks for one that its windows tile: as in the paper's detection code the normed map is padded with zeros below
-and to the right, shifted and masked as a whole, and cropped. Padding is a region of its own neither there nor here: it takes part in attention. The merging
-pads odd sides likewise. The windows' side follows the classifier's rule also on padded maps (`window_and_shift`).
+and to the right, shifted and masked as a whole, and cropped; padding itself is not masked, so it takes part in attention. The merging pads odd sides
+likewise. The windows' side follows the classifier's rule also on padded maps (`window_and_shift`).
 """
 
 from dataclasses import dataclass, replace

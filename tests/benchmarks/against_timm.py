@@ -4,7 +4,7 @@
 
 forward  eval, inference mode, 224 px, batch 4, in float32, bfloat16 (weights and all) and amp_bfloat16, against timm
 train    forward, backward and AdamW at 112 px, batch 16, in float32 and amp_bfloat16, against timm. Swin at 224 px, batch 4,
-         which is as many pixels: its merging takes no odd map, and 112 px brings it to 7x7 (timm would pad to 8x8)
+         which is as many pixels: 112 px would bring its merging to a map of 7x7, which both pad
 memory   peak of both in float32, each in fresh processes, against timm
 own      bfloat16 and amp_bfloat16 forward against our own float32, the papers' models nearest to 4.5 G, one a family
 dilated  VAN against itself with torch's own dilated convolution, in float32 and bfloat16, and that layer alone at each stage
@@ -34,7 +34,7 @@ from archsearch.space import choose_papers
 
 TASK_DTYPES = {"forward": DTYPES, "train": ("float32", "amp_bfloat16")}
 SIZES = {"forward": (224, 4), "train": (112, 16)}
-NO_ODD_MAPS = ("swin_tiny",)
+PADDED_AT_112 = ("swin_tiny",)
 PLAIN = "plain dilated convolution"
 COLUMNS = ("task", "model", "dtype", "px", "batch", "ours", "other", "unit", "ratio", "IQR", "n", "against")
 
@@ -56,7 +56,7 @@ class Plan:
         """Pixels and batch."""
         if self.smoke:
             return 64, 2
-        return SIZES["forward" if name in NO_ODD_MAPS else task]
+        return SIZES["forward" if name in PADDED_AT_112 else task]
 
     def timed(self, *works: Work, longest: float = math.inf) -> list[list[float]]:
         """Seconds of each work."""

@@ -14,6 +14,7 @@ from support.networks import FAMILIES, arch_of, parametrize_names
 from support.quirks_base import specified
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.utils.prune import l1_unstructured, remove
 from torch.utils.checkpoint import checkpoint
 
 from archsearch import UserError, build, load_space, paper
@@ -304,3 +305,46 @@ def test_a_network_is_built_by_name_and_of_a_space_of_one() -> None:
         build("davit_tny")
     with pytest.raises(UserError, match="choices; an architecture fixes every value"):
         build(load_space("hybrid"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # blocks return views, on which nothing here works in place
+def test_sharded_blocks_train_to_the_same_gradients() -> None:
+    """By FSDP's fully_shard, with one process on the CPU; it asks for weights in contiguous memory."""
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for name in ("crossformer_tiny", "lit_s", "msg_transformer_tiny", "swin_tiny", "van_b0"):
+            model = make(f"{name}-short").to(memory_format=torch.contiguous_format).train()
+            plain = copy.deepcopy(model)
+            for stage in model.stages:
+                for block in stage.blocks:
+                    fully_shard(block, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            for network in (plain, model):
+                torch.manual_seed(1)
+                torch.autograd.backward(network(IMAGES).square().mean())
+            for sharded, parameter in zip(model.parameters(), plain.parameters(), strict=True):
+                torch.testing.assert_close(sharded.grad.full_tensor(), parameter.grad)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_pruned_weights_are_used(name: str) -> None:
+    model = make(name)
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    with torch.no_grad():
+        plain = model(IMAGES[:1])
+        for linear in linears:
+            l1_unstructured(linear, "weight", 0.5)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        pruned = model(IMAGES[:1])
+        for linear in linears:
+            assert (linear.weight == 0).float().mean() >= 0.49
+            remove(linear, "weight")  # type: ignore[no-untyped-call]  # as above
+        torch.testing.assert_close(model(IMAGES[:1]), pruned, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(plain, pruned, rtol=1e-3)
