@@ -51,7 +51,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
 
 def config(text: str = SPACE, blocks: str | None = None, **changes: Any) -> RunConfig:
     """A run of the space, evaluated by a stub."""
-    small: dict[str, Any] = {"budget_macs": 20_000_000, "tolerance": 0.6, "papers": ()}
+    small: dict[str, Any] = {"budget_macs": 20_000_000, "tolerance": 0.6, "papers": (), "settings": {"image_size": 64}}
     files = {"convnext.py": blocks or CONVNEXT.read_text()}
     return make_config(Path("/dev/null"), space_text=text, space_name="own.toml", blocks=files, **{**small, **changes})
 

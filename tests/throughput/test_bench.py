@@ -165,7 +165,7 @@ def test_the_train_option_selects_the_training_task() -> None:
     [
         ({"sweep": 4}, "--batch-size: got 1, but --sweep"),
         ({"sweep": 4, "batch_size": None, "rounds": 2}, "--rounds: got 2, but --sweep"),
-        ({"against": paper("lit_ti"), "image_size": 100}, "^the reference lit_ti at 100 px: "),
+        ({"against": paper("lit_ti"), "image_size": 20}, "^the reference lit_ti at 20 px: "),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(how: dict[str, object], complaint: str) -> None:
