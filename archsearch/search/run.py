@@ -89,11 +89,9 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     task = ProxyTask.resolve(chosen, **request.training, rungs=rungs, say=say, progress=progress)
     if task.unreadable:
         say(f"left out {len(task.unreadable)} unreadable images: {format_names(task.unreadable)}")
-    if in_chans != 3:
-        say(
-            f"costs and throughput are for images of {format_image(image_size, in_chans)}; the proxy trains copies whose stem takes "
-            "the 3 channels of its own images"
-        )
+    if not papers and request.papers != "none":
+        say(f"no fixed trials: no paper's model is for images of {format_image(image_size, in_chans)}")
+    _say_of_channels(image_size, in_chans, say)
     for name in papers:
         refuse_unknown_shape(paper(name), task)
     _check_trainable(drawn, task, say)
@@ -118,6 +116,15 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     config = replace(config, name=folder.name)
     vars(config)["space"] = space  # the cached property's value: parsed already
     return config, folder
+
+
+def _say_of_channels(image_size: ImageSize, in_chans: int, say: Say) -> None:
+    """What of a candidate is for images of other channels, and what is not."""
+    if in_chans != 3:
+        say(
+            f"costs and throughput are for images of {format_image(image_size, in_chans)}; the proxy trains copies whose stem takes "
+            "the 3 channels of its own images"
+        )
 
 
 def _check_trainable(archs: Sequence[Arch], task: ProxyTask, say: Say) -> None:

@@ -365,5 +365,8 @@ def test_another_size_than_the_spaces_belongs_to_the_run(space: Path, tmp_path: 
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))).space.plan.image_size == size
         assert config.differences(own) == [f"settings.image_size was {size[0]}x{size[1]}, now 64"]
         assert config.options(own) == f"--image-size {size[0]}x{size[1]}"
+    said: list[str] = []
+    running.configure(running.RunRequest(**{**asked, "papers": "nearest"}, image_size=(64, 96)), say=said.append)
+    assert "no fixed trials: no paper's model is for images of 64x96 px" in said
     with pytest.raises(UserError, match=r"at 2x64 px: .*image_size"):
         running.configure(running.RunRequest(**asked, image_size=(2, 64)))
