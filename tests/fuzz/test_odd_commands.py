@@ -1,5 +1,6 @@
 """Odd command lines: each ends with 0, 1 or 2, and with one sentence where it refuses."""
 
+import multiprocessing
 import os
 import random
 from collections.abc import Sequence
@@ -211,4 +212,7 @@ def test_500_odd_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         fault = fault_of_command(words, text=rng.choice(ODD_INPUTS))
         if fault:
             faults.append(f"{number}: {words!r:.1000}\n{fault}")
+    for worker in multiprocessing.active_children():  # of drivers that were kept from running, and so from ending it
+        worker.kill()
+        worker.join()
     assert not faults, f"{len(faults)} faults, such as\n" + "\n".join(faults[:8])
