@@ -12,6 +12,7 @@ DType = Literal["float32", "bfloat16", "amp_bfloat16"]
 # Side of an image in pixels, or its height and width.
 ImageSize = int | tuple[int, int]
 MOST_SIDE = 8192  # pixels
+MOST_CHANNELS = 4096  # of an image
 
 _SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*(?:FLOPs?|MACs?)?\s*", re.IGNORECASE)
@@ -107,6 +108,11 @@ def sides(image_size: ImageSize | Sequence[int], where: str = "image_size") -> t
 def one_size(height: int, width: int) -> ImageSize:
     """One side for a square, else both."""
     return height if height == width else (height, width)
+
+
+def plain_size(image_size: ImageSize) -> int | list[int]:
+    """The size as JSON and TOML write it: one side, or a list of height and width."""
+    return image_size if isinstance(image_size, int) else list(image_size)
 
 
 def stored_size(values: Mapping[str, Any]) -> ImageSize:

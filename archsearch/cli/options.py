@@ -8,12 +8,19 @@ from typing import Any, TypeVar
 import click
 
 from archsearch.errors import UserError, shown
-from archsearch.units import ImageSize, parse_count_range, parse_macs, parse_seconds, parse_share, parse_sides
+from archsearch.units import (
+    MOST_CHANNELS,
+    ImageSize,
+    parse_count_range,
+    parse_macs,
+    parse_seconds,
+    parse_share,
+    parse_sides,
+)
 
 # Four digits: no machine has ten thousand cores, and the list of a longer range would fill the memory.
 MOST_CORES = 9999
 MOST_BATCH = 2**20
-MOST_CHANNELS = 4096  # as in a space
 _CPU_RANGE = re.compile(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*")
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -15,7 +15,7 @@ from archsearch.space.grammar import Document, parse
 from archsearch.space.plan import LayerPlan, Plan, StagePlan
 from archsearch.space.stages import Stage, canonical_documents, kind_document, stage_document, to_canonical_json
 from archsearch.units import ImageSize as ImageSize  # the room's face names it
-from archsearch.units import format_count, one_size, sides
+from archsearch.units import format_count, one_size, plain_size, sides
 
 T = TypeVar("T")
 Pick = Callable[[str, Sequence[Scalar]], Scalar]
@@ -209,10 +209,9 @@ class Arch:
     def to_dict(self) -> dict[str, Any]:
         """The architecture in the grammar of space files, fields written out (later ones unless at their default); `from_dict` takes it back."""
         named = {"name": self.name} if self.name else {}
-        size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
         return {
             **named,
-            "image_size": size,
+            "image_size": plain_size(self.image_size),
             **({"in_chans": self.in_chans} if self.in_chans != 3 else {}),
             "num_classes": self.num_classes,
             "stem": kind_document(self.stages[0].entry),

@@ -22,7 +22,7 @@ from archsearch.space.plan import (
     valid_layer,
     valid_stage,
 )
-from archsearch.units import MOST_SIDE, ImageSize, one_size, sides
+from archsearch.units import MOST_CHANNELS, MOST_SIDE, ImageSize, one_size, sides
 
 Document = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ _TOP = ("name", "image_size", "in_chans", "num_classes", "blocks", "stem", "stag
 _STAGE = ("width", "depth", "block", "downsample", "positions", *SHARED)
 _TABLE_ROLES: tuple[Role, ...] = ("block", "downsample", "positions")
 # Bounds that no network of today comes near; within them every space is checked and counted in seconds, and every cost is exact in 64 bits.
-MOST = {"image_size": MOST_SIDE, "in_chans": 4096, "num_classes": 10**6, "depth": 1000}
+MOST = {"image_size": MOST_SIDE, "in_chans": MOST_CHANNELS, "num_classes": 10**6, "depth": 1000}
 MOST_NUMBER = 65_536  # of any other value
 MOST_STAGES, MOST_CHOICES, LONGEST_NAME = 16, 1000, 100
 _WORDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}

@@ -16,7 +16,7 @@ from archsearch.space.grammar import LONGEST_NAME, Document, format_value, parse
 from archsearch.space.plan import Choices, LayerPlan, Plan, StagePlan, count_settings
 from archsearch.space.shipped import spaces_folder
 from archsearch.system import parse_toml, read_text
-from archsearch.units import ImageSize, format_image, sides
+from archsearch.units import ImageSize, format_image, plain_size, sides
 
 _PLAIN = 10**6  # up to here a number is shown whole
 
@@ -153,8 +153,7 @@ class Space:
             }
             for stage in plan.stages
         ]
-        size = plan.image_size if isinstance(plan.image_size, int) else list(plan.image_size)
-        inputs = {"image_size": size, "num_classes": plan.num_classes}
+        inputs = {"image_size": plain_size(plan.image_size), "num_classes": plan.num_classes}
         inputs |= {"in_chans": plan.in_chans} if plan.in_chans != 3 else {}
         return {**inputs, "stages": stages, "head": _canonical_layer(plan.head)}
 

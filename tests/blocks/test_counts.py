@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from archsearch import Arch, RunError, build, load_space, paper
 from archsearch.blocks import Layer, LayerError, Shape, own_choices, registered_layers
 from archsearch.models import Finding, check_layer, count_flop_counter, count_fvcore
-from archsearch.models.contract import layer_settings, shapes_for
+from archsearch.models.contract import SHAPES, layer_settings, shapes_for
 from archsearch.space import Space, propose
 
 ROLES = ("stem", "downsample", "positions", "block", "extra", "head")
@@ -22,15 +22,7 @@ LAYERS = {
     for role in ROLES
     for kind, layer in registered_layers(role).items()  # type: ignore[arg-type]  # ROLES are the literals
 }
-SHAPES = (Shape(64, 14, 14),)
-MORE_SHAPES = (
-    Shape(32, 4, 10),
-    Shape(96, 12, 10),
-    Shape(64, 9, 16),
-    Shape(64, 5, 7),
-    Shape(128, 28, 28),
-    Shape(64, 4, 4),
-)
+FIRST_SHAPE, MORE_SHAPES = SHAPES[:1], (*SHAPES[1:], Shape(128, 28, 28))
 HYBRIDS = 300
 
 
@@ -41,7 +33,7 @@ def _problems(name: str, shapes: tuple[Shape, ...]) -> list[Finding]:
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_keeps_the_contract_at_every_choice(name: str) -> None:
     """Above all: its cost equals both counters. tests/models/test_contract.py shows that each check finds what it is for."""
-    assert _problems(name, SHAPES) == []
+    assert _problems(name, FIRST_SHAPE) == []
 
 
 @pytest.mark.slow
@@ -60,7 +52,7 @@ def test_every_choice_of_every_layer_can_stand_somewhere(name: str) -> None:
         return True
 
     for layer in layer_settings(LAYERS[name]):
-        assert any(stands(layer, shape) for shape in shapes_for(layer, SHAPES)), layer
+        assert any(stands(layer, shape) for shape in shapes_for(layer, FIRST_SHAPE)), layer
         assert sum(stands(layer, shape) for shape in shapes_for(layer, MORE_SHAPES)) >= 2, layer
 
 

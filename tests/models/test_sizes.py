@@ -71,7 +71,7 @@ def assert_refused_alike(arch: Arch, size: tuple[int, int], sentence: str) -> No
         assert height % int(named[1]) == width % int(named[1]) == 0
     with torch.device("meta"), torch.no_grad():
         for features_only in (False, True):
-            model = build(arch, image_size=near[-1], features_only=features_only).eval()  # type: ignore[call-overload]  # pairs
+            model = build(arch, image_size=near[-1], features_only=features_only).eval()  # type: ignore[call-overload]  # features_only is no literal here
             with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
                 model(torch.zeros(1, 3, *size))
 

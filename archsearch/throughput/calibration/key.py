@@ -9,7 +9,7 @@ import torch
 
 from archsearch.device import conditions, pick_device
 from archsearch.throughput.measurement import Measurement
-from archsearch.units import ImageSize, format_sides, one_size, sides
+from archsearch.units import ImageSize, format_sides, one_size, plain_size, sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,7 @@ class CalibrationKey:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; without the channels where they are three, as in files from before they were a part."""
-        size = self.image_size if isinstance(self.image_size, int) else list(self.image_size)
-        document = {**asdict(self), "image_size": size}
+        document = {**asdict(self), "image_size": plain_size(self.image_size)}
         return document if self.in_chans != 3 else {key: document[key] for key in document if key != "in_chans"}
 
     @property
