@@ -159,6 +159,28 @@ def test_a_worker_that_dies_is_one_sentence(folder: Path) -> None:
         )
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGALRM on Windows")
+@pytest.mark.parametrize("delay", [0.0, 0.05])
+def test_a_worker_whose_death_is_signalled_after_its_broken_pipe_is_one_sentence(
+    folder: Path, request: pytest.FixtureRequest, delay: float
+) -> None:
+    def on_signal(number: int, frame: object) -> None:
+        raise RuntimeError(
+            "DataLoader worker (pid 1) is killed by signal: Killed."
+        )  # as torch's handler does, anywhere
+
+    def break_pipe(found: Accuracy) -> None:
+        signal.setitimer(signal.ITIMER_REAL, delay or 1e-6)
+        raise ConnectionResetError
+
+    before = signal.signal(signal.SIGALRM, on_signal)
+    request.addfinalizer(lambda: signal.signal(signal.SIGALRM, before))
+    with pytest.raises(RunError, match=r"^a decoding process died, "):
+        validate(
+            Recorder(10), folder, Preprocessing.from_paper("van_b0"), image_size=32, workers=0, progress=break_pipe
+        )
+
+
 def test_another_number_of_classes_is_refused_with_both_numbers(folder: Path) -> None:
     model = Recorder(11)
     with pytest.raises(UserError, match=r"images: 10 class folders, but the model has 11 classes"):

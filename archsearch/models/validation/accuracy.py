@@ -32,6 +32,7 @@ _MAX_WORKERS = 16
 # A worker takes about 5 s to start; in that time this process decodes about as many pictures.
 _IMAGES_A_WORKER = 1000
 _TOP = 5
+_SIGNAL_S = 1.0  # in which the signal of a child's death has come
 
 # uint8 images (B, 3, H, W), labels (B,), and the unreadable pictures of the batch, each with the reason.
 Batch = tuple[Tensor, Tensor, list[str]]
@@ -148,7 +149,8 @@ def validate(
     """
     device, size = torch.device(device), sides(image_size)
     found = images if isinstance(images, ValidationSet) else ValidationSet.find(Path(images))
-    with _explain_failures(device):
+    # Twice: torch raises a worker's death in the main thread wherever that is, so also on its way out of the inner one.
+    with _explain_failures(device), _explain_failures(device):
         judge = _Judge(model, preprocessing, device, dtype)
         num_classes = judge.num_classes(size)
         if num_classes != len(found.classes):
@@ -192,6 +194,8 @@ def _explain_failures(device: torch.device) -> Iterator[None]:
             raise RunError(_WORKER_DIED) from error
         raise
     except (ConnectionError, EOFError) as error:  # it died while it sent a batch
+        with contextlib.suppress(RuntimeError):
+            time.sleep(_SIGNAL_S)  # the signal of its death is raised here, and not where nothing catches it
         raise RunError(_WORKER_DIED) from error
 
 
