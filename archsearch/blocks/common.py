@@ -10,7 +10,15 @@ from torch.nn import functional
 from archsearch.blocks import cost
 from archsearch.blocks.base import LayerError, Shape
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Depthwise, apply_gelu, apply_linear, attention, is_eager_cpu
+from archsearch.blocks.kernels import (
+    Depthwise,
+    apply_gelu,
+    apply_linear,
+    apply_norm,
+    attention,
+    is_eager_cpu,
+    layer_norm,
+)
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -60,7 +68,7 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        return to_map(super().forward(to_tokens(x)))
+        return to_map(layer_norm(to_tokens(x), self.weight, self.bias, self.eps))
 
 
 class Mlp(nn.Module):
@@ -110,8 +118,8 @@ class PreNormBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         tokens = to_tokens(x)
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
-        return to_map(tokens + self.drop_path(self.mlp(self.norm2(tokens))))
+        tokens = tokens + self.drop_path(self.attn(apply_norm(self.norm1, tokens)))
+        return to_map(tokens + self.drop_path(self.mlp(apply_norm(self.norm2, tokens))))
 
 
 def pre_norm_cost(shape: Shape, hidden: int) -> Cost:
@@ -205,7 +213,7 @@ def grouped_attention(qkv: Tensor, *, head_dim: int, bias: Tensor | None = None)
         images = zip(*(torch.split(part, groups) for part in (query, key, value)), strict=True)
         out = torch.cat([attention(q, k, v, bias).transpose(1, 2) for q, k, v in images]).transpose(1, 2)
     else:
-        out = attention(query, key, value, bias.repeat(batch, 1, 1, 1))
+        out = attention(query, key, value, bias, images=batch)
     return out.transpose(1, 2).reshape(batch, groups, tokens, channels3 // 3)
 
 

@@ -29,7 +29,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import apply_linear, cached_tensor
+from archsearch.blocks.kernels import apply_linear, cached_tensor, patch_conv
 from archsearch.blocks.patch import PatchDownsample, PatchStem
 from archsearch.blocks.registry import register
 from archsearch.errors import UserError
@@ -197,13 +197,21 @@ def _merging_misfit(height: int, width: int) -> str | None:
     return f"the downsample 'cross-scale' needs a map with even sides, got {height}x{width}"
 
 
+class PatchConv2d(nn.Conv2d):
+    """A strided convolution by `patch_conv`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, outputs, h, w)."""
+        return patch_conv(input, self.weight, self.bias, self.stride[0], self.padding[0])  # type: ignore[arg-type]  # numbers, not "same"
+
+
 class CrossScaleConv(nn.ModuleList):
     """Convolutions of one stride and centre at growing sizes, concatenated on channels, smallest kernel first."""
 
     def __init__(self, inputs: int, width: int, stride: int, num_kernels: int) -> None:
         kernels = _convs(width, stride, num_kernels)
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - stride) // 2) for kernel, outputs in kernels
+            PatchConv2d(inputs, outputs, kernel, stride, padding=(kernel - stride) // 2) for kernel, outputs in kernels
         )
 
     def forward(self, x: Tensor) -> Tensor:

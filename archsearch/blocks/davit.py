@@ -27,7 +27,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import Depthwise, apply_linear
+from archsearch.blocks.kernels import Depthwise, apply_linear, apply_norm
 from archsearch.blocks.registry import register
 
 
@@ -88,10 +88,10 @@ class DualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         tokens = to_tokens(x + self.cpe1(x))
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
+        tokens = tokens + self.drop_path(self.attn(apply_norm(self.norm1, tokens)))
         x = to_map(tokens)
         tokens = to_tokens(x + self.cpe2(x))
-        return to_map(tokens + self.drop_path(self.mlp(self.norm2(tokens))))
+        return to_map(tokens + self.drop_path(self.mlp(apply_norm(self.norm2, tokens))))
 
 
 def _dual_cost(shape: Shape, hidden: int) -> Cost:

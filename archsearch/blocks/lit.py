@@ -34,7 +34,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import apply_linear, attention, cached_tensor, is_traced, linear
+from archsearch.blocks.kernels import apply_linear, apply_norm, attention, cached_tensor, is_sampled, linear
 from archsearch.blocks.positions import check_unpadded
 from archsearch.blocks.registry import register
 from archsearch.errors import UserError
@@ -54,7 +54,7 @@ class FfnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         tokens = to_tokens(x)
-        return to_map(tokens + self.drop_path(self.mlp(self.norm2(tokens))))
+        return to_map(tokens + self.drop_path(self.mlp(apply_norm(self.norm2, tokens))))
 
 
 class GlobalAttention(nn.Module):
@@ -109,8 +109,7 @@ class DeformableConv(nn.Conv2d):
         dtype = torch.promote_types(input.dtype, torch.float32)
         tensors = (input, self.conv_offset(input), self.weight, self.bias)
         x, offsets, weight, bias = (tensor.to(dtype) for tensor in tensors)
-        # Counters must see the operation; on CUDA torchvision's kernel is the paper's own.
-        if input.device.type == "cpu" and not is_traced():
+        if is_sampled(x):
             out = deform_by_sampling(x, offsets, weight, bias)
         else:
             out = self._operator(x, offsets, weight, bias, stride=2)

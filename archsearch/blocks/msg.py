@@ -42,7 +42,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import apply_linear, cached_tensor
+from archsearch.blocks.kernels import apply_linear, apply_norm, cached_tensor
 from archsearch.blocks.positions import from_windows, to_windows
 from archsearch.blocks.registry import register
 from archsearch.errors import UserError
@@ -95,8 +95,8 @@ class MessengerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, windows, 1 + n) -> the same."""
         tokens = to_tokens(x)
-        tokens = self._exchange(tokens + self._drop(self.attn(self.norm1(tokens))))
-        return to_map(tokens + self._drop(self.mlp(self.norm2(tokens))))
+        tokens = self._exchange(tokens + self._drop(self.attn(apply_norm(self.norm1, tokens))))
+        return to_map(tokens + self._drop(self.mlp(apply_norm(self.norm2, tokens))))
 
     def _exchange(self, tokens: Tensor) -> Tensor:
         """Window g's new messenger holds chunk g of every messenger of its region, in their order, and its own for windows that the region lacks."""

@@ -22,7 +22,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import apply_linear, attention
+from archsearch.blocks.kernels import apply_linear, apply_norm, attention
 from archsearch.blocks.positions import check_unpadded
 from archsearch.blocks.registry import register
 
@@ -44,7 +44,9 @@ class SpatialReductionAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        cells = self.norm(to_tokens(self.sr(to_map(tokens)))) if self.reduction > 1 else tokens  # (B, H / s, W / s, C)
+        cells = (
+            apply_norm(self.norm, to_tokens(self.sr(to_map(tokens)))) if self.reduction > 1 else tokens
+        )  # (B, H / s, W / s, C)
         query = split_heads(apply_linear(self.q, tokens.flatten(1, 2)), self.head_dim)  # (B, heads, N, d)
         key, value = split_heads(apply_linear(self.kv, cells.flatten(1, 2)), self.head_dim).chunk(
             2, dim=1

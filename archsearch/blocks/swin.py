@@ -38,7 +38,7 @@ from archsearch.blocks.common import (
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
-from archsearch.blocks.kernels import apply_linear, cached_tensor
+from archsearch.blocks.kernels import apply_linear, apply_norm, cached_tensor
 from archsearch.blocks.lit import GlobalAttentionBlock
 from archsearch.blocks.registry import register
 from archsearch.errors import UserError
@@ -187,7 +187,7 @@ class PatchMerging(nn.Module):
         cells = tokens.reshape(batch, height // 2, 2, width // 2, 2, channels)
         # (row 0, column 0), (1, 0), (0, 1), (1, 1)
         cells = cells.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-        return to_map(apply_linear(self.reduction, self.norm(cells)))
+        return to_map(apply_linear(self.reduction, apply_norm(self.norm, cells)))
 
 
 @register

@@ -24,7 +24,7 @@ from support.quirks_base import LOGITS, Case, Quirk, undone_effect
 from torch.nn import functional
 
 from archsearch import Arch, UserError, build, paper
-from archsearch.blocks import kernels
+from archsearch.blocks.kernels import cpu
 from archsearch.blocks.litv2 import HiLo
 
 COUNTS = json.loads((Path(__file__).parents[1] / "data" / "papers.json").read_text())
@@ -63,7 +63,7 @@ def _cases() -> list[Any]:
 @pytest.fixture(autouse=True)
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bias tables are kept while weights stay as they are; here the code that makes them changes."""
-    monkeypatch.setattr(kernels, "_is_watched", lambda layer: True)
+    monkeypatch.setattr(cpu, "is_watched", lambda layer: True)
 
 
 @pytest.mark.parametrize(("quirk", "name"), _cases())

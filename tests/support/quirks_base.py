@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from archsearch import Arch, build, paper
-from archsearch.blocks import kernels
+from archsearch.blocks.kernels import layers
 
 Undo = Callable[[pytest.MonkeyPatch, nn.Module, "Case"], nn.Module | None]
 Forward = Callable[..., Tensor]
@@ -209,7 +209,7 @@ def skipped(module: Any, own: Forward) -> Forward:
 def tanh_gelu(patch: pytest.MonkeyPatch, model: nn.Module, case: Case) -> None:
     """GELU by its tanh approximation everywhere."""
     own = functional.gelu
-    patch.setattr(kernels, "_is_inference", lambda x: False)  # where GELU is written over its input by another call
+    patch.setattr(layers, "is_inference", lambda x: False)  # where GELU is written over its input by another call
     patch.setattr(functional, "gelu", lambda x: own(x, approximate="tanh"))
 
 

@@ -1,7 +1,7 @@
-"""The faster of two implementations of one operation, chosen by measurement; both give the same values up to rounding.
+"""What is computed in another way in eager mode on the CPU, and for which sizes; both ways give the same values up to rounding.
 
-Figures in the comments: one core of an x86 server CPU with AVX-512 and without AMX, torch 2.14, milliseconds, float32 unless noted, 4 images of 224 px.
-The faster ones are used in eager mode on the CPU only: torch.compile chooses for itself, and on other devices nothing was measured.
+Figures: one core of an x86 server CPU with AVX-512 and without AMX, torch 2.14, milliseconds, float32 unless noted, 4 images of 224 px.
+torch.compile chooses for itself.
 """
 
 import functools
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn import Linear, functional
-from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
+from torch.nn import functional
+
+from archsearch.blocks.kernels.modes import is_eager_cpu, is_inference, is_intercepted, is_plain, is_watched
 
 # oneDNN's matrix product for inference, which torch registers where it was built with oneDNN; torch.compile emits the same call.
 _HAS_POINTWISE = (
@@ -32,39 +32,8 @@ _SMALL_TRAINED = 20_000_000
 _SMALL = 4_000_000  # multiply-adds, below which oneDNN's 20 microseconds more a call are not earned back
 
 
-def is_traced() -> bool:
-    """True inside torch.jit.trace, with which fvcore counts: it must see the plain operation, not a faster one with the same values."""
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch leaves it untyped
-    return tracing
-
-
-def is_counted(x: Tensor) -> bool:
-    """True where operations are counted: in a trace (fvcore), or on meta tensors (FlopCounterMode)."""
-    return x.is_meta or is_traced()
-
-
-def is_eager_cpu(x: Tensor) -> bool:
-    """True in eager mode on the CPU where operations are not traced, compiled or counted."""
-    return x.device.type == "cpu" and not _is_intercepted()
-
-
-def _is_intercepted() -> bool:
-    """True where only standard operations work: traced, compiled, counted (FlopCounterMode), differentiated in forward mode or by torch.func."""
-    return (
-        torch.compiler.is_compiling()
-        or is_traced()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-    )
-
-
-def _is_inference(x: Tensor) -> bool:
-    return not torch.is_grad_enabled() and is_eager_cpu(x)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """functional.linear, on the CPU by oneDNN instead of MKL: in inference, and in float32 training forward and for the input's gradient.
+def is_linear_faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether a linear layer is oneDNN's instead of MKL's: in inference, and in float32 training forward and for the input's gradient.
 
     MKL / oneDNN: (4, 56, 56, 384) to 96 channels 13.5 / 9.7, (4, 28, 28, 192) to 768 11.1 / 9.7, (4, 14, 14, 1536) to 384 9.6 / 9.0; in bfloat16
     4.9 / 5.0, 5.3 / 4.8, 4.4 / 4.4. Gradient of the input: 14.4 / 12.5, 17.0 / 10.0, 12.8 / 10.9, in bfloat16 4.8 / 4.8, 5.1 / 5.3, 5.2 / 5.4;
@@ -72,16 +41,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     (128, 192) to 768: forward 0.70 / 0.50, 0.35 / 0.36, 0.58 / 0.64, 0.32 / 0.41; gradient of the input 0.33 / 0.52, 0.21 / 0.29, 0.46 / 0.62, 0.26 / 0.36.
     """
     is_possible = x.dtype == weight.dtype and x.dtype in _POINTWISE_DTYPES and not torch.is_autocast_enabled("cpu")
-    is_plain = type(weight) in (Tensor, nn.Parameter)  # a quantised or sharded one has operations of its own
     # The size is looked at last: in an export it is a symbol, and must stay one.
-    if not (_HAS_POINTWISE and is_possible and is_plain and is_eager_cpu(x)):
-        return functional.linear(x, weight, bias)
-    if x.numel() * len(weight) < (_SMALL_TRAINED if torch.is_grad_enabled() else _SMALL):
-        return functional.linear(x, weight, bias)
+    if not (_HAS_POINTWISE and is_possible and is_plain(weight) and is_eager_cpu(x)):
+        return False
+    if torch.is_grad_enabled() and x.dtype != torch.float32:
+        return False
+    return x.numel() * len(weight) >= (_SMALL_TRAINED if torch.is_grad_enabled() else _SMALL)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer by oneDNN."""
     if not torch.is_grad_enabled():
         return _pointwise(x, weight, bias)
-    if x.dtype != torch.float32:
-        return functional.linear(x, weight, bias)
     out: Tensor = _TrainedLinear.apply(x, weight, bias)
     return out
 
@@ -115,36 +86,8 @@ class _TrainedLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
-def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x), where the layer is a plain nn.Linear that nothing watches by `linear`.
-
-    A subclass of nn.Linear would be the same to us, and not to quantisers, which ask for the type.
-    """
-    if type(layer) is Linear and is_eager_cpu(x) and not _is_watched(layer):
-        return linear(x, layer.weight, layer.bias)
-    out: Tensor = layer(x)
-    return out
-
-
-_FORWARD = Linear.forward
-
-
-def _is_watched(layer: nn.Module) -> bool:
-    """Whether someone could tell a call of this layer from its function: by hooks, of it or of all modules, or by a forward of another's."""
-    return bool(
-        layer._forward_hooks
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
-        or has_any_global_hook()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        or "forward" in vars(layer)
-        or layer._compiled_call_impl is not None
-        or Linear.forward is not _FORWARD
-    )
-
-
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Size-keeping depthwise convolution, (B, C, H, W) -> the same; in float32 training on small CPU maps with its own gradient of weight and bias.
+def is_depthwise_faster(x: Tensor, weight: Tensor) -> bool:
+    """Whether a depthwise convolution has our own gradient of weight and bias: in float32 training on small maps.
 
     oneDNN takes a slow path for that gradient where the kernel is above 3 or does not fit the map. Milliseconds oneDNN / own:
     32 images, 3x3 on 2x2 of 512 channels 3.5 / 0.2, 5x5 on 4x4 of 80 1.5 / 0.7; 288 phases, 7x7 on 3x3 of 32 4.3 / 1.3, on 2x2 of 80 7.2 / 0.5,
@@ -153,10 +96,13 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     kernel, (height, width) = weight.shape[-1], x.shape[-2:]
     is_slow = height * width <= _SMALL_MAP and (kernel > 3 or min(height, width) < kernel)
     is_possible = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if is_slow and is_possible and torch.is_grad_enabled() and is_eager_cpu(x):
-        out: Tensor = _TrainedDepthwise.apply(x, weight, bias)
-        return out
-    return functional.conv2d(x, weight, bias, padding=kernel // 2, groups=len(weight))
+    return is_slow and is_possible and torch.is_grad_enabled() and is_eager_cpu(x)
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A size-keeping depthwise convolution with our own gradient."""
+    out: Tensor = _TrainedDepthwise.apply(x, weight, bias)
+    return out
 
 
 class _TrainedDepthwise(torch.autograd.Function):
@@ -201,33 +147,10 @@ def _taps(height: int, width: int, kernel: int) -> Tensor:
     return (rows & columns).reshape((height * width) ** 2, kernel**2).float()
 
 
-class Depthwise(nn.Conv2d):
-    """A size-keeping depthwise convolution by `depthwise`."""
+def is_unfused(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
+    """Whether attention is computed by hand.
 
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__(channels, channels, kernel, padding=kernel // 2, groups=channels)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return depthwise(input, self.weight, self.bias)
-
-
-def apply_gelu(layer: nn.Module, x: Tensor) -> Tensor:
-    """GELU (by erf) of layer(x); in inference on the CPU in place, unless a hook or a layer of another's may have kept the output.
-
-    After `Linear`, apart / in place: (4, 56, 56, 96) to 384 16.9 / 12.5, (4, 28, 28, 192) to 768 11.5 / 10.8; inside oneDNN's product 13.1 and 11.4.
-    """
-    out = apply_linear(layer, x)
-    if type(layer) in (Linear, Depthwise) and _is_inference(out) and not _is_watched(layer):
-        torch.ops.aten.gelu_(out)
-        return out
-    return functional.gelu(out)
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v; (B, heads, N, d), (B, heads, M, d) twice and a bias that broadcasts to (B, heads, N, M) -> (B, heads, N, d).
-
-    Fused or by hand, whichever is faster. Fused / by hand, B x heads x queries x keys of 32 channels, forward and, behind the comma, with backward:
+    Fused / by hand, B x heads x queries x keys of 32 channels, forward and, behind the comma, with backward:
 
         bias, shape            none, float32     none, bfloat16      learned, float32     learned, bfloat16
         784 x  6 x 4 x 4       6.9/5.8, 25/15    9.0/4.3, 22/9.2     5.7/5.2, 17/14       9.7/4.4, 12/9.0
@@ -239,18 +162,6 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = N
     Of 8 channels, as small copies have them, processor time with backward, none, float32: 512 x 3 x 16 x 16 19/12, 32 x 12 x 16 x 16 5.8/4.0,
     32 x 2 x 256 x 16 7.8/5.3, 32 x 10 x 16 x 4 4.6/3.4; 32 x 2 x 256 x 64 13/15.
     """
-    if not _is_unfused(query, key, bias):
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if bias is not None:
-        scores += bias.to(scores.dtype)  # float32 under autocast: 256 x 3 x 49 x 49 takes 1.4 ms mixed, 0.5 cast
-    out: Tensor = scores.softmax(-1) @ value
-    return out
-
-
-def _is_unfused(query: Tensor, key: Tensor, bias: Tensor | None) -> bool:
-    if not is_eager_cpu(query):
-        return False
     queries, keys = query.shape[-2], key.shape[-2]
     if queries * keys <= _TINY:
         return True
@@ -271,10 +182,10 @@ def cached_tensor(
     The values are compared in each pass: nothing else tells of a change by `parameter.data`. Not kept where a layer inside has hooks, which
     are to see it in each pass, nor on other devices, which would have to wait for the comparison.
     """
-    if _is_intercepted():  # asked first: a compiler would guard what is kept for all networks
+    if is_intercepted():  # asked first: a compiler would guard what is kept for all networks
         return make()
-    is_inference = not module.training and all(map(_is_inference, weights))
-    if not is_inference or any(map(_is_watched, module.modules())):
+    is_kept = not module.training and all(map(is_inference, weights))
+    if not is_kept or any(map(is_watched, module.modules())):
         _CACHE.pop(module, None)
         return make()
     state = (key, torch.is_autocast_enabled("cpu"), *(weight.dtype for weight in weights))
