@@ -23,12 +23,11 @@ So LayerNorm is Triton's where it takes longer than a launch, in eager mode; a c
 depthwise convolution is always Triton's, eager and compiled, ordinary one cuDNN's. Attention is by hand in windows of up to 16 pairs and, in bfloat16,
 in windows with a bias; compiled too, where by hand the bias and softmax become one kernel (timm's Swin compiled is 1.14 times as fast as ours was fused).
 
-Fused attention takes at most 65,535 in its first dimension where gradients are wanted: above, it is by hand for few keys and in parts for more. Of the
-same kind these were looked at, in torch's and torchvision's sources. Batched products and softmax split or loop over such sizes (65,536 groups were run by hand). `grid_sample`,
-`roll`, `index_select`, padding and copies run on a one-dimensional grid of up to 2^31 - 1 blocks, with 64-bit places where 32 bits do not do. A
-convolution of more than 2^31 numbers is split along the batch before cuDNN sees it. torchvision's deformable convolution takes 32 images at a time, and
-64-bit places where its columns need them; BatchNorm in channels_last has a grid of bounded size. Our own grids have the large size first, which may be
-2^31 - 1, and 64-bit places for rows. What stays: PyTorch's own depthwise kernel, which serves where cuDNN does not, refuses more than 2^31 numbers.
+Fused attention takes at most 65,535 in its first dimension where gradients are wanted: above, it is by hand for few keys and in parts for more.
+Of the same kind, looked for in the sources of torch and torchvision, for 1,024 images of 224 px: our own grids have the large size first, where 2^31 - 1
+blocks are allowed (65,535 in the others), and count rows in 64 bits. `roll` counts in 64 bits. Torchvision's deformable convolution takes at most 32
+images at once, `grid_sample` a thread a position in one dimension. Batched products and softmax over 65,536 groups were run. PyTorch's own depthwise
+kernel, which serves where cuDNN does not, counts in 32 bits: it refuses maps of more than 2^31 numbers, 8 GiB in float32, which stay refused.
 """
 
 import functools
