@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from archsearch import Arch, load_space, paper_names
+from archsearch.blocks.common import grouped_attention
 from archsearch.blocks.kernels import attention
 from archsearch.blocks.kernels.attention import attention_by_hand, attention_in_parts
 from archsearch.errors import UserError
@@ -151,3 +152,18 @@ def test_the_cpu_and_inference_have_no_limit() -> None:
             attention(query.to("meta"), query.to("meta"), query.to("meta"))
             attention(query, query, query)
     assert lengths.seen == [MOST + 1, MOST + 1]
+
+
+class _Windows(nn.Module):
+    def forward(self, qkv: Tensor) -> Tensor:
+        return grouped_attention(qkv, head_dim=8)
+
+
+def test_an_export_with_gradients_enabled_keeps_any_batch() -> None:
+    """The limit is no condition on the batch there: on meta tensors, where it is asked for as on CUDA."""
+    batch = torch.export.Dim("batch")
+    windows = torch.empty(2, 64, 4, 48, device="meta")
+    program = torch.export.export(_Windows(), (windows,), dynamic_shapes=({0: batch},))
+    (allowed,) = program.range_constraints.values()
+    assert allowed.upper > 2**31
+    assert any("scaled_dot_product_attention" in str(node.target) for node in program.graph.nodes)
