@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,17 +27,30 @@ PAGE = (CHECKOUT / "archsearch" / "docs" / "benchmarks.md").read_text()
     ],
 )
 def test_script_writes_documented_columns(tmp_path: Path, script: str, options: list[str], rows: int) -> None:
+    assert run_script(tmp_path, script, options).num_rows == rows
+
+
+@pytest.mark.slow
+def test_a_compiled_network_copies_no_map(tmp_path: Path) -> None:
+    """PCPVT's norms feed a convolution and a Linear, which the compiler would lay out differently; the images alone are copied, into channels_last."""
+    table = run_script(tmp_path, "compiled_graphs", ["--models", "twins_pcpvt_small"])
+    (row,) = table.to_pylist()
+    assert (row["convolutions"], row["attentions"], row["copies"]) == (4 + 3 + 4, 4, 1)
+
+
+def run_script(tmp_path: Path, script: str, options: list[str]) -> pa.Table:
+    """The file that a script writes with --smoke, all of whose columns the page explains."""
     command = [sys.executable, f"tests/benchmarks/{script}.py", "--smoke", "--out", str(tmp_path), *options]
     subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=True, timeout=120)
     (path,) = tmp_path.glob("*.parquet")
     table = pq.read_table(path)
-    assert table.num_rows == rows
     environment = json.loads(table.schema.metadata[b"environment"])
     assert environment["threads"] == 1
     assert "--smoke" in environment["command"]
     assert [name for name in table.column_names if f"`{name}`" not in PAGE] == []
     shared = {"model", "dtype", "batch_size"} & set(table.column_names)
     assert all(None not in table[name].to_pylist() for name in shared)
+    return table
 
 
 @pytest.mark.parametrize(

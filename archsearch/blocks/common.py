@@ -1,4 +1,8 @@
-"""Primitives that several families share. Inside a block tokens are (B, H, W, C), a view of the (B, C, H, W) map in channels_last memory: no copy."""
+"""Primitives that several families share. Inside a block tokens are (B, H, W, C), a view of the (B, C, H, W) map in channels_last memory: no copy.
+
+What computes token by token (norms, skips) takes them as (B, N, C): torch.compile lays out four-dimensional results near a convolution as if they were
+(B, C, H, W), so (B, H, W, C) with the height fastest, which the next Linear had to undo by a copy.
+"""
 
 import math
 from collections.abc import Sequence
@@ -29,6 +33,11 @@ def round_up(size: int, multiple: int) -> int:
 def to_tokens(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, H, W, C), a view."""
     return x.permute(0, 2, 3, 1)
+
+
+def to_sequence(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W, C), a view of a map in channels_last memory."""
+    return to_tokens(x).flatten(1, 2)
 
 
 def to_map(tokens: Tensor) -> Tensor:
@@ -68,7 +77,7 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same."""
-        return to_map(layer_norm(to_tokens(x), self.weight, self.bias, self.eps))
+        return to_map(layer_norm(to_sequence(x), self.weight, self.bias, self.eps).view(to_tokens(x).shape))
 
 
 class Mlp(nn.Module):
@@ -117,9 +126,10 @@ class PreNormBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        tokens = to_tokens(x)
-        tokens = tokens + self.drop_path(self.attn(apply_norm(self.norm1, tokens)))
-        return to_map(tokens + self.drop_path(self.mlp(apply_norm(self.norm2, tokens))))
+        tokens, shape = to_sequence(x), to_tokens(x).shape
+        tokens = tokens + self.drop_path(self.attn(apply_norm(self.norm1, tokens).view(shape)).flatten(1, 2))
+        tokens = tokens + self.drop_path(self.mlp(apply_norm(self.norm2, tokens).view(shape)).flatten(1, 2))
+        return to_map(tokens.view(shape))
 
 
 def pre_norm_cost(shape: Shape, hidden: int) -> Cost:

@@ -23,6 +23,7 @@ from archsearch.blocks.common import (
     pre_norm_cost,
     to_groups,
     to_map,
+    to_sequence,
     to_tokens,
     whole_ratio,
 )
@@ -87,11 +88,12 @@ class DualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        tokens = to_tokens(x + self.cpe1(x))
-        tokens = tokens + self.drop_path(self.attn(apply_norm(self.norm1, tokens)))
-        x = to_map(tokens)
-        tokens = to_tokens(x + self.cpe2(x))
-        return to_map(tokens + self.drop_path(self.mlp(apply_norm(self.norm2, tokens))))
+        tokens, shape = to_sequence(x + self.cpe1(x)), to_tokens(x).shape
+        tokens = tokens + self.drop_path(self.attn(apply_norm(self.norm1, tokens).view(shape)).flatten(1, 2))
+        x = to_map(tokens.view(shape))
+        tokens = to_sequence(x + self.cpe2(x))
+        tokens = tokens + self.drop_path(self.mlp(apply_norm(self.norm2, tokens).view(shape)).flatten(1, 2))
+        return to_map(tokens.view(shape))
 
 
 def _dual_cost(shape: Shape, hidden: int) -> Cost:

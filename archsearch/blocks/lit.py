@@ -30,6 +30,7 @@ from archsearch.blocks.common import (
     relative_bias_cost,
     split_heads,
     to_map,
+    to_sequence,
     to_tokens,
     whole_ratio,
 )
@@ -53,8 +54,9 @@ class FfnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        tokens = to_tokens(x)
-        return to_map(tokens + self.drop_path(self.mlp(apply_norm(self.norm2, tokens))))
+        tokens, shape = to_sequence(x), to_tokens(x).shape
+        tokens = tokens + self.drop_path(self.mlp(apply_norm(self.norm2, tokens).view(shape)).flatten(1, 2))
+        return to_map(tokens.view(shape))
 
 
 class GlobalAttention(nn.Module):

@@ -27,7 +27,7 @@ from archsearch.blocks.common import (
     split_heads,
     to_groups,
     to_map,
-    to_tokens,
+    to_sequence,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
@@ -57,29 +57,30 @@ class HiLo(nn.Module):
         """(B, H, W, C) -> (B, H, W, C), Hi-Fi's channels first."""
         height, width = tokens.shape[1:3]
         padded = pad_tokens(tokens, self.window)
+        sequence, shape = padded.flatten(1, 2), padded.shape
         if not self.hifi_width:
-            out = self._lofi(padded)
+            out = self._lofi(sequence, shape)
         elif not self.lofi_width:
-            out = self._hifi(padded)
+            out = self._hifi(sequence, shape)
         else:
-            out = torch.cat((self._hifi(padded), self._lofi(padded)), dim=-1)
+            out = torch.cat((self._hifi(sequence, shape), self._lofi(sequence, shape)), dim=-1)
         return crop_tokens(out, height, width)
 
-    def _hifi(self, tokens: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, hifi_width)."""
-        qkv = apply_linear(self.h_qkv, to_groups(tokens, self.window))
+    def _hifi(self, sequence: Tensor, shape: torch.Size) -> Tensor:
+        """(B, H * W, C), and (B, H, W, C) as `shape` -> (B, H, W, hifi_width)."""
+        qkv = apply_linear(self.h_qkv, to_groups(sequence.view(shape), self.window))
         out = apply_linear(self.h_proj, grouped_attention(qkv, head_dim=self.head_dim))
-        return from_groups(out, tokens.shape[1:3], self.window)
+        return from_groups(out, shape[1:3], self.window)
 
-    def _lofi(self, tokens: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, lofi_width)."""
-        pooled = to_tokens(functional.avg_pool2d(to_map(tokens), self.window)) if self.window > 1 else tokens
-        query = split_heads(apply_linear(self.l_q, tokens).flatten(1, 2), self.head_dim)
-        key, value = (
-            split_heads(part, self.head_dim) for part in apply_linear(self.l_kv, pooled).flatten(1, 2).chunk(2, dim=-1)
-        )
+    def _lofi(self, sequence: Tensor, shape: torch.Size) -> Tensor:
+        """(B, H * W, C), and (B, H, W, C) as `shape` -> (B, H, W, lofi_width)."""
+        pooled = sequence
+        if self.window > 1:
+            pooled = to_sequence(functional.avg_pool2d(to_map(sequence.view(shape)), self.window))
+        query = split_heads(apply_linear(self.l_q, sequence), self.head_dim)
+        key, value = (split_heads(part, self.head_dim) for part in apply_linear(self.l_kv, pooled).chunk(2, dim=-1))
         out = merge_heads(attention(query, key, value))  # (B, H * W, lofi_width)
-        projected: Tensor = apply_linear(self.l_proj, out.view(*tokens.shape[:3], self.lofi_width))
+        projected: Tensor = apply_linear(self.l_proj, out.view(*shape[:3], self.lofi_width))
         return projected
 
 

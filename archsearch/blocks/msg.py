@@ -38,6 +38,7 @@ from archsearch.blocks.common import (
     round_up,
     to_groups,
     to_map,
+    to_sequence,
     to_tokens,
     whole_ratio,
 )
@@ -94,9 +95,11 @@ class MessengerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, windows, 1 + n) -> the same."""
-        tokens = to_tokens(x)
-        tokens = self._exchange(tokens + self._drop(self.attn(apply_norm(self.norm1, tokens))))
-        return to_map(tokens + self._drop(self.mlp(apply_norm(self.norm2, tokens))))
+        tokens, shape = to_sequence(x), to_tokens(x).shape
+        tokens = tokens + self._drop(self.attn(apply_norm(self.norm1, tokens).view(shape))).flatten(1, 2)
+        tokens = self._exchange(tokens.view(shape)).flatten(1, 2)
+        tokens = tokens + self._drop(self.mlp(apply_norm(self.norm2, tokens).view(shape))).flatten(1, 2)
+        return to_map(tokens.view(shape))
 
     def _exchange(self, tokens: Tensor) -> Tensor:
         """Window g's new messenger holds chunk g of every messenger of its region, in their order, and its own for windows that the region lacks."""

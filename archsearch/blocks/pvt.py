@@ -18,7 +18,7 @@ from archsearch.blocks.common import (
     pre_norm_cost,
     split_heads,
     to_map,
-    to_tokens,
+    to_sequence,
     whole_ratio,
 )
 from archsearch.blocks.cost import Cost
@@ -44,13 +44,15 @@ class SpatialReductionAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
+        sequence = tokens.flatten(1, 2)
         cells = (
-            apply_norm(self.norm, to_tokens(self.sr(to_map(tokens)))) if self.reduction > 1 else tokens
-        )  # (B, H / s, W / s, C)
-        query = split_heads(apply_linear(self.q, tokens.flatten(1, 2)), self.head_dim)  # (B, heads, N, d)
-        key, value = split_heads(apply_linear(self.kv, cells.flatten(1, 2)), self.head_dim).chunk(
-            2, dim=1
-        )  # (B, heads, M, d) each
+            apply_norm(self.norm, to_sequence(self.sr(to_map(sequence.view(tokens.shape)))))
+            if self.reduction > 1
+            else sequence
+        )  # (B, M, C)
+        query = split_heads(apply_linear(self.q, sequence), self.head_dim)  # (B, heads, N, d)
+        # (B, heads, M, d) each
+        key, value = split_heads(apply_linear(self.kv, cells), self.head_dim).chunk(2, dim=1)
         out: Tensor = apply_linear(self.proj, merge_heads(attention(query, key, value)))
         return out.view(tokens.shape)
 

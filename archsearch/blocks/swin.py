@@ -186,8 +186,10 @@ class PatchMerging(nn.Module):
         batch, height, width, channels = tokens.shape
         cells = tokens.reshape(batch, height // 2, 2, width // 2, 2, channels)
         # (row 0, column 0), (1, 0), (0, 1), (1, 1)
-        cells = cells.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
-        return to_map(apply_linear(self.reduction, apply_norm(self.norm, cells)))
+        cells = cells.permute(0, 1, 3, 4, 2, 5).reshape(batch, -1, 4 * channels)
+        return to_map(
+            apply_linear(self.reduction, apply_norm(self.norm, cells)).view(batch, height // 2, width // 2, -1)
+        )
 
 
 @register

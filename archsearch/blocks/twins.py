@@ -8,6 +8,7 @@ cases only). Our rule: zeros below and to the right after the first LayerNorm, p
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from archsearch.blocks import cost
@@ -49,6 +50,9 @@ class LocalAttention(WindowAttention):
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = tokens.shape[1:3]
         padded = pad_tokens(tokens, self.window)
+        if padded is tokens and torch.compiler.is_compiling():
+            # Projected inside the windows: the compiler merges the copy out of them into the skip. Eager mode has to copy either way.
+            return super().forward(tokens)
         qkv = apply_linear(self.qkv, to_groups(padded, self.window))
         mask = padded_key_mask(height, width, self.window, 1, mask_value(qkv.dtype), qkv)
         out = from_groups(grouped_attention(qkv, head_dim=self.head_dim, bias=mask), padded.shape[1:3], self.window)

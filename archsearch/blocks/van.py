@@ -94,9 +94,11 @@ class LargeKernelAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        value = apply_gelu(self.proj_1, tokens)
-        out: Tensor = apply_linear(self.proj_2, value * self.spatial_gating_unit(value)) + tokens
-        return out
+        sequence = tokens.flatten(1, 2)
+        value = apply_gelu(self.proj_1, sequence)
+        gate = self.spatial_gating_unit(value.view(tokens.shape)).flatten(1, 2)
+        out: Tensor = apply_linear(self.proj_2, value * gate) + sequence
+        return out.view(tokens.shape)
 
 
 class LargeKernelBlock(nn.Module):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 from support.networks import FAMILIES, arch_of, parametrize_names
 from torch import Tensor, nn
 
@@ -131,3 +132,19 @@ def test_a_network_compiles_where_another_kept_its_tables() -> None:
         check(compiled(images[:1]), network(images[:1]))
         del other
         check(compiled(images[:1]), network(images[:1]))
+
+
+@pytest.mark.slow
+def test_candidates_in_turn_are_compiled_once_each() -> None:
+    """Two networks of one architecture share a graph; none is compiled again for further images of its size."""
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounter()
+    counts = []
+    with torch.inference_mode():
+        for name in ("twins_pcpvt_small-short", "twins_pcpvt_small-short", "hybrid-0-short", "hybrid-0-short"):
+            network, images = make(name)
+            compiled = torch.compile(network, backend=counter, fullgraph=True, dynamic=False)
+            for few in (images[:2], images[2:4]):
+                check(compiled(few), network(few))
+            counts.append(counter.frame_count)
+    assert counts == [1, 1, 2, 2]
