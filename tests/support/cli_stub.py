@@ -30,7 +30,7 @@ def evaluate(arch: Document, settings: Document, done: Document, emit: Callable[
 
     cost = Arch.from_dict(arch).cost()
     measurement = Measurement.from_dict(settings)
-    measurement.use_cpu()
+    measurement.use_device()
     here = {"conditions": {**conditions(measurement.torch_device), "reference": REFERENCE}}
     if settings.get("phases") == ["again"]:
         figures = {
