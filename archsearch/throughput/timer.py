@@ -116,13 +116,13 @@ def prepared(model: nn.Module, protocol: Protocol) -> Iterator[nn.Module]:
             part.training = training
 
 
-def compiled(network: nn.Module, protocol: Protocol, backend: Any = "inductor") -> Forward:
-    """The network as it is timed; `backend` is torch.compile's."""
+def compiled(network: nn.Module, protocol: Protocol, **options: Any) -> Forward:
+    """The network as it is timed; `options` are further ones of torch.compile."""
     if not protocol.is_compiled:
         return network
     if protocol.mode == "compile":
-        return torch.compile(network, dynamic=False, backend=backend)
-    graphs = torch.compile(network, dynamic=False, mode=protocol.mode)
+        return torch.compile(network, dynamic=False, **options)
+    graphs = torch.compile(network, dynamic=False, mode=protocol.mode, **options)
 
     def forward(images: Tensor) -> Tensor:
         # The output of the pass before may be overwritten: without this a pass that finds it alive is recorded anew.

@@ -12,6 +12,7 @@ import os
 import random
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,13 +23,21 @@ from clock import Row, arguments, write
 from archsearch import load_space
 from archsearch.models import build_for_timing
 from archsearch.report import make_console, make_table, show
-from archsearch.space import Arch, Band, draw
+from archsearch.space import Arch, Band, Space, draw
 from archsearch.throughput import CompilePool, Measurement
 from archsearch.throughput.timer import compiled, make_inputs, prepared
 
 NAME = "compile_time"
 COLUMNS = ("cache", "first pass", "processor", "ahead")
 BATCH = 2
+SMALLEST = """
+image_size = 32
+stem = { kind = "patch", patch = { kernel = 4 } }
+[[stages]]
+width = 32
+depth = 1
+block = "mlp"
+"""
 
 
 def first_pass(arch: Arch) -> tuple[float, float]:
@@ -87,9 +96,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     """Measure, print, write."""
     options = arguments(__doc__ or "", add=_options)
-    torch.set_num_threads(1)
-    space = load_space(options.space).resized(options.image_size)
-    arch = draw(space, Band.around(options.budget, 0.05), random.Random(0))[1]
+    if options.smoke:
+        arch = Space(tomllib.loads(SMALLEST), source=NAME, text=SMALLEST).sample(lambda name, choices: choices[0])
+    else:
+        space = load_space(options.space).resized(options.image_size)
+        arch = draw(space, Band.around(options.budget, 0.05), random.Random(0))[1]
     with tempfile.TemporaryDirectory() as folder:
         rows = list(measure(arch, Path(folder)))
     cells = [[row["cache"], *(_seconds(row[key]) for key in ("first_s", "processor_s", "ahead_s"))] for row in rows]

@@ -52,7 +52,7 @@ def test_a_forward_pass(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_training() -> None:
     reason = phase_of("self.training and x.device.type != 'meta'", "proxy")
-    assert reason == "proxy: stages.0.blocks.0 at batch 32, 28 px: RuntimeError: no kernel"
+    assert reason == "proxy: stages.0.blocks.0 at batch 32, 32 px: RuntimeError: no kernel"
 
 
 class _NoBackward(torch.autograd.Function):
