@@ -69,7 +69,7 @@ def test_a_backward_pass_and_what_is_no_network() -> None:
     images = torch.zeros(2, 3, 8, 6)
     network = nn.Conv2d(3, 1, 1)
     with pytest.raises(RuntimeError) as caught:
-        _NoBackward.apply(network(images)).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        _NoBackward.apply(network(images)).sum().backward()
     assert failing_layer(caught.value) == "the backward pass at batch 2, 8x6 px"
     with pytest.raises(ZeroDivisionError) as division:
         _ = 1 / 0
