@@ -188,6 +188,13 @@ def use_cpu(threads: int | None = None, cpus: Sequence[int] | None = None) -> No
         torch.set_num_threads(threads)
 
 
+def allow_tf32() -> None:
+    """Let this process compute float32 matrix products and convolutions on CUDA in TF32, as deployed networks do."""
+    # The per-operator settings, as in `conditions`.
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # torch sets it at run time
+
+
 def check_cpu(threads: int | None, cpus: Sequence[int] | None) -> None:
     """Raise UserError for an absent core, for more threads than cores, and for any cores on a system that cannot bind a process (macOS, Windows)."""
     available = affinity()

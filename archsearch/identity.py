@@ -23,6 +23,7 @@ _WORDS = {
     "image_size": "image size",
     "image_width": "image width",
     "in_chans": "channels",
+    "tf32": "TF32",
     "figure": "ranked figure",
 }
 
@@ -33,7 +34,8 @@ def throughput_identity(row: Mapping[str, Any], conditions: Mapping[str, Any], f
     `row` has the columns of a trial, or the settings of a run; `conditions` are those of `device.conditions`, as stored with a figure;
     `figure` is what is ranked (`ratio_figure`, or RAW_FIGURE for rows of versions that ranked the images/s as timed). Of a CPU the device's
     name is the host CPU's. torch, CUDA and cuDNN count by the first two numbers of their versions, the driver whole. The parts
-    `image_width` and `in_chans` are there where an image is not square (`image_size` is then its height) and has not 3 channels.
+    `image_width` and `in_chans` are there where an image is not square (`image_size` is then its height) and has not 3 channels, `tf32`
+    where float32 matrix products on CUDA may use it.
     """
     is_cuda = row.get("device") == "cuda"
     later = {name: row.get(name) or conditions.get(name) for name in _LATER_SETTINGS}
@@ -41,6 +43,7 @@ def throughput_identity(row: Mapping[str, Any], conditions: Mapping[str, Any], f
         "device_name": conditions.get("device_name") or row.get("device_name"),
         **{name: row.get(name) for name in _SETTINGS},
         **{name: value for name, value in later.items() if value is not None},
+        **({"tf32": "allowed"} if is_cuda and conditions.get("tf32_matmul") else {}),
         "threads": conditions.get("threads"),
         "torch": _two_numbers(conditions.get("torch") or row.get("torch_version")),
         "cuda": _two_numbers(conditions.get("cuda")) if is_cuda else None,
@@ -91,7 +94,7 @@ def identity_differences(one: Identity, other: Identity, when: str = "then", oth
 
 def _shown(identity: Identity, name: str) -> str | int:
     """The value of a part; of a later one that is absent, the usual value."""
-    usual = {"image_width": identity.get("image_size"), "in_chans": 3}.get(name)
+    usual = {"image_width": identity.get("image_size"), "in_chans": 3, "tf32": "not allowed"}.get(name)
     value = identity.get(name, usual)
     return "unknown" if value is None else value
 

@@ -38,10 +38,17 @@ def test_a_compiled_network_copies_no_map(tmp_path: Path) -> None:
     assert (row["convolutions"], row["attentions"], row["copies"]) == (4 + 3 + 4, 4, 1)
 
 
-def run_script(tmp_path: Path, script: str, options: list[str]) -> pa.Table:
+@pytest.mark.slow
+def test_compiling_is_timed_cold_warm_and_ahead(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if not request.config.getoption("--whole"):
+        pytest.skip("two empty caches of the compiler take minutes; --whole runs it")
+    assert run_script(tmp_path, "compile_time", [], timeout_s=600).num_rows == 3
+
+
+def run_script(tmp_path: Path, script: str, options: list[str], timeout_s: float = 120) -> pa.Table:
     """The file that a script writes with --smoke, all of whose columns the page explains."""
     command = [sys.executable, f"tests/benchmarks/{script}.py", "--smoke", "--out", str(tmp_path), *options]
-    subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=True, timeout=120)
+    subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=True, timeout=timeout_s)
     (path,) = tmp_path.glob("*.parquet")
     table = pq.read_table(path)
     environment = json.loads(table.schema.metadata[b"environment"])

@@ -96,6 +96,7 @@ throughput_id: string
 throughput_raw_img_s: double
 throughput_again_raw_img_s: double
 other_cores: double
+compile_s: double
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")

@@ -97,7 +97,8 @@ def bench(
 
     use_cpu(threads, cpus)
     found = {text: resolve_arch(text, RESULTS) for text in archs}
-    task = bench_task(found, against=resolve_arch(against, RESULTS) if against else None, **options)
+    reference = resolve_arch(against, RESULTS) if against else None
+    task = bench_task(found, against=reference, say=lambda line: click.echo(line, err=True), **options)
     with status_display(make_console(stderr=True)) as say:
         document = bench_document(task, say)
     print_result(document, lambda: bench_parts(document, make_console().width), as_json=as_json)

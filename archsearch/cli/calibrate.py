@@ -53,6 +53,6 @@ def calibrate(
 
     request = CalibrateRequest(space=space or space_option or "hybrid", **options)
     with resumable(ctx, "every finished measurement is kept"), progress_display(make_console(stderr=True)) as display:
-        calibration = carry_out(calibration_plan(request), RESULTS, display.progress)
+        calibration = carry_out(calibration_plan(request, display.say), RESULTS, display.progress)
     document = calibration_document(calibration)
     print_result(document, lambda: calibration_parts(document), as_json=as_json)

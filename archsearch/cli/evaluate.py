@@ -7,11 +7,11 @@ import click
 
 from archsearch.cli.app import INTERRUPTED, print_result
 from archsearch.cli.options import (
+    DTYPES,
     MOST_BATCH,
     MOST_CORES,
     Sides,
     device_option,
-    dtype_option,
     json_option,
     number_option,
 )
@@ -50,7 +50,13 @@ def _both_sides(ctx: click.Context, param: click.Parameter, value: ImageSize | N
     "--batch-size", most=MOST_BATCH, help="Images of a forward pass.  [default: 16 on cpu, 128 on cuda, 32 on mps]"
 )
 @device_option
-@dtype_option
+@click.option(
+    "--dtype",
+    type=DTYPES,
+    default="float32",
+    show_default=True,
+    help="Number format: bfloat16 throughout, or amp_bfloat16, by autocast over float32 weights.",
+)
 @number_option(
     "--workers",
     least=0,

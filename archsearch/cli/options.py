@@ -127,19 +127,17 @@ device_option = click.option(
     show_default=True,
     help="Where the networks run; auto takes cuda, else mps, else cpu.",
 )
+DTYPES = click.Choice(["float32", "bfloat16", "amp_bfloat16"])
 dtype_option = click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16", "amp_bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Number format: bfloat16 throughout, or amp_bfloat16, by autocast over float32 weights.",
+    type=DTYPES,
+    help="Number format: bfloat16 throughout, or amp_bfloat16, by autocast over float32 weights.  [default: bfloat16 on cuda, else float32]",
 )
 mode_option = click.option(
     "--mode",
-    type=click.Choice(["eager", "compile"]),
-    default="eager",
-    show_default=True,
-    help="Time the network in eager mode, or compiled by torch.compile.",
+    type=click.Choice(["eager", "compile", "reduce-overhead"]),
+    help="Time the network in eager mode, compiled by torch.compile, as it is deployed (the two order networks differently), or on cuda "
+    "compiled into CUDA graphs, for latency at batch 1.  [default: compile on cuda, else eager]",
 )
 batch_size_option = number_option(
     "--batch-size", most=MOST_BATCH, help="Images of a timed forward pass.  [default: 2 on cpu, 128 on cuda, 32 on mps]"

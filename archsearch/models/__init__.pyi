@@ -1,6 +1,7 @@
 from .checkpoints import CheckpointWarning, key_pattern, load_official, official_keys, read_checkpoint, save_official
 from .contract import Finding, check_layer, check_layers
 from .count import count_flop_counter, count_fvcore, recount_all
+from .failing_layer import failing_layer
 from .features import FeatureNetwork
 from .network import Network, build, build_for_timing
 from .validation.accuracy import Accuracy, ValidationSet, validate
@@ -25,6 +26,7 @@ __all__ = [
     "count_fvcore",
     "evaluate_document",
     "evaluate_task",
+    "failing_layer",
     "key_pattern",
     "load_official",
     "official_keys",

@@ -9,20 +9,22 @@ from typing import Any
 from archsearch.identity import RAW_FIGURE, identity_differences, row_identity
 from archsearch.metrics import kendall_tau
 from archsearch.report.tables import Document
-from archsearch.results import DEVICE_OBJECTIVES, Row, is_timed, timed_front
+from archsearch.results import DEVICE_OBJECTIVES, Row, compile_error, is_timed, timed_front
 from archsearch.throughput import Protocol
+from archsearch.units import format_names
 
 
 def left_out_documents(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None) -> list[Document]:
     """The other identities among the timings of `rows`: how many trials of each are not ranked, and how each differs from the ranked one.
 
-    None where no objective depends on the device: then all rows are ranked.
+    None where no objective depends on the device: then all rows are ranked. Without those of `not_compiled_documents`.
     """
     if DEVICE_OBJECTIVES.isdisjoint(objectives):
         return []
     by_identity: dict[str | None, list[Row]] = {}
     for row in rows:
-        by_identity.setdefault(row["throughput_id"], []).append(row)
+        if row["throughput_id"] == throughput_id or not compile_error(row):
+            by_identity.setdefault(row["throughput_id"], []).append(row)
     here = by_identity.pop(throughput_id, [])
     return [
         {
@@ -34,6 +36,29 @@ def left_out_documents(rows: Sequence[Row], objectives: Sequence[str], throughpu
         }
         for other, group in by_identity.items()
     ]
+
+
+def not_compiled_documents(rows: Sequence[Row]) -> list[Document]:
+    """The trials among `rows` whose networks do not compile, which were timed eager in a run that times compiled ones, with the reasons."""
+    return [{"trial": row["trial"], "reason": reason} for row in rows if (reason := compile_error(row))]
+
+
+def not_compiled_sentence(documents: Sequence[Document]) -> str:
+    """That these trials were timed eager, why the first one was, and what they are ranked with."""
+    trials = format_names([str(each["trial"]) for each in documents])
+    return (
+        f"Timed eager and ranked only among themselves, since they do not compile: trial{'s' * (len(documents) > 1)} {trials} "
+        f"(the first because: {documents[0]['reason']})."
+    )
+
+
+def transfer_sentence(device: str, mode: str) -> str | None:
+    """What an order by speed measured so tells of others, by the order of timm's published tables; None where there is nothing to warn of."""
+    if device == "cpu":
+        return "Timed on a CPU: this order by speed foretells little of a GPU's (Kendall tau .2 to .4 between the two in timm's tables)."
+    if device == "cuda" and mode == "eager":
+        return "Timed eager: compiled, as networks are deployed, their order is another (Kendall tau .43 to .66 in timm's tables)."
+    return None
 
 
 def noisy_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document | None:

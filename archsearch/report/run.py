@@ -20,6 +20,7 @@ from archsearch.report.repeatability import (
     again_document,
     left_out_documents,
     noisy_document,
+    not_compiled_documents,
     predicted_document,
 )
 from archsearch.report.tables import Document
@@ -122,6 +123,7 @@ def build_report(folder: Path) -> Document:
         if throughput_id and is_timed(objectives)
         else None,
         "left_out": left_out_documents(originals, objectives, throughput_id),
+        "not_compiled": not_compiled_documents(originals),
         "noisy": noisy_document(complete, objectives),
         "again": again_document(rows, objectives),
         "predicted": predicted_document(complete),

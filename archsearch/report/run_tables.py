@@ -14,7 +14,9 @@ from archsearch.report.repeatability import (
     is_changed,
     left_out_sentence,
     noisy_sentence,
+    not_compiled_sentence,
     predicted_sentence,
+    transfer_sentence,
 )
 from archsearch.report.tables import Document, conditions_line, make_table, memory_text, text, titled
 from archsearch.results import missing_words
@@ -104,6 +106,8 @@ def _heads(document: Document) -> Iterator[str]:
     if document["noisy"]:
         yield noisy_sentence(document["noisy"], _remeasure_command(document))
     yield headline(document)
+    if document["not_compiled"]:
+        yield not_compiled_sentence(document["not_compiled"])
     if document["left_out"]:
         yield "\n".join(left_out_sentence(each, _remeasure_command(document)) for each in document["left_out"])
 
@@ -132,10 +136,19 @@ def _reliability(document: Document) -> Iterator[str]:
         *_resolution(document),
         *([again_sentence(document["again"])] if document["again"] else []),
         *([predicted_sentence(document["predicted"])] if document["predicted"] else []),
+        *_transfer(document),
         *([audit_sentence(document)] if document["score"]["proxy_id"] else []),
     ]
     if sentences:
         yield "\n".join(sentences)
+
+
+def _transfer(document: Document) -> Iterator[str]:
+    """What the order by speed tells of other devices and modes, in a run that ranks by it."""
+    conditions = document["conditions"]
+    sentence = transfer_sentence(conditions["device"], conditions["mode"])
+    if document["ranked_figure"] and sentence:
+        yield sentence
 
 
 def _resolution(document: Document) -> Iterator[str]:

@@ -46,6 +46,7 @@ from .schema import (
     Row,
     check_measured,
     check_objectives,
+    compile_error,
 )
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "check_measured",
     "check_objectives",
     "comparable",
+    "compile_error",
     "damage_is_an_error",
     "front_members",
     "front_rows",

@@ -85,7 +85,8 @@ def _rankable(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str
     """The complete rows of one identity that have every objective; asserts that they were measured under the same conditions."""
     within = comparable(rows, objectives, throughput_id)
     chosen = [row for row in within if row["state"] == "complete" and None not in map(row.get, objectives)]
-    for column in (*CONDITION_COLUMNS, "proxy_id"):
+    # A network that does not compile is timed eager, which is another identity: ranked only where no objective depends on it.
+    for column in {*CONDITION_COLUMNS, "proxy_id"} - {"mode"}:
         values = {row[column] for row in chosen}
         assert len(values) <= 1, f"rows of different {column} cannot be ranked together: {values}"
     return chosen

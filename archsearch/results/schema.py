@@ -1,5 +1,6 @@
 """The columns of trials.parquet and front.parquet, and the objectives that they may be ranked by."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -115,10 +116,11 @@ SCHEMA = pa.schema(
         pa.field("throughput_raw_img_s", pa.float64()),
         pa.field("throughput_again_raw_img_s", pa.float64()),
         pa.field("other_cores", pa.float64()),
+        pa.field("compile_s", pa.float64()),
     ]
 )
 # Grows by one when a column is added or gets another meaning; null in files from before there was one.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Columns that a file of an earlier version may lack; they are then read as empty.
 LATER_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_predicted_img_s") :])
 FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
@@ -161,6 +163,14 @@ def check_measured(phase: str, values: Mapping[str, Any]) -> None:
             kind = SCHEMA.field(name).type
             pa.array([value], kind)
             pa.array([value]).cast(kind)  # unlike the line above, refuses 1.5 as an integer
+
+
+def compile_error(row: Row) -> str | None:
+    """Why the network of a row does not compile, in one line, where it was timed eager for that; else None."""
+    if "compile_error" not in (row["conditions"] or ""):  # of thousands of rows few are parsed
+        return None
+    reason: str | None = json.loads(row["conditions"]).get("compile_error")
+    return reason
 
 
 def check_objectives(names: Sequence[str], where: str = "--objectives") -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -13,14 +14,15 @@ from torch import nn
 
 from archsearch.blocks import BlockFile
 from archsearch.device import conditions, device_lock, is_out_of_memory
-from archsearch.errors import RunError, UserError
-from archsearch.models import build_for_timing, count_fvcore
+from archsearch.errors import ArchsearchError, RunError, UserError, first_line
+from archsearch.models import build_for_timing, count_fvcore, failing_layer
 from archsearch.proxy import LoadedData, ProxyScore, ProxyTask, Training, TrainingProgress, shrink, start_training
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.engine.workers.base import Emit
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.space import REFERENCE, Arch, reference_arch, register_files
-from archsearch.throughput import Measurement, measure
+from archsearch.system import Say
+from archsearch.throughput import CompileError, CompilePool, Measurement, Throughput, measure, pool_size
 from archsearch.version import __version__
 
 PHASES = ("count", "throughput", "proxy")
@@ -37,7 +39,7 @@ def evaluate(
     Raises RunError with the reason when the counts disagree, the candidate does not fit into memory or its training diverges.
     """
     measurement = Measurement.from_dict(settings)
-    measurement.use_cpu()
+    measurement.use_device()
     register_files(BlockFile(name, text) for name, text in settings.get("blocks", {}).items())
     arch = Arch.from_dict(arch_document)
     device = measurement.torch_device
@@ -51,6 +53,8 @@ def evaluate(
         "throughput": lambda: _throughput(full(), measurement, emit),
         "again": lambda: _measure_again(full(), measurement, emit),
     }
+    if measurement.is_compiled:
+        _compile_ahead(settings, measurement, arch, emit)
     if task is not None:
         phases[FREE_PHASE] = lambda: _training_free(arch, task, device, emit)
         phases |= {rung.phase: partial(_train, arch, task, rung, device, emit) for rung in rungs}
@@ -63,15 +67,42 @@ def evaluate(
         emit({"event": "progress", "phase": phase})
         start = time.perf_counter()
         _waits.clear()
-        try:
+        with _explained(phase, device):
             values = phases[phase]()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise RunError(f"{phase}: out of memory on {device.type}") from error
         if phase in PHASES or phase.startswith(RUNG_PHASE):
             values[f"seconds_{phase.partition('@')[0]}"] = time.perf_counter() - start - sum(_waits)
         emit({"event": "phase", "phase": phase, "values": values, "waited_s": sum(_waits)})
+
+
+@contextlib.contextmanager
+def _explained(phase: str, device: torch.device) -> Iterator[None]:
+    """Around a phase: an error inside its network becomes one line that says where, and goes to the log with its traceback."""
+    try:
+        yield
+    except ArchsearchError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise RunError(f"{phase}: out of memory on {device.type}") from error
+        place = failing_layer(error)
+        if place is None:
+            raise
+        traceback.print_exception(error)
+        raise RunError(f"{phase}: {place}: {type(error).__name__}: {first_line(error)}") from error
+
+
+# Processes that compile the architectures that come next; at most one pool, of this worker.
+_pools: list[CompilePool] = []
+
+
+def _compile_ahead(settings: Mapping[str, Any], measurement: Measurement, arch: Arch, emit: Emit) -> None:
+    """Have the architectures of settings["ahead"] compiled from now on, and leave this one to its own measurement."""
+    ahead, size = settings.get("ahead", ()), pool_size(measurement)
+    if not _pools and ahead and size:
+        _pools.append(CompilePool(measurement, settings.get("blocks", {}), size))
+    for pool in _pools:
+        pool.claim(arch.arch_id, lambda text: emit({"event": "progress", "phase": "throughput", "text": text}))
+        pool.add(ahead)
 
 
 # Seconds that the current phase has waited for the device.
@@ -107,13 +138,9 @@ def _count(arch: Arch, model: nn.Module, task: ProxyTask | None) -> dict[str, An
 def _throughput(model: nn.Module, measurement: Measurement, emit: Emit, phase: str = "throughput") -> dict[str, Any]:
     """Images/s of the full architecture at its own input size, between two timings of the reference."""
     device = measurement.torch_device
-    with _holding(device, phase, emit, exclusive=True):
-        figures = measure(
-            model,
-            measurement.protocol(),
-            device,
-            reference=_reference(device.type, measurement.in_chans),
-            say=lambda text: emit({"event": "progress", "phase": phase, "text": text}),
+    with _nothing_compiled(device), _holding(device, phase, emit, exclusive=True):
+        figures, problem = _measure(
+            model, measurement, lambda text: emit({"event": "progress", "phase": phase, "text": text})
         )
     where = conditions(device)
     return {
@@ -124,6 +151,8 @@ def _throughput(model: nn.Module, measurement: Measurement, emit: Emit, phase: s
         "throughput_ratio": figures.ratio_to_reference,
         "throughput_drift": figures.drift,
         "peak_memory_bytes": figures.peak_memory_bytes,
+        "compile_s": figures.compile_s,
+        **({"mode": figures.mode} if problem else {}),
         "device_name": where.get("device_name"),
         "conditions": {
             **where,
@@ -133,8 +162,33 @@ def _throughput(model: nn.Module, measurement: Measurement, emit: Emit, phase: s
             "drifted": figures.drifted,
             "throttled": figures.throttled,
             "telemetry": None if figures.telemetry is None else asdict(figures.telemetry),
+            **({"compile_error": problem} if problem else {}),
         },
     }
+
+
+@contextlib.contextmanager
+def _nothing_compiled(device: torch.device) -> Iterator[None]:
+    """Compile nothing ahead inside, where the CPU is what is timed; the cores that a GPU's host spends on it are idle ones."""
+    start = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        for pool in _pools if device.type == "cpu" else ():
+            stack.enter_context(pool.paused())
+        _waits.append(time.perf_counter() - start)
+        yield
+
+
+def _measure(model: nn.Module, measurement: Measurement, say: Say) -> tuple[Throughput, str | None]:
+    """The figures; of a network that does not compile those of eager passes, and the reason."""
+    device, problem = measurement.torch_device, None
+    reference = _reference(device.type, measurement.in_chans)
+    try:
+        return measure(model, measurement.protocol(), device, reference=reference, say=say), None
+    except CompileError as error:
+        problem = str(error)
+    say("timing it eager, since it does not compile")
+    eager = replace(measurement, mode="eager").protocol()
+    return measure(model, eager, device, reference=reference, say=say), problem
 
 
 def _measure_again(model: nn.Module, measurement: Measurement, emit: Emit) -> dict[str, Any]:
@@ -144,7 +198,7 @@ def _measure_again(model: nn.Module, measurement: Measurement, emit: Emit) -> di
         "throughput_again_img_s": values["throughput_img_s"],
         "throughput_again_iqr": values["throughput_iqr"],
         "throughput_again_ratio": values["throughput_ratio"],
-        "conditions": values["conditions"],
+        **{name: values[name] for name in ("mode", "conditions") if name in values},
     }
 
 

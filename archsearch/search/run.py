@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from archsearch.blocks import register_file
 from archsearch.cores import OthersLoad, busy_advice, is_busy
-from archsearch.device import conditions
+from archsearch.device import allow_tf32, conditions
 from archsearch.errors import UserError
 from archsearch.identity import RAW_FIGURE, Identity, identity_differences, identity_digest, row_identity
 from archsearch.proxy import Profile, ProxyTask, choose_profile
-from archsearch.results import DEVICE_OBJECTIVES, Row
+from archsearch.results import DEVICE_OBJECTIVES, Row, compile_error
 from archsearch.samplers import check_sampler
 from archsearch.search.config import RunConfig, make_settings
 from archsearch.search.engine.driver import Driver
@@ -83,7 +83,7 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     drawn = [draw(space, band, rng)[1] for _ in range(_DRAWN)] if request.trials else []
     if request.training["free_rung"] is not None:
         check_free_rung(request.training["free_rung"])
-    measurement = Measurement.resolve(**request.measuring, image_size=image_size, in_chans=in_chans)
+    measurement = Measurement.resolve(**request.measuring, image_size=image_size, in_chans=in_chans, say=say)
     chosen = choose_profile(request.proxy, measurement.device, request.training["data"])
     rungs = _rungs(request, chosen, say)
     task = ProxyTask.resolve(chosen, **request.training, rungs=rungs, say=say, progress=progress)
@@ -235,6 +235,8 @@ def _measure_here(
     if not timed and predictor is None:
         return  # before the device's name is read, which initialises CUDA
     measurement = store.config.measurement
+    if measurement.device == "cuda":
+        allow_tf32()  # as the worker does, whose conditions these are
     here = {**conditions(measurement.torch_device), "threads": measurement.num_threads}
     usual_rate = predictor.reference_img_s if predictor else None
     store.measure_here(here, remeasure=request.remeasure, usual_rate=usual_rate)
@@ -253,7 +255,8 @@ def other_timings_sentence(folder: Path, rows: Sequence[Row], identity: Identity
 
     `again` is the command that times them anew.
     """
-    complete = [row for row in rows if row["state"] == "complete"]
+    # Those that were timed eager since they do not compile would be again.
+    complete = [row for row in rows if row["state"] == "complete" and not compile_error(row)]
     others = {row["throughput_id"]: row for row in complete if row["throughput_id"] != identity_digest(identity)}
     if not others:
         return None

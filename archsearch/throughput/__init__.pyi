@@ -6,9 +6,11 @@ from .calibration.interpolation import left_out_errors
 from .calibration.key import CalibrationKey
 from .calibration.plan import CalibrationPlan
 from .calibration.predictor import find_predictor
+from .compile_pool import CompilePool, pool_size
+from .compiler import compile_ahead, compiler_problem
 from .measurement import Measurement
 from .protocol import Mode, Protocol, Task
-from .throughput import InfeasibleError, Throughput, measure
+from .throughput import CompileError, InfeasibleError, Throughput, measure
 
 __all__ = [
     "TRUSTED_TAU",
@@ -17,6 +19,8 @@ __all__ = [
     "Calibration",
     "CalibrationKey",
     "CalibrationPlan",
+    "CompileError",
+    "CompilePool",
     "InfeasibleError",
     "Measurement",
     "Mode",
@@ -27,10 +31,13 @@ __all__ = [
     "bench_task",
     "calibration_path",
     "calibration_plan",
+    "compile_ahead",
+    "compiler_problem",
     "find_predictor",
     "fit_calibration",
     "left_out_errors",
     "load_calibration",
     "measure",
+    "pool_size",
     "save_calibration",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from archsearch.device import conditions, device_lock
+from archsearch.device import allow_tf32, conditions, device_lock
 from archsearch.errors import RunError, UserError
 from archsearch.lock import waiting_line
 from archsearch.models import build
@@ -53,8 +53,8 @@ def bench_task(
     archs: Mapping[str, Arch],
     *,
     device: str,
-    dtype: str,
-    mode: str,
+    dtype: str | None,
+    mode: str | None,
     batch_size: int | None,
     image_size: ImageSize | None,
     in_chans: int | None = None,
@@ -62,8 +62,10 @@ def bench_task(
     rounds: int = 1,
     train: bool = False,
     sweep: int | str | None = None,
+    say: Say = ignore,
 ) -> BenchTask:
-    """The task for these options, checked before anything is timed; sizes and channels are by default the device's and each architecture's own.
+    """The task for these options, checked before anything is timed; number format, mode, sizes and channels are by default the device's and
+    each architecture's own.
 
     `sweep` is the largest batch size of a sweep, or SWEEP_ALL. UserError for options that exclude each other, an absent
     device, and an image size in pixels that an architecture or the reference cannot take.
@@ -72,7 +74,7 @@ def bench_task(
         raise UserError(f"--batch-size: got {batch_size}, but --sweep sets the batch sizes; leave one of them out")
     if sweep is not None and rounds > 1:
         raise UserError(f"--rounds: got {rounds}, but --sweep times every batch size once; leave one of them out")
-    measurement = Measurement.resolve(device=device, dtype=dtype, mode=mode, batch_size=batch_size)
+    measurement = Measurement.resolve(device=device, dtype=dtype, mode=mode, batch_size=batch_size, say=say)
     target = measurement.torch_device
     reference = against or reference_arch()
     protocols = {}
@@ -108,6 +110,8 @@ def bench_document(task: BenchTask, say: Say = ignore) -> Document:
     """
     bench = _Measurements(task, say)
     interrupted = False
+    if task.device.type == "cuda":
+        allow_tf32()
     try:
         with device_lock(task.device, exclusive=True, on_wait=waiting_line(say)):
             if task.batch_sizes is None:

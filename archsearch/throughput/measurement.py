@@ -6,7 +6,10 @@ from typing import Any, Self, cast
 
 import torch
 
-from archsearch.device import check_cpu, pick_device, use_cpu
+from archsearch.device import allow_tf32, check_cpu, pick_device, use_cpu
+from archsearch.errors import UserError
+from archsearch.system import Say, ignore
+from archsearch.throughput.compiler import compiler_problem
 from archsearch.throughput.protocol import Mode, Protocol, Task
 from archsearch.units import DType, ImageSize, sides, stored_size
 
@@ -31,17 +34,19 @@ class Measurement:
         cls,
         *,
         device: str = "auto",
-        dtype: str = "float32",
-        mode: str = "eager",
+        dtype: str | None = None,
+        mode: str | None = None,
         batch_size: int | None = None,
         image_size: ImageSize = 224,
         in_chans: int = 3,
         threads: int | None = None,
         cpus: Sequence[int] | None = None,
+        say: Say = ignore,
     ) -> Self:
-        """Options resolved on this machine; the batch size depends on the device by default.
+        """Options resolved on this machine; number format, mode and batch size depend on the device by default.
 
-        Raises UserError for an absent device and for absent threads and cores: now, instead of in a worker, in every trial.
+        Says so where compiling is the default and the compiler cannot run: the mode is then eager. Raises UserError where it was asked
+        for, for an absent device, and for absent threads and cores: now, instead of in a worker, in every trial.
         """
         kind = pick_device(device).type
         check_cpu(threads, cpus)
@@ -50,8 +55,8 @@ class Measurement:
             batch_size=batch_size or DEFAULT_BATCH_SIZE[kind],
             image_size=image_size,
             in_chans=in_chans,
-            dtype=cast(DType, dtype),
-            mode=cast(Mode, mode),
+            dtype=cast(DType, dtype or ("bfloat16" if kind == "cuda" else "float32")),
+            mode=_usable_mode(mode, kind, say),
             threads=threads,
             cpus=None if cpus is None else tuple(sorted(cpus)),
         )
@@ -112,12 +117,39 @@ class Measurement:
             task=task,
         )
 
-    def use_cpu(self) -> None:
-        """Limit this process to the threads and cores. UserError where they are absent."""
+    def use_device(self) -> None:
+        """Limit this process to the threads and cores, and on CUDA allow TF32 for what stays float32. UserError where cores are absent."""
         use_cpu(self.threads, self.cpus)
+        if self.device == "cuda":
+            allow_tf32()
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether candidates are timed compiled."""
+        return self.mode != "eager"
 
     @property
     def num_threads(self) -> int:
         """Threads that PyTorch computes with once `use_cpu` was called."""
         current = torch.get_num_threads()
         return self.threads or (current if self.cpus is None else min(current, len(self.cpus)))
+
+
+def _usable_mode(asked: str | None, device: str, say: Say) -> Mode:
+    """The mode asked for, or the device's own; eager where that one needs a compiler which cannot run here."""
+    if asked == "reduce-overhead" and device != "cuda":
+        raise UserError(
+            f"--mode: got 'reduce-overhead', which captures CUDA graphs, but the device is {device}; use 'compile' or 'eager'"
+        )
+    mode = cast(Mode, asked or ("compile" if device == "cuda" else "eager"))
+    problem = None if mode == "eager" else compiler_problem(device)
+    if problem is None:
+        return mode
+    if asked is not None:
+        raise UserError(
+            f"--mode: got {asked!r}, but torch.compile cannot run here: {problem}; install it, or use 'eager'"
+        )
+    say(
+        f"networks are timed eager, not compiled as they would be deployed: torch.compile cannot run here, since {problem}"
+    )
+    return "eager"

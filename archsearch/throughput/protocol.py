@@ -11,7 +11,8 @@ from archsearch.units import DType, ImageSize, sides
 if TYPE_CHECKING:  # a report reads the limits below, and must start without torch
     import torch
 
-Mode = Literal["eager", "compile"]
+# Compiled by torch.compile with its defaults, or into CUDA graphs, which take the launches out of small batches.
+Mode = Literal["eager", "compile", "reduce-overhead"]
 # A forward pass in inference mode, or a training step: forward, cross-entropy, backward, AdamW.
 Task = Literal["forward", "train"]
 
@@ -103,6 +104,11 @@ class Protocol:
             settled_blocks=5 if is_cpu else None,
             max_s=4.0 if is_cpu else 15.0,
         )
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether torch.compile makes what is timed."""
+        return self.mode != "eager"
 
     def iterations_per_block(self, seconds_each: float) -> int:
         """Iterations of `seconds_each` that fill a block."""

@@ -35,12 +35,17 @@ T = TypeVar("T")
 
 # What BatchNorm says of a map of one pixel in a batch of one image, in training.
 _ONE_VALUE = "Expected more than 1 value per channel"
+_COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 # The conditions under which references had their whole warm-up in this process: from then on one block is enough.
 _WARMED: weakref.WeakKeyDictionary[nn.Module, set[tuple[object, ...]]] = weakref.WeakKeyDictionary()
 
 
 class InfeasibleError(RunError):
     """Not enough memory at this batch size."""
+
+
+class CompileError(RunError):
+    """torch.compile fails for the network, or for the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ def measure(
     UserError when one that is to be trained has no parameters or no (B, classes) output.
     """
     began = time.perf_counter()
-    if protocol.mode == "compile":
+    if protocol.is_compiled:
         # The compiler limits the graphs of a function: without a reset, later candidates would silently run eager.
         torch.compiler.reset()
     with ExitStack() as stack:
@@ -114,7 +119,7 @@ def _time_reference(
     timer = Timer(stack.enter_context(prepared(reference, protocol)), inputs, protocol, device)
     warmed = _WARMED.setdefault(reference, set())
     conditions = (device, protocol.dtype, protocol.task, protocol.batch_size, protocol.image_size, protocol.in_chans)
-    if conditions not in warmed or protocol.mode == "compile":
+    if conditions not in warmed or protocol.is_compiled:
         timer.warm_up()
         warmed.add(conditions)
     return timer, timer.quick_rate()
@@ -208,7 +213,7 @@ def _time_candidate(
         own_bytes = sum(tensor.numel() * tensor.element_size() for tensor in own)
         other_bytes = torch.cuda.memory_allocated(device) - own_bytes if device.type == "cuda" else 0
         reset_peak_memory(device)
-        say("compiling and warming up" if protocol.mode == "compile" else "warming up")
+        say("compiling and warming up" if protocol.is_compiled else "warming up")
         warm_up = timer.warm_up()
         peak_bytes = peak_memory_bytes(device)  # now: from here on the reference runs too
         per_block = protocol.iterations_per_block(warm_up.seconds_each)
@@ -218,7 +223,7 @@ def _time_candidate(
         rounds=rounds,
         iterations=len(rounds.rates) * per_block,
         warmup_iterations=warm_up.iterations,
-        compile_s=warm_up.first_s if protocol.mode == "compile" else None,
+        compile_s=warm_up.first_s if protocol.is_compiled else None,
         peak_memory_bytes=None if peak_bytes is None else peak_bytes - other_bytes,
         telemetry=summarize(readings),
     )
@@ -265,12 +270,13 @@ def _guarded(network: str, protocol: Protocol, work: Callable[[], T]) -> T:
         return work()
     except (RuntimeError, MemoryError, ValueError) as error:
         images = format_image(protocol.image_size, protocol.in_chans)
-        failure = InfeasibleError if is_out_of_memory(error) else RunError
-        if failure is InfeasibleError:
+        failure: type[RunError] = RunError
+        if is_out_of_memory(error):
+            failure = InfeasibleError
             verdict = f"is infeasible at batch size {protocol.batch_size}, {images}, {protocol.dtype}"
         # By modules, whose import takes over a second where nothing is compiled.
-        elif any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__):
-            verdict = "cannot be compiled"
+        elif any(kind.__module__.startswith(_COMPILERS) for kind in type(error).__mro__):
+            failure, verdict = CompileError, "cannot be compiled"
         elif _ONE_VALUE in str(error):
             verdict = f"cannot be trained at batch size {protocol.batch_size}, {images}"
         else:

@@ -164,6 +164,20 @@ def test_a_worker_killed_from_outside_is_tried_once_more(tmp_path: Path) -> None
     assert (again[0].tallies[-1].ended, again[0].tallies[-1].total) == (4, 4)
 
 
+def test_after_a_cuda_error_the_next_trial_is_in_another_process(tmp_path: Path) -> None:
+    """Every call of the process would fail from then on: the error ends it, also where another one was raised from it, and costs one trial."""
+    config = make_config(tmp_path / "log", settings={"behaviours": ["well", "device_lost", "well"]})
+    listener = run(tmp_path / "run", config, 1, evaluator="misbehave")
+    rows = results.read_rows(tmp_path / "run")
+    assert [row["state"] for row in rows] == ["complete", "failed", "complete"]
+    assert str(rows[1]["reason"]).startswith("ValueError: throughput: stages.1 at batch 128, 224 px: it failed (")
+    assert "tried once more" not in [event["phase"] for event in listener.events]
+    pids = [words[3] for words in noted(tmp_path / "log") if words[:1] == ["start"]]
+    assert len(pids) == 6
+    assert len(set(pids[:3])) == len(set(pids[3:])) == 1
+    assert pids[0] != pids[3]
+
+
 @pytest.mark.slow
 def test_a_trial_that_kills_the_driver_is_tried_twice(tmp_path: Path) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"

@@ -13,11 +13,12 @@ import optuna
 import pandas as pd
 import pytest
 from support.runs import InProcessWorker, RecordingListener, make_config, make_rung_config, run
-from support.stub_evaluators import REFERENCE, fraction, on_machine
+from support.stub_evaluators import REFERENCE, arch_id, fraction, not_compiled, noted, on_machine
 
 from archsearch import results
 from archsearch.identity import RAW_FIGURE, identity_digest, ratio_figure, row_identity, throughput_identity
 from archsearch.report import build_report
+from archsearch.report.repeatability import not_compiled_sentence
 from archsearch.search import RunConfig, open_run
 from archsearch.search.run import RankedPredictor, other_timings_sentence, raw_sentence
 from archsearch.space import Arch, paper
@@ -284,3 +285,42 @@ def test_without_a_timed_objective_all_trials_are_ranked_together(tmp_path: Path
         frame["trial"][moocore.is_nondominated(values, keep_weakly=True)]
     )
     assert build_report(folder)["left_out"] == []
+
+
+def test_networks_that_do_not_compile_are_ranked_among_themselves(tmp_path: Path) -> None:
+    """They are timed eager and marked; the run's identity stays that of compiled ones, nothing of them is measured twice, and none is left out."""
+    folder, config = tmp_path / "run", make_rung_config(tmp_path / "log", settings={"mode": "compile"})
+    eager = arch_id(paper("van_b2").to_dict())
+    machine = {"conditions": A, "eager": [eager]}
+    (tmp_path / "machine.json").write_text(json.dumps(machine))
+    for trials in (4, 6):
+        run(folder, config, trials, worker=InProcessWorker(not_compiled), here=A, recheck=True)
+    frame, report = results.read_trials(folder), build_report(folder)
+    assert frame["mode"].tolist() == ["eager"] + ["compile"] * 7
+    assert frame["throughput_id"].nunique() == 2
+    compiled = frame[(frame["mode"] == "compile") & (frame["state"] == "complete")]
+    assert fronts(folder) == (front_of(compiled),) * 3
+    assert report["throughput_id"] == compiled["throughput_id"].iloc[0]
+    assert (report["left_out"], [each["trial"] for each in report["not_compiled"]]) == ([], [0])
+    assert "do not compile: trial 0 (the first because: " in not_compiled_sentence(report["not_compiled"])
+    assert report["not_compiled"][0]["reason"].endswith("cannot be compiled: no such op")
+    rows = results.read_rows(folder)
+    assert other_timings_sentence(folder, rows, row_identity(rows[1]), "again") is None
+    starts = [words[1:3] for words in noted(tmp_path / "log") if words[0] == "start"]
+    assert starts.count([eager, "throughput"]) == 1
+    # Where no objective is of a device, all are ranked together.
+    assert len(results.ranked(rows, ["proxy_score", "params"])) == len(rows)
+    with open_run(folder, config) as store:
+        store.measure_here(A, remeasure=True)
+        assert 0 not in [row["trial"] for row in store.left_to_remeasure()]
+
+
+def test_a_worker_that_compiles_hears_what_comes_next(tmp_path: Path) -> None:
+    """The fixed models that are left, but none that a sampler has yet to propose; nothing in a run that times eager networks."""
+    ids = [arch_id(paper(name).to_dict()) for name in ("van_b2", "davit_tiny")]
+    (tmp_path / "machine.json").write_text(json.dumps({"conditions": A, "eager": []}))
+    for mode, ahead in {"compile": [[ids[1]], [], []], "eager": [[], [], []]}.items():
+        config = make_config(tmp_path / f"log-{mode}", settings={"mode": mode})
+        run(tmp_path / mode, config, 1, worker=InProcessWorker(not_compiled), here=A)
+        heard = [words[2:] for words in noted(tmp_path / f"log-{mode}") if words[0] == "ahead"]
+        assert heard == ahead

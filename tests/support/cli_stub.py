@@ -30,7 +30,7 @@ def evaluate(arch: Document, settings: Document, done: Document, emit: Callable[
 
     cost = Arch.from_dict(arch).cost()
     measurement = Measurement.from_dict(settings)
-    measurement.use_cpu()
+    measurement.use_device()
     here = {"conditions": {**conditions(measurement.torch_device), "reference": REFERENCE}}
     if settings.get("phases") == ["again"]:
         figures = {
@@ -77,7 +77,12 @@ def evaluate_with_short_timings(
     """The product's own evaluation; only its timings take tenths of seconds, and every round counts as quiet."""
     from archsearch.search.evaluate import evaluate as evaluate_candidate
     from archsearch.throughput.measurement import Measurement
+    from archsearch.throughput.protocol import Protocol
 
-    protocol = replace(Measurement.from_dict(settings).protocol(), **SHORT_TIMINGS)
-    with mock.patch.object(Measurement, "protocol", return_value=protocol):
+    usual = Measurement.protocol
+
+    def short(measurement: Measurement, **sizes: Any) -> Protocol:
+        return replace(usual(measurement, **sizes), **SHORT_TIMINGS)
+
+    with mock.patch.object(Measurement, "protocol", short):
         evaluate_candidate(arch, settings, done, emit)

@@ -130,6 +130,21 @@ def on_machine(arch: Document, settings: Document, done: Done, emit: Emit) -> No
     evaluate(arch, settings, done, emit_here)
 
 
+def not_compiled(arch: Document, settings: Document, done: Document, emit: Emit) -> None:
+    """As `on_machine`, in a run that compiles: architectures in `machine.json`'s list `eager` do not, and are timed so. Notes what is ahead."""
+    machine = json.loads(Path(settings["log"]).with_name("machine.json").read_text())
+    note(settings, "ahead", arch_id(arch), *map(arch_id, settings.get("ahead", ())))
+
+    def emit_here(event: Document) -> None:
+        if arch_id(arch) in machine["eager"] and event.get("phase") in ("throughput", "again") and "values" in event:
+            problem = {"compile_error": "throughput: the candidate cannot be compiled: no such op"}
+            values = {**event["values"], "mode": "eager", "conditions": {**event["values"]["conditions"], **problem}}
+            event = {**event, "values": values}
+        emit(event)
+
+    on_machine(arch, settings, done, emit_here)
+
+
 def misbehave(arch: Document, settings: Document, done: Done, emit: Emit) -> None:
     """Do settings["behaviours"][i] in the i-th evaluation, well after its count phase; evaluate properly after the last one."""
     behaviours = settings["behaviours"]
@@ -192,6 +207,15 @@ def _not_a_number(arch: Document, emit: Emit) -> None:
     emit({"event": "phase", "phase": "proxy", "values": {"proxy_score": float("nan")}})
 
 
+def _device_lost(arch: Document, emit: Emit) -> None:
+    try:
+        raise RuntimeError(
+            "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
+        )
+    except RuntimeError as error:
+        raise ValueError("throughput: stages.1 at batch 128, 224 px: it failed") from error
+
+
 BEHAVIOURS: dict[str, Callable[[Document, Emit], None]] = {
     "killed": _killed,
     "terminated": _terminated,
@@ -202,6 +226,7 @@ BEHAVIOURS: dict[str, Callable[[Document, Emit], None]] = {
     "unexpected": _unexpected,
     "own_error": _own_error,
     "unknown_column": _unknown_column,
+    "device_lost": _device_lost,
     "nothing": _nothing,
     "not_a_number": _not_a_number,
 }

@@ -154,10 +154,8 @@ class Driver:
     def _queue(self) -> Iterator[Row]:
         """The trials to evaluate, each stored at its turn: unfinished ones of an earlier driver, the fixed ones, then the sampler's."""
         yield from self._store.unfinished()
-        known = {row["paper"] for row in self._store.rows() if not _was_killed(row["reason"])}
-        for name, arch in self._fixed.items():
-            if name not in known:
-                yield self._store.start_fixed(name, arch)
+        for name, arch in self._fixed_left():
+            yield self._store.start_fixed(name, arch)
         while self._store.count(*ENDED, is_fixed=False) < self._trials:
             proposal = self._store.propose()
             if proposal is None:
@@ -165,6 +163,19 @@ class Driver:
                 return
             predicted = self._predictor.predict(proposal.arch) if self._predictor else None
             yield self._store.start(proposal, predicted)
+
+    def _fixed_left(self) -> list[tuple[str, Arch]]:
+        """The fixed models that have no trial yet, or one whose worker was killed."""
+        known = {row["paper"] for row in self._store.rows() if not _was_killed(row["reason"])}
+        return [(name, arch) for name, arch in self._fixed.items() if name not in known]
+
+    def _ahead(self, trial: int) -> list[dict[str, Any]]:
+        """The architectures that come after a trial whatever it gives, for a worker that compiles; a sampler waits for what it gives."""
+        if self._config.settings["mode"] == "eager":
+            return []
+        unfinished = [row["trial"] for row in self._store.unfinished() if row["trial"] != trial]
+        fixed = [arch.to_dict() for _, arch in self._fixed_left()]
+        return [*map(self._store.arch_document, unfinished), *fixed]
 
     def _evaluate(self, row: Row) -> None:
         """Evaluate one trial, store how it ended, and update the files; a trial interrupted by Ctrl-C stays `running`."""
@@ -272,6 +283,8 @@ class Driver:
         settings = {**self._config.settings, "seed": self._config.seed, "blocks": dict(self._config.blocks)}
         if phases is not None:
             settings["phases"] = list(phases)
+        if ahead := self._ahead(row["trial"]):
+            settings["ahead"] = ahead
         arch = self._store.arch_document(row["trial"])
         self._worker.submit(Job(trial=row["trial"], arch=arch, settings=settings, done=dict(done or {})))
         while not self._is_stopped:

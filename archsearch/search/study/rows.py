@@ -72,6 +72,7 @@ def timing_identity(config: RunConfig, trial: StoredTrial, values: Mapping[str, 
     versions = {**trial.attrs[CANDIDATE], **trial.attrs.get(f"{PHASE}count", {})}
     row = {
         **config.settings,
+        "mode": values.get("mode", config.settings["mode"]),
         "torch_version": versions.get("torch_version"),
         "device_name": values.get("device_name"),
         "conditions": values.get("conditions"),

@@ -18,7 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
-from archsearch.identity import identity_digest
+from archsearch.identity import identity_digest, row_identity
 from archsearch.results import (
     DEVICE_OBJECTIVES,
     OBJECTIVES,
@@ -296,7 +296,13 @@ class RunStore:
     def left_to_remeasure(self) -> list[Row]:
         """The rows of complete trials without a quiet timing of the present identity."""
         rows = [row for row in self.rows() if row["state"] == "complete" and row["reused_from"] is None]
-        return [row for row in rows if row["throughput_id"] != self.throughput_id or row["throughput_noisy"]]
+        return [row for row in rows if self._asked_id(row) != self.throughput_id or row["throughput_noisy"]]
+
+    def _asked_id(self, row: Row) -> str | None:
+        """The throughput_id of a row, or what it would be, had a network that does not compile been timed in the mode asked for."""
+        if row["throughput_id"] is None or row["mode"] == self.config.settings["mode"]:
+            return row["throughput_id"] and str(row["throughput_id"])
+        return identity_digest({**row_identity(row), "mode": self.config.settings["mode"]})
 
     def unfinished(self) -> list[Row]:
         """The rows of trials that an earlier driver did not finish, in order."""
@@ -416,7 +422,7 @@ class RunStore:
     def phases(self, number: int) -> dict[str, dict[str, Any]]:
         """What was measured of a trial: phase -> column -> value; without a timing that cannot be ranked with those made here."""
         phases = self._trial(number).phases
-        now, own = self.timings.throughput_id, self._rows[number]["throughput_id"]
+        now, own = self.timings.throughput_id, self._asked_id(self._rows[number])
         if DEVICE_OBJECTIVES.isdisjoint(self.config.objectives) or now is None or own in (None, now):
             return phases
         return {phase: values for phase, values in phases.items() if phase != TIMING_PHASE}
@@ -430,7 +436,7 @@ class RunStore:
             if trial.state != "running":
                 self._keep_timing(trial, values)
                 return
-            if own is not None and self._rows[number]["throughput_id"] != self.timings.throughput_id:
+            if own is not None and self._asked_id(self._rows[number]) != self.timings.throughput_id:
                 self._keep_timing(trial, own)
         attrs = {f"{PHASE}{phase}": dict(values)}
         if phase == FREE_PHASE:

@@ -59,8 +59,10 @@ class Timings:
             return dict(values)
         stored = {**values, f"{prefix}_raw_img_s": raw}
         identity = timing_identity(self._config, trial, stored)
-        self.identity = self._ranked(identity, rows) if ratio is not None else {**identity, "figure": RAW_FIGURE}
-        if ratio is None or self.identity != identity:
+        # One that could not be compiled is timed eager, and the others are not for that.
+        asked = {**identity, "mode": self._config.settings["mode"]}
+        self.identity = self._ranked(asked, rows) if ratio is not None else {**asked, "figure": RAW_FIGURE}
+        if ratio is None or self.identity != asked:
             return dict(values)
         images_s = ratio * self._rate(identity_digest(identity), raw / ratio, rows)
         stored[f"{prefix}_img_s"] = images_s

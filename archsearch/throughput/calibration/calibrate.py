@@ -9,7 +9,7 @@ import torch
 
 from archsearch.device import conditions
 from archsearch.space import choose_papers, load_space, reference_arch
-from archsearch.system import Progress, ignore, utc_now
+from archsearch.system import Progress, Say, ignore, utc_now
 from archsearch.throughput.calibration.calibration import Calibration, fit_calibration
 from archsearch.throughput.calibration.collect import measure_plan, partial_path
 from archsearch.throughput.calibration.file import calibration_path, save_calibration
@@ -35,12 +35,12 @@ class CalibrateRequest:
     measuring: Mapping[str, Any]
 
 
-def calibration_plan(request: CalibrateRequest) -> CalibrationPlan:
+def calibration_plan(request: CalibrateRequest, say: Say = ignore) -> CalibrationPlan:
     """The plan for a request, checked before anything is timed, with threads and cores set; UserError for a request that cannot be met."""
     space = load_space(request.space).resized(request.image_size)
     image_size, in_chans = space.plan.image_size, space.plan.in_chans
-    measurement = Measurement.resolve(**request.measuring, image_size=image_size, in_chans=in_chans)
-    measurement.use_cpu()
+    measurement = Measurement.resolve(**request.measuring, image_size=image_size, in_chans=in_chans, say=say)
+    measurement.use_device()
     return CalibrationPlan(
         key=CalibrationKey.for_this_machine(measurement),
         space=space,

@@ -17,7 +17,11 @@ from archsearch.version import __version__
 
 Group = Literal["train", "held_out", "paper"]
 MIN_HYBRIDS, MIN_HELD_OUT = 4, 3
-DEFAULT_SLOPES = {"eager": 800, "compile": 150}  # compiling a chain of layers takes about ten seconds
+DEFAULT_SLOPES = {
+    "eager": 800,
+    "compile": 150,
+    "reduce-overhead": 150,
+}  # compiling a chain of layers takes about ten seconds
 _MOST_REPEATS = 200  # successive draws of known architectures, after which a small space counts as exhausted
 
 

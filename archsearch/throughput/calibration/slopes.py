@@ -57,7 +57,7 @@ def time_slope(site: Site, key: CalibrationKey) -> Slope:
     The chains are timed in the order short, long, short, so that a steady change of the machine's speed cancels out.
     """
     device, sample_s = torch.device(key.device), _SAMPLE_S[key.device]
-    if key.mode == "compile":
+    if key.mode != "eager":
         torch.compiler.reset()
     first = site.layer.build(site.shape).to(memory_format=torch.channels_last)
     layers = [

@@ -32,6 +32,7 @@ _REASON_LENGTH = 500
 _EXIT_TIMEOUT_S = 5.0
 # Signals that a process gets from others: the kernel without memory, a user, a batch system. What the evaluation itself does wrong gives others.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGXCPU")
+_DEVICE_LOST = ("CUDA error:", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED")
 # Spans over which the use of the cores by others is averaged: for a display, and at least, as the system counts in hundredths.
 _LATELY_S, _SHORTEST_S = 2.0, 0.2
 
@@ -93,6 +94,9 @@ class ProcessWorker:
                 self._start()
         if events and events[-1]["event"] in ("done", "failed"):
             self._trial = None
+            if events[-1].pop("device_lost", False):
+                self._reap(exit_timeout_s=0)  # at once: such a process may hang at its exit
+                self._start()
         return events
 
     def _reap(self, exit_timeout_s: float = _EXIT_TIMEOUT_S) -> str:
@@ -204,8 +208,21 @@ def _evaluate(function: Evaluator, job: Job, jobs: Connection) -> Event:
     try:
         function(job.arch, job.settings, job.done, emit)
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: they end the trial, not the worker
-        return {"event": "failed", "reason": _describe_error(error)}
+        last: Event = {"event": "failed", "reason": _describe_error(error)}
+        return {**last, "device_lost": True} if _is_device_lost(error) else last
     return {"event": "done"}
+
+
+def _is_device_lost(error: BaseException | None) -> bool:
+    """Whether a CUDA error was among what led to this one: such as an illegal access to memory, after which every call of the process fails.
+
+    By names, since a worker loads torch only with its evaluation.
+    """
+    while error is not None:
+        if type(error).__name__ == "AcceleratorError" or any(words in str(error) for words in _DEVICE_LOST):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class _Others:
@@ -218,7 +235,8 @@ class _Others:
         self._phase = self._mark = self._read()
 
     def _read(self) -> tuple[float, float | None]:
-        return time.monotonic(), self._load.total_s([os.getppid()], own_threads=self._threads)
+        own = [os.getppid(), *(process.pid for process in multiprocessing.active_children())]
+        return time.monotonic(), self._load.total_s(own, own_threads=self._threads)
 
     def phase_ended(self) -> float | None:
         """The mean since the last phase ended, None where the system does not say or it was too short to tell."""
