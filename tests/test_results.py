@@ -96,6 +96,7 @@ throughput_id: string
 throughput_raw_img_s: double
 throughput_again_raw_img_s: double
 other_cores: double
+proxy_peak_memory_bytes: int64
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")
