@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from support.networks import arch_of
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,7 +23,6 @@ from archsearch.proxy.training.augment import augmented
 from archsearch.proxy.training.gradients import Gradients
 from archsearch.proxy.training.memory import activation_bytes, fitting_part, state_bytes
 from archsearch.proxy.training.step import Record, Step
-from support.networks import arch_of
 
 RECIPE = Recipe(steps=8, batch_size=16, learning_rate=1e-3, image_size=32, dtype="float32", augment="shift")
 CPU = torch.device("cpu")
