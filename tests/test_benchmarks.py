@@ -48,7 +48,9 @@ def test_compiling_is_timed_cold_warm_and_ahead(request: pytest.FixtureRequest, 
 def run_script(tmp_path: Path, script: str, options: list[str], timeout_s: float = 120) -> pa.Table:
     """The file that a script writes with --smoke, all of whose columns the page explains."""
     command = [sys.executable, f"tests/benchmarks/{script}.py", "--smoke", "--out", str(tmp_path), *options]
-    subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=True, timeout=timeout_s)
+    subprocess.run(
+        command, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, check=True, timeout=timeout_s
+    )
     (path,) = tmp_path.glob("*.parquet")
     table = pq.read_table(path)
     environment = json.loads(table.schema.metadata[b"environment"])

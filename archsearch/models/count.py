@@ -48,7 +48,7 @@ def count_fvcore(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> 
 
     Raises RunError naming any operation that has no handler and is not free.
     """
-    cpu = copy.deepcopy(model).cpu().eval()
+    cpu = model if _is_ready(model) else copy.deepcopy(model).cpu().eval()
     with warnings.catch_warnings():
         # fvcore's import and torch.jit.trace both warn that TorchScript is deprecated; a user cannot change that.
         warnings.simplefilter("ignore")
@@ -86,6 +86,12 @@ def count_flop_counter(model: nn.Module, image_size: ImageSize, in_chans: int = 
     counted = {op.__name__ for op in counter.flop_registry}
     _refuse_unknown(seen.names - counted - _FREE_DISPATCHED, "FlopCounterMode")
     return int(counter.get_total_flops()) // 2
+
+
+def _is_ready(model: nn.Module) -> bool:
+    """Whether the model lies on the CPU and in eval mode: tracing it as it is changes nothing, and a copy takes a tenth of the count."""
+    on_cpu = all(tensor.device.type == "cpu" for tensor in (*model.parameters(), *model.buffers()))
+    return on_cpu and not any(module.training for module in model.modules())
 
 
 class _SeenOps(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its constructor untyped

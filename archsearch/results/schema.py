@@ -117,6 +117,7 @@ SCHEMA = pa.schema(
         pa.field("throughput_again_raw_img_s", pa.float64()),
         pa.field("other_cores", pa.float64()),
         pa.field("compile_s", pa.float64()),
+        pa.field("proxy_peak_memory_bytes", pa.int64()),
     ]
 )
 # Grows by one when a column is added or gets another meaning; null in files from before there was one.

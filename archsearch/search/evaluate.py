@@ -250,6 +250,7 @@ def _train(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: 
         "proxy_loader_images_s": score.loader_images_s,
         "proxy_step_images_s": score.step_images_s,
         "proxy_micro_batch": score.micro_batch,
+        "proxy_peak_memory_bytes": score.peak_memory_bytes,
     }
 
 

@@ -1,5 +1,7 @@
 """Augmentation: stored uint8 squares become augmented, normalised float32 batches, on their device."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -89,7 +91,11 @@ def _resize(images: Tensor, image_size: int) -> Tensor:
 
 def _normalise(images: Tensor, data: ProxyData) -> Tensor:
     """0..255 -> zero mean, unit deviation, three channels, channels last; works in place."""
-    mean = torch.tensor(data.mean, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(data.std, device=images.device).view(1, -1, 1, 1)
+    mean, std = _by_channel(data.mean, images), _by_channel(data.std, images)
     images = images.mul_(1 / (255 * std)).sub_(mean / std)
     return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def _by_channel(values: Sequence[float], images: Tensor) -> Tensor:
+    """(1, C, 1, 1) on the images' device, without a copy from the host, which a GPU would have to wait for."""
+    return torch.cat([images.new_full((1, 1, 1, 1), value) for value in values], dim=1)

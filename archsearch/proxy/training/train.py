@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.data import ProxyData
+from archsearch.device import peak_memory_bytes, reset_peak_memory
 from archsearch.errors import RunError
 from archsearch.metrics import binomial_standard_error
 from archsearch.models import build
@@ -21,9 +22,10 @@ from archsearch.proxy.training.determinism import (
     read_random_state,
     write_random_state,
 )
-from archsearch.proxy.training.gradients import Gradients
+from archsearch.proxy.training.memory import choose_micro_batch
 from archsearch.proxy.training.rates import StepClock, loader_images_s
 from archsearch.proxy.training.recipe import Recipe
+from archsearch.proxy.training.step import Step
 from archsearch.proxy.training.top1 import NotFiniteError, top1
 from archsearch.space import Arch
 
@@ -57,6 +59,7 @@ class ProxyScore:
     loader_images_s: float  # of batches alone, on the training's device; `recipe.is_starved` compares it with the next
     step_images_s: float  # of the training's first steps, without the wait for batches
     micro_batch: int | None  # images a part where memory was too short for whole batches
+    peak_memory_bytes: int | None  # of the steps since the last pause, as `device.peak_memory_bytes` has it
 
 
 def train_and_score(
@@ -78,7 +81,7 @@ class Training:
     before the last step is that of the weights at that step, at the learning rate of the full schedule.
 
     Where a loss or an output is not finite, training starts once more from the same weights at half the rate; RunError when
-    that fails too. Where memory is too short for a batch, its gradients are summed up in parts (`Gradients`).
+    that fails too. Where memory is too short for a batch, its gradients are summed up in parts (`choose_micro_batch`, `Gradients`).
 
     Data order, augmentation and dropout depend on the recipe only. On a CPU a training gives the same bits each time; on CUDA
     as far as PyTorch does (`deterministic` lists what does not).
@@ -93,13 +96,14 @@ class Training:
         device: torch.device | str,
         progress: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
-        self.model, self.data, self.recipe, self.progress = model, data, recipe, progress
+        self.model, self.data, self.progress = model, data, progress
         self.device = torch.device(device)
         model.to(self.device)
         self.loader = Loader(data, self.device)
         self._initial = {name: value.clone() for name, value in model.state_dict().items()}
         self._first_failure: NotFiniteError | None = None
-        self._attempt = _Attempt(self, recipe)
+        self.recipe = replace(recipe, micro_batch=choose_micro_batch(model, recipe, self.device))
+        self._attempt = _Attempt(self, self.recipe)
 
     def advance(self, step: int) -> ProxyScore:
         """Train up to `step`, at least 1 and at most the recipe's steps, and score the model there."""
@@ -113,7 +117,7 @@ class Training:
                 raise RunError(f"proxy training failed twice: {where}, {failure} at {rate:g}") from failure
             self._first_failure = failure
         self.model.load_state_dict(self._initial)
-        halved = replace(self.recipe, learning_rate=rate, micro_batch=self._attempt.gradients.micro_batch)
+        halved = replace(self.recipe, learning_rate=rate, micro_batch=self._attempt.step.gradients.micro_batch)
         self._attempt = _Attempt(self, halved, is_retry=True)
         return self.advance(step)
 
@@ -122,15 +126,10 @@ class _Attempt:
     """A training at one learning rate, paused between steps."""
 
     def __init__(self, training: Training, recipe: Recipe, *, is_retry: bool = False) -> None:
-        from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]  # public, but without __all__; late: timm is slow to import
-
         self.training, self.recipe, self.is_retry = training, recipe, is_retry
         self.device = training.device
-        groups = param_groups_weight_decay(training.model, recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-        self.losses = torch.zeros(recipe.steps, device=self.device)
+        self.step = Step(training.model, recipe, self.device)
         self.batches = training.loader.train_batches(recipe)
-        self.gradients = Gradients(training.model, recipe, self.device)
         self.clock = StepClock(recipe, self.device)
         self.done, self.train_s = 0, 0.0
         # For dropout: its random numbers pause and continue with the training.
@@ -141,13 +140,15 @@ class _Attempt:
     def advance(self, step: int) -> ProxyScore:
         """As `Training.advance`; raises NotFiniteError."""
         loader_rate = loader_images_s(self.training.loader, self.recipe)  # before the clock starts
+        reset_peak_memory(self.device)
         started = time.perf_counter()
         with own_random_numbers(self.device), deterministic(self.device):
             write_random_state(self._random_state, self.device)
             self._train(step)
             self._random_state = read_random_state(self.device)
-        train_loss = self.losses[step - max(1, step // 10) : step].mean().item()
+        train_loss = self.step.losses[step - max(1, step // 10) : step].mean().item()
         self.train_s += time.perf_counter() - started
+        peak_memory = peak_memory_bytes(self.device)
         scored = time.perf_counter()
         score = top1(self.training.model, self.training.loader, self.recipe)
         num_val = len(self.training.data.val_labels)
@@ -163,26 +164,19 @@ class _Attempt:
             learning_rate=self.recipe.learning_rate,
             loader_images_s=loader_rate,
             step_images_s=self.clock.images_s,
-            micro_batch=self.gradients.micro_batch,
+            micro_batch=self.step.gradients.micro_batch,
+            peak_memory_bytes=peak_memory,
         )
 
     def _train(self, until: int) -> None:
         """The steps up to `until`."""
         self.training.model.train()
-        reporter = _Reporter(self.recipe, self.losses, self.training.progress, start=self.done, stop=until)
+        reporter = _Reporter(self.recipe, self.step.losses, self.training.progress, start=self.done, stop=until)
         for step in range(self.done, until):
             images, labels = next(self.batches)
-            self.clock.run(partial(self._step, step, images, labels))
+            self.clock.run(partial(self.step.run, step, images, labels))
             self.done = step + 1
             reporter.after(step)
-
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate_at(step)
-        self.losses[step] = self.gradients.add(images, labels)
-        nn.utils.clip_grad_norm_(self.training.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
 
 class _Reporter:
