@@ -4,6 +4,7 @@ What a column means is written by hand, in the page: it is read from the table t
 """
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pyarrow as pa
 from archsearch.report import paper_list
 from archsearch.results import FRONT_SCHEMA, SCHEMA
 
-DOCS = Path(__file__).resolve().parents[2] / "archsearch" / "docs"
+CHECKOUT = Path(__file__).resolve().parents[2]
+DOCS, BENCHMARKS = CHECKOUT / "archsearch" / "docs", CHECKOUT / "results" / "benchmarks"
 
 
 def table_below(heading: str, page: str) -> str:
@@ -71,7 +73,21 @@ def papers_tables(page: str) -> dict[str, str]:
     return {"The 39 models": make_table(["name", "paper (arXiv)", "px", "MACs", "parameters", "top-1"], rows)}
 
 
-TABLES = {"results": results_tables, "papers": papers_tables}
+def benchmarks_tables(page: str) -> dict[str, str]:
+    """Heading -> table, of the page `benchmarks`."""
+    # Here: the module lies beside the script that prints these tables, and is found only once this one runs.
+    from gpu_rows import read_rows
+    from gpu_tables import NETWORK_COLUMNS, OPERATION_COLUMNS, SHOWN_COMMIT, SHOWN_FILE, network_cells, operation_cells
+
+    kept = read_rows(BENCHMARKS / SHOWN_FILE)
+    rows = [row for row in kept if row["commit"] == SHOWN_COMMIT]
+    return {
+        "Networks on an H100": make_table(NETWORK_COLUMNS, network_cells(rows)),
+        "Operations on an H100": make_table(OPERATION_COLUMNS, operation_cells(rows)),
+    }
+
+
+TABLES = {"results": results_tables, "papers": papers_tables, "benchmarks": benchmarks_tables}
 
 
 def rewrite() -> None:
@@ -85,4 +101,5 @@ def rewrite() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(CHECKOUT / "tests" / "benchmarks"))
     rewrite()
