@@ -1,5 +1,7 @@
 """What is chosen on CUDA, on fake CUDA tensors, which need no GPU; and that what is chosen there has the values of torch's own operation."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -112,3 +114,19 @@ def test_on_the_cpu_a_norm_is_torchs() -> None:
     with Calls() as calls:
         assert torch.equal(apply_norm(norm, x), norm(x))
     assert calls.names.count("layer_norm") == 2
+
+
+def test_triton_is_not_imported_before_it_is_used_nor_needed() -> None:
+    program = (
+        "import sys; sys.modules['triton'] = None  # as where it is not installed\n"
+        "import warnings; import torch; import archsearch.blocks.kernels as kernels\n"
+        "from archsearch.blocks.kernels import cuda\n"
+        "assert not [name for name in sys.modules if name.startswith('archsearch.blocks.kernels.triton')]\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always')\n"
+        "    assert not cuda.has_triton()\n"
+        "assert ['Triton does not work here' in str(each.message) for each in seen] == [True], seen\n"
+        "kernels.depthwise(torch.ones(1, 2, 3, 3), torch.ones(2, 1, 3, 3), None, 2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
