@@ -81,9 +81,9 @@ def test_a_convolution_by_cells_is_the_convolution_forward_and_backward(
         size = (32, 19)
     torch.manual_seed(0)
     shapes = [(2, 3, *size), (5, 3, kernel, kernel), (5,)]
-    leaves = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
-    out = unshuffled_conv(*leaves, stride, padding)
-    wanted = functional.conv2d(*leaves, stride, padding)
+    leaves = x, weight, bias = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
+    out = unshuffled_conv(x, weight, bias, stride, padding)
+    wanted = functional.conv2d(x, weight, bias, stride, padding)
     torch.testing.assert_close(out, wanted, rtol=1e-12, atol=1e-12, check_stride=False)
     pattern = torch.randn_like(wanted)
     pairs = zip(torch.autograd.grad(out, leaves, pattern), torch.autograd.grad(wanted, leaves, pattern), strict=True)
