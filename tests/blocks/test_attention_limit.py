@@ -58,7 +58,8 @@ def _lengths(arch: Arch) -> list[int]:
     network, images = _network(arch)
     with Lengths() as lengths:
         network(images)
-    return lengths.seen
+    seen: list[int] = lengths.seen
+    return seen
 
 
 def _check(archs: Iterator[Arch], scales: list[Any], *, is_whole: bool) -> None:
@@ -130,12 +131,13 @@ def test_both_ways_are_fused_attention_forward_and_backward(way: str, biases: in
     mine = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
     wanted = [leaf.detach().clone().requires_grad_() for leaf in mine]
     bias = wanted[3].repeat(12 // biases, 1, 1, 1) if biases else None
-    oracle = functional.scaled_dot_product_attention(*wanted[:3], attn_mask=bias)
+    query, key, value = wanted[:3]
+    oracle = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     if way == "by hand":
         out = attention_by_hand(*mine)
     else:
         own = mine[3].repeat(4, 1, 1, 1) if biases == 3 else mine[3] if biases else None
-        out = attention_in_parts(*mine[:3], own, most=5)
+        out = attention_in_parts(mine[0], mine[1], mine[2], own, most=5)
     torch.testing.assert_close(out, oracle, rtol=1e-12, atol=1e-12)
     pattern = torch.randn_like(out)
     for slope, other in zip(

@@ -1,5 +1,7 @@
 """What is chosen on CUDA, on fake CUDA tensors, which need no GPU; and that what is chosen there has the values of torch's own operation."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -79,9 +81,9 @@ def test_a_convolution_by_cells_is_the_convolution_forward_and_backward(
         size = (32, 19)
     torch.manual_seed(0)
     shapes = [(2, 3, *size), (5, 3, kernel, kernel), (5,)]
-    leaves = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
-    out = unshuffled_conv(*leaves, stride, padding)
-    wanted = functional.conv2d(*leaves, stride, padding)
+    leaves = x, weight, bias = [torch.randn(shape, dtype=torch.float64).requires_grad_() for shape in shapes]
+    out = unshuffled_conv(x, weight, bias, stride, padding)
+    wanted = functional.conv2d(x, weight, bias, stride, padding)
     torch.testing.assert_close(out, wanted, rtol=1e-12, atol=1e-12, check_stride=False)
     pattern = torch.randn_like(wanted)
     pairs = zip(torch.autograd.grad(out, leaves, pattern), torch.autograd.grad(wanted, leaves, pattern), strict=True)
@@ -112,3 +114,19 @@ def test_on_the_cpu_a_norm_is_torchs() -> None:
     with Calls() as calls:
         assert torch.equal(apply_norm(norm, x), norm(x))
     assert calls.names.count("layer_norm") == 2
+
+
+def test_triton_is_not_imported_before_it_is_used_nor_needed() -> None:
+    program = (
+        "import sys; sys.modules['triton'] = None  # as where it is not installed\n"
+        "import warnings; import torch; import archsearch.blocks.kernels as kernels\n"
+        "from archsearch.blocks.kernels import cuda\n"
+        "assert not [name for name in sys.modules if name.startswith('archsearch.blocks.kernels.triton')]\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always')\n"
+        "    assert not cuda.has_triton()\n"
+        "assert ['Triton does not work here' in str(each.message) for each in seen] == [True], seen\n"
+        "kernels.depthwise(torch.ones(1, 2, 3, 3), torch.ones(2, 1, 3, 3), None, 2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

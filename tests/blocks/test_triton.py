@@ -22,6 +22,7 @@ LAYER_NORM, DEPTHWISE = (
 )
 
 
+@pytest.mark.slow
 def test_values_in_the_interpreter() -> None:
     """In a process of its own: Triton is interpreted, or not, from the first import of it on."""
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", str(CASES)]
@@ -76,7 +77,8 @@ def test_a_compiler_sees_the_kernels_in_one_graph(name: str) -> None:
         return make_boxed_func(lambda *args: [kind and torch.zeros(kind[0], dtype=kind[1]) for kind in kinds])
 
     torch._dynamo.reset()
-    compiled = torch.compile(own, fullgraph=True, backend=aot_autograd(fw_compiler=note, bw_compiler=note))
+    backend = aot_autograd(fw_compiler=note, bw_compiler=note)
+    compiled: Any = torch.compile(own, fullgraph=True, backend=backend)
     leaves = [torch.ones(shape, requires_grad=True) for shape in shapes]
     torch.autograd.backward(compiled(*leaves).sum())
     assert len(targets) == 2

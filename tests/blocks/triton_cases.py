@@ -16,7 +16,7 @@ NORMS = [(3, 5, 24), (1, 96), (90, 40), (2, 1, 3, 320)]
 CONVOLUTIONS = [((2, 2, 4, 6), 3, 1), ((1, 3, 2, 70), 3, 2), ((1, 2, 3, 5), 7, 3), ((1, 1, 17, 3), 5, 4)]
 
 
-def _standard_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+def _standard_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int) -> Tensor:
     padding = dilation * (weight.shape[-1] // 2)
     out = functional.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, dilation=dilation, groups=x.shape[-1])
     return out.permute(0, 2, 3, 1)
@@ -75,12 +75,14 @@ def test_depthwise(shape: tuple[int, ...], kernel: int, dilation: int, dtype: to
     mine, wanted = _leaves([shape, (channels, 1, kernel, kernel), (channels,)], dtype)
     out = triton_depthwise.depthwise(*mine, dilation)
     assert out.dtype == dtype
-    _compare(_differentiated(out, mine), _differentiated(_standard_depthwise(*wanted, dilation), wanted), dtype)
+    _compare(
+        _differentiated(out, mine), _differentiated(_standard_depthwise(*wanted, dilation=dilation), wanted), dtype
+    )
 
 
 def test_depthwise_without_a_bias() -> None:
     mine, wanted = _leaves([(1, 2, 3, 4), (4, 1, 3, 3)], torch.float32)
-    out, oracle = triton_depthwise.depthwise(*mine, None, 2), _standard_depthwise(*wanted, None, 2)
+    out, oracle = triton_depthwise.depthwise(*mine, None, 2), _standard_depthwise(*wanted, dilation=2)
     _compare(_differentiated(out, mine), _differentiated(oracle, wanted), torch.float32)
 
 
@@ -98,7 +100,7 @@ def test_second_derivatives_are_those_of_standard_operations() -> None:
     ):
         torch.testing.assert_close(own.double(), other, rtol=1e-4, atol=1e-3)
     mine, wanted = _leaves([(1, 2, 3, 4), (4, 1, 3, 3), (4,)], torch.float32)
-    oracle = _standard_depthwise(*wanted, 2)
+    oracle = _standard_depthwise(*wanted, dilation=2)
     for own, other in zip(_second(triton_depthwise.depthwise(*mine, 2), mine), _second(oracle, wanted), strict=True):
         torch.testing.assert_close(own.double(), other, rtol=1e-4, atol=1e-3)
 

@@ -61,7 +61,7 @@ def is_plain(*tensors: Tensor) -> bool:
     return all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
 
 
-_FORWARDS = {Linear: Linear.forward, LayerNorm: LayerNorm.forward}
+_FORWARDS: dict[type[nn.Module], object] = {Linear: Linear.forward, LayerNorm: LayerNorm.forward}
 
 
 def is_watched(layer: nn.Module) -> bool:

@@ -12,7 +12,7 @@ _CHANNELS = 64  # of a tile
 _CHUNKS = 128  # of the rows of all images, each with its own sum for the weight
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]  # Triton leaves it untyped
 def _forward(  # type: ignore[no-untyped-def]
     x, weight, bias, out, height, width, channels,
     kernel: tl.constexpr, dilation: tl.constexpr, tile: tl.constexpr, block: tl.constexpr, has_bias: tl.constexpr,
@@ -39,7 +39,7 @@ def _forward(  # type: ignore[no-untyped-def]
     tl.store(place, total.to(out.dtype.element_ty), mask=(column < width)[:, None] & inside[None, :])
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]  # Triton leaves it untyped
 def _weight_gradient(  # type: ignore[no-untyped-def]
     grad, x, sums, rows, height, width, channels,
     kernel: tl.constexpr, dilation: tl.constexpr, taps: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,

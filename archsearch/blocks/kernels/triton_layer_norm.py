@@ -22,7 +22,7 @@ def _normed(x, place, mask, inside, eps, channels):  # type: ignore[no-untyped-d
     return centred * scale[:, None], scale
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]  # Triton leaves it untyped
 def _forward(x, weight, bias, out, rows, eps, channels: tl.constexpr, block: tl.constexpr, tile: tl.constexpr):  # type: ignore[no-untyped-def]
     row, channel = tl.arange(0, tile)[:, None], tl.arange(0, block)[None, :]
     first = tl.cast(tl.program_id(0), tl.int64) * tile  # one number of 64 bits; the places behind it have 32
@@ -35,7 +35,7 @@ def _forward(x, weight, bias, out, rows, eps, channels: tl.constexpr, block: tl.
     tl.store(out + first * channels + place, scaled.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]  # Triton leaves it untyped
 def _backward(  # type: ignore[no-untyped-def]
     grad, x, weight, grad_x, sums, rows, eps, channels: tl.constexpr, block: tl.constexpr, tile: tl.constexpr
 ):
