@@ -141,7 +141,7 @@ def test_candidates_in_turn_are_compiled_once_each() -> None:
     counter = torch._dynamo.testing.CompileCounter()
     counts = []
     with torch.inference_mode():
-        for name in ("twins_pcpvt_small-short", "twins_pcpvt_small-short", "hybrid-0-short", "hybrid-0-short"):
+        for name in (QUICK[0], QUICK[0], QUICK[1], QUICK[1]):
             network, images = make(name)
             compiled = torch.compile(network, backend=counter, fullgraph=True, dynamic=False)
             for few in (images[:2], images[2:4]):
