@@ -36,6 +36,7 @@ def evaluate(
     The phases are those of settings["phases"], by default `count`, `throughput` and `proxy`. Further ones are `again` (the throughput
     another time), `free` (the training-free scores), `proxy@50` (the proxy's training up to step 50, one of its rungs, from which a
     later rung or `proxy` continues) and `seed@2` (the whole training with another seed, the second of these).
+    Where networks are timed compiled, those of the architectures settings["ahead"] are compiled meanwhile, by other processes.
     Raises RunError with the reason when the counts disagree, the candidate does not fit into memory or its training diverges.
     """
     measurement = Measurement.from_dict(settings)

@@ -31,7 +31,7 @@ def pool_size(measurement: Measurement) -> int:
 
 
 class CompilePool:
-    """Compiles architectures as they will be measured, at most `size` at once, each in a process of its own.
+    """Compiles architectures as they will be measured, at most `size` at once, each in a process of its own; on a CPU from the end of `paused` on.
 
     A process that fails or is killed says nothing: the measurement compiles the network itself, and reports what is wrong with it. None
     outlives this process, whose group it belongs to.
@@ -43,7 +43,7 @@ class CompilePool:
         self._waiting: dict[str, Mapping[str, Any]] = {}  # architectures by arch_id, in order
         self._at_work: set[str] = set()
         self._known: set[str] = set()
-        self._is_paused = False
+        self._is_paused = measurement.device == "cpu"  # else the first timing would wait for what was just begun
         self._changed = threading.Condition()
         for _ in range(size):
             threading.Thread(target=self._serve, daemon=True).start()

@@ -40,7 +40,7 @@ class _CompiledError(Exception):
 def compile_ahead(model: nn.Module, protocol: Protocol, device: torch.device) -> None:
     """Compile the forward pass as `measure` does, without running it: where it is measured later, the compiler's cache has it.
 
-    A GPU does nothing meanwhile but take the weights, so that it may be timed on. Raises what the compiler raises.
+    A GPU does nothing meanwhile but take weights and images, so that it may be timed on. Raises what the compiler raises.
     """
     with prepared(model, protocol) as network:
         network.to(device)
@@ -54,11 +54,13 @@ def compile_ahead(model: nn.Module, protocol: Protocol, device: torch.device) ->
                 return
 
 
-def _compile_only(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Tensor]:
-    """A backend for torch.compile: its own, whose result is left alone."""
-    from torch._inductor.compile_fx import compile_fx  # over a second, where nothing may be compiled
+def _compile_only(graph: torch.fx.GraphModule, inputs: list[Tensor], mode: str | None = None) -> Callable[..., Tensor]:
+    """A backend for torch.compile: its own in this mode, whose result is left alone."""
+    # Here, since they take over a second where nothing may be compiled.
+    from torch._inductor import list_mode_options
+    from torch._inductor.compile_fx import compile_fx
 
-    compile_fx(graph, inputs)
+    compile_fx(graph, inputs, config_patches=list_mode_options(mode) if mode else None)
 
     def stop(*_: Tensor) -> Tensor:
         raise _CompiledError

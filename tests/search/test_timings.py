@@ -19,7 +19,7 @@ from archsearch import results
 from archsearch.identity import RAW_FIGURE, identity_digest, ratio_figure, row_identity, throughput_identity
 from archsearch.report import build_report
 from archsearch.report.repeatability import not_compiled_sentence
-from archsearch.search import RunConfig, open_run
+from archsearch.search import RunConfig, open_run, restore_run
 from archsearch.search.run import RankedPredictor, other_timings_sentence, raw_sentence
 from archsearch.space import Arch, paper
 from archsearch.throughput import Calibration
@@ -313,6 +313,8 @@ def test_networks_that_do_not_compile_are_ranked_among_themselves(tmp_path: Path
     with open_run(folder, config) as store:
         store.measure_here(A, remeasure=True)
         assert 0 not in [row["trial"] for row in store.left_to_remeasure()]
+    (folder / "study.db").unlink()
+    assert restore_run(folder).changed == ()
 
 
 def test_a_worker_that_compiles_hears_what_comes_next(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _columns_of(prefix: str) -> list[str]:
 
 _AGAIN = _columns_of("throughput_again_")
 _SHORTEST_S = 1e-6  # less is rounding
-_TIMED = ("latency_ms", "peak_memory_bytes", "device_name", "conditions")
+_TIMED = ("latency_ms", "peak_memory_bytes", "compile_s", "device_name", "conditions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +198,8 @@ def _stored_trial(config: RunConfig, row: Row) -> StoredTrial:
 def _phases(config: RunConfig, row: Row) -> dict[str, dict[str, Any]]:
     """What each phase measured: phase -> column -> value."""
     throughput = [*_TIMED, *(name for name in _columns_of("throughput_") if name not in _AGAIN)]
+    if row["mode"] != config.settings["mode"]:  # a network that does not compile
+        throughput.append("mode")
     columns = {"count": ["macs_fvcore"], "throughput": throughput, FREE_PHASE: _columns_of(f"{FREE_PHASE}_")}
     phases = {phase: _values(row, names) for phase, names in columns.items()}
     for point, rung in zip(json.loads(row["learning_curve"] or "[]"), config.trainings, strict=False):

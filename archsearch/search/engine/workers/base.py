@@ -15,7 +15,8 @@ process or on another machine, so jobs and events are plain values that JSON can
 The reason of a process that was ended from outside begins with `KILLED`: then it is not the trial's fault, and the driver tries once more.
 
 A job has exactly one last event, unless the worker is closed first. A crash of the evaluation, or of the process or machine it runs in, is
-a `failed` event and never an exception; afterwards the worker accepts the next job.
+a `failed` event and never an exception; afterwards the worker accepts the next job. So it does after a CUDA error, which leaves a process
+unusable: the next job is done by another one.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,9 +32,9 @@ KILLED = "the worker process was killed"
 class Job:
     """One evaluation of a trial, as plain values.
 
-    `arch` is what `Arch.to_dict` gave. `settings` are those of the run with its `seed`, the texts of its files of `blocks` by name and,
-    where not the default ones are meant, the `phases` to measure. `done` has the phases measured before (phase -> column -> value), which are not
-    measured again.
+    `arch` is what `Arch.to_dict` gave. `settings` are those of the run with its `seed`, the texts of its files of `blocks` by name, where
+    not the default ones are meant the `phases` to measure, and in a run that compiles the architectures that come next, as `ahead`.
+    `done` has the phases measured before (phase -> column -> value), which are not measured again.
     """
 
     trial: int
