@@ -14,7 +14,7 @@ import timm
 import torch
 from clock import Work
 from gpu_rows import Row
-from gpu_setting import Setting
+from gpu_setting import PRELOADED, Setting
 from rivals import TIMM, Side, make
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,7 +28,6 @@ from archsearch.space import reference_arch
 Layout = Literal["channels_last", "contiguous"]
 Mode = Literal["eager", "compile", "reduce-overhead"]
 
-PRELOADED = ("archsearch.models", "archsearch.proxy.training.train", "archsearch.throughput.throughput", "timm")
 PROFILE = "imagenet-short"
 NUM_CLASSES = 1000
 # What a process that compiles a network holds of the GPU at batch 128: context, weights, activations of one pass.
