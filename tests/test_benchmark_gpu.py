@@ -10,15 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from gpu import SECTIONS, main
 from gpu_rows import KEY, SCHEMA, Row, card_file, merged, read_rows, write_rows
 from gpu_tables import SHOWN_COMMIT, SHOWN_FILE, network_cells, operation_cells, verdicts
 
 CHECKOUT = Path(__file__).parent.parent
 KEPT = CHECKOUT / "results" / "benchmarks" / SHOWN_FILE
-SECTIONS = (
-    *("peaks", "compile-cache", "forward", "train", "kernels", "cuda-tests"),
-    *("run", "order", "latency", "autocast", "train-compiled"),
-)
 
 
 def command(folder: Path, *options: str) -> list[str]:
@@ -115,11 +112,31 @@ def test_targets_are_judged_by_the_figures() -> None:
 # The command
 
 
+def call(monkeypatch: pytest.MonkeyPatch, *options: str) -> object:
+    """The exit code of the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_one_sentence_names_the_way_out(tmp_path: Path) -> None:
-    code, out, err = finish(tmp_path)
-    assert (code, out, err.count("\n")) == (2, "", 1)
+def test_without_a_gpu_one_sentence_names_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--out", str(tmp_path)) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
     assert "--smoke" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sections_that_do_not_fit_are_skipped_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--out", str(tmp_path), "--smoke", "--seconds", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines if ": skipped: " in line] == list(SECTIONS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -141,16 +158,12 @@ def test_sections_write_rows_of_the_schema_and_leave_those_of_other_commits(tmp_
 
 
 @pytest.mark.slow
-def test_sections_that_do_not_fit_are_skipped_by_name(tmp_path: Path) -> None:
-    code, out, _ = finish(tmp_path, "--smoke", "--seconds", "1")
-    assert code == 0
-    assert [line.partition(":")[0] for line in out.splitlines() if ": skipped: " in line] == list(SECTIONS)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_whoever_is_killed_leaves_what_was_measured(tmp_path: Path, number: signal.Signals) -> None:
+def test_whoever_is_killed_leaves_what_was_measured(
+    tmp_path: Path, number: signal.Signals, pytestconfig: pytest.Config
+) -> None:
+    if number == signal.SIGKILL and not pytestconfig.getoption("whole"):
+        pytest.skip("as the other: with --whole")
     path = tmp_path / "gpu-smoke.parquet"
     process = start(tmp_path, "--smoke", "--section", "kernels")
     try:

@@ -28,20 +28,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import gpu_networks as networks
-import gpu_operations as operations
-import gpu_runs as runs
 import torch
 from clock import RESULTS
 from gpu_rows import Row, card_file, merged, read_rows, write_rows
-from gpu_setting import Setting
+from gpu_setting import PRELOADED, Setting
 from gpu_tables import NETWORK_COLUMNS, OPERATION_COLUMNS, network_cells, operation_cells, verdicts
 
 from archsearch.device import conditions, device_lock
@@ -56,24 +54,30 @@ _GRACE_S = 5  # from SIGTERM to SIGKILL
 class Section(NamedTuple):
     """What measures it, the seconds without which it is not begun, and whether the device's lock is held meanwhile."""
 
-    rows: Callable[[Setting], Iterator[Row]]
+    module: str
+    function: str
     least_s: int
     is_locked: bool = True
+
+    def rows(self, setting: Setting) -> Iterator[Row]:
+        """Its rows; imported here, as the process that starts the sections needs none of it."""
+        found: Iterator[Row] = getattr(import_module(self.module), self.function)(setting)
+        return found
 
 
 # Seconds are an H100's with 16 cores. A search and the tests take the lock themselves.
 SECTIONS = {
-    "peaks": Section(operations.peaks, 10),
-    "compile-cache": Section(networks.compile_cache, 80),
-    "forward": Section(networks.forward, 30),
-    "train": Section(networks.train, 15),
-    "kernels": Section(operations.kernels_section, 15),
-    "cuda-tests": Section(runs.cuda_tests, 20, is_locked=False),
-    "run": Section(runs.run, 60, is_locked=False),
-    "order": Section(runs.order, 100),
-    "latency": Section(networks.latency, 15),
-    "autocast": Section(networks.autocast, 30),
-    "train-compiled": Section(networks.train_compiled, 60),
+    "peaks": Section("gpu_operations", "peaks", 10),
+    "compile-cache": Section("gpu_networks", "compile_cache", 80),
+    "forward": Section("gpu_networks", "forward", 30),
+    "train": Section("gpu_networks", "train", 15),
+    "kernels": Section("gpu_operations", "kernels_section", 15),
+    "cuda-tests": Section("gpu_runs", "cuda_tests", 20, is_locked=False),
+    "run": Section("gpu_runs", "run", 60, is_locked=False),
+    "order": Section("gpu_runs", "order", 100),
+    "latency": Section("gpu_networks", "latency", 15),
+    "autocast": Section("gpu_networks", "autocast", 30),
+    "train-compiled": Section("gpu_networks", "train_compiled", 60),
 }
 SMOKE_LEAST_S = 5
 
@@ -115,7 +119,7 @@ class Recorder:
 def carry_out(name: str, setting: Setting, recorder: Recorder) -> str:
     """Run a section in its process until it ends or its seconds are over; says how it went."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(list(networks.PRELOADED))
+    context.set_forkserver_preload(list(PRELOADED))
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=measure_section, args=(name, setting, sender))
     process.start()
@@ -204,7 +208,6 @@ def _interrupt(*_: object) -> NoReturn:
 def main() -> None:
     """Measure, keep, print."""
     options = _options()
-    signal.signal(signal.SIGTERM, _interrupt)
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     where = conditions(torch.device(device_type))
     del where["date"]
@@ -223,4 +226,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
     main()

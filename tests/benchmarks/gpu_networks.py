@@ -14,7 +14,7 @@ import timm
 import torch
 from clock import Work
 from gpu_rows import Row
-from gpu_setting import Setting
+from gpu_setting import PRELOADED, Setting
 from rivals import TIMM, Side, make
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,7 +28,6 @@ from archsearch.space import reference_arch
 Layout = Literal["channels_last", "contiguous"]
 Mode = Literal["eager", "compile", "reduce-overhead"]
 
-PRELOADED = ("archsearch.models", "archsearch.proxy.training.train", "archsearch.throughput.throughput", "timm")
 PROFILE = "imagenet-short"
 NUM_CLASSES = 1000
 # What a process that compiles a network holds of the GPU at batch 128: context, weights, activations of one pass.
@@ -62,9 +61,14 @@ def forward_jobs(setting: Setting, modes: Iterable[Mode], dtype: Any = "bfloat16
     for mode in modes:
         for name in sorted(names, key=lambda name: name not in TIMM):
             yield Job(name=name, side="ours", mode=mode, **sizes)
-            if name in TIMM:
+            if _is_compared(name, mode, setting):
                 yield Job(name=name, side="timm", mode=mode, layout="contiguous", **sizes)
                 yield Job(name=name, side="timm", mode=mode, **sizes)
+
+
+def _is_compared(name: str, mode: Mode, setting: Setting) -> bool:
+    """Whether timm has it; with --smoke eager alone, as capturing a graph takes seconds."""
+    return name in TIMM and not (setting.smoke and mode != "eager")
 
 
 def network(job: Job) -> nn.Module:
@@ -214,7 +218,7 @@ def _training_jobs(setting: Setting, mode: Mode) -> Iterator[Job]:
     sizes |= {"task": "train", "dtype": "amp_bfloat16", "mode": mode}
     for name in sorted(setting.models(), key=lambda name: name not in TIMM):
         yield Job(name=name, side="ours", **sizes)
-        if name in TIMM:
+        if _is_compared(name, mode, setting):
             yield Job(name=name, side="timm", layout="contiguous", **sizes)
             yield Job(name=name, side="timm", **sizes)
 

@@ -25,12 +25,15 @@ ATTENTION = ((64, 3, 49, 49), (16, 6, 49, 49), (196, 6, 4, 4), (1, 2, 3136, 49),
 HEAD_DIM = 32
 
 
+Ways = Mapping[str, Callable[..., Tensor]]
+
+
 class Case(NamedTuple):
     """An operation at one shape, its tensors, and the ways to compute it by the side of a row."""
 
     what: str
     tensors: tuple[Tensor, ...]
-    ways: Mapping[str, Callable[..., Tensor]]
+    ways: Ways
     is_trained: bool = True
 
 
@@ -131,7 +134,7 @@ def _layer_norm(setting: Setting) -> Iterator[Case]:
     """Over the channels of a map."""
     for channels, side in _few(MAPS, setting):
         x, weight, bias = _map(setting, channels, side).permute(0, 2, 3, 1), *_random(setting, 2, channels)
-        ways = {
+        ways: Ways = {
             "ours": _own("layer_norm", eps=1e-6),
             "torch": lambda x, weight, bias: functional.layer_norm(x, weight.shape, weight, bias, 1e-6),
         }
@@ -143,7 +146,7 @@ def _depthwise(setting: Setting) -> Iterator[Case]:
         for channels, side in _few(DEPTHWISE_MAPS, setting):
             x, weight, bias = _map(setting, channels, side), _random(setting, channels, 1, kernel, kernel), _random(setting, channels)  # fmt: skip
             plain = partial(functional.conv2d, padding=dilation * (kernel // 2), dilation=dilation, groups=channels)
-            ways = {
+            ways: Ways = {
                 "ours": _own("depthwise", **({"dilation": dilation} if dilation > 1 else {})),
                 "torch": plain,
                 "torch, contiguous": lambda x, weight, bias, plain=plain: plain(x.contiguous(), weight, bias),
@@ -161,7 +164,7 @@ def _patch_conv(setting: Setting) -> Iterator[Case]:
             _random(setting, channels),
         )
         sizes = {"stride": 4, "padding": (kernel - 4) // 2}
-        ways = {"ours": _own("patch_conv", **sizes), "torch": partial(functional.conv2d, **sizes)}
+        ways: Ways = {"ours": _own("patch_conv", **sizes), "torch": partial(functional.conv2d, **sizes)}
         yield Case(f"patch {kernel}x{kernel} stride 4", tensors, ways, is_trained=False)  # images take no gradient
 
 
@@ -170,7 +173,7 @@ def _attention(setting: Setting) -> Iterator[Case]:
         batch = groups * setting.batch_size
         query, key, value = (_random(setting, batch, heads, length, HEAD_DIM) for length in (queries, keys, keys))
         shape = f"{batch}x{heads}x{queries}x{keys}"
-        ways = {"ours": _own("attention"), "torch": _fused, "by hand": _by_hand}
+        ways: Ways = {"ours": _own("attention"), "torch": _fused, "by hand": _by_hand}
         yield Case(f"attention {shape}", (query, key, value), ways)
         yield Case(f"attention with bias {shape}", (query, key, value, _random(setting, 1, heads, queries, keys)), ways)
 
@@ -181,7 +184,8 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 
 def _by_hand(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     scores = (query * HEAD_DIM**-0.5) @ key.transpose(-1, -2)
-    return (scores if bias is None else scores + bias).softmax(-1) @ value
+    out: Tensor = (scores if bias is None else scores + bias).softmax(-1) @ value
+    return out
 
 
 def _deformable(setting: Setting) -> Iterator[Case]:
@@ -189,7 +193,7 @@ def _deformable(setting: Setting) -> Iterator[Case]:
     for channels, side in _few(MERGINGS, setting):
         x, offsets = _map(setting, channels, side), 0.5 * _random(setting, setting.batch_size, 8, side // 2, side // 2)
         weight, bias = _random(setting, 2 * channels, channels, 2, 2), _random(setting, 2 * channels)
-        ways = {"torch": partial(deform_conv2d, stride=2), "by sampling": lit.deform_by_sampling}
+        ways: Ways = {"torch": partial(deform_conv2d, stride=2), "by sampling": lit.deform_by_sampling}
         yield Case(
             f"deformable merging {side}x{side}x{channels}",
             (x.float(), offsets.float(), weight.float(), bias.float()),

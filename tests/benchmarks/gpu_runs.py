@@ -36,7 +36,7 @@ def order(setting: Setting) -> Iterator[Row]:
     reference = build(reference_arch(), image_size=protocol.image_size)
     names, shuffler = list(SMOKE_PAPERS if setting.smoke else setting.models()), random.Random(0)
     ratios: list[dict[str, float]] = [{}, {}]
-    row = {"section": "order", "side": "ours", "dtype": protocol.dtype, "mode": protocol.mode}
+    row: Row = {"section": "order", "side": "ours", "dtype": protocol.dtype, "mode": protocol.mode}
     row |= {"batch_size": protocol.batch_size, "image_size": protocol.image_size}
     for time, found in zip(("first", "second"), ratios, strict=True):
         shuffler.shuffle(names)

@@ -14,6 +14,8 @@ from archsearch.device import device_seconds
 from archsearch.errors import first_line
 from archsearch.space import choose_papers
 
+# Imported once for the processes of all sections, which start as copies of one that has run nothing.
+PRELOADED = ("archsearch.models", "archsearch.proxy.training.train", "archsearch.throughput.throughput", "timm")
 _BLOCKS = 5
 _WARM_UP = 3
 
