@@ -206,7 +206,11 @@ def test_a_step_replayed_from_fixed_buffers_computes_the_same_bits(data: ProxyDa
     calls: list[int] = []
 
     def record(work: Callable[[], None]) -> Callable[[], None]:
-        return lambda: (work(), calls.append(1))[0]
+        def replay() -> None:
+            work()
+            calls.append(1)
+
+        return replay
 
     def refuse(work: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
@@ -220,7 +224,7 @@ def test_a_step_replayed_from_fixed_buffers_computes_the_same_bits(data: ProxyDa
         assert all(map(torch.equal, eager, ends))
 
 
-class NoWaiting(TorchDispatchMode):
+class NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its constructor untyped
     """Refuses the operations for which the host waits for a GPU: those that read values, and copies between devices."""
 
     READING = frozenset({"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2"})
@@ -241,14 +245,14 @@ def test_nothing_in_a_step_waits_for_the_device(name: str) -> None:
     step = Step(model, recipe, CPU)
     images, labels = torch.rand(2, 3, 32, 32), torch.arange(2)
     step.run(0, images, labels)
-    with NoWaiting():
+    with NoWaiting():  # type: ignore[no-untyped-call]  # as above
         step.run(1, images, labels)
 
 
 @pytest.mark.parametrize("augment", ["crop", "shift", "none"])
 def test_augmentation_copies_nothing_from_the_host(data: ProxyData, augment: Literal["crop", "shift", "none"]) -> None:
     recipe = replace(RECIPE, augment=augment, image_size=24)
-    with FakeTensorMode(), NoWaiting():
+    with FakeTensorMode(), NoWaiting():  # type: ignore[no-untyped-call]  # as above
         images, uniforms = torch.empty(4, 32, 32, 3, dtype=torch.uint8, device="cuda"), torch.empty(4, 5, device="cuda")
         assert augmented(images, uniforms, recipe, data).device.type == "cuda"
 
@@ -271,7 +275,7 @@ def test_the_memory_of_a_step_is_known_before_it(name: str, gib: int, pytestconf
     assert fitting_part(model, profile.recipe, 23 * 2**30) == (None if gib < 22 else 512)
 
 
-def test_saved_tensors_of_a_closed_form(data: ProxyData) -> None:
+def test_saved_tensors_of_a_closed_form() -> None:
     """Two linears and a GELU save the input once, the hidden map before and after the GELU; in bfloat16 the weights are cast too."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 64), nn.GELU(), nn.Linear(64, 16))
@@ -283,7 +287,6 @@ def test_saved_tensors_of_a_closed_form(data: ProxyData) -> None:
     assert 2 * 8 * (inputs + 2 * hidden) <= cast <= 2 * (8 * (inputs + 2 * hidden) + 64 * inputs + weights)
     assert all(map(torch.equal, before, model.parameters()))
     assert not torch.is_autocast_enabled("cuda")
-    assert train_and_score(model, data, RECIPE, device="cpu").peak_memory_bytes
 
 
 class LimitedMemory(nn.Module):
@@ -352,7 +355,8 @@ def test_cuda_gives_the_same_weights_again_and_leaves_its_settings(data: ProxyDa
         torch.manual_seed(0)
         layers = (nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.GELU(), nn.Dropout(0.1))
         model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 15 * 15, 16))
-        train_and_score(model, data, RECIPE, device="cuda")
+        score = train_and_score(model, data, RECIPE, device="cuda")
+        assert score.peak_memory_bytes
         ends.append(model.state_dict())
     for name, value in ends[0].items():
         assert torch.equal(value, ends[1][name]), name

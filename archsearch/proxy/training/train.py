@@ -59,7 +59,7 @@ class ProxyScore:
     loader_images_s: float  # of batches alone, on the training's device; `recipe.is_starved` compares it with the next
     step_images_s: float  # of the training's first steps, without the wait for batches
     micro_batch: int | None  # images a part where memory was too short for whole batches
-    peak_memory_bytes: int | None  # of the steps since the last pause, as `device.peak_memory_bytes` has it
+    peak_memory_bytes: int | None  # of the steps since the last pause, on CUDA
 
 
 def train_and_score(
@@ -140,7 +140,11 @@ class _Attempt:
     def advance(self, step: int) -> ProxyScore:
         """As `Training.advance`; raises NotFiniteError."""
         loader_rate = loader_images_s(self.training.loader, self.recipe)  # before the clock starts
-        reset_peak_memory(self.device)
+        is_cuda = (
+            self.device.type == "cuda"
+        )  # elsewhere the peak is the whole process's, and forgetting an earlier one takes 0.1 s
+        if is_cuda:
+            reset_peak_memory(self.device)
         started = time.perf_counter()
         with own_random_numbers(self.device), deterministic(self.device):
             write_random_state(self._random_state, self.device)
@@ -148,7 +152,7 @@ class _Attempt:
             self._random_state = read_random_state(self.device)
         train_loss = self.step.losses[step - max(1, step // 10) : step].mean().item()
         self.train_s += time.perf_counter() - started
-        peak_memory = peak_memory_bytes(self.device)
+        peak_memory = peak_memory_bytes(self.device) if is_cuda else None
         scored = time.perf_counter()
         score = top1(self.training.model, self.training.loader, self.recipe)
         num_val = len(self.training.data.val_labels)
