@@ -1,7 +1,7 @@
 """Networks are exported with any batch: traced, by torch.export, to ONNX and compiled.
 
-The gate takes models that have every block between them and a random hybrid, all with two blocks a stage at most; `--whole` takes every paper's and 50
-hybrids as they are (but for compiling, where each further block is the same again). ONNX goes through torch.export, so the gate exports few by that alone.
+The gate takes two networks that have every block between them; `--whole` takes every paper's and 50 hybrids as they are (but for compiling, where each
+further block is the same again). ONNX goes through torch.export, so the gate exports one by that alone.
 """
 
 import logging
@@ -12,15 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
-from support.networks import FAMILIES, arch_of, parametrize_names
+from support.networks import MIXED, arch_of, parametrize_names
 from torch import Tensor, nn
 
 from archsearch import build
-
-QUICK = ("davit_tiny-short", "lit_s-short")
-FEW = (*QUICK, "hybrid-0-short")
-LIKE_OTHERS = ("lit_ti", "twins_pcpvt_small")  # made of blocks that the rest has
-NAMES = (*(f"{name}-short" for name in FAMILIES if name not in LIKE_OTHERS), "hybrid-0-short")
 
 # Of the exporters: deprecations, and sizes of maps that become constants.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,10 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" not in metafunc.fixturenames:
         return
-    few = (test_exported_it_runs_at_other_batches, test_compiled_for_any_size_it_is_compiled_once)
-    quick = QUICK if metafunc.function is test_traced_at_batch_2_it_runs_at_others else ()
+    names = MIXED[:1] if metafunc.function is test_exported_it_runs_at_other_batches else MIXED
+    quick = MIXED if metafunc.function is test_traced_at_batch_2_it_runs_at_others else ()
     all_short = metafunc.function is test_compiled_for_any_size_it_is_compiled_once
-    parametrize_names(metafunc, FEW if metafunc.function in few else NAMES, quick, all_short=all_short)
+    parametrize_names(metafunc, names, quick, all_short=all_short)
 
 
 @pytest.fixture(autouse=True)
@@ -115,9 +110,8 @@ def test_compiled_for_any_size_it_is_compiled_once(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_maps_of_stages_are_exported_too(tmp_path: Path) -> None:
-    for name in ("swin_tiny", "van_b0"):
-        network, images = make(f"{name}-short", features_only=True)
-        check_onnx(network, images, tmp_path / f"{name}.onnx")
+    network, images = make("mixed-b", features_only=True)
+    check_onnx(network, images, tmp_path / "network.onnx")
 
 
 @pytest.mark.slow
@@ -141,7 +135,7 @@ def test_candidates_in_turn_are_compiled_once_each() -> None:
     counter = torch._dynamo.testing.CompileCounter()
     counts = []
     with torch.inference_mode():
-        for name in (QUICK[0], QUICK[0], QUICK[1], QUICK[1]):
+        for name in sorted(2 * MIXED):
             network, images = make(name)
             compiled = torch.compile(network, backend=counter, fullgraph=True, dynamic=False)
             for few in (images[:2], images[2:4]):

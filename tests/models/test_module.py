@@ -1,6 +1,6 @@
 """A built network is an ordinary module: what others put into it, hook, wrap or quantise is what runs.
 
-`--whole` takes every paper's model and 50 hybrids, of two blocks a stage at most, instead of one whole model of each family and head.
+`--whole` takes every paper's model and 50 hybrids, of two blocks a stage at most, instead of two networks of blocks of every family.
 """
 
 import copy
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.networks import FAMILIES, arch_of, parametrize_names
+from support.networks import FAMILIES, MIXED, arch_of, parametrize_names
 from support.quirks_base import specified
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -21,14 +21,13 @@ from archsearch import UserError, build, load_space, paper
 from archsearch.models.stage import NetworkStage
 from archsearch.space import paper_space
 
-QUICK = ("davit_tiny", "pvt_tiny", "swin_tiny", "van_b0")
 IMAGES = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" in metafunc.fixturenames and metafunc.function is not test_kept_tables_follow_their_weights:
-        quick = FAMILIES if metafunc.function is test_timm_groups_its_parameters else QUICK
-        parametrize_names(metafunc, FAMILIES, quick, all_short=True)
+        names = FAMILIES if metafunc.function is test_timm_groups_its_parameters else MIXED
+        parametrize_names(metafunc, names, names, all_short=True)
 
 
 def make(name: str, **options: Any) -> Any:
@@ -319,8 +318,8 @@ def test_sharded_blocks_train_to_the_same_gradients() -> None:
     dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         mesh = init_device_mesh("cpu", (1,))
-        for name in ("crossformer_tiny", "lit_s", "msg_transformer_tiny", "swin_tiny", "van_b0"):
-            model = make(f"{name}-short").to(memory_format=torch.contiguous_format).train()
+        for name in MIXED:
+            model = make(name).to(memory_format=torch.contiguous_format).train()
             plain = copy.deepcopy(model)
             for stage in model.stages:
                 for block in stage.blocks:

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from support.networks import MIXED, arch_of
 from torch import nn
 
 from archsearch.proxy.training_free import SCORES, aggregate, scores
@@ -105,10 +106,13 @@ def test_scores_repeat_for_a_seed_and_leave_the_callers_random_numbers() -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", choose_papers("nearest", 1_000_000_000, 224))
-def test_a_model_of_every_family_has_finite_scores(name: str) -> None:
-    """The smallest of each: what is finite is a matter of the family's blocks."""
-    found = scores(paper(name), batch_size=4)
+@pytest.mark.parametrize("name", [*MIXED, *choose_papers("nearest", 1_000_000_000, 224)])
+def test_a_model_of_every_family_has_finite_scores(name: str, request: pytest.FixtureRequest) -> None:
+    """Of two networks that have all families' blocks, on which it depends, and with `--whole` of the smallest paper's model of each."""
+    if name not in MIXED and not request.config.getoption("--whole"):
+        pytest.skip("the two mixed networks have its blocks; --whole runs it")
+    arch = arch_of(name)
+    found = scores(arch, batch_size=4)
     assert all(math.isfinite(value) for value in found.values())
-    assert (found["params"], found["macs"]) == (paper(name).cost().params, paper(name).cost().macs)
+    assert (found["params"], found["macs"]) == (arch.cost().params, arch.cost().macs)
     assert found["trainability"] <= 0

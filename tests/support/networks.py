@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,15 +15,20 @@ FAMILIES = (
     *("crossformer_tiny", "davit_tiny", "lit_ti", "lit_s", "litv2_s", "msg_transformer_tiny", "pvt_tiny", "swin_tiny"),
     *("twins_pcpvt_small", "twins_svt_small", "van_b0"),
 )
+# Two small networks that have every block, downsample, head and kind of token between them: each family for a fifth of the time.
+MIXED = ("mixed-a", "mixed-b")
 _HYBRIDS = 50
+_DATA = Path(__file__).parents[1] / "data"
 
 
 def arch_of(name: str) -> Arch:
-    """A paper's model, or `hybrid-SEED` of the shipped space of hybrids; `NAME-short` has two blocks a stage at most: all but the number of repeats."""
+    """A paper's model, one of MIXED, or `hybrid-SEED` of the space of hybrids; `NAME-short` has two blocks a stage at most: all but the repeats."""
     whole = name.removesuffix("-short")
     if whole.startswith("hybrid-"):
         rng = random.Random(int(whole.removeprefix("hybrid-")))
         arch = propose(load_space("hybrid"), {}, rng)[1]
+    elif whole in MIXED:
+        arch = load_space(str(_DATA / f"{whole.replace('-', '_')}.toml")).arch()
     else:
         arch = paper(whole)
     if whole == name:
