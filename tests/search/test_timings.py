@@ -318,11 +318,23 @@ def test_networks_that_do_not_compile_are_ranked_among_themselves(tmp_path: Path
 
 
 def test_a_worker_that_compiles_hears_what_comes_next(tmp_path: Path) -> None:
-    """The fixed models that are left, but none that a sampler has yet to propose; nothing in a run that times eager networks."""
+    """The fixed models that are left and, on a GPU, the sampler's next candidate; nothing in a run that times eager networks."""
     ids = [arch_id(paper(name).to_dict()) for name in ("van_b2", "davit_tiny")]
     (tmp_path / "machine.json").write_text(json.dumps({"conditions": A, "eager": []}))
     for mode, ahead in {"compile": [[ids[1]], [], []], "eager": [[], [], []]}.items():
         config = make_config(tmp_path / f"log-{mode}", settings={"mode": mode})
         run(tmp_path / mode, config, 1, worker=InProcessWorker(not_compiled), here=A)
-        heard = [words[2:] for words in noted(tmp_path / f"log-{mode}") if words[0] == "ahead"]
-        assert heard == ahead
+        assert heard_ahead(tmp_path / f"log-{mode}") == ahead
+    on_gpu = {**A, "device_name": "a GPU"}
+    (tmp_path / "machine.json").write_text(json.dumps({"conditions": on_gpu, "eager": []}))
+    config = make_config(tmp_path / "log-gpu", settings={"mode": "compile", "device": "cuda"})
+    for trials in (2, 3):
+        run(tmp_path / "gpu", config, trials, worker=InProcessWorker(not_compiled), here=on_gpu)
+    evaluated = [arch_id(json.loads(arch)) for arch in results.read_trials(tmp_path / "gpu")["arch"]]
+    assert len(set(evaluated)) == 2 + 3
+    # Each before its turn, and none behind the last that was asked for.
+    assert heard_ahead(tmp_path / "log-gpu") == [evaluated[1:2], evaluated[2:3], evaluated[3:4], [], []]
+
+
+def heard_ahead(log: Path) -> list[list[str]]:
+    return [words[2:] for words in noted(log) if words[0] == "ahead"]

@@ -30,8 +30,9 @@ def write_random_state(state: RandomState, device: torch.device) -> None:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On CUDA: no cuDNN benchmark, and deterministic algorithms where PyTorch has them; the settings of before come back at the end.
+    """On CUDA: no cuDNN benchmark, no TF32, and deterministic algorithms where PyTorch has them; the settings of before come back at the end.
 
+    Timings of the same process allow TF32, but a recipe's float32, of which the proxy_id speaks, is float32 on every device.
     Not deterministic there in PyTorch 2.14: the backward of fused attention (memory-efficient, flash and cuDNN's warn of
     it), of bilinear `interpolate` and of adaptive average pooling (documentation of `torch.use_deterministic_algorithms`).
     They warn, and the warnings are ignored, since otherwise such an op would end the training. Scores on CUDA are therefore
@@ -45,8 +46,12 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]  # a property of the module's
+        torch.backends.cuda.matmul.fp32_precision,
+        torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]  # torch sets it at run time
     )
     torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]  # as above
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # we read no uninitialised memory, and filling it takes time
     try:
@@ -57,3 +62,5 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[0]
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         torch.utils.deterministic.fill_uninitialized_memory = before[3]  # type: ignore[attr-defined]  # as above
+        torch.backends.cuda.matmul.fp32_precision = before[4]
+        torch.backends.cudnn.conv.fp32_precision = before[5]  # type: ignore[attr-defined]  # as above

@@ -154,7 +154,8 @@ class _Attempt:
         self.train_s += time.perf_counter() - started
         peak_memory = peak_memory_bytes(self.device) if is_cuda else None
         scored = time.perf_counter()
-        score = top1(self.training.model, self.training.loader, self.recipe)
+        with deterministic(self.device):
+            score = top1(self.training.model, self.training.loader, self.recipe)
         num_val = len(self.training.data.val_labels)
         return ProxyScore(
             score=score,

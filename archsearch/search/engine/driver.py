@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from archsearch.errors import RunError
 from archsearch.results import ENDED, Row, write_front, write_manifest, write_trials
+from archsearch.samplers import Proposal
 from archsearch.search.config import RunConfig
 from archsearch.search.engine.front_work import FrontWork
 from archsearch.search.engine.listener import Listener, State, Tally
@@ -71,6 +72,7 @@ class Driver:
         self._remeasure, self._predictor = remeasure, predictor
         self._stages = stages(config)
         self._trials = 0
+        self._proposed: Proposal | None = None  # the next candidate, where it was asked for ahead of its turn
         self._timeout_s = self._deadline = float("inf")
         self._is_stopped = False
         self._is_over = False
@@ -157,7 +159,7 @@ class Driver:
         for name, arch in self._fixed_left():
             yield self._store.start_fixed(name, arch)
         while self._store.count(*ENDED, is_fixed=False) < self._trials:
-            proposal = self._store.propose()
+            proposal, self._proposed = self._proposed or self._store.propose(), None
             if proposal is None:
                 self._is_exhausted = True
                 return
@@ -170,12 +172,20 @@ class Driver:
         return [(name, arch) for name, arch in self._fixed.items() if name not in known]
 
     def _ahead(self, trial: int) -> list[dict[str, Any]]:
-        """The architectures that come after a trial whatever it gives, for a worker that compiles; a sampler waits for what it gives."""
-        if self._config.settings["mode"] == "eager":
+        """The architectures that come after a trial, for a worker that compiles them meanwhile.
+
+        A GPU's compiling takes longer than all else, so there the sampler is asked for its next candidate one trial early, without this one's
+        figures. Elsewhere it waits for them, and a seed goes on giving the same run.
+        """
+        settings = self._config.settings
+        if settings["mode"] == "eager":
             return []
         unfinished = [row["trial"] for row in self._store.unfinished() if row["trial"] != trial]
-        fixed = [arch.to_dict() for _, arch in self._fixed_left()]
-        return [*map(self._store.arch_document, unfinished), *fixed]
+        known = [*map(self._store.arch_document, unfinished), *(arch.to_dict() for _, arch in self._fixed_left())]
+        if known or settings["device"] != "cuda" or self._store.count(is_fixed=False) >= self._trials:
+            return known
+        self._proposed = self._proposed or self._store.propose()
+        return [self._proposed.arch.to_dict()] if self._proposed else []
 
     def _evaluate(self, row: Row) -> None:
         """Evaluate one trial, store how it ended, and update the files; a trial interrupted by Ctrl-C stays `running`."""
