@@ -11,6 +11,7 @@ number of threads stay as the caller set them (`device.use_cpu`), and `device.co
 should run on the device meanwhile: hold `device.device_lock(device, exclusive=True)`.
 """
 
+import copy
 import itertools
 import statistics
 import time
@@ -35,9 +36,13 @@ T = TypeVar("T")
 
 # What BatchNorm says of a map of one pixel in a batch of one image, in training.
 _ONE_VALUE = "Expected more than 1 value per channel"
+# What a timing of a reference depends on besides the device.
+_CONDITIONS = ("dtype", "mode", "task", "batch_size", "image_size", "in_chans")
 _COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 # The conditions under which references had their whole warm-up in this process: from then on one block is enough.
 _WARMED: weakref.WeakKeyDictionary[nn.Module, set[tuple[object, ...]]] = weakref.WeakKeyDictionary()
+# Of references that are compiled a copy with its timer, by the conditions: a process compiles it once, and not for each candidate.
+_COMPILED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Timer]] = weakref.WeakKeyDictionary()
 
 
 class InfeasibleError(RunError):
@@ -94,8 +99,7 @@ def measure(
     """
     began = time.perf_counter()
     if protocol.is_compiled:
-        # The compiler limits the graphs of a function: without a reset, later candidates would silently run eager.
-        torch.compiler.reset()
+        _forget_parts()
     with ExitStack() as stack:
         if protocol.task == "train":  # dropout draws random numbers
             stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
@@ -112,14 +116,33 @@ def measure(
     return _report(timing, rate_before, protocol, device, time.perf_counter() - began)
 
 
+def _forget_parts() -> None:
+    """Forget all that was compiled, where a network was compiled in parts: what follows a part is a function that all such networks share.
+
+    The compiler limits the graphs of a function, so that later ones would silently run eager.
+    """
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    if breaks:
+        torch.compiler.reset()
+        _COMPILED.clear()
+        breaks.clear()
+
+
 def _time_reference(
     stack: ExitStack, reference: nn.Module, inputs: list[Tensor], protocol: Protocol, device: torch.device
 ) -> tuple[Timer, float]:
     """A timer of the reference and its rate now; warmed up unless that was done in this process under these conditions."""
+    conditions = (device, *(getattr(protocol, name) for name in _CONDITIONS))
+    if protocol.is_compiled:
+        timers = _COMPILED.setdefault(reference, {})
+        if conditions not in timers:
+            with prepared(copy.deepcopy(reference), protocol) as network:
+                timers[conditions] = Timer(network, inputs, protocol, device)
+                timers[conditions].warm_up()
+        return timers[conditions], timers[conditions].quick_rate()
     timer = Timer(stack.enter_context(prepared(reference, protocol)), inputs, protocol, device)
     warmed = _WARMED.setdefault(reference, set())
-    conditions = (device, protocol.dtype, protocol.task, protocol.batch_size, protocol.image_size, protocol.in_chans)
-    if conditions not in warmed or protocol.is_compiled:
+    if conditions not in warmed:
         timer.warm_up()
         warmed.add(conditions)
     return timer, timer.quick_rate()

@@ -120,17 +120,23 @@ def compiled(network: nn.Module, protocol: Protocol, **options: Any) -> Forward:
     """The network as it is timed; `options` are further ones of torch.compile."""
     if not protocol.is_compiled:
         return network
-    if protocol.mode == "compile":
-        return torch.compile(network, dynamic=False, **options)
-    graphs = torch.compile(network, dynamic=False, mode=protocol.mode, **options)
 
     def forward(images: Tensor) -> Tensor:
-        # The output of the pass before may be overwritten: without this a pass that finds it alive is recorded anew.
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        output: Tensor = graphs(images)
+        output: Tensor = network(images)
         return output
 
-    return forward
+    # Code of its own: the compiler limits the graphs of a function, and of `Network.forward` there is one graph for each network.
+    forward.__code__ = forward.__code__.replace()
+    if protocol.mode == "compile":
+        return torch.compile(forward, dynamic=False, **options)
+    graphs = torch.compile(forward, dynamic=False, mode=protocol.mode, **options)
+
+    def next_step(images: Tensor) -> Tensor:
+        # The output of the pass before may be overwritten: without this a pass that finds it alive is recorded anew.
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return graphs(images)
+
+    return next_step
 
 
 def _forward_passes(network: nn.Module, inputs: list[Tensor], protocol: Protocol, device: torch.device) -> Run:

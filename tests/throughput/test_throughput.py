@@ -416,14 +416,41 @@ def test_more_networks_than_the_compilers_limit_are_all_compiled(monkeypatch: py
             return images * self.scale
 
     # One by the whole compiler; then, by its front end alone, one network more than its limit of graphs for a function.
+    reference, graphs = Telltale(9), torch._dynamo.utils.counters["stats"]
+    before = graphs["unique_graphs"]
     with torch._dynamo.config.patch(recompile_limit=2):
         for scale in range(4):
             if scale == 1:
                 monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-            figure = measure(Telltale(scale), dataclasses.replace(QUICK, mode="compile"), CPU)
+            figure = measure(Telltale(scale), dataclasses.replace(QUICK, mode="compile"), CPU, reference=reference)
             assert (figure.mode, eager) == ("compile", [])
             assert figure.compile_s is not None
             assert 0 < figure.compile_s < figure.measure_s
+    assert graphs["unique_graphs"] - before == 4 + 1  # the reference once
+
+
+def test_networks_that_are_compiled_in_parts_are_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a part is a function that they share, with one limit of graphs."""
+    eager: list[int] = []
+
+    class InParts(nn.Module):
+        def __init__(self, scale: int) -> None:
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, images: Tensor) -> Tensor:
+            images = images * self.scale
+            torch._dynamo.graph_break()
+            if not torch.compiler.is_compiling():
+                eager.append(self.scale)
+            return images * self.scale
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    reference = InParts(9)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for scale in range(4):
+            measure(InParts(scale), dataclasses.replace(QUICK, mode="compile"), CPU, reference=reference)
+    assert eager == []
 
 
 @pytest.mark.slow
