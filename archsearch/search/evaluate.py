@@ -22,7 +22,15 @@ from archsearch.search.engine.workers.base import Emit
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.space import REFERENCE, Arch, reference_arch, register_files
 from archsearch.system import Say
-from archsearch.throughput import CompileError, CompilePool, Measurement, Throughput, measure, pool_size
+from archsearch.throughput import (
+    CompileError,
+    CompilePool,
+    Measurement,
+    Throughput,
+    keep_progress_bars_here,
+    measure,
+    pool_size,
+)
 from archsearch.version import __version__
 
 PHASES = ("count", "throughput", "proxy")
@@ -55,6 +63,7 @@ def evaluate(
         "again": lambda: _measure_again(full(), measurement, emit),
     }
     if measurement.is_compiled:
+        keep_progress_bars_here()
         _compile_ahead(settings, measurement, arch, emit)
     if task is not None:
         phases[FREE_PHASE] = lambda: _training_free(arch, task, device, emit)

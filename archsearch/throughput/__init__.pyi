@@ -7,7 +7,7 @@ from .calibration.key import CalibrationKey
 from .calibration.plan import CalibrationPlan
 from .calibration.predictor import find_predictor
 from .compile_pool import CompilePool, pool_size
-from .compiler import compile_ahead, compiler_problem
+from .compiler import compile_ahead, compiler_problem, keep_progress_bars_here
 from .measurement import Measurement
 from .protocol import Mode, Protocol, Task
 from .throughput import CompileError, InfeasibleError, Throughput, measure
@@ -35,6 +35,7 @@ __all__ = [
     "compiler_problem",
     "find_predictor",
     "fit_calibration",
+    "keep_progress_bars_here",
     "left_out_errors",
     "load_calibration",
     "measure",

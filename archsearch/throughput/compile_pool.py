@@ -15,7 +15,7 @@ from archsearch.device import device_lock
 from archsearch.models import build_for_timing
 from archsearch.space import Arch, register_files
 from archsearch.system import Say, ignore
-from archsearch.throughput.compiler import compile_ahead
+from archsearch.throughput.compiler import compile_ahead, keep_progress_bars_here
 from archsearch.throughput.measurement import Measurement
 
 _MOST_PROCESSES = 4  # a network takes some hundred MB of memory, on CUDA of the device's too
@@ -108,6 +108,7 @@ def _compile(arch: Mapping[str, Any], settings: Mapping[str, Any], blocks: Mappi
     """The main function of a process: compile one architecture."""
     if hasattr(os, "nice"):
         os.nice(_NICE)
+    keep_progress_bars_here()
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # of several processes each takes one core
     measurement = Measurement.from_dict(settings)
     measurement.use_device()

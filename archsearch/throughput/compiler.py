@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import sysconfig
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def compiler_problem(device: str) -> str | None:
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
         return "Python's headers are not installed (Python.h)"
     return None
+
+
+def keep_progress_bars_here() -> None:
+    """Give the progress bars of this process, with which the compiler goes through a graph, a lock of its own.
+
+    By default all processes share one, a semaphore, and the end of a worker that is killed is then a warning about it on the terminal.
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    tqdm.set_lock(threading.RLock())
 
 
 class _CompiledError(Exception):

@@ -4,6 +4,8 @@ import functools
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -139,3 +141,14 @@ def test_a_network_that_does_not_compile_is_timed_eager(monkeypatch: pytest.Monk
     assert reason.startswith("throughput: the reference cannot be compiled: ")
     assert "no such op" in reason
     assert "timing it eager" in " ".join(event.get("text", "") for event in events)
+
+
+def test_progress_bars_of_the_compiler_share_no_semaphore() -> None:
+    """Of one that a killed worker leaves behind, Python warns on the terminal at the end of the run."""
+    program = (
+        "import multiprocessing.synchronize as shared; shared.SemLock = None; "
+        "from archsearch.throughput import keep_progress_bars_here; keep_progress_bars_here(); "
+        "from tqdm import tqdm; print(sum(tqdm(range(3), disable=True)), tqdm.get_lock().acquire())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.split() == ["3", "True"]
