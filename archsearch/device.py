@@ -276,18 +276,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
+def seconds_between_events(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """Do `work` on a CUDA device without waiting for it; what comes back waits for its end and gives the seconds.
+
+    Time on the device between two events leaves out how long the host takes to notice the end.
+    """
+    with torch.cuda.device(device):
+        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        first.record()
+        work()
+        last.record()
+
+    def seconds() -> float:
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1000
+
+    return seconds
+
+
 def device_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that `work` keeps `device` busy, up to a synchronize at its end; the device must be idle before."""
     if device.type == "cuda":
-        # Time on the device between two events leaves out how long the host takes to notice the end.
-        with torch.cuda.device(device):
-            first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            first.record()
-            work()
-            last.record()
-            last.synchronize()
-        return float(first.elapsed_time(last)) / 1000
+        return seconds_between_events(work, device)()
     # On MPS host time between two synchronizations: its events are unreliable.
     synchronize = torch.mps.synchronize if device.type == "mps" else lambda: None
     synchronize()

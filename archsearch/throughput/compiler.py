@@ -39,7 +39,7 @@ def keep_progress_bars_here() -> None:
 
     By default all processes share one, a semaphore, and the end of a worker that is killed is then a warning about it on the terminal.
     """
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm  # type: ignore[import-untyped]  # it has no types
 
     tqdm.set_lock(threading.RLock())
 

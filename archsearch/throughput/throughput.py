@@ -137,8 +137,9 @@ def _time_reference(
         timers = _COMPILED.setdefault(reference, {})
         if conditions not in timers:
             with prepared(copy.deepcopy(reference), protocol) as network:
-                timers[conditions] = Timer(network, inputs, protocol, device)
-                timers[conditions].warm_up()
+                timer = Timer(network, inputs, protocol, device)
+                timer.warm_up()
+                timers[conditions] = timer  # now: one that failed is not kept
         return timers[conditions], timers[conditions].quick_rate()
     timer = Timer(stack.enter_context(prepared(reference, protocol)), inputs, protocol, device)
     warmed = _WARMED.setdefault(reference, set())

@@ -245,8 +245,10 @@ def test_nothing_in_a_step_waits_for_the_device(name: str) -> None:
     step = Step(model, recipe, CPU)
     images, labels = torch.rand(2, 3, 32, 32), torch.arange(2)
     step.run(0, images, labels)
+    before = [weight.clone() for weight in model.parameters()]
     with NoWaiting():  # type: ignore[no-untyped-call]  # as above
         step.run(1, images, labels)
+    assert not all(map(torch.equal, before, model.parameters()))
 
 
 @pytest.mark.parametrize("augment", ["crop", "shift", "none"])

@@ -135,7 +135,7 @@ def _has_triton() -> bool:
     if torch.version.hip is not None:
         return False
     try:
-        from archsearch.blocks.kernels import triton_depthwise, triton_layer_norm  # noqa: F401
+        from archsearch.blocks.kernels import triton_depthwise, triton_layer_norm  # noqa: F401  # their import registers the operations
 
         few = torch.ones(1, 16, device="cuda")
         torch.ops.archsearch.layer_norm(few, few[0], few[0], 1e-5)

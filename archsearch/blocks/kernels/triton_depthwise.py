@@ -13,7 +13,7 @@ _CHUNKS = 128  # of the rows of all images, each with its own sum for the weight
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # Triton leaves it untyped
-def _forward(  # type: ignore[no-untyped-def]
+def _forward(  # type: ignore[no-untyped-def]  # Triton's types are its own
     x, weight, bias, out, height, width, channels,
     kernel: tl.constexpr, dilation: tl.constexpr, tile: tl.constexpr, block: tl.constexpr, has_bias: tl.constexpr,
 ):  # fmt: skip
@@ -40,7 +40,7 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # Triton leaves it untyped
-def _weight_gradient(  # type: ignore[no-untyped-def]
+def _weight_gradient(  # type: ignore[no-untyped-def]  # Triton's types are its own
     grad, x, sums, rows, height, width, channels,
     kernel: tl.constexpr, dilation: tl.constexpr, taps: tl.constexpr, tile: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip

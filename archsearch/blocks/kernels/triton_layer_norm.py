@@ -13,7 +13,7 @@ _PROGRAMS = 512  # of the backward pass, each with its own sums for weight and b
 
 
 @triton.jit
-def _normed(x, place, mask, inside, eps, channels):  # type: ignore[no-untyped-def]
+def _normed(x, place, mask, inside, eps, channels):  # type: ignore[no-untyped-def]  # Triton's types are its own
     """The rows at `place` normalised, and one over their deviation."""
     values = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
     mean = tl.sum(values, 1) / channels
@@ -23,7 +23,7 @@ def _normed(x, place, mask, inside, eps, channels):  # type: ignore[no-untyped-d
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # Triton leaves it untyped
-def _forward(x, weight, bias, out, rows, eps, channels: tl.constexpr, block: tl.constexpr, tile: tl.constexpr):  # type: ignore[no-untyped-def]
+def _forward(x, weight, bias, out, rows, eps, channels: tl.constexpr, block: tl.constexpr, tile: tl.constexpr):  # type: ignore[no-untyped-def]  # Triton's types are its own
     row, channel = tl.arange(0, tile)[:, None], tl.arange(0, block)[None, :]
     first = tl.cast(tl.program_id(0), tl.int64) * tile  # one number of 64 bits; the places behind it have 32
     inside = channel < channels
@@ -36,7 +36,7 @@ def _forward(x, weight, bias, out, rows, eps, channels: tl.constexpr, block: tl.
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # Triton leaves it untyped
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(  # type: ignore[no-untyped-def]  # Triton's types are its own
     grad, x, weight, grad_x, sums, rows, eps, channels: tl.constexpr, block: tl.constexpr, tile: tl.constexpr
 ):
     row, channel = tl.arange(0, tile)[:, None], tl.arange(0, block)[None, :]

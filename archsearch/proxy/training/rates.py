@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from archsearch.data import ProxyData
-from archsearch.device import device_seconds
+from archsearch.device import device_seconds, seconds_between_events
 from archsearch.proxy.training.batches import Loader
 from archsearch.proxy.training.recipe import Recipe
 
@@ -56,7 +56,7 @@ class StepClock:
         if len(self._steps) == _WARM_UP_STEPS + _TIMED_STEPS:
             work()
         elif self.device.type == "cuda":
-            self._steps.append(_between_events(work, self.device))
+            self._steps.append(seconds_between_events(work, self.device))
         else:
             synchronize(self.device)
             seconds = device_seconds(work, self.device)
@@ -66,22 +66,6 @@ class StepClock:
     def images_s(self) -> float:
         """By the median step; a training of one or two steps has its warm-up alone."""
         return self.batch_size / statistics.median(seconds() for seconds in self._steps[_WARM_UP_STEPS:] or self._steps)
-
-
-def _between_events(work: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    """Do the work and give back what tells its seconds on the device, once they are over."""
-    with torch.cuda.device(device):
-        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        last = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        first.record()
-        work()
-        last.record()
-
-    def seconds() -> float:
-        last.synchronize()
-        return float(first.elapsed_time(last)) / 1000
-
-    return seconds
 
 
 def synchronize(device: torch.device) -> None:
