@@ -4,7 +4,8 @@ from .engine.driver import Driver
 from .engine.listener import Listener, State, Tally
 from .engine.pace import Pace
 from .engine.time_left import TimeLeft
-from .engine.workers.base import Job, Worker
+from .engine.workers.base import Job, Workers
+from .engine.workers.pool import Pool
 from .engine.workers.process import ProcessWorker
 from .load import Run, load_run
 from .run import RunRequest, carry_out, configure
@@ -18,6 +19,7 @@ __all__ = [
     "Job",
     "Listener",
     "Pace",
+    "Pool",
     "ProcessWorker",
     "Run",
     "RunConfig",
@@ -27,7 +29,7 @@ __all__ = [
     "State",
     "Tally",
     "TimeLeft",
-    "Worker",
+    "Workers",
     "carry_out",
     "configure",
     "goes_on",

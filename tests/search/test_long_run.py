@@ -11,7 +11,7 @@ from support.stub_evaluators import fraction
 from archsearch import results
 from archsearch.results import ranked
 from archsearch.search import RunStore, open_run
-from archsearch.search.engine import driver
+from archsearch.search.engine import files
 
 OURS = ("arch", "candidate", "outcome", "phase:")
 
@@ -61,7 +61,7 @@ def test_the_front_is_right_after_every_trial(tmp_path: Path) -> None:
 
 def test_files_are_written_when_due_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where writing takes long it is left for later; what was left is in the files at the end."""
-    monkeypatch.setattr(driver, "_QUICK_S", -1.0)
+    monkeypatch.setattr(files, "_QUICK_S", -1.0)
     lengths: list[int] = []
     write = results.write_trials
 
@@ -69,12 +69,12 @@ def test_files_are_written_when_due_and_at_the_end(tmp_path: Path, monkeypatch: 
         lengths.append(len(rows))
         write(rows, folder)
 
-    monkeypatch.setattr(driver, "write_trials", note)
-    monkeypatch.setattr(driver, "_WRITE_SHARE", 10_000)
+    monkeypatch.setattr(files, "write_trials", note)
+    monkeypatch.setattr(files, "_WRITE_SHARE", 10_000)
     run(tmp_path / "run", make_config(tmp_path / "log"), trials=4)
     assert lengths == [0, 6], "at the start and at the end"
     assert (results.read_trials(tmp_path / "run")["state"] == "complete").all()
     lengths.clear()
-    monkeypatch.setattr(driver, "_STALE_S", 0.0)
+    monkeypatch.setattr(files, "_STALE_S", 0.0)
     run(tmp_path / "run", make_config(tmp_path / "log"), trials=6)
     assert len(lengths) >= 4, "no file is older than the limit"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.results import Row
-from archsearch.search import Driver, Job, ProcessWorker, RunConfig, State, Tally, Worker, open_run
+from archsearch.search import Driver, Job, ProcessWorker, RunConfig, State, Tally, Workers, open_run
 from archsearch.search.engine.driver import Predictor
 from archsearch.search.engine.workers.base import Emit, Event
 from archsearch.space import Arch, load_space, paper
@@ -136,6 +136,13 @@ class InProcessWorker:
         self._evaluator(job.arch, job.settings, job.done, emit)
         self._events.append({"event": "done", "trial": job.trial})
 
+    @property
+    def capacity(self) -> int:
+        return 1
+
+    def end(self, trial: int, reason: str) -> None:
+        raise AssertionError("an evaluation here has ended when `submit` returns")
+
     def events(self, timeout: float) -> list[Event]:
         events, self._events = self._events, []
         return events
@@ -159,7 +166,7 @@ def run(
     num_seeds: int = 1,
     predictor: Predictor | None = None,
     listener: RecordingListener | None = None,
-    worker: Worker | None = None,
+    worker: Workers | None = None,
 ) -> RecordingListener:
     """A whole run in this process, its evaluations in a real worker unless another is given; `here` are the conditions of the machine that it says to be on."""
     listener = listener or RecordingListener()

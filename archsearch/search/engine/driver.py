@@ -1,35 +1,39 @@
 """The driver of a run: proposes candidates, has them evaluated, stores the results; the only writer of the study and the files."""
 
 import contextlib
+import math
 import random
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import isinf
 from typing import Any, Protocol
 
 from archsearch.errors import RunError
-from archsearch.results import ENDED, Row, write_front, write_manifest, write_trials
+from archsearch.results import ENDED, Row
 from archsearch.samplers import Proposal
 from archsearch.search.config import RunConfig
+from archsearch.search.engine.files import RunFiles
 from archsearch.search.engine.front_work import FrontWork
 from archsearch.search.engine.listener import Listener, State, Tally
-from archsearch.search.engine.manifest import describe
 from archsearch.search.engine.promotion import Ending, judge, stages
-from archsearch.search.engine.workers.base import KILLED, Event, Job, Worker
+from archsearch.search.engine.workers.base import KILLED, Event, Job, Workers
 from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, SEED_PHASE, TIMING_PHASE
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, paper
 
-# How long a Ctrl-C may go unnoticed while the worker sends no events.
+# How long a Ctrl-C may go unnoticed while the workers send no events.
 _INTERRUPT_POLL_S = 0.1
-# The files are written after every trial while that takes no longer than this. After that, writing them takes one part in so many of the
-# time, and they are never older than so many seconds.
-_QUICK_S = 0.05
-_WRITE_SHARE, _STALE_S = 20, 30.0
+# Candidates are asked for this share of the workers at a time: one fit of the sampler's model for all of them.
+_ASKED_SHARE = 1 / 8
+
+# What is done with one trial: yields the phases to measure next (None: the evaluator's own), and is sent the last event of their job.
+Steps = Generator[Sequence[str] | None, Event, None]
 
 
 class Predictor(Protocol):
@@ -43,19 +47,33 @@ class Predictor(Protocol):
         """Images/s of the architecture, or None if it cannot be predicted."""
 
 
+@dataclass
+class _Task:
+    """Work on one trial, which is measured no more than once at a time. `skips_done`: phases measured before are not measured again."""
+
+    trial: int
+    steps: Steps
+    skips_done: bool = False
+    phases: Sequence[str] | None = None  # of the job under way
+    attempts: int = 0  # to do that job
+
+
 class Driver:
     """Continues one run, new or old, up to a number of sampled candidates or the end of its band. Killed, it leaves a run to continue.
+
+    As many trials are under way as there are `workers`; their results are told in the order in which they come.
 
     `fixed` are the models measured first, by name: by default the papers of the configuration. With `recheck` the throughput of the
     front is measured again at the end; with `remeasure` complete trials without a quiet timing of the present identity are timed anew at
     the start (see `RunStore.measure_here`); with `num_seeds` above 1 the front is trained with that many seeds, the first training counted.
+    A job whose worker was killed from outside is done again up to `retries` times.
     """
 
     def __init__(
         self,
         config: RunConfig,
         store: RunStore,
-        worker: Worker,
+        workers: Workers,
         listener: Listener,
         *,
         fixed: Mapping[str, Arch] | None = None,
@@ -64,80 +82,146 @@ class Driver:
         remeasure: bool = False,
         num_seeds: int = 1,
         predictor: Predictor | None = None,
+        retries: int = 1,
     ) -> None:
-        self._config, self._store, self._worker, self._listener = config, store, worker, listener
+        self._config, self._store, self._workers, self._listener = config, store, workers, listener
         self._fixed = {name: paper(name) for name in config.papers} if fixed is None else dict(fixed)
         self._command = list(sys.argv if command is None else command)
         self._front_work = FrontWork(config, store, recheck=recheck, num_seeds=num_seeds)
-        self._remeasure, self._predictor = remeasure, predictor
+        self._remeasure, self._predictor, self._retries = remeasure, predictor, retries
         self._stages = stages(config)
+        self._files = RunFiles(config, store, self._manifest)
+        self._tasks: dict[int, _Task] = {}  # under way, by trial
+        self._proposed: deque[Proposal] = deque()  # candidates that were asked for and have no trial yet
+        self._compiled_ahead: set[str] = set()  # arch_ids that a worker was given to compile ahead
         self._trials = 0
-        self._proposed: Proposal | None = None  # the next candidate, where it was asked for ahead of its turn
         self._timeout_s = self._deadline = float("inf")
         self._is_stopped = False
+        self._has_begun = False
         self._is_over = False
         self._is_exhausted = False
-        self._is_stale = False  # the files lack something that the study has
-        self._written_at, self._write_s = 0.0, 0.0
 
     def run(self, trials: int, timeout: float | None = None) -> State:
         """Evaluate the fixed trials, then candidates until `trials` of them have ended or `timeout` seconds are over, whichever is first;
         then measure the front again and train it with further seeds, as asked for. Of the time, what that will take is kept.
 
         Returns `complete`, `timeout` (there is work left) or `interrupted` (Ctrl-C or SIGTERM; the next run continues the unfinished
-        trial). Closes the worker. Raises RunError when every trial failed, UserError when the storage or a file cannot be written.
+        trials). Closes the workers. Raises RunError when every trial failed, UserError when the storage or a file cannot be written.
         """
         self._trials = trials
         self._timeout_s = float("inf") if timeout is None else timeout
         self._deadline = time.monotonic() + self._timeout_s
         try:
             with self._deferred_interrupt():
-                self._write("running")
+                self._files.write("running")
                 state = self._run()
-                self._write(state)
+                self._files.write(state)
         except Exception as error:
             with contextlib.suppress(Exception):
-                self._write("failed", reason=str(error) or type(error).__name__)
+                self._files.write("failed", reason=str(error) or type(error).__name__)
                 self._store.leave()
             raise
         finally:
-            self._worker.close()
+            self._workers.close()
         self._listener.finished(state, self._tally())
         return state
 
     def _run(self) -> State:
         try:
             if self._remeasure:
-                self._remeasure_kept()
-            for row in self._queue():
-                self._evaluate(row)
-                if self._is_stopped or self._is_late(keep_front_work=True):
-                    break
-            self._remeasure_front()
-            self._reseed_front()
+                self._carry_out(self._kept_timings())
+            self._carry_out(self._trials_to_evaluate(), keep_front_work=True)
+            if self._is_over:  # counted from here, since the last trial may have ended late
+                self._deadline = max(self._deadline, time.monotonic() + 2 * self._kept_s())
+            self._carry_out(self._second_timings())
+            self._carry_out(self._further_seeds())
         except KeyboardInterrupt:
             # A second Ctrl-C, or one raised outside our handler.
             self._is_stopped = True
         if self._is_stopped:
-            for event in self._worker.events(0):  # phases that ended before Ctrl-C and were not read yet
+            for event in self._workers.events(0):  # phases that ended before Ctrl-C and were not read yet
                 self._record(event)
-            self._worker.close()
+            self._workers.close()
             self._store.leave()
             return "interrupted"
         self._fail_if_all_failed()
         return "timeout" if self._is_over and any(self._missing().values()) else "complete"
 
-    def _is_late(self, *, keep_front_work: bool = False) -> bool:
+    def _carry_out(self, tasks: Iterator[_Task | None], *, keep_front_work: bool = False) -> None:
+        """Have tasks carried out, as many at once as there are workers, until none is left or the time is over; those under way end."""
+        is_open = True
+        while not self._is_stopped:
+            is_open = is_open and self._begin_tasks(tasks, keep_front_work=keep_front_work)
+            if not is_open and not self._tasks:
+                return
+            self._files.write_if_due()
+            for event in self._workers.events(_INTERRUPT_POLL_S):
+                self._hear(event)
+
+    def _begin_tasks(self, tasks: Iterator[_Task | None], *, keep_front_work: bool) -> bool:
+        """Begin tasks while a worker is free; False once no further one is to begin. None among the tasks is one that waits for others to end."""
+        while len(self._tasks) < self._workers.capacity and not self._is_stopped:
+            if self._is_late(keep_front_work=keep_front_work):
+                return False
+            try:
+                task = next(tasks)
+            except StopIteration:
+                return False
+            if task is None:
+                return True
+            self._has_begun = True
+            self._tasks[task.trial] = task
+            self._go_on(task, None)
+        return True
+
+    def _go_on(self, task: _Task, last: Event | None) -> None:
+        """Have measured what the task wants next after the last event of its job, None at its beginning."""
+        try:
+            task.phases = next(task.steps) if last is None else task.steps.send(last)
+        except StopIteration:
+            del self._tasks[task.trial]
+            return
+        task.attempts = 0
+        self._submit(task)
+
+    def _submit(self, task: _Task) -> None:
+        if self._is_stopped:
+            return
+        task.attempts += 1
+        settings = {**self._config.settings, "seed": self._config.seed, "blocks": dict(self._config.blocks)}
+        if task.phases is not None:
+            settings["phases"] = list(task.phases)
+        if ahead := self._ahead():
+            settings["ahead"] = ahead
+        done = self._store.phases(task.trial) if task.skips_done else {}
+        arch = self._store.arch_document(task.trial)
+        self._workers.submit(Job(trial=task.trial, arch=arch, settings=settings, done=dict(done)))
+
+    def _hear(self, event: Event) -> None:
+        """Store what an event brings, and go on with its trial where its job has ended; once more where its worker was killed."""
+        if event["event"] not in ("done", "failed"):
+            self._record(event)
+            self._listener.progress(event)
+            return
+        task = self._tasks[event["trial"]]
+        if _was_killed(event.get("reason")) and task.attempts <= self._retries:
+            again = {**event, "event": "progress", "phase": "tried once more", "text": event["reason"]}
+            self._listener.progress(again)
+            self._submit(task)
+        else:
+            self._go_on(task, event)
+
+    def _kept_s(self) -> float:
+        """Seconds of the time limit that are kept for the work on the front."""
+        return min(self._front_work.seconds(), self._timeout_s / 2)
+
+    def _is_late(self, *, keep_front_work: bool) -> bool:
         """Whether the time limit is over, or what is left is kept for the work on the front, which then has twice what was kept."""
-        if isinf(self._deadline):
+        if isinf(self._deadline) or (keep_front_work and not self._has_begun):  # the first trial is always evaluated
             return False
-        now = time.monotonic()
-        kept_s = min(self._front_work.seconds(), self._timeout_s / 2) if keep_front_work else 0.0
-        if now < self._deadline - kept_s:
+        if time.monotonic() < self._deadline - (self._kept_s() if keep_front_work else 0.0):
             return False
         self._is_over = True
-        # Counted from here, since the last trial may have ended late.
-        self._deadline = max(self._deadline, now + 2 * kept_s)
         return True
 
     def _missing(self) -> dict[str, int]:
@@ -153,66 +237,96 @@ class Driver:
             "seeds": len(self._front_work.seeds_left()),
         }
 
-    def _queue(self) -> Iterator[Row]:
-        """The trials to evaluate, each stored at its turn: unfinished ones of an earlier driver, the fixed ones, then the sampler's."""
-        yield from self._store.unfinished()
+    # Which trials are evaluated
+
+    def _trials_to_evaluate(self) -> Iterator[_Task | None]:
+        """Each trial at its turn: unfinished ones of an earlier driver, the fixed ones, then the sampler's, which are stored now.
+
+        One whose architecture is under way waits, since it takes over the figures.
+        """
+        for row in self._store.unfinished():
+            yield self._evaluation(row)
         for name, arch in self._fixed_left():
-            yield self._store.start_fixed(name, arch)
-        while self._store.count(*ENDED, is_fixed=False) < self._trials:
-            proposal, self._proposed = self._proposed or self._store.propose(), None
-            if proposal is None:
+            while self._is_under_way(arch):
+                yield None
+            yield self._evaluation(self._store.start_fixed(name, arch))
+        while self._store.count(is_fixed=False) < self._trials:
+            if not self._proposed and not self._ask(self._workers.capacity - len(self._tasks)):
                 self._is_exhausted = True
                 return
+            while self._is_under_way(self._proposed[0].arch):
+                yield None
+            proposal = self._proposed.popleft()
             predicted = self._predictor.predict(proposal.arch) if self._predictor else None
-            yield self._store.start(proposal, predicted)
+            yield self._evaluation(self._store.start(proposal, predicted))
+
+    def _evaluation(self, row: Row) -> _Task:
+        return _Task(row["trial"], self._evaluate(row), skips_done=True)
+
+    def _ask(self, number: int) -> bool:
+        """Ask the sampler for this many candidates, or more where there are many workers; False where the run has every one of its band."""
+        left = self._trials - self._store.count(is_fixed=False)
+        many = math.floor(_ASKED_SHARE * self._workers.capacity)
+        self._proposed.extend(self._store.propose_many(max(1, min(left, max(number, many)))))
+        return bool(self._proposed)
+
+    def _is_under_way(self, arch: Arch) -> bool:
+        return any(self._store.row(trial)["arch_id"] == arch.arch_id for trial in self._tasks)
 
     def _fixed_left(self) -> list[tuple[str, Arch]]:
         """The fixed models that have no trial yet, or one whose worker was killed."""
         known = {row["paper"] for row in self._store.rows() if not _was_killed(row["reason"])}
         return [(name, arch) for name, arch in self._fixed.items() if name not in known]
 
-    def _ahead(self, trial: int) -> list[dict[str, Any]]:
-        """The architectures that come after a trial, for a worker that compiles them meanwhile.
+    def _ahead(self) -> list[dict[str, Any]]:
+        """Architectures that come after those under way, for a worker that compiles them meanwhile; of several workers each gets its part.
 
-        A GPU's compiling takes longer than all else, so there the sampler is asked for its next candidate one trial early, without this one's
-        figures. Elsewhere it waits for them, and a seed goes on giving the same run.
+        A GPU's compiling takes longer than all else, so there the sampler is asked for its next candidate one trial early, without the
+        figures of this one. Elsewhere it waits for them, and a seed goes on giving the same run.
         """
-        settings = self._config.settings
+        settings, capacity = self._config.settings, max(1, self._workers.capacity)
         if settings["mode"] == "eager":
             return []
-        unfinished = [row["trial"] for row in self._store.unfinished() if row["trial"] != trial]
-        known = [*map(self._store.arch_document, unfinished), *(arch.to_dict() for _, arch in self._fixed_left())]
-        if known or settings["device"] != "cuda" or self._store.count(is_fixed=False) >= self._trials:
+        rows = [row for row in self._store.unfinished() if row["trial"] not in self._tasks]
+        known = [
+            *(self._store.arch_document(row["trial"]) for row in rows),
+            *(arch.to_dict() for _, arch in self._fixed_left()),
+        ]
+        if not known and settings["device"] == "cuda" and self._store.count(is_fixed=False) < self._trials:
+            if not self._proposed:
+                self._ask(1)
+            known = [proposal.arch.to_dict() for proposal in self._proposed]
+        if capacity == 1:
             return known
-        self._proposed = self._proposed or self._store.propose()
-        return [self._proposed.arch.to_dict()] if self._proposed else []
+        own = [document for document in known if str(document) not in self._compiled_ahead][
+            : math.ceil(len(known) / capacity)
+        ]
+        self._compiled_ahead |= set(map(str, own))
+        return own
 
-    def _evaluate(self, row: Row) -> None:
+    # What is done with one trial
+
+    def _evaluate(self, row: Row) -> Steps:
         """Evaluate one trial, store how it ended, and update the files; a trial interrupted by Ctrl-C stays `running`."""
         trial = row["trial"]
         self._listener.trial_started(row, self._tally())
         if row["reused_from"] is None:
             stuck = self._store.begin(trial)
-            ending = Ending(reason=stuck) if stuck else self._run_stages(row)
-            if ending is None:
-                return
+            ending = Ending(reason=stuck) if stuck else (yield from self._run_stages(row))
         else:
-            same = self._row(row["reused_from"])
+            same = self._store.row(row["reused_from"])
             ending = Ending(reason=same["reason"], is_stopped=same["state"] == "stopped")
         self._store.finish(trial, ending.reason, is_stopped=ending.is_stopped)
-        self._update()
-        self._listener.trial_finished(self._row(trial), self._tally())
+        self._files.update()
+        self._listener.trial_finished(self._store.row(trial), self._tally(but=trial))
 
-    def _run_stages(self, row: Row) -> Ending | None:
-        """Evaluate a trial stage by stage until it is complete, failed or stopped early; None after Ctrl-C."""
+    def _run_stages(self, row: Row) -> Generator[Sequence[str] | None, Event, Ending]:
+        """Evaluate a trial stage by stage until it is complete, failed or stopped early."""
         has_rungs = len(self._stages) > 1
         names_phases = has_rungs or FREE_PHASE in self._stages[0]
         for stage, phases in enumerate(self._stages, start=1):
-            done = self._store.phases(row["trial"])
-            if not done.keys() >= set(phases):
-                last = self._run_job(row, phases if names_phases else None, done)
-                if last is None:
-                    return None
+            if not self._store.phases(row["trial"]).keys() >= set(phases):
+                last = yield phases if names_phases else None
                 if "reason" in last:
                     return Ending(reason=last["reason"])
             ending = judge(self._config, self._store, row, stage) if has_rungs else None
@@ -220,91 +334,47 @@ class Driver:
                 return ending
         return Ending()
 
-    @property
-    def _rows(self) -> list[Row]:
-        return self._store.rows()
-
-    def _row(self, trial: int) -> Row:
-        return self._store.row(trial)
-
-    def _remeasure_kept(self) -> None:
-        """Time complete trials anew that have no quiet timing of the present identity; what fails is tried again the next time."""
+    def _kept_timings(self) -> Iterator[_Task]:
+        """Complete trials that have no quiet timing of the present identity are timed anew; what fails is tried again the next time."""
         left = self._store.left_to_remeasure()
         for place, row in enumerate(left, start=1):
-            if self._is_stopped or self._is_late():
-                return
-            self._listener.remeasure_started(row, place, len(left))
-            last = self._run_job(row, [TIMING_PHASE])
-            if last is None:
-                return
-            self._update()
-            self._listener.remeasure_finished(self._row(row["trial"]), place, len(left), last.get("reason"))
+            yield _Task(row["trial"], self._time_anew(row, place, len(left)))
 
-    def _remeasure_front(self) -> None:
-        """Measure the throughput of the front again; what fails is tried again by the next run of the same command."""
+    def _time_anew(self, row: Row, place: int, total: int) -> Steps:
+        self._listener.remeasure_started(row, place, total)
+        last = yield [TIMING_PHASE]
+        self._files.update()
+        self._listener.remeasure_finished(self._store.row(row["trial"]), place, total, last.get("reason"))
+
+    def _second_timings(self) -> Iterator[_Task]:
+        """The throughput of the front is measured again; what fails is tried again by the next run of the same command."""
         members, left = self._front_work.again_members(), self._front_work.again_left()
         # Shuffled, since in another order a slow drift affects other trials than the first time.
         random.Random(self._config.seed).shuffle(left)
         for place, row in enumerate(left, start=len(members) - len(left) + 1):
-            if self._is_stopped or self._is_late():
-                return
-            self._listener.again_started(row, place, len(members))
-            last = self._run_job(row, [AGAIN_PHASE])
-            if last is None:
-                return
-            self._update()
-            now = self._row(row["trial"])
-            missing = "the evaluation gave no figure" if now["throughput_again_img_s"] is None else None
-            self._listener.again_finished(now, place, len(members), last.get("reason", missing))
+            yield _Task(row["trial"], self._time_again(row, place, len(members)))
 
-    def _reseed_front(self) -> None:
-        """Train the front with further seeds, all of one seed before the next; what fails is tried again by the next run of the same command."""
+    def _time_again(self, row: Row, place: int, total: int) -> Steps:
+        self._listener.again_started(row, place, total)
+        last = yield [AGAIN_PHASE]
+        self._files.update()
+        now = self._store.row(row["trial"])
+        missing = "the evaluation gave no figure" if now["throughput_again_img_s"] is None else None
+        self._listener.again_finished(now, place, total, last.get("reason", missing))
+
+    def _further_seeds(self) -> Iterator[_Task | None]:
+        """The front is trained with further seeds, all of one seed before the next; what fails is tried again by the next run of the same command."""
         left = self._front_work.seeds_left()
         for place, (row, number) in enumerate(left, start=1):
-            if self._is_stopped or self._is_late():
-                return
-            self._listener.seed_started(row, place, len(left))
-            last = self._run_job(row, [f"{SEED_PHASE}{number}"])
-            if last is None:
-                return
-            self._update()
-            self._listener.seed_finished(self._row(row["trial"]), place, len(left), last.get("reason"))
+            while row["trial"] in self._tasks:
+                yield None
+            yield _Task(row["trial"], self._train_seed(row, number, place, len(left)))
 
-    def _run_job(
-        self, row: Row, phases: Sequence[str] | None, done: Mapping[str, dict[str, Any]] | None = None
-    ) -> Event | None:
-        """Have `phases` of a trial measured (None: the evaluator's default) and store each as it ends; once more where the worker was killed.
-
-        Returns the last event of the job, or None after Ctrl-C.
-        """
-        last = self._try_job(row, phases, done)
-        if last is None or not _was_killed(last.get("reason")):
-            return last
-        again = {"event": "progress", "trial": row["trial"], "phase": "tried once more", "text": last["reason"]}
-        self._listener.progress(again)
-        return self._try_job(row, phases, None if done is None else self._store.phases(row["trial"]))
-
-    def _try_job(
-        self, row: Row, phases: Sequence[str] | None, done: Mapping[str, dict[str, Any]] | None
-    ) -> Event | None:
-        """`_run_job` once."""
-        if self._is_stopped:
-            return None
-        settings = {**self._config.settings, "seed": self._config.seed, "blocks": dict(self._config.blocks)}
-        if phases is not None:
-            settings["phases"] = list(phases)
-        if ahead := self._ahead(row["trial"]):
-            settings["ahead"] = ahead
-        arch = self._store.arch_document(row["trial"])
-        self._worker.submit(Job(trial=row["trial"], arch=arch, settings=settings, done=dict(done or {})))
-        while not self._is_stopped:
-            self._write_if_due()
-            for event in self._worker.events(_INTERRUPT_POLL_S):
-                if event["event"] in ("done", "failed"):
-                    return event
-                self._record(event)
-                self._listener.progress(event)
-        return None
+    def _train_seed(self, row: Row, number: int, place: int, total: int) -> Steps:
+        self._listener.seed_started(row, place, total)
+        last = yield [f"{SEED_PHASE}{number}"]
+        self._files.update()
+        self._listener.seed_finished(self._store.row(row["trial"]), place, total, last.get("reason"))
 
     def _record(self, event: Event) -> None:
         """Store what a phase measured; other events are ignored."""
@@ -341,11 +411,12 @@ class Driver:
         number = self._store.count("failed")
         if number and number == self._store.count():
             raise RunError(
-                f"{self._store.folder}: all {number} trials failed; the first because: {self._rows[0]['reason']} "
+                f"{self._store.folder}: all {number} trials failed; the first because: {self._store.rows()[0]['reason']} "
                 f"({self._store.folder / LOG_FILE} has what the evaluation printed)"
             )
 
-    def _tally(self) -> Tally:
+    def _tally(self, but: int | None = None) -> Tally:
+        """The progress; `but` is a trial under way that has just ended."""
         store, front = self._store, self._store.front()
         return Tally(
             ended=store.count(*ENDED),
@@ -357,46 +428,20 @@ class Driver:
             + max(self._trials, store.count(is_fixed=False)),
             front_size=len(front),
             front=front,
+            workers=self._workers.capacity,
+            under_way=len(self._tasks.keys() - {but}),
         )
 
-    def _update(self) -> None:
-        """Have the files written at once where that is quick, as it is up to some thousand trials, else when they are due."""
-        self._is_stale = True
-        self._write_if_due()
-
-    def _write_if_due(self) -> None:
-        """Write the files if they lack something, unless that would take a large share of the time or they are not old yet."""
-        if self._is_stale:
-            wait_s = 0.0 if self._write_s <= _QUICK_S else min(_STALE_S, _WRITE_SHARE * self._write_s)
-            if time.monotonic() - self._written_at >= wait_s:
-                self._write("running")
-
-    def _write(self, state: State, reason: str | None = None) -> None:
-        """Update the run's files from the study, all of them, so that they tell of the same moment; `front` of every row is set.
-
-        `reason` is why a run failed.
-        """
-        start = time.monotonic()
-        self._store.rank()
-        rows, folder, throughput_id = self._rows, self._store.folder, self._store.ranked_id
-        write_trials(rows, folder)
-        write_front(rows, folder, self._config.objectives, throughput_id)
-        manifest = {
-            **describe(self._config, rows, throughput_id),
+    def _manifest(self) -> dict[str, Any]:
+        """What manifest.json says beside the configuration and the rows."""
+        return {
             "command": self._command,
             "trials": self._trials,
             "papers": list(self._fixed),
-            "storage": self._store.where,
-            "study": self._store.study_name,
             "calibration": self._predictor and dict(self._predictor.source),
-            "state": state,
-            "reason": reason,
             "missing": self._missing(),
             "exhausted": self._is_exhausted,
         }
-        write_manifest(manifest, folder)
-        self._is_stale, self._written_at = False, time.monotonic()
-        self._write_s = self._written_at - start
 
 
 def _was_killed(reason: str | None) -> bool:

@@ -21,10 +21,12 @@ class Tally:
     front_size: int
     stopped: int = 0
     front: Sequence[Row] = ()
+    workers: int = 1  # how many trials may be under way at once, and how many are
+    under_way: int = 0
 
 
 class Listener(Protocol):
-    """Receives the events of a run, in the driver's process and thread."""
+    """Receives the events of a run, in the driver's process and thread; those of several trials come in turn where there are several workers."""
 
     def trial_started(self, row: Row, tally: Tally) -> None:
         """A trial is about to be evaluated or, with `reused_from`, to take over the figures of an earlier one."""

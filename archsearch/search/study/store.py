@@ -322,6 +322,10 @@ class RunStore:
         with storage_errors(self.where):
             return self._sampler.propose(with_changed(self._study, self._changed_trials()), self._num_trials())
 
+    def propose_many(self, number: int) -> list[Proposal]:
+        """The sampler's next candidates; fewer, or none, when the run has every architecture of the band."""
+        return [proposal] if (proposal := self.propose()) else []
+
     def _changed_trials(self) -> dict[int, FrozenTrial]:
         """Ended trials whose stored values are not of the present identity, as the sampler may see them."""
         if self._seen is None:

@@ -1,7 +1,8 @@
 """The interface between a run's driver and its workers: a job goes in, events come out.
 
-The driver submits one job at a time and calls `Worker.events` until the job's last event has come. A worker may evaluate in another
-process or on another machine, so jobs and events are plain values that JSON can carry, in both directions. Events:
+The driver submits jobs, at most `Workers.capacity` at once and one of a trial, and calls `Workers.events` until each job's last event has
+come. A worker may evaluate in another process or on another machine, so jobs and events are plain values that JSON can carry, in both
+directions. Every event of several workers also has `worker`, the name of the one that sent it, such as `cuda:1`. Events:
 
 - `{"event": "progress", "trial": 7, "phase": "proxy", ...}`: only for displays; further keys depend on the phase. `waiting` says who has
   the device that the phase waits for, and is empty when the wait is over; `step` and `steps` are of a training; `other_cores` are the cores
@@ -14,7 +15,7 @@ process or on another machine, so jobs and events are plain values that JSON can
 
 The reason of a process that was ended from outside begins with `KILLED`: then it is not the trial's fault, and the driver tries once more.
 
-A job has exactly one last event, unless the worker is closed first. A crash of the evaluation, or of the process or machine it runs in, is
+A job has exactly one last event, unless the workers are closed first. A crash of the evaluation, or of the process or machine it runs in, is
 a `failed` event and never an exception; afterwards the worker accepts the next job. So it does after a CUDA error, which leaves a process
 unusable: the next job is done by another one.
 """
@@ -52,14 +53,21 @@ class Evaluator(Protocol):
         """Emit `progress` and `phase` events without their `trial` and `seconds`; raise to fail the trial."""
 
 
-class Worker(Protocol):
-    """Evaluates jobs, one at a time."""
+class Workers(Protocol):
+    """Evaluate jobs, up to `capacity` at once."""
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs may be under way now; it changes where machines join and leave, and may be 0 for a while."""
 
     def submit(self, job: Job) -> None:
-        """Start a job, and return at once. The last event of the job before must have been read."""
+        """Start a job, or keep it until a worker is free, and return at once. The last event of the trial's job before must have been read."""
 
     def events(self, timeout: float) -> list[Event]:
-        """The events since the last call, in order; where there are none yet, wait up to `timeout` seconds for the first."""
+        """The events since the last call, those of a job in order; where there are none yet, wait up to `timeout` seconds for the first."""
+
+    def end(self, trial: int, reason: str) -> None:
+        """End a trial's job wherever it stands: its last event is `failed` with this reason. Nothing where it has no job under way."""
 
     def close(self) -> None:
-        """Stop at once and free everything, also in the middle of a job, whose last event then never comes. A second call does nothing."""
+        """Stop at once and free everything, also in the middle of jobs, whose last events then never come. A second call does nothing."""

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -38,18 +38,34 @@ _LATELY_S, _SHORTEST_S = 2.0, 0.2
 
 
 class ProcessWorker:
-    """A worker (see `base`) in one spawned process, which serves many jobs, is restarted when it dies, and never outlives the driver.
+    """`Workers` (see `base`) of one spawned process, which serves many jobs, is restarted when it dies, and never outlives the driver.
 
-    `evaluator` is "module:function", an `Evaluator`; what it prints goes to the file `log`. The process starts at construction, so
-    that importing torch overlaps with the driver's own work.
+    `evaluator` is "module:function", an `Evaluator`; what it prints goes to the file `log`. The process has the variables of `environment`
+    besides its parent's, and evaluates with the run's settings changed by `own_settings`. It starts at construction, so that importing torch
+    overlaps with the driver's own work.
     """
 
-    def __init__(self, log: Path, evaluator: str = EVALUATOR) -> None:
-        self._log, self._evaluator = log, evaluator
+    def __init__(
+        self,
+        log: Path,
+        evaluator: str = EVALUATOR,
+        *,
+        name: str = "",
+        environment: Mapping[str, str] | None = None,
+        own_settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._log, self._evaluator, self.name = log, evaluator, name
+        self._environment, self._own_settings = dict(environment or {}), dict(own_settings or {})
         self._trial: int | None = None
+        self._unread: list[Event] = []  # of a job that was ended
         self._start()
         # Before multiprocessing's own exit handler, which would wait for the process without end.
         atexit.register(self.close)
+
+    @property
+    def capacity(self) -> int:
+        """One job at a time."""
+        return 1
 
     @property
     def pid(self) -> int | None:
@@ -61,7 +77,7 @@ class ProcessWorker:
         self._connection, theirs = context.Pipe()
         # Nothing is ever sent here: the worker exits when the driver closes its end or dies.
         lifeline, self._lifeline = context.Pipe(duplex=False)
-        arguments = (theirs, lifeline, self._evaluator, str(self._log))
+        arguments = (theirs, lifeline, self._evaluator, str(self._log), self._environment)
         self._process: SpawnProcess = context.Process(target=_serve, args=arguments, name="archsearch-worker")
         with without_interrupts():
             self._process.start()
@@ -71,7 +87,7 @@ class ProcessWorker:
     def submit(self, job: Job) -> None:
         """Start a job, in a new process where the old one has died meanwhile."""
         assert self._trial is None, f"trial {self._trial} is still being evaluated"
-        message = json.dumps(vars(job)).encode()
+        message = json.dumps({**vars(job), "settings": {**job.settings, **self._own_settings}}).encode()
         try:
             self._connection.send_bytes(message)
         except OSError:
@@ -83,7 +99,7 @@ class ProcessWorker:
 
     def events(self, timeout: float) -> list[Event]:
         """The events since the last call; a process that died is a `failed` event, and a new one has been started."""
-        events: list[Event] = []
+        events, self._unread = self._unread, []
         try:
             while self._connection.poll(0 if events else timeout):
                 events.append(json.loads(self._connection.recv_bytes()))
@@ -98,6 +114,18 @@ class ProcessWorker:
                 self._reap(exit_timeout_s=0)  # at once: such a process may hang at its exit
                 self._start()
         return events
+
+    def end(self, trial: int, reason: str) -> None:
+        """Kill the process where it evaluates this trial, and start a new one; the reason is the trial's."""
+        if self._trial != trial:
+            return
+        unread = self.events(0)
+        if self._trial is not None:  # it has not ended meanwhile
+            self._reap(exit_timeout_s=0)
+            self._start()
+            self._trial = None
+            unread.append({"event": "failed", "trial": trial, "reason": reason})
+        self._unread = unread
 
     def _reap(self, exit_timeout_s: float = _EXIT_TIMEOUT_S) -> str:
         """Wait for the process to exit, kill it after the timeout, kill its children; returns why it ended."""
@@ -121,6 +149,11 @@ class ProcessWorker:
             self._reap(exit_timeout_s=0)
 
 
+def wait_for_processes(workers: Sequence[ProcessWorker], timeout: float) -> None:
+    """Return when one of the workers may have events, or after `timeout` seconds."""
+    wait([worker._connection for worker in workers], timeout)
+
+
 def _describe_exit(exitcode: int | None, log: str) -> str:
     """Why a process ended, in words."""
     if exitcode is None or exitcode >= 0:
@@ -132,8 +165,9 @@ def _describe_exit(exitcode: int | None, log: str) -> str:
     return f"the worker process crashed (signal {-exitcode}, {name}); {log} may say more"
 
 
-def _serve(jobs: Connection, lifeline: Connection, evaluator: str, log: str) -> None:
+def _serve(jobs: Connection, lifeline: Connection, evaluator: str, log: str, environment: Mapping[str, str]) -> None:
     """The main function of the process: evaluate jobs until the driver closes the pipe."""
+    os.environ.update(environment)  # before torch is imported
     _detach(Path(log))
     work_for(f"run {Path(log).parent.absolute()}")
     threading.Thread(target=_die_with_driver, args=(lifeline,), daemon=True).start()
