@@ -117,6 +117,15 @@ def _process_s(pid: int) -> float | None:
     return None
 
 
+def child_pids(pid: int) -> list[int]:
+    """The processes that a process has started and that have not ended; none where the system does not tell."""
+    found: list[int] = []
+    for path in (_PROC / str(pid) / "task").glob("*/children"):
+        with contextlib.suppress(OSError, ValueError):
+            found += map(int, path.read_text().split())
+    return found
+
+
 def _load_average() -> float | None:
     try:
         return os.getloadavg()[0]

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from archsearch.cores import usable_cores
-from archsearch.errors import UserError
-from archsearch.lock import machine_lock
+from archsearch.errors import UserError, shown
+from archsearch.lock import Held, machine_lock
 from archsearch.system import ignore, utc_now
 
 # Not on Windows: there the memory peak is unknown.
@@ -36,7 +36,13 @@ Condition = str | int | float | bool | list[int] | None
 
 
 def pick_device(name: str) -> torch.device:
-    """Device for a name in DEVICE_NAMES; `auto` is cuda, else mps, else cpu. UserError for another name and an absent device."""
+    """Device for a name in DEVICE_NAMES; `auto` is cuda, else mps, else cpu. UserError for another name and an absent device.
+
+    `cuda:1,cuda:3` is cuda too: this process and those it starts see only these GPUs from now on, if it has not used CUDA yet.
+    """
+    if name.startswith("cuda:"):
+        _see_only(name)
+        name = "cuda"
     present = ["cuda"] if torch.cuda.is_available() else []  # the fastest first
     if torch.backends.mps.is_available():
         present.append("mps")
@@ -51,6 +57,28 @@ def pick_device(name: str) -> torch.device:
             f"use {present[0]!r} or 'auto'"
         )
     return torch.device(name)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; CUDA is not initialised."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    number = torch.cuda.device_count()
+    return [word.strip() for word in named.split(",")][:number] if named else [str(index) for index in range(number)]
+
+
+@functools.cache  # the second time the numbers would count among those chosen
+def _see_only(text: str) -> None:
+    """Have CUDA show only the GPUs of `cuda:1,cuda:3`. Raises UserError for what is none of that form, and for absent ones."""
+    words = [word.strip() for word in text.split(",")]
+    there = visible_gpus()
+    allowed = [f"cuda:{index}" for index in range(len(there))]
+    for word in words:
+        if word not in allowed:
+            here = f"this machine has {', '.join(allowed)}" if allowed else "PyTorch finds no GPU here"
+            raise UserError(
+                f"device: got {shown(word)} in {shown(text)}, but {here}; write one or several such as cuda:1,cuda:3"
+            )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(there[allowed.index(word)] for word in dict.fromkeys(words))
 
 
 def conditions(device: torch.device) -> dict[str, Condition]:
@@ -223,8 +251,8 @@ def _can_bind(cpus: Sequence[int]) -> bool:
 
 
 @contextlib.contextmanager
-def device_lock(device: torch.device, *, exclusive: bool, on_wait: Callable[[str], None] = ignore) -> Iterator[float]:
-    """Wait for `device` and hold it: exclusively to time on it, shared with others to train on it; gives the seconds waited.
+def device_lock(device: torch.device, *, exclusive: bool, on_wait: Callable[[str], None] = ignore) -> Iterator[Held]:
+    """Wait for `device` and hold it: exclusively to time on it, shared with others to train on it.
 
     One lock for each physical device of the machine, a `machine_lock`, which says what `on_wait` gets, and where it cannot lock.
     """
@@ -232,8 +260,8 @@ def device_lock(device: torch.device, *, exclusive: bool, on_wait: Callable[[str
     if device.type == "cuda":  # by uuid, as a GPU's index depends on CUDA_VISIBLE_DEVICES
         uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         identity = hashlib.sha256(uuid.encode()).hexdigest()[:12]
-    with machine_lock(f"{device.type}-{identity}", exclusive=exclusive, on_wait=on_wait) as waited_s:
-        yield waited_s
+    with machine_lock(f"{device.type}-{identity}", exclusive=exclusive, on_wait=on_wait) as held:
+        yield held
 
 
 def reset_peak_memory(device: torch.device) -> None:

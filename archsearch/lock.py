@@ -34,30 +34,77 @@ def work_for(purpose: str) -> None:
     _purpose[:] = [purpose]
 
 
+class Held:
+    """A lock that is held: `waited_s`, the seconds that were waited for it, and a way to let others have it alone for a while."""
+
+    def __init__(self, take: Callable[[contextlib.ExitStack], float], is_wanted: Callable[[], bool]) -> None:
+        self.waited_s = 0.0
+        self._take, self._is_wanted = take, is_wanted
+        self._stack = contextlib.ExitStack()
+        self._wait()
+
+    def _wait(self) -> float:
+        seconds = self._take(self._stack)
+        self.waited_s += seconds
+        return seconds
+
+    def step_aside(self) -> float:
+        """Where another process waits for the lock alone, give it up, and wait until that one has had it; gives the seconds waited."""
+        if not self._is_wanted():
+            return 0.0
+        self._stack.close()
+        return self._wait()
+
+    def release(self) -> None:
+        """Give it up."""
+        self._stack.close()
+
+
 @contextlib.contextmanager
-def machine_lock(name: str, *, exclusive: bool, on_wait: Callable[[str], None] = ignore) -> Iterator[float]:
-    """Wait for the lock `name` and hold it, alone or shared with others that do not want it alone; gives the seconds waited.
+def machine_lock(name: str, *, exclusive: bool, on_wait: Callable[[str], None] = ignore) -> Iterator[Held]:
+    """Wait for the lock `name` and hold it, alone or shared with others that do not want it alone.
+
+    Who wants it alone is served before those that want to share it, and those that share it may step aside (`Held.step_aside`).
 
     While it waits, `on_wait` is called with who holds the lock, at first and whenever that changes, and at the end with an empty text; these
     calls come from another thread. The system releases the lock when the holder and its forked children have ended, in whatever way. Not
     re-entrant: a process that holds the lock must not ask for it again. Does nothing on Windows. UserError when the file cannot be opened.
     """
     if sys.platform == "win32":
-        yield 0.0
+        yield Held(lambda stack: 0.0, lambda: False)
         return
+
+    def enter(stack: contextlib.ExitStack, wanted: int) -> float:
+        if stack.enter_context(flocked(wanted, exclusive=exclusive, wait=False)):
+            return 0.0
+        started = time.monotonic()
+        with _telling(descriptor, on_wait):
+            stack.enter_context(flocked(wanted, exclusive=exclusive))
+        return time.monotonic() - started
+
+    def take(stack: contextlib.ExitStack) -> float:
+        with (
+            contextlib.ExitStack() as turn
+        ):  # held until the lock is: so those that share it see that one wants it alone
+            waited_s = enter(turn, queue) + enter(stack, descriptor)
+        stack.enter_context(_named(descriptor, alone=exclusive))
+        return waited_s
+
+    def is_wanted() -> bool:
+        with flocked(queue, exclusive=False, wait=False) as is_free:
+            return not is_free
+
     descriptor = _open(lock_directory() / f"archsearch-{name}.lock")
-    waited_s = 0.0
+    queue = _open(lock_directory() / f"archsearch-{name}.queue.lock")
     try:
-        with contextlib.ExitStack() as stack:
-            if not stack.enter_context(flocked(descriptor, exclusive=exclusive, wait=False)):
-                started = time.monotonic()
-                with _telling(descriptor, on_wait):
-                    stack.enter_context(flocked(descriptor, exclusive=exclusive))
-                waited_s = time.monotonic() - started
-            with _named(descriptor, alone=exclusive):
-                yield waited_s
+        held = Held(take, is_wanted)
+        try:
+            yield held
+        finally:
+            held.release()
     finally:
         os.close(descriptor)
+        os.close(queue)
 
 
 def waiting_line(say: Say) -> Callable[[str], None]:

@@ -64,8 +64,8 @@ class Waiter(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        with machine_lock("test", exclusive=self.exclusive, on_wait=self.told.append) as waited_s:
-            self.waited_s = waited_s
+        with machine_lock("test", exclusive=self.exclusive, on_wait=self.told.append) as held:
+            self.waited_s = held.waited_s
 
 
 @pytest.mark.usefixtures("directory")
@@ -85,8 +85,8 @@ def test_one_that_waits_is_told_who_holds_the_lock_and_how_long_it_waited() -> N
 @pytest.mark.usefixtures("directory")
 def test_those_that_share_it_are_all_named_and_the_dead_are_not() -> None:
     with holder("results/one", "shared") as one, holder("results/two", "shared"), holder("results/three", "shared"):
-        with machine_lock("test", exclusive=False) as waited_s:
-            assert waited_s == 0.0
+        with machine_lock("test", exclusive=False) as held:
+            assert held.waited_s == 0.0
         one.kill()
         one.wait()
         waiter = Waiter()
@@ -101,8 +101,8 @@ def test_those_that_share_it_are_all_named_and_the_dead_are_not() -> None:
 def test_a_lock_that_is_free_is_not_waited_for(directory: Path) -> None:
     told: list[str] = []
     for _ in range(3):
-        with machine_lock("test", exclusive=True, on_wait=told.append) as waited_s:
-            assert waited_s == 0.0
+        with machine_lock("test", exclusive=True, on_wait=told.append) as held:
+            assert held.waited_s == 0.0
     assert told == []
     assert (directory / "archsearch-test.lock").stat().st_size < 1000
 
@@ -167,3 +167,39 @@ def test_what_others_wrote_into_the_file_is_no_harm(directory: Path) -> None:
         wait_until(lambda: waiter.told)
         assert "\x1b" not in waiter.told[0]
     waiter.join(10)
+
+
+@pytest.mark.usefixtures("directory")
+def test_one_that_wants_it_alone_comes_between_two_steps_of_those_that_share_it() -> None:
+    steps: list[float] = []
+    aside: list[float] = []
+    is_over = threading.Event()
+
+    def share() -> None:
+        with machine_lock("test", exclusive=False) as held:
+            own: list[float] = []
+            while not is_over.is_set():
+                own.append(held.step_aside())
+                steps.append(time.monotonic())
+                time.sleep(0.005)
+            assert held.waited_s == pytest.approx(sum(own))
+            aside.extend(own)
+
+    threads = [threading.Thread(target=share) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    spans = []
+    for _ in range(3):
+        wait_until(lambda: len(steps) > 10)
+        with machine_lock("test", exclusive=True):
+            time.sleep(0.02)  # the last step of each has ended
+            begin = time.monotonic()
+            time.sleep(0.2)
+            spans.append((begin, time.monotonic()))
+        steps_before = len(steps)
+        wait_until(lambda before=steps_before: len(steps) > before + 9)  # type: ignore[misc]  # bound now
+    is_over.set()
+    for thread in threads:
+        thread.join(10)
+    assert not [step for step in steps for begin, end in spans if begin < step < end]
+    assert sum(seconds > 0.15 for seconds in aside) == 9

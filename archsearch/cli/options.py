@@ -120,13 +120,38 @@ tolerance_option = click.option(
     metavar="SHARE",
     help="How far from the budget a candidate's MACs may lie, either way: a percentage or a fraction.",
 )
+
+
+class _Device(click.Choice):  # type: ignore[type-arg]  # generic only since click 8.2
+    """A device's name, or the numbers of GPUs, which `device.pick_device` checks."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return value if value.startswith("cuda:") else str(super().convert(value, param, ctx))
+
+
 device_option = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    type=_Device(["auto", "cpu", "cuda", "mps"]),
     default="auto",
     show_default=True,
-    help="Where the networks run; auto takes cuda, else mps, else cpu.",
+    help="Where the networks run; auto takes cuda, else mps, else cpu. Certain GPUs alone: cuda:1,cuda:3.",
 )
+
+
+class Workers(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """A number of workers, or `auto`, which is None."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """As the class says."""
+        if value is None or value == "auto":
+            return None
+        if not (str(value).isdecimal() and 1 <= int(str(value)[:9]) <= MOST_CORES):
+            self.fail(f"{shown(str(value))} is neither auto nor a whole number from 1 to {MOST_CORES}.", param, ctx)
+        return int(value)
+
+
 DTYPES = click.Choice(["float32", "bfloat16", "amp_bfloat16"])
 dtype_option = click.option(
     "--dtype",

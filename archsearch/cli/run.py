@@ -12,6 +12,7 @@ from archsearch.cli.app import INTERRUPTED, RESULTS, TIMED_OUT
 from archsearch.cli.options import (
     SECONDS,
     SizedCommand,
+    Workers,
     budget_option,
     fix_option,
     image_size_option,
@@ -66,6 +67,20 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 )
 @images_options("--data")
 @measuring_options
+@click.option(
+    "--workers",
+    type=Workers(),
+    metavar="N|auto",
+    help="Trials that are under way at once: a process each, with a GPU of its own, or on a CPU with cores of its own to train on; timings "
+    "have the device alone.  [default: auto, all GPUs, or a core each where an embedded proxy is trained on a CPU]",
+)
+@number_option(
+    "--retries",
+    least=0,
+    most=100,
+    default=2,
+    help="Evaluate a trial again up to so many times where its worker was killed from outside, such as for want of memory.",
+)
 @click.option(
     "--recheck/--no-recheck",
     default=True,

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from archsearch.blocks import BlockFile
-from archsearch.device import conditions, device_lock, is_out_of_memory
+from archsearch.device import affinity, conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.errors import ArchsearchError, RunError, UserError, first_line
+from archsearch.lock import Held
 from archsearch.models import build_for_timing, count_fvcore, failing_layer
 from archsearch.proxy import LoadedData, ProxyScore, ProxyTask, Training, TrainingProgress, shrink, start_training
 from archsearch.proxy.training_free import scores as free_scores
@@ -58,7 +59,7 @@ def evaluate(
     _paused[:] = [each for each in _paused if (each.arch, each.task, each.device) == (arch, task, device)]
     full = cache(lambda: build_for_timing(arch))  # one model is counted and timed
     phases: dict[str, Callable[[], dict[str, Any]]] = {
-        "count": lambda: _count(arch, full(), task),
+        "count": lambda: _count(arch, full, task, settings, emit),
         "throughput": lambda: _throughput(full(), measurement, emit),
         "again": lambda: _measure_again(full(), measurement, emit),
     }
@@ -66,14 +67,14 @@ def evaluate(
         keep_progress_bars_here()
         _compile_ahead(settings, measurement, arch, emit)
     if task is not None:
-        phases[FREE_PHASE] = lambda: _training_free(arch, task, device, emit)
-        phases |= {rung.phase: partial(_train, arch, task, rung, device, emit) for rung in rungs}
+        phases[FREE_PHASE] = lambda: _training_free(arch, task, device, settings, emit)
+        phases |= {rung.phase: partial(_train, arch, task, rung, device, settings, emit) for rung in rungs}
     for phase in settings.get("phases", PHASES):
         if phase in done:
             continue
         if phase.startswith(SEED_PHASE) and task is not None:
             again = replace(rungs[-1], phase=phase, place=1, total=1)
-            phases[phase] = partial(_train_seed, arch, task, again, device, emit)
+            phases[phase] = partial(_train_seed, arch, task, again, device, settings, emit)
         emit({"event": "progress", "phase": phase})
         start = time.perf_counter()
         _waits.clear()
@@ -108,6 +109,10 @@ _pools: list[CompilePool] = []
 def _compile_ahead(settings: Mapping[str, Any], measurement: Measurement, arch: Arch, emit: Emit) -> None:
     """Have the architectures of settings["ahead"] compiled from now on, and leave this one to its own measurement."""
     ahead, size = settings.get("ahead", ()), pool_size(measurement)
+    if (
+        workers := settings.get("workers", 1)
+    ) > 1:  # the cores are shared; on a CPU they are those that the others train on
+        size = max(1, size // workers) if measurement.device == "cuda" else 0
     if not _pools and ahead and size:
         _pools.append(CompilePool(measurement, settings.get("blocks", {}), size))
     for pool in _pools:
@@ -120,24 +125,45 @@ _waits: list[float] = []
 
 
 @contextlib.contextmanager
-def _holding(device: torch.device, phase: str, emit: Emit, *, exclusive: bool) -> Iterator[None]:
+def _holding(device: torch.device, phase: str, emit: Emit, *, exclusive: bool) -> Iterator[Held]:
     """Hold the device for a phase. A wait for it is reported, and does not count as time of the phase."""
 
     def tell(holder: str) -> None:
         emit({"event": "progress", "phase": phase, "waiting": holder})
 
-    with device_lock(device, exclusive=exclusive, on_wait=tell) as waited_s:
-        _waits.append(waited_s)
-        yield
+    with device_lock(device, exclusive=exclusive, on_wait=tell) as held:
+        try:
+            yield held
+        finally:
+            _waits.append(held.waited_s)
 
 
-def _count(arch: Arch, model: nn.Module, task: ProxyTask | None) -> dict[str, Any]:
+@contextlib.contextmanager
+def _sharing(device: torch.device, phase: str, settings: Mapping[str, Any], emit: Emit) -> Iterator[Held]:
+    """Hold the device together with other workers, on this worker's own cores where it has such: settings["training"]."""
+    with _holding(device, phase, emit, exclusive=False) as held:
+        own, threads, cores = settings.get("training"), torch.get_num_threads(), affinity()
+        if own is None:
+            yield held
+            return
+        use_cpu(own["threads"], own["cpus"])
+        try:
+            yield held
+        finally:
+            use_cpu(threads, cores if own["cpus"] is not None else None)
+
+
+def _count(
+    arch: Arch, full: Callable[[], nn.Module], task: ProxyTask | None, settings: Mapping[str, Any], emit: Emit
+) -> dict[str, Any]:
     """fvcore's count of the built model and its parameters; both must equal the exact cost. Refuses what has no small copy before it is timed."""
     if task is not None:
         shrink(arch, task.scale, task.num_classes)
     cost = arch.cost()
-    counted = count_fvcore(model, arch.image_size, arch.in_chans)
-    params = sum(parameter.numel() for parameter in model.parameters())
+    with _sharing(torch.device("cpu"), "count", settings, emit):  # where nothing is timed at that moment
+        model = full()
+        counted = count_fvcore(model, arch.image_size, arch.in_chans)
+        params = sum(parameter.numel() for parameter in model.parameters())
     if (counted, params) != (cost.macs, cost.params):
         raise RunError(
             f"the built model has {counted} MACs and {params} parameters, the exact cost says {cost.macs} and {cost.params}"
@@ -212,9 +238,11 @@ def _measure_again(model: nn.Module, measurement: Measurement, emit: Emit) -> di
     }
 
 
-def _training_free(arch: Arch, task: ProxyTask, device: torch.device, emit: Emit) -> dict[str, Any]:
+def _training_free(
+    arch: Arch, task: ProxyTask, device: torch.device, settings: Mapping[str, Any], emit: Emit
+) -> dict[str, Any]:
     """The training-free scores that are finite."""
-    with _holding(device, FREE_PHASE, emit, exclusive=False):
+    with _sharing(device, FREE_PHASE, settings, emit):
         found = free_scores(arch, seed=task.recipe.seed, device=device)
     return {f"{FREE_PHASE}_{name}": found[name] for name in FREE_SCORES if math.isfinite(found[name])}
 
@@ -241,14 +269,17 @@ class _Paused:
 _paused: list[_Paused] = []
 
 
-def _train(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: Emit) -> dict[str, Any]:
+def _train(
+    arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, settings: Mapping[str, Any], emit: Emit
+) -> dict[str, Any]:
     """Train the proxy of the architecture up to this rung, continuing from the rung before if this process has it, else from the start.
 
     Every candidate gets the same seed, order and augmentation.
     """
     _data.of(task)  # which refuses a paused training too, where the images have been exchanged
-    training = _paused.pop().training if _paused else _start_training(arch, task, device)
-    score = _advance(training, rung, device, emit)
+    with _sharing(device, rung.phase, settings, emit) as held:
+        training = _paused.pop().training if _paused else _start_training(arch, task, device)
+        score = _advance(training, rung, held, emit)
     if rung.place < rung.total:
         _paused.append(_Paused(arch=arch, task=task, device=device, training=training))
     return {
@@ -264,10 +295,13 @@ def _train(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: 
     }
 
 
-def _train_seed(arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, emit: Emit) -> dict[str, Any]:
+def _train_seed(
+    arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, settings: Mapping[str, Any], emit: Emit
+) -> dict[str, Any]:
     """The whole training with another seed, so other weights and another order; the phase `seed@2` adds 2 to the recipe's seed."""
-    training = _start_training(arch, task, device, more_seed=int(rung.phase.removeprefix(SEED_PHASE)))
-    score = _advance(training, rung, device, emit)
+    with _sharing(device, rung.phase, settings, emit) as held:
+        training = _start_training(arch, task, device, more_seed=int(rung.phase.removeprefix(SEED_PHASE)))
+        score = _advance(training, rung, held, emit)
     return {"proxy_score": score.score, "proxy_score_se": score.standard_error}
 
 
@@ -276,16 +310,16 @@ def _start_training(arch: Arch, task: ProxyTask, device: torch.device, more_seed
     return start_training(arch, _data.of(task), task.scale, recipe, device)
 
 
-def _advance(training: Training, rung: Rung, device: torch.device, emit: Emit) -> ProxyScore:
-    """Train up to the steps of a rung, emitting progress."""
+def _advance(training: Training, rung: Rung, held: Held, emit: Emit) -> ProxyScore:
+    """Train up to the steps of a rung, emitting progress; on a CPU no step is computed while another process times something."""
 
     def report(progress: TrainingProgress) -> None:
         place = {"phase": rung.phase, "rung": rung.place, "rungs": rung.total}
         emit({"event": "progress", **place, **asdict(progress)})
 
     training.progress = report
-    with _holding(device, rung.phase, emit, exclusive=False):
-        return training.advance(rung.steps)
+    training.step_aside = held.step_aside if training.device.type == "cpu" else None
+    return training.advance(rung.steps)
 
 
 def refuse_unknown_shape(arch: Arch, task: ProxyTask) -> None:

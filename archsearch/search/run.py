@@ -19,7 +19,8 @@ from archsearch.search.config import RunConfig, make_settings
 from archsearch.search.engine.driver import Driver
 from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.time_left import TimeLeft
-from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
+from archsearch.search.engine.workers.local import count_workers, local_workers
+from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
 from archsearch.search.same_run import find_run
@@ -59,6 +60,8 @@ class RunRequest:
     measuring: Mapping[str, Any]
     training: Mapping[str, Any]
     image_size: ImageSize | None = None  # None: the space's own
+    workers: int | None = None  # None: as many as there are devices
+    retries: int = 2
 
 
 class Listen(Protocol):
@@ -110,12 +113,17 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
         blocks={file.name: file.text for file in whole.block_files},
         settings=make_settings(measurement, task),
     )
+    _count_workers(request, config)
     folder = request.output or find_run(request.results_root, config, space, say)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder}: a file, not a folder; choose another name")
     config = replace(config, name=folder.name)
     vars(config)["space"] = space  # the cached property's value: parsed already
     return config, folder
+
+
+def _count_workers(request: RunRequest, config: RunConfig) -> int:
+    return count_workers(request.workers, config, len(config.papers) + request.trials)
 
 
 def _say_of_channels(image_size: ImageSize, in_chans: int, say: Say) -> None:
@@ -187,13 +195,14 @@ def carry_out(
             driver = Driver(
                 config,
                 store,
-                ProcessWorker(folder / LOG_FILE),
+                local_workers(folder / LOG_FILE, config, _count_workers(request, config)),
                 listener,
                 command=["archsearch", *arguments],
                 recheck=request.recheck,
                 remeasure=request.remeasure,
                 num_seeds=request.seeds,
                 predictor=predictor,
+                retries=request.retries,
             )
             return driver.run(request.trials, request.timeout_s)
 

@@ -34,7 +34,7 @@ from archsearch.errors import LONGEST_SENTENCE
 from archsearch.proxy.task import DEFAULT_PROXY
 from archsearch.samplers import SAMPLERS
 from archsearch.search import ProcessWorker, Tally, TimeLeft
-from archsearch.search import run as running
+from archsearch.search.engine.workers import local
 from archsearch.space import REFERENCE, Arch, choose_papers, load_space, paper, paper_names
 from archsearch.throughput import Protocol, bench
 from archsearch.throughput.calibration.plan import DEFAULT_SLOPES
@@ -348,7 +348,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def use(name: str) -> None:
         monkeypatch.setattr(
-            running, "ProcessWorker", functools.partial(ProcessWorker, evaluator=f"support.cli_stub:{name}")
+            local, "ProcessWorker", functools.partial(ProcessWorker, evaluator=f"support.cli_stub:{name}")
         )
 
     return use

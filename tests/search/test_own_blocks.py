@@ -20,7 +20,7 @@ from archsearch import load_run
 from archsearch.cli import main
 from archsearch.errors import UserError
 from archsearch.search import RunConfig, open_run, restore_run
-from archsearch.search import run as running
+from archsearch.search.engine.workers import local
 from archsearch.search.engine.workers.process import ProcessWorker
 from archsearch.search.same_run import default_name, find_run
 
@@ -40,7 +40,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """`archsearch ...` in a folder of its own, each time as in a new process; networks are timed in tenths of seconds."""
     monkeypatch.chdir(tmp_path)
     evaluator = "support.cli_stub:evaluate_with_short_timings"
-    monkeypatch.setattr(running, "ProcessWorker", partial(ProcessWorker, evaluator=evaluator))
+    monkeypatch.setattr(local, "ProcessWorker", partial(ProcessWorker, evaluator=evaluator))
 
     def invoke(*arguments: str) -> Result:
         with forgetting():

@@ -30,7 +30,7 @@ def spans(log: Path) -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def test_as_many_trials_are_under_way_as_there_are_workers(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"phase_s": 0.15}
+    settings: dict[str, Any] = {"phase_s": 0.4}
     pool = make_pool(tmp_path)
     listener = run(tmp_path / "run", make_config(tmp_path / "log", settings=settings), 7, worker=pool)
     frame = results.read_trials(tmp_path / "run")

@@ -30,6 +30,7 @@ from archsearch.proxy import Recipe, Scale, start_training
 from archsearch.proxy.training_free import scores
 from archsearch.search import run as running
 from archsearch.search.config import RunConfig
+from archsearch.search.engine.workers import local
 from archsearch.search.engine.workers.process import ProcessWorker
 from archsearch.search.evaluate import evaluate
 from archsearch.space import Space
@@ -64,7 +65,7 @@ BUDGET = 20_000_000
 def _short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have `archsearch run` time networks in tenths of seconds: how well it times is asserted in tests/throughput."""
     evaluator = "support.cli_stub:evaluate_with_short_timings"
-    monkeypatch.setattr(running, "ProcessWorker", partial(ProcessWorker, evaluator=evaluator))
+    monkeypatch.setattr(local, "ProcessWorker", partial(ProcessWorker, evaluator=evaluator))
 
 
 @pytest.fixture

@@ -97,6 +97,8 @@ class Training:
         progress: Callable[[TrainingProgress], None] | None = None,
     ) -> None:
         self.model, self.data, self.progress = model, data, progress
+        # Called before each step: lets others have the device, and gives the seconds that took, which count as no time of the training.
+        self.step_aside: Callable[[], float] | None = None
         self.device = torch.device(device)
         model.to(self.device)
         self.loader = Loader(data, self.device)
@@ -178,6 +180,9 @@ class _Attempt:
         self.training.model.train()
         reporter = _Reporter(self.recipe, self.step.losses, self.training.progress, start=self.done, stop=until)
         for step in range(self.done, until):
+            if self.training.step_aside is not None and (aside_s := self.training.step_aside()):
+                self.train_s -= aside_s
+                reporter.read_at += aside_s
             images, labels = next(self.batches)
             self.clock.run(partial(self.step.run, step, images, labels))
             self.done = step + 1

@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from archsearch.cores import OthersLoad, usable_cores
+from archsearch.cores import OthersLoad, child_pids, usable_cores
 from archsearch.errors import ArchsearchError
 from archsearch.lock import work_for
 from archsearch.results import check_measured
@@ -260,7 +260,7 @@ def _is_device_lost(error: BaseException | None) -> bool:
 
 
 class _Others:
-    """Cores that other processes use beside a job; the driver, our parent, is not one of them."""
+    """Cores that other processes use beside a job; the driver, our parent, and its other workers are not among them."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         cpus = settings.get("cpus")
@@ -269,7 +269,8 @@ class _Others:
         self._phase = self._mark = self._read()
 
     def _read(self) -> tuple[float, float | None]:
-        own = [os.getppid(), *(process.pid for process in multiprocessing.active_children())]
+        driver = os.getppid()
+        own = [driver, *child_pids(driver), *(process.pid for process in multiprocessing.active_children())]
         return time.monotonic(), self._load.total_s(own, own_threads=self._threads)
 
     def phase_ended(self) -> float | None:
