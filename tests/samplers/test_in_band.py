@@ -4,7 +4,6 @@ import pickle
 
 import optuna
 import pytest
-
 from optuna.trial import TrialState, create_trial
 
 from archsearch import load_space
