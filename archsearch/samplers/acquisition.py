@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import TrialState
 
 from archsearch.metrics import Array, is_dominated
-from archsearch.samplers.ehvi import expected_improvement, undominated_boxes
+from archsearch.samplers.ehvi import Boxes, expected_improvement, undominated_boxes
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.observations import Observation, Observations
 from archsearch.samplers.surrogate import Surrogate, stack_costs
@@ -17,6 +18,7 @@ from archsearch.samplers.surrogate import Surrogate, stack_costs
 # The reference lies beyond the worst value by this share of the objective's range, so that the ends of the front gain something too.
 _MARGIN = 0.1
 _OPTIMISM = 2.0
+_REFRESHED = 32  # scores brought up to date at once
 # Weight of parameters, whose mean distance is at most 1, beside known costs by rank.
 _VARIETY = 0.5
 COMPETING = 0.8  # share of the candidates that each of the first proposals is chosen from
@@ -56,8 +58,37 @@ class Acquisition:
         for index, model in models.items():
             measured = model.scale(np.array([row.values[index] for row in complete]))
             points[:, index] = np.concatenate((measured, model.pending_values))
-        points = points[np.all(np.isfinite(points), axis=1)]
-        self._boxes = undominated_boxes(points[~is_dominated(points)], self._reference(points))
+        self._points = points[np.all(np.isfinite(points), axis=1)]
+        self._limit = self._reference(self._points)
+        self._boxes = self._make_boxes()
+
+    def _make_boxes(self) -> Boxes:
+        self._points = self._points[~is_dominated(self._points)]
+        return undominated_boxes(self._points, self._limit)
+
+    def believe(self, place: int) -> None:
+        """Count a candidate as evaluated, with the values predicted for it; the reference stays."""
+        encoded, costs = self._candidates.encoded[place : place + 1], self._candidates.costs[place : place + 1]
+        point = np.zeros((1, self._width))
+        point[:, self._known] = costs
+        for index, model in self._models.items():
+            point[:, index] = model.believe(encoded, costs)
+        self._points = np.concatenate((self._points, point))
+        self._boxes = self._make_boxes()
+
+    def best(self, scores: Array, number: int, *, is_optimistic: bool) -> NDArray[np.int64]:
+        """Places of the `number` best candidates; `scores` of an earlier state are brought up to date in place as far as that needs.
+
+        What is believed lowers every score: the front is larger, deviations are smaller, and the improvement is convex in each objective. So an old score
+        bounds the new one, and few have to be computed (Minoux, 1978, "Accelerated greedy algorithms").
+        """
+        is_new = np.isneginf(scores)
+        while True:
+            order = np.argsort(-scores, kind="stable")
+            if is_new[order[:number]].all():
+                return order[:number]
+            old = order[:_REFRESHED][~is_new[order[:_REFRESHED]]]
+            scores[old], is_new[old] = self(old, is_optimistic=is_optimistic), True
 
     def _reference(self, points: Array) -> Array:
         low, high = np.full(self._width, np.inf), np.full(self._width, -np.inf)
@@ -69,8 +100,8 @@ class Acquisition:
             low[list(self._models)], high[list(self._models)] = -1.0, 1.0
         return np.asarray(high + _MARGIN * np.where(high > low, high - low, 1.0))
 
-    def __call__(self, which: slice, *, is_optimistic: bool = False) -> Array:
-        """Scores (C,) of a slice of the candidates; `is_optimistic`, for when all scores are 0, takes each objective _OPTIMISM deviations better."""
+    def __call__(self, which: slice | NDArray[np.int64], *, is_optimistic: bool = False) -> Array:
+        """Scores (C,) of some of the candidates; `is_optimistic`, for when all scores are 0, takes each objective _OPTIMISM deviations better."""
         encoded, costs = self._candidates.encoded[which], self._candidates.costs[which]
         means, deviations = np.zeros((len(encoded), self._width)), np.zeros((len(encoded), self._width))
         means[:, self._known] = costs

@@ -166,6 +166,14 @@ class Rows:
     encoded: Array
     costs: Array
 
+    def without(self, place: int) -> "Rows":
+        """All but the one at this place."""
+        return Rows(
+            params=[*self.params[:place], *self.params[place + 1 :]],
+            encoded=np.delete(self.encoded, place, axis=0),
+            costs=np.delete(self.costs, place, axis=0),
+        )
+
 
 def breed(pool: Pool, parents: Sequence[Params], number: int, rng: random.Random) -> Iterable[Params | None]:
     """Mutants of the parents, by one or two mutations, and crossovers of two of them."""

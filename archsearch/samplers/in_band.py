@@ -58,6 +58,23 @@ class InBandSampler(ProposingSampler):
 
         Raises UserError when the band has none.
         """
+        return next(iter(self.propose_many(study, number, 1)), None)
+
+    def propose_many(self, study: Study, number: int, count: int) -> list[Proposal]:
+        """Distinct proposals for `count` trials from `number` on, none of which need be stored yet; fewer when the band is used up."""
+        return self._fill([], study, number, count)
+
+    def _fill(self, proposals: list[Proposal], study: Study, number: int, count: int) -> list[Proposal]:
+        """As many proposals, with further ones of the base sampler."""
+        while len(proposals) < count:
+            taken = {proposal.arch.arch_id for proposal in proposals}
+            proposal = self._propose(study, number + len(proposals), taken)
+            if proposal is None:
+                break
+            proposals = [*proposals, proposal]
+        return proposals
+
+    def _propose(self, study: Study, number: int, taken: AbstractSet[str]) -> Proposal | None:
         trial = create_trial(state=TrialState.RUNNING)
         trial.number = number
         rng = random.Random(f"{self._seed}/{number}")
@@ -78,16 +95,19 @@ class InBandSampler(ProposingSampler):
         else:
             # The base sampler has no data yet, or is random: a uniform draw. Drawing name by name would favour blocks with few fields.
             found = draw(self._space, self._band, rng)
-        unseen = self._unseen(*found, rng)
+        unseen = self._unseen(*found, rng, taken)
         return unseen and Proposal(params=unseen[0], arch=unseen[1], system_attrs=trial.system_attrs)
 
     def distributions(self, params: Params) -> dict[str, BaseDistribution]:
         """Optuna's distribution of each of these parameters."""
         return {name: self._distributions[name] for name in params}
 
-    def _unseen(self, params: Params, arch: Arch, rng: random.Random) -> tuple[Params, Arch] | None:
+    def _unseen(
+        self, params: Params, arch: Arch, rng: random.Random, taken: AbstractSet[str]
+    ) -> tuple[Params, Arch] | None:
         """The same when it is new, else a new architecture of the band, near to it where possible; None when there is none."""
-        seen = self._already()
+        already = self._already()
+        seen = already | taken if taken else already
         for _ in range(_STEPS):
             if arch.arch_id not in seen:
                 return params, arch

@@ -121,9 +121,18 @@ class KnownCostSampler(ProposingSampler):
         None when nothing new is left or found. Without candidates or a pool it may be a part, which shows more of the study's space, and is None before the
         first trial.
         """
+        return next(iter(self.propose_many(study, number, 1, fixed)), None)
+
+    def propose_many(
+        self, study: Study, number: int, count: int, fixed: Mapping[str, Any] | None = None
+    ) -> list[Params]:
+        """The parameters for up to `count` trials from `number` on, none of which need be stored yet: distinct, and all from one fit.
+
+        Running trials count with what is known of them (user attributes `measured` and `learning_curve`), else as the models predict them, and so do those of
+        the batch that are chosen already. Fewer when no more is left or found. Without candidates or a pool one that shows more of the space comes alone.
+        """
         with self._lock:
-            proposal = self._choose(study, number, fixed or {})
-        return None if proposal is None else dict(proposal)
+            return [dict(params) for params in self._choose(study, number, count, fixed or {})]
 
     def _explain_exhausted(self, fixed: Mapping[str, Any]) -> str:
         which = f" with {dict(fixed)}" if fixed else ""
@@ -133,7 +142,7 @@ class KnownCostSampler(ProposingSampler):
         reason = ", or have a known objective that is not finite" if unlike else ""
         return f"KnownCostSampler: all {len(self._pool)} candidates{which} have been proposed{reason}"
 
-    def _choose(self, study: Study, number: int, fixed: Mapping[str, Any]) -> Params | None:
+    def _choose(self, study: Study, number: int, count: int, fixed: Mapping[str, Any]) -> list[Params]:
         self._check(study)
         pool = self._pool if self._pool is not None else LearnedPool(study, number, self._seed, fixed)
         self._check_ordered(pool)
@@ -148,13 +157,14 @@ class KnownCostSampler(ProposingSampler):
         self._costs.lacking.clear()
         explores = isinstance(pool, LearnedPool) and (not pool.is_ready or rng.random() < _EXPLORING)
         if explores and (found := self._explore(study, pool, encoder, observations, rng)):
-            return found
+            return [found]
         candidates = self._gather(study, pool, encoder, observations, rng, fixed)
         if self._costs.lacking and (not candidates.params or rng.random() < _EXPLORING):
-            return rng.choice(list(self._costs.lacking.values()))
+            return [rng.choice(list(self._costs.lacking.values()))]
         if candidates.params:
-            return self._best(study, pool, encoder, observations, candidates, rng)
-        return self._explore(study, pool, encoder, observations, rng)
+            return self._best(study, pool, encoder, observations, candidates, rng, range(number, number + count))
+        found = self._explore(study, pool, encoder, observations, rng)
+        return [] if found is None else [found]
 
     def _best(
         self,
@@ -164,32 +174,51 @@ class KnownCostSampler(ProposingSampler):
         observations: Observations,
         candidates: Candidates | Rows,
         rng: random.Random,
-    ) -> Params:
-        """The candidate of the largest expected hypervolume improvement; before there is a model, one far from all trials."""
+        numbers: range,
+    ) -> list[Params]:
+        """Candidates of the largest expected hypervolume improvement for trials of these numbers, each once those before it are believed; before there is a
+        model, ones far from all trials.
+        """
         known = list(self._costs.known)
         unknown = [index for index in range(len(study.directions)) if index not in known]
         measured = {index: observations.measured(index, known) for index in unknown}
         if any(len(rows) < START for rows in measured.values()):
-            return self._spread(candidates, observations, encoder, rng)
+            return self._spread(candidates, observations, encoder, rng, len(numbers))
         pending = observations.pending(known)
         models = {
             index: Surrogate(encoder, rows, pending, index, known, self._fits) for index, rows in measured.items()
         }
-        scores = _climb(Acquisition(models, known, observations, candidates), pool, candidates, rng)
-        if self._reranker is None:
-            return candidates.params[int(np.argmax(scores))]
-        order = np.argsort(-scores, kind="stable")[:SHORTLIST]
-        best = [candidates.params[index] for index in order]
-        return self._reranker.choose(
-            best,
-            candidates.costs[order],
-            pool=pool,
-            study=study,
-            observations=observations,
-            unknown=unknown,
-            known=known,
-            ordered=self._ordered,
-        )
+        acquisition = Acquisition(models, known, observations, candidates)
+        scores, is_optimistic = _climb(acquisition, pool, candidates, rng)
+        order, chosen = np.argsort(-scores, kind="stable"), []
+        for number in numbers[: len(scores)]:
+            if chosen:
+                acquisition.believe(chosen[-1])
+                scores[chosen[-1]] = -np.inf
+                order = acquisition.best(scores, SHORTLIST if self._reranker else 1, is_optimistic=is_optimistic)
+                if not is_optimistic and scores[order[0]] == 0:
+                    is_optimistic, scores = True, np.where(np.isneginf(scores), scores, np.inf)
+                    order = acquisition.best(scores, SHORTLIST if self._reranker else 1, is_optimistic=True)
+            place = order[0]
+            if self._reranker:
+                order = order[np.isfinite(scores[order])][:SHORTLIST]
+                place = order[
+                    self._reranker.choose(
+                        [candidates.params[index] for index in order],
+                        candidates.costs[order],
+                        pool=pool,
+                        study=study,
+                        observations=observations,
+                        unknown=unknown,
+                        known=known,
+                        ordered=self._ordered,
+                    )
+                ]
+                observations = observations.with_pending(
+                    number, candidates.params[place], dict(zip(known, candidates.costs[place], strict=True))
+                )
+            chosen.append(int(place))
+        return [candidates.params[place] for place in chosen]
 
     def _gather(
         self,
@@ -236,21 +265,31 @@ class KnownCostSampler(ProposingSampler):
         )
         candidates.add(wholes)
         if len(candidates):
-            return self._spread(candidates, observations, encoder, rng)
+            return self._spread(candidates, observations, encoder, rng, 1)[0]
         return next((part for part, whole in zip(parts, wholes, strict=True) if whole is None), None)
 
     def _spread(
-        self, candidates: Candidates | Rows, observations: Observations, encoder: Encoder, rng: random.Random
-    ) -> Params:
-        """A candidate far from all trials, before there is a model."""
+        self,
+        candidates: Candidates | Rows,
+        observations: Observations,
+        encoder: Encoder,
+        rng: random.Random,
+        count: int,
+    ) -> list[Params]:
+        """Candidates far from all trials and from each other, before there is a model."""
         known = list(self._costs.known)
         competing, first_among = COMPETING, 0.0
         if isinstance(candidates, Rows):
             competing, first_among = min(_MOST_COMPETING / len(candidates.params), COMPETING), _FIRST_AMONG
-        place = farthest(
-            encoder, observations.rows, candidates, known, rng, competing=competing, first_among=first_among
-        )
-        return candidates.params[place]
+        left, chosen = Rows(params=list(candidates.params), encoded=candidates.encoded, costs=candidates.costs), []
+        for _ in range(min(count, len(left.params))):
+            place = farthest(encoder, observations.rows, left, known, rng, competing=competing, first_among=first_among)
+            chosen.append(left.params[place])
+            observations = observations.with_pending(
+                -1, left.params[place], dict(zip(known, left.costs[place], strict=True))
+            )
+            left = left.without(place)
+        return chosen
 
     def _rng(self, number: int) -> random.Random:
         return random.Random(f"{self._seed}/{number}")
@@ -387,18 +426,20 @@ def _list_all(pool: Pool) -> Sequence[Params]:
     return (pool.list_all(WHOLE_TABLE) or []) if isinstance(pool, LearnedPool) else []
 
 
-def _climb(acquisition: Acquisition, pool: Pool, candidates: Candidates | Rows, rng: random.Random) -> Array:
-    """Scores (N,) of the candidates, after some rounds in which mutants of the best are added to those that are not whole."""
+def _climb(
+    acquisition: Acquisition, pool: Pool, candidates: Candidates | Rows, rng: random.Random
+) -> tuple[Array, bool]:
+    """Scores (N,) of the candidates, after some rounds in which mutants of the best are added to those that are not whole; and whether they are optimistic."""
     every = slice(0, len(candidates.params))
     scores = acquisition(every)
     is_optimistic = not scores.any()
     if is_optimistic:
         scores = acquisition(every, is_optimistic=True)
     if isinstance(candidates, Rows):
-        return scores
+        return scores, is_optimistic
     for _ in range(_ROUNDS):
         best = np.argsort(-scores, kind="stable")[:_CLIMBERS]
         parents = [candidates.params[index] for index in best for _ in range(_STEPS)]
         new = candidates.add(pool.mutate(params, rng) for params in parents)
         scores = np.concatenate((scores, acquisition(new, is_optimistic=is_optimistic)))
-    return scores
+    return scores, is_optimistic

@@ -83,13 +83,12 @@ class KnownCostInBand(InBandSampler):
             },
         )
 
-    def propose(self, study: Study, number: int) -> Proposal | None:
-        """The architecture with the largest expected hypervolume improvement; None when all of the band have been proposed."""
-        params = self._sampler.propose(study, number)
-        if params is not None:
-            return Proposal(params=params, arch=self._pool.arch(params))
+    def propose_many(self, study: Study, number: int, count: int) -> list[Proposal]:
+        """Architectures with the largest expected hypervolume improvement, all from one fit; fewer when the band is used up."""
+        found = self._sampler.propose_many(study, number, count)
+        proposals = [Proposal(params=params, arch=self._pool.arch(params)) for params in found]
         # Nothing new in its pool: the last architectures of a small band, if there are any, are found by random draws.
-        return super().propose(study, number)
+        return self._fill(proposals, study, number, count)
 
 
 # Functions of the module, since a sampler can be pickled with them.

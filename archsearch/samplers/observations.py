@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """`rows`: complete, stopped and pending trials in the order of their numbers, at most MOST_MODELLED; `seen`: keys of all candidates, not proposed again."""
+    """`rows`: complete and stopped trials in the order in which they ended, then pending ones, at most MOST_MODELLED; `seen`: keys of all candidates."""
 
     rows: tuple[Observation, ...]
     seen: frozenset[Hashable]
@@ -58,6 +59,13 @@ class Observations:
     def in_state(self, *states: TrialState) -> list[Observation]:
         """Trials in one of these states."""
         return [row for row in self.rows if row.state in states]
+
+    def with_pending(self, number: int, params: Params, costs: Mapping[int, float]) -> "Observations":
+        """With one more running trial, of which only its known objectives `costs` are known."""
+        width = max((len(row.values) for row in self.rows), default=0) or max(costs, default=0) + 1
+        values = tuple(costs.get(index, math.nan) for index in range(width))
+        row = Observation(number=number, params=params, state=TrialState.RUNNING, values=values)
+        return replace(self, rows=(*self.rows, row))
 
     def pending(self, known: Sequence[int]) -> list[Observation]:
         """Running trials whose known objectives are finite."""
@@ -115,7 +123,7 @@ def read_observations(
     cache = {} if cache is None else cache
     directions = signs(study)
     every: list[Read] = []
-    for trial in sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number):
+    for trial in sorted(study.get_trials(deepcopy=False), key=_end):
         found = cache.get(trial.number)
         if found is None or found.trial is not trial:
             found = _read(trial, pool, costs, directions, curve_of, describe)
@@ -124,9 +132,17 @@ def read_observations(
         if trial.number != number:
             every.append(found)
     rows = _choose([one.row for one in every if one.row is not None])
-    if curve_of is not None and any(row.state == TrialState.PRUNED for row in rows):
+    if curve_of is not None and any(row.state != TrialState.COMPLETE for row in rows):
         rows = _with_curves(rows, every, curve_of)
     return Observations(rows=tuple(rows), seen=frozenset({one.key for one in every} - {None}))
+
+
+def _end(trial: FrozenTrial) -> tuple[datetime, int]:
+    """Trials in the order in which they ended, so that one which ends later than others of higher numbers does not change what comes before them: the
+    hyperparameters fitted to the first ones stay. Running trials are last.
+    """
+    ended_at = trial.datetime_complete if trial.state.is_finished() else None
+    return (ended_at or datetime.max, trial.number)
 
 
 def _read(
@@ -170,8 +186,9 @@ def _choose(rows: list[Observation]) -> list[Observation]:
     if len(rows) <= MOST_MODELLED:
         return rows
     pending = [index for index, row in enumerate(rows) if row.state == TrialState.RUNNING]
+    number = len(rows) - len(pending)
     complete = [index for index, row in enumerate(rows) if row.state == TrialState.COMPLETE]
-    size = int(MOST_MODELLED * _FIT_GROWTH ** math.floor(math.log(len(rows) / MOST_MODELLED, _FIT_GROWTH)))
+    size = int(MOST_MODELLED * _FIT_GROWTH ** math.floor(math.log(number / MOST_MODELLED, _FIT_GROWTH)))
     fitted = _spread([index for index in complete if index < size], MOST_FITTED)
     chosen = dict.fromkeys((*pending, *fitted, *_front(rows, complete)))
     others = [index for index in range(len(rows)) if index not in chosen]
@@ -219,7 +236,7 @@ def asked_params(trial: FrozenTrial) -> Params:
 
 
 def _with_curves(rows: Iterable[Observation], every: Sequence[Read], curve_of: int) -> list[Observation]:
-    """The observations, with the final scores of stopped trials inferred where complete ones allow it."""
+    """The observations, with the final scores of stopped and of running trials inferred where complete ones allow it."""
     rows = list(rows)
     curves = {one.trial.number: one.curve for one in every}
     finished = [
@@ -229,7 +246,10 @@ def _with_curves(rows: Iterable[Observation], every: Sequence[Read], curve_of: i
     ]
     infer = FinalScores(finished)
     for place, row in enumerate(rows):
-        found = infer(curves[row.number]) if row.state == TrialState.PRUNED else None
+        is_open = row.state != TrialState.COMPLETE and (
+            row.state == TrialState.PRUNED or math.isnan(row.values[curve_of])
+        )
+        found = infer(curves[row.number]) if is_open else None
         if found is not None:
             rows[place] = replace(row.with_value(curve_of, found.value), variances={curve_of: found.variance})
     return rows

@@ -60,8 +60,8 @@ class Reranker:
         unknown: Sequence[int],
         known: Sequence[int],
         ordered: Mapping[str, bool],
-    ) -> Params:
-        """One of `best`, whose known objectives are `costs` (N, K): the first while too few trials have features."""
+    ) -> int:
+        """The place of one of `best`, whose known objectives are `costs` (N, K): the first while too few trials have features."""
         attributes = {trial.number: trial.user_attrs.get(FEATURES) for trial in study.get_trials(deepcopy=False)}
         by_trial = {number: found for number, found in attributes.items() if isinstance(found, Mapping) and found}
         measured = {
@@ -69,7 +69,7 @@ class Reranker:
         }
         names = sorted(set.intersection(*(set(features) for features in by_trial.values()))) if by_trial else []
         if not names or any(len(rows) < _ENOUGH for rows in measured.values()):
-            return best[0]
+            return 0
         mine = []
         for params in best:
             key = pool.key(params)
@@ -96,7 +96,7 @@ class Reranker:
         wide = [_add_features(params, features, names) for params, features in zip(best, mine, strict=True)]
         shortlist = Shortlist(encoded=encoder.encode(wide), costs=costs)
         scores = Acquisition(models, known, observations, shortlist)(slice(0, len(best)))
-        return best[int(np.argmax(scores))]
+        return int(np.argmax(scores))
 
 
 def _check_features(features: Any) -> Features:

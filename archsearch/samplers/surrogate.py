@@ -80,19 +80,37 @@ class Surrogate:
     ) -> None:
         """`rows` have a finite value of the objective; `known`: indices of the known objectives; `cache`: of hyperparameters.
 
-        Pending trials count with their predicted values, `pending_values` (Kriging believer).
+        Pending trials count with `pending_values`: what is known of the objective already, else what is predicted (Kriging believer).
         """
         data = _TrainingData(encoder, rows, objective, known)
         at = _hyperparameters(encoder, rows, objective, known, cache)
         self.scale, self._data = data.scale, data
         self._posterior = Posterior(data.inputs, data.outputs, data.extra, data.groups, at)
-        self.pending_values = np.zeros(0)
-        if pending:
-            more = data.make_inputs(encoder.encode(row.params for row in pending), stack_costs(pending, known))
-            self.pending_values, _ = self._posterior.predict(more)
-            both = Inputs(np.vstack((data.inputs.rows, more.rows)), np.vstack((data.inputs.known, more.known)))
-            outputs, extra = np.append(data.outputs, self.pending_values), np.append(data.extra, np.zeros(len(pending)))
-            self._posterior = Posterior(both, outputs, extra, data.groups, at)
+        self._outputs, self._extra = data.outputs, data.extra
+        self.pending_values = self.scale(np.array([row.values[objective] for row in pending]))
+        is_known = np.isfinite(self.pending_values)
+        for places in (np.flatnonzero(is_known), np.flatnonzero(~is_known)):
+            if len(places):
+                some = [pending[place] for place in places]
+                inputs = data.make_inputs(encoder.encode(row.params for row in some), stack_costs(some, known))
+                values = self.pending_values[places] if is_known[places[0]] else self._posterior.predict(inputs)[0]
+                self.pending_values[places] = values
+                self._extend(inputs, values, np.array([row.variances.get(objective, 0.0) for row in some]))
+
+    def _extend(self, inputs: Inputs, outputs: Array, variances: Array) -> None:
+        """Condition on more rows, whose outputs have errors of these variances in the objective's own units."""
+        before = self._posterior
+        both = Inputs(np.vstack((before.inputs.rows, inputs.rows)), np.vstack((before.inputs.known, inputs.known)))
+        self._outputs = np.append(self._outputs, outputs)
+        self._extra = np.append(self._extra, variances / self.scale.unit**2)
+        self._posterior = Posterior(both, self._outputs, self._extra, before.groups, before.at)
+
+    def believe(self, encoded: Array, costs: Array) -> float:
+        """Take one more candidate (1, W) for measured as predicted; returns that value."""
+        inputs = self._data.make_inputs(encoded, costs)
+        mean = float(self._posterior.predict(inputs)[0][0])
+        self._posterior.believe(inputs)
+        return mean
 
     def predict(self, encoded: Array, costs: Array) -> tuple[Array, Array]:
         """Means and deviations (P,) of candidates with known objectives `costs` (P, K)."""

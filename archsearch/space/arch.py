@@ -13,7 +13,15 @@ from archsearch.blocks import Block, Cost, Layer, LayerError, PatchesLayer, Scal
 from archsearch.errors import UserError, shown
 from archsearch.space.grammar import Document, parse
 from archsearch.space.plan import LayerPlan, Plan, StagePlan
-from archsearch.space.stages import Stage, canonical_documents, kind_document, stage_document, to_canonical_json
+from archsearch.space.stages import (
+    Stage,
+    canonical_documents,
+    checked_stage,
+    kind_document,
+    stage_cost,
+    stage_document,
+    to_canonical_json,
+)
 from archsearch.units import ImageSize as ImageSize  # the room's face names it
 from archsearch.units import format_count, one_size, plain_size, sides
 
@@ -57,7 +65,23 @@ class Arch:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", one_size(*sides(self.image_size)))  # equal sizes are written alike
         object.__setattr__(self, "in_chans", self.image().channels)
-        self.check()
+        if not self._fits():
+            self.check()
+
+    def _fits(self) -> bool:
+        """Whether `check` would find nothing: quicker, since architectures of a space share their stages."""
+        shape = self.image()
+        try:
+            for index, (stage, tokens, is_left) in enumerate(self._flow()):
+                shape = shape.plain if is_left else shape
+                if stage is None:
+                    self.head.check_at(shape)
+                else:
+                    is_last = index == len(self.stages) - 1
+                    shape = checked_stage(stage, shape, tokens, is_first=not index, is_last=is_last)
+        except LayerError:
+            return False
+        return True
 
     def check(self, image_size: ImageSize | None = None) -> None:
         """Raise UserError when a layer does not fit its map for inputs of this size in pixels (one side, or height and width), with the nearest that do."""
@@ -151,12 +175,15 @@ class Arch:
 
     def cost(self, image_size: ImageSize | None = None, in_chans: int | None = None) -> Cost:
         """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made. Size and channels are by default the architecture's own."""
-        macs = params = norm_macs = 0
-        for cost in self.map_layers(lambda layer, shape: (layer.cost(shape), layer.out(shape)), image_size, in_chans):
-            macs += cost.macs
-            params += cost.params
-            norm_macs += cost.norm_macs
-        return Cost(macs, params, norm_macs)
+        total, shape = Cost(), self.image(image_size, in_chans)
+        for index, (stage, tokens, is_left) in enumerate(self._flow()):
+            shape = shape.plain if is_left else shape
+            if stage is None:
+                return total + self.head.cost(shape)
+            is_last = index == len(self.stages) - 1
+            cost, shape = stage_cost(stage, shape, tokens, is_first=not index, is_last=is_last)
+            total += cost
+        raise AssertionError("the head comes last")
 
     def map_layers(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from archsearch.blocks import Block, Layer, Scalar, Shape
+from archsearch.blocks import Block, Cost, Layer, Scalar, Shape
 
 _ANY_MAP = Shape(1, 1, 1)
 
@@ -122,6 +122,26 @@ def canonical_documents(
     form, after = stage.form(shape, tokens, is_first=is_first, is_last=is_last)
     document = form.document(tokens, is_first=is_first, is_last=is_last)
     return to_canonical_json(document), to_canonical_json(kind_document(form.entry)), after
+
+
+@lru_cache(maxsize=2**14)
+def stage_cost(
+    stage: Stage, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool
+) -> tuple[Cost, Shape]:
+    """The cost of a stage at its input, and the shape after it; cached as above."""
+    total = Cost()
+    for _, _, layer in stage.order(tokens, is_first=is_first, is_last=is_last):
+        total, shape = total + layer.cost(shape), layer.out(shape)
+    return total, shape
+
+
+@lru_cache(maxsize=2**14)
+def checked_stage(stage: Stage, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool) -> Shape:
+    """The shape after a stage whose layers all fit their maps; cached as above. Raises LayerError for one that does not."""
+    for _, _, layer in stage.order(tokens, is_first=is_first, is_last=is_last):
+        layer.check_at(shape)
+        shape = layer.out(shape)
+    return shape
 
 
 def kind_document(layer: Layer) -> dict[str, Any]:

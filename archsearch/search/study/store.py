@@ -323,8 +323,10 @@ class RunStore:
             return self._sampler.propose(with_changed(self._study, self._changed_trials()), self._num_trials())
 
     def propose_many(self, number: int) -> list[Proposal]:
-        """The sampler's next candidates; fewer, or none, when the run has every architecture of the band."""
-        return [proposal] if (proposal := self.propose()) else []
+        """The sampler's next candidates, distinct and none in the run yet; fewer when the band is exhausted. Start all of them before the next call."""
+        with storage_errors(self.where):
+            study = with_changed(self._study, self._changed_trials())
+            return self._sampler.propose_many(study, self._num_trials(), number)
 
     def _changed_trials(self) -> dict[int, FrozenTrial]:
         """Ended trials whose stored values are not of the present identity, as the sampler may see them."""
