@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from support.runs import make_config
+from support.runs import make_config, one_stage
 
 from archsearch import device
 from archsearch.cli import main
