@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from clock import CPU, Row, Spread, arguments, ratios, seconds_of, write
@@ -29,7 +29,7 @@ from archsearch.report import make_console, make_table, show
 
 NAME = "compiled_training"
 COLUMNS = ("model", "profile", "mode", "cache", "compiling", "step", "over eager", "losses differ", "repeated")
-MODES = ("compile", "compile-blocks")
+MODES: tuple[Literal["compile", "compile-blocks"], ...] = ("compile", "compile-blocks")
 NUM_CLASSES = 16
 
 
@@ -58,7 +58,7 @@ def train(model: str, profile: str, recipe: Recipe, folder: str) -> Row:
     """Figures of compiled steps, with the compiler's cache in a folder, in turn with eager ones; for a process of its own."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
     torch.set_num_threads(1)
-    trainers = [Trainer(model, profile, replace(recipe, mode=mode)) for mode in (recipe.mode, "eager")]
+    trainers = [Trainer(model, profile, each) for each in (recipe, replace(recipe, mode="eager"))]
     data = make_constellation(recipe.batch_size * recipe.steps, NUM_CLASSES, recipe.image_size)
     for batch in Loader(data, CPU).train_batches(recipe):
         for trainer in trainers:
@@ -104,7 +104,7 @@ def main() -> None:
     options = arguments(__doc__ or "", add=_options)
     if options.smoke:
         options.models, options.profiles, options.steps = ["van_b0"], ["fashion-mnist"], 3
-    rows = []
+    rows: list[Row] = []
     for model, profile in zip(options.models, options.profiles, strict=True):
         rows += measure(model, profile, options.steps)
     show(make_console(), make_table(COLUMNS, map(_cells, rows), left=("model", "profile", "mode", "cache", "repeated")))

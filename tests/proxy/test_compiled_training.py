@@ -125,7 +125,7 @@ class InParts(nn.Identity):
 @pytest.mark.parametrize("mode", MODES)
 def test_what_cannot_be_compiled_fails_with_the_reason(data: ProxyData, mode: Mode) -> None:
     model = build(TINY, num_classes=16)
-    model.stages[0].blocks[1] = InParts()
+    model.get_submodule("stages.0.blocks").add_module("1", InParts())
     with pytest.raises(RunError, match=r"^proxy training: .* cannot be compiled: .*graph_break"):
         train_and_score(model, data, replace(RECIPE, mode=mode), device="cpu")
 

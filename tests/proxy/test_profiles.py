@@ -7,7 +7,7 @@ import pytest
 from support.settings import settings_for
 
 from archsearch.errors import UserError
-from archsearch.proxy import choose_profile, load_profile, profile_names, profile_text, shrink
+from archsearch.proxy import ProxyTask, choose_profile, load_profile, profile_names, profile_text, shrink
 from archsearch.proxy.profiles import parse_profile
 from archsearch.space import paper
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from archsearch.compiler import cause_of, is_compile_error, with_own_code
 from archsearch.device import is_out_of_memory
 from archsearch.errors import RunError, UserError, first_line
-from archsearch.models import failing_layer
 from archsearch.proxy.training.recipe import Recipe
 
 # Graphs of one function: of each kind of block, for each size of the parts of a batch. Torch's 8 are few where memory halves the parts.
@@ -21,37 +20,44 @@ _MOST_GRAPHS = 64
 Forwards = Mapping[nn.Module, Callable[..., Tensor]]
 
 
-def compiled_forwards(model: nn.Module, recipe: Recipe, **options: Any) -> Forwards:
+def compiled_forwards(model: nn.Module, recipe: Recipe) -> Forwards:
     """What takes the place of `forward` while training: of the network, of each of its blocks, or of nothing where the mode is eager.
 
-    Nothing is compiled before the first call. Blocks of one class in one stage share their code, and so a graph where they are alike.
-    `options` are further ones of torch.compile. Raises UserError for blocks of a network that is not built of stages.
+    Nothing is compiled before the first call. Raises UserError for blocks of a network that is not built of stages.
     """
-    parts = {"eager": {}, "compile": {model: 0}, "compile-blocks": _blocks(model)}[recipe.mode]
-    if recipe.mode != "eager" and not parts:
+    if recipe.mode == "eager":
+        return {}
+    if recipe.mode == "compile":
+        return {model: partial(_compiled(), model)}
+    blocks = compiled_blocks(model)
+    if not blocks:
         raise UserError(
             f"proxy recipe: mode is 'compile-blocks', and {type(model).__name__} has no stages of blocks; use 'compile'"
         )
-    kinds = {(stage, type(part)) for part, stage in parts.items()}
-    # In one graph each: what is left out of a graph would be eager, and limited by what all networks share.
-    compiled = {kind: torch.compile(_forward(), dynamic=False, fullgraph=True, **options) for kind in kinds}
-    return {part: partial(compiled[stage, type(part)], part) for part, stage in parts.items()}
+    return blocks
 
 
-def _blocks(model: nn.Module) -> dict[nn.Module, int]:
-    """The blocks of a network with the numbers of their stages."""
+def compiled_blocks(model: nn.Module, **options: Any) -> Forwards:
+    """The forward of each block; those of one class in one stage share their code, and so a graph where they are alike.
+
+    `options` are further ones of torch.compile.
+    """
     stages = getattr(model, "stages", ())
-    return {block: number for number, stage in enumerate(stages) for block in getattr(stage, "blocks", ())}
+    stage_of = {block: number for number, stage in enumerate(stages) for block in getattr(stage, "blocks", ())}
+    kinds = {(number, type(block)) for block, number in stage_of.items()}
+    compiled = {kind: _compiled(**options) for kind in kinds}
+    return {block: partial(compiled[number, type(block)], block) for block, number in stage_of.items()}
 
 
-def _forward() -> Callable[..., Tensor]:
-    """The forward pass of a module, as a function with code of its own."""
+def _compiled(**options: Any) -> Callable[..., Tensor]:
+    """The forward pass of a module given first, as a compiled function with code of its own."""
 
     def forward(module: nn.Module, *inputs: Tensor) -> Tensor:
         output: Tensor = type(module).forward(module, *inputs)
         return output
 
-    return with_own_code(forward)
+    # In one graph: what is left out of it would be eager, and limited by what all networks share.
+    return torch.compile(with_own_code(forward), dynamic=False, fullgraph=True, **options)
 
 
 @contextmanager
@@ -70,8 +76,7 @@ def in_place(forwards: Forwards) -> Iterator[None]:
     except Exception as error:
         if not is_compile_error(error) or is_out_of_memory(error):
             raise
-        place = failing_layer(error) or "the network"
-        raise RunError(f"proxy training: {place} cannot be compiled: {first_line(cause_of(error))}") from error
+        raise RunError(f"proxy training: the network cannot be compiled: {first_line(cause_of(error))}") from error
     finally:
         for module in forwards:
             del module.forward
