@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "metrics", "version", "identity"},
     {"units", "system"},
     {"lock", "cores"},
-    {"device", "results", "blocks"},
+    {"compiler", "device", "results", "blocks"},
     {"space", "data"},
     {"models"},
     {"throughput", "proxy", "samplers"},

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from archsearch.compiler import compiler_problem
 from archsearch.data import EMBEDDED, DataRequest, ProxyData, folder_stamp, is_prepared, load_data
 from archsearch.errors import RunError, UserError
 from archsearch.proxy.profiles import Profile, load_profile, recipe_marks
@@ -126,7 +127,9 @@ class ProxyTask:
             "proxy": {
                 "source": dict(self.source),
                 "profile": asdict(self.scale),
-                "recipe": asdict(self.recipe),
+                "recipe": {
+                    name: value for name, value in asdict(self.recipe).items() if (name, value) != ("mode", "eager")
+                },
                 **rungs,
             },
             "proxy_id": self.proxy_id,
@@ -165,7 +168,10 @@ class LoadedData:
 
 
 def choose_profile(proxy: str | None, device: str, data: str | Path | None) -> Profile:
-    """The profile of that name or file, by default the shipped one for this data and device. Raises UserError where it needs images and there are none."""
+    """The profile of that name or file, by default the shipped one for this data and device.
+
+    Raises UserError where it needs images and there are none, and where its training is compiled and no compiler can run here.
+    """
     if proxy is None:
         if data is None or str(data) in EMBEDDED:
             return load_profile(str(data or DEFAULT_PROXY))
@@ -173,6 +179,12 @@ def choose_profile(proxy: str | None, device: str, data: str | Path | None) -> P
     profile = load_profile(proxy)
     if profile.needs_data and data is None:
         raise UserError(f"--proxy {proxy}: trains on images of your own; say which by --data")
+    mode = profile.recipe.mode
+    problem = None if mode == "eager" else compiler_problem(device)
+    if problem is not None:
+        raise UserError(
+            f"--proxy {proxy}: recipe.mode is {mode!r}, but torch.compile cannot run here: {problem}; install it, or use 'eager'"
+        )
     return profile
 
 

@@ -7,7 +7,7 @@ from .calibration.key import CalibrationKey
 from .calibration.plan import CalibrationPlan
 from .calibration.predictor import find_predictor
 from .compile_pool import CompilePool, pool_size
-from .compiler import compile_ahead, compiler_problem, keep_progress_bars_here
+from .compiler import compile_ahead, keep_progress_bars_here
 from .measurement import Measurement
 from .protocol import Mode, Protocol, Task
 from .throughput import CompileError, InfeasibleError, Throughput, measure
@@ -32,7 +32,6 @@ __all__ = [
     "calibration_path",
     "calibration_plan",
     "compile_ahead",
-    "compiler_problem",
     "find_predictor",
     "fit_calibration",
     "keep_progress_bars_here",

@@ -1,37 +1,13 @@
-"""torch.compile on this machine: whether it can run, and a network compiled ahead, into the compiler's cache on disk."""
+"""A network compiled ahead, into the compiler's cache on disk."""
 
-import importlib.util
-import os
-import shutil
-import sysconfig
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from archsearch.throughput.protocol import Protocol
 from archsearch.throughput.timer import compiled, make_inputs, prepared
-
-
-def compiler_problem(device: str) -> str | None:
-    """Why torch.compile cannot make code for a device of this type here, in words; None where nothing that it needs is missing.
-
-    Looks for its parts and runs none of them, which costs milliseconds: a compiler that is there and fails is found by the first network.
-    """
-    if device == "mps":  # torch makes Metal shaders, by the driver
-        return None
-    if device == "cuda" and importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    # For the device's launchers Triton needs a C compiler, for a CPU torch a C++ one; both build against Python.
-    variable, usual = ("CC", ("gcc", "clang")) if device == "cuda" else ("CXX", ("g++", "clang++", "cl"))
-    named = os.environ.get(variable)
-    if not any(map(shutil.which, [named] if named else usual)):
-        return f"there is no {'C' if device == 'cuda' else 'C++'} compiler ({named or ' or '.join(usual)})"
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-        return "Python's headers are not installed (Python.h)"
-    return None
 
 
 def keep_progress_bars_here() -> None:

@@ -6,10 +6,10 @@ from typing import Any, Self, cast
 
 import torch
 
+from archsearch.compiler import compiler_problem
 from archsearch.device import allow_tf32, check_cpu, pick_device, use_cpu
 from archsearch.errors import UserError
 from archsearch.system import Say, ignore
-from archsearch.throughput.compiler import compiler_problem
 from archsearch.throughput.protocol import Mode, Protocol, Task
 from archsearch.units import DType, ImageSize, sides, stored_size
 

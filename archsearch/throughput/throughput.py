@@ -24,6 +24,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from archsearch.compiler import cause_of, is_compile_error
 from archsearch.device import is_out_of_memory, peak_memory_bytes, reset_peak_memory
 from archsearch.errors import RunError, first_line
 from archsearch.system import Say, ignore
@@ -38,7 +39,6 @@ T = TypeVar("T")
 _ONE_VALUE = "Expected more than 1 value per channel"
 # What a timing of a reference depends on besides the device.
 _CONDITIONS = ("dtype", "mode", "task", "batch_size", "image_size", "in_chans")
-_COMPILERS = ("torch._dynamo", "torch._inductor", "triton")
 # The conditions under which references had their whole warm-up in this process: from then on one block is enough.
 _WARMED: weakref.WeakKeyDictionary[nn.Module, set[tuple[object, ...]]] = weakref.WeakKeyDictionary()
 # Of references that are compiled a copy with its timer, by the conditions: a process compiles it once, and not for each candidate.
@@ -298,13 +298,12 @@ def _guarded(network: str, protocol: Protocol, work: Callable[[], T]) -> T:
         if is_out_of_memory(error):
             failure = InfeasibleError
             verdict = f"is infeasible at batch size {protocol.batch_size}, {images}, {protocol.dtype}"
-        # By modules, whose import takes over a second where nothing is compiled.
-        elif any(kind.__module__.startswith(_COMPILERS) for kind in type(error).__mro__):
+        elif is_compile_error(error):
             failure, verdict = CompileError, "cannot be compiled"
         elif _ONE_VALUE in str(error):
             verdict = f"cannot be trained at batch size {protocol.batch_size}, {images}"
         else:
             raise
-        reason = first_line(getattr(error, "inner_exception", error))  # the compiler wraps the error that stopped it
+        reason = first_line(cause_of(error))
     # Outside the handler: through the first error's traceback ours would keep alive the tensors that filled the memory.
     raise failure(f"throughput: {network} {verdict}: {reason}")

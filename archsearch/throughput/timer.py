@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from archsearch.compiler import with_own_code
 from archsearch.device import device_seconds
 from archsearch.errors import UserError
 from archsearch.throughput.protocol import Protocol
@@ -125,11 +126,10 @@ def compiled(network: nn.Module, protocol: Protocol, **options: Any) -> Forward:
         output: Tensor = network(images)
         return output
 
-    # Code of its own: the compiler limits the graphs of a function, and of `Network.forward` there is one graph for each network.
-    forward.__code__ = forward.__code__.replace()
+    own = with_own_code(forward)
     if protocol.mode == "compile":
-        return torch.compile(forward, dynamic=False, **options)
-    graphs = torch.compile(forward, dynamic=False, mode=protocol.mode, **options)
+        return torch.compile(own, dynamic=False, **options)
+    graphs = torch.compile(own, dynamic=False, mode=protocol.mode, **options)
 
     def next_step(images: Tensor) -> Tensor:
         # The output of the pass before may be overwritten: without this a pass that finds it alive is recorded anew.

@@ -17,7 +17,7 @@ run             a search with 4 trials, by phase
 order           the fixed trials twice in shuffled order, as a run times them
 latency         one image
 autocast        forward by autocast, eager and compiled
-train-compiled  training steps, compiled
+train-compiled  training steps, compiled whole and block by block
 """
 
 import argparse

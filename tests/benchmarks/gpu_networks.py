@@ -23,10 +23,11 @@ from archsearch import build, paper
 from archsearch.device import peak_memory_bytes, reset_peak_memory
 from archsearch.errors import first_line
 from archsearch.proxy import load_profile, shrink
+from archsearch.proxy.training.compiled import compiled_blocks
 from archsearch.space import reference_arch
 
 Layout = Literal["channels_last", "contiguous"]
-Mode = Literal["eager", "compile", "reduce-overhead"]
+Mode = Literal["eager", "compile", "compile-blocks", "reduce-overhead"]
 
 PROFILE = "imagenet-short"
 NUM_CLASSES = 1000
@@ -99,6 +100,11 @@ def work_of(job: Job, setting: Setting) -> Work:
 
 def _compiled(model: nn.Module, job: Job, setting: Setting) -> Callable[[Tensor], Tensor]:
     if job.mode == "eager":
+        return model
+    if job.mode == "compile-blocks":
+        backend = {"backend": "eager"} if setting.smoke else {}
+        for block, forward in compiled_blocks(model, **backend).items():
+            block.forward = forward  # for good: the network is this job's alone
         return model
     mode = None if job.mode == "compile" else job.mode
     # With --smoke the graph is captured and run as it is: the compiler takes most of a minute on a core.
@@ -229,8 +235,10 @@ def train(setting: Setting) -> Iterator[Row]:
 
 
 def train_compiled(setting: Setting) -> Iterator[Row]:
-    """The same compiled, each from a cold cache: several at once do not fit into a GPU's memory."""
+    """The same compiled, then ours block by block, each from a cold cache: several at once do not fit into a GPU's memory."""
     yield from rates("train-compiled", _training_jobs(setting, "compile"), setting)
+    blocks = (replace(job, mode="compile-blocks") for job in _training_jobs(setting, "eager") if job.side == "ours")
+    yield from rates("train-compiled", blocks, setting)
 
 
 def latency(setting: Setting) -> Iterator[Row]:

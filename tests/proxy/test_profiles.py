@@ -7,7 +7,7 @@ import pytest
 from support.settings import settings_for
 
 from archsearch.errors import UserError
-from archsearch.proxy import choose_profile, load_profile, profile_names, profile_text, shrink
+from archsearch.proxy import ProxyTask, choose_profile, load_profile, profile_names, profile_text, shrink
 from archsearch.proxy.profiles import parse_profile
 from archsearch.space import paper
 
@@ -111,6 +111,18 @@ def test_every_change_of_a_training_changes_the_proxy_id(tmp_path: Path) -> None
     same = tmp_path / "same.toml"
     same.write_text(TEXT + "label_smoothing = 0.1\n")
     assert settings_for(str(same))["proxy_id"] == shipped
+
+
+def test_a_compiled_training_marks_the_proxy_id_and_an_eager_one_leaves_no_trace(tmp_path: Path) -> None:
+    settings = {}
+    for mode in ("", "eager", "compile", "compile-blocks"):
+        path = tmp_path / f"{mode}.toml"
+        path.write_text(TEXT + (f'mode = "{mode}"\n' if mode else ""))
+        settings[mode] = settings_for(str(path))
+    assert settings[""] == settings["eager"]
+    assert "mode" not in settings["eager"]["proxy"]["recipe"]
+    assert len({each["proxy_id"] for each in settings.values()}) == 3
+    assert ProxyTask.from_dict(settings["compile"]).recipe.mode == "compile"
 
 
 def test_a_profile_brings_its_rungs_and_a_recipe_of_another_size_is_refused() -> None:

@@ -392,6 +392,7 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
         ("label_smoothing", -0.1, "at least 0 and below 1"),
         ("dtype", "float16", "'float32' or 'bfloat16'"),
         ("augment", "mixup", "'crop', 'shift' or 'none'"),
+        ("mode", "max-autotune", "'eager', 'compile' or 'compile-blocks'"),
         ("micro_batch", 0, "1 to "),
     ],
 )

@@ -39,6 +39,8 @@ class Recipe:
     dtype: Literal["float32", "bfloat16"]  # of the autocast; weights and optimizer stay in float32
     # RandomResizedCrop for photographs, a move by 2 px for tiny pictures (both mirror), nothing where places are the classes.
     augment: Literal["crop", "shift", "none"]
+    # Whether steps run compiled, the network as one graph or each block as its own; random numbers of dropout are others than eager ones.
+    mode: Literal["eager", "compile", "compile-blocks"] = "eager"
     micro_batch: int | None = None  # images whose gradients are computed at once; None is the whole batch, if it fits
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class Recipe:
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._check("dtype", self.dtype in ("float32", "bfloat16"), "'float32' or 'bfloat16'")
         self._check("augment", self.augment in ("crop", "shift", "none"), "'crop', 'shift' or 'none'")
+        allowed = "'eager', 'compile' or 'compile-blocks'"
+        self._check("mode", self.mode in ("eager", "compile", "compile-blocks"), allowed)
 
     def learning_rate_at(self, step: int) -> float:
         """For step 0, 1, ... steps-1: rises in equal parts to the peak, then half a cosine towards zero."""

@@ -16,6 +16,7 @@ from archsearch.metrics import binomial_standard_error
 from archsearch.models import build
 from archsearch.proxy.scale import Scale, shrink
 from archsearch.proxy.training.batches import Loader
+from archsearch.proxy.training.compiled import compiled_forwards, in_place
 from archsearch.proxy.training.determinism import (
     deterministic,
     own_random_numbers,
@@ -83,6 +84,9 @@ class Training:
     Where a loss or an output is not finite, training starts once more from the same weights at half the rate; RunError when
     that fails too. Where memory is too short for a batch, its gradients are summed up in parts (`choose_micro_batch`, `Gradients`).
 
+    With the recipe's `mode` steps run compiled, which they are once for both attempts; RunError where they cannot be. Scores are
+    always computed eager: they are those of the trained weights, and need no compiling for other batches.
+
     Data order, augmentation and dropout depend on the recipe only. On a CPU a training gives the same bits each time; on CUDA
     as far as PyTorch does (`deterministic` lists what does not).
     """
@@ -105,6 +109,7 @@ class Training:
         self._initial = {name: value.clone() for name, value in model.state_dict().items()}
         self._first_failure: NotFiniteError | None = None
         self.recipe = replace(recipe, micro_batch=choose_micro_batch(model, recipe, self.device))
+        self.forwards = compiled_forwards(model, recipe)
         self._attempt = _Attempt(self, self.recipe)
 
     def advance(self, step: int) -> ProxyScore:
@@ -148,7 +153,7 @@ class _Attempt:
         if is_cuda:
             reset_peak_memory(self.device)
         started = time.perf_counter()
-        with own_random_numbers(self.device), deterministic(self.device):
+        with own_random_numbers(self.device), deterministic(self.device), in_place(self.training.forwards):
             write_random_state(self._random_state, self.device)
             self._train(step)
             self._random_state = read_random_state(self.device)
