@@ -71,8 +71,13 @@ class PostgresStorage(RunStorage):
             url, connect_args=settings, poolclass=NullPool, isolation_level="AUTOCOMMIT", hide_parameters=True
         )
         self._lock = ServerLock(engine, where)
-        with self._lock.creating_tables():
-            super().__init__(literal_url(url), engine_kwargs={"connect_args": settings, "hide_parameters": True})
+        try:
+            with self._lock.creating_tables():
+                super().__init__(literal_url(url), engine_kwargs={"connect_args": settings, "hide_parameters": True})
+        except BaseException:
+            if hasattr(self, "engine"):
+                self.engine.dispose()
+            raise
         for one in (engine, self.engine):
             event.listen(one, "handle_error", _raise_lost)
 
