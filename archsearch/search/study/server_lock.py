@@ -25,7 +25,7 @@ _SET = text("SELECT set_config(name, :value, false) FROM pg_settings WHERE name 
 _SELF = text("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
 # A lock's 64-bit key stands in two columns; of other users' sessions only the id is shown.
 _HOLDER = text(
-    "SELECT pid, application_name, client_addr::text AS address, backend_start FROM pg_locks LEFT JOIN pg_stat_activity USING (pid) "
+    "SELECT pid, application_name, host(client_addr) AS address, backend_start FROM pg_locks LEFT JOIN pg_stat_activity USING (pid) "
     "WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
     "AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
     "AND classid::bigint = (CAST(:key AS bigint) >> 32) & 4294967295 AND objid::bigint = CAST(:key AS bigint) & 4294967295"
