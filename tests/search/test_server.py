@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,10 @@ def assert_whole(folder: Path, log: Path, url: str, trials: int) -> None:
     assert ends == Counter({(written(arch), phase): 1 for arch in frame["arch"] for phase in PHASES})
 
 
+def has_more(finished: threading.Event, log: Path, lines: int) -> bool:
+    return finished.is_set() or len(noted(log)) > lines
+
+
 def drive(
     folder: Path, config: RunConfig, url: str, trials: int, said: list[str], meddle: Callable[[threading.Event], None]
 ) -> str:
@@ -93,8 +98,7 @@ def test_five_restarts_of_the_server_in_a_run_lose_and_double_nothing(server: Se
 
     def restart(finished: threading.Event) -> None:
         for number in range(5):
-            least = 12 * (number + 1)
-            wait_until(lambda least=least: finished.is_set() or len(noted(log)) > least, 60)
+            wait_until(partial(has_more, finished, log, 12 * (number + 1)), 60)
             time.sleep(rng.uniform(0, 0.1))
             server.stop()
             restarts.append(not finished.is_set())
@@ -123,7 +127,7 @@ def test_connections_ended_at_random_moments_lose_and_double_nothing(
             while not finished.wait(rng.uniform(0, 0.15)):
                 for pid in connection.exec_driver_sql(query).scalars().all():
                     if rng.random() < 0.5:
-                        ended.append(connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid})").scalar())
+                        ended.append(connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid})").scalar() is True)
 
     config = make_config(tmp_path / "log", name="ended")
     assert drive(tmp_path / "ended", config, server.url, trials, [], end) == "complete"
@@ -155,7 +159,8 @@ def test_commits_whose_answers_are_lost_are_done_once(server: Server, tmp_path: 
 def test_a_server_that_stays_away_ends_the_run_in_one_sentence_and_the_next_goes_on(
     server: Server, tmp_path: Path
 ) -> None:
-    config, said = make_config(tmp_path / "log", name="away"), []
+    config = make_config(tmp_path / "log", name="away")
+    said: list[str] = []
     try:
         with open_run(tmp_path / "away", config, server.url, patience_s=0.5, say=said.append) as store:
             row = store.start_fixed("van_b2", fixed_archs()["van_b2"])
@@ -178,7 +183,12 @@ def test_ctrl_c_ends_the_wait_for_a_server(server: Server, tmp_path: Path) -> No
     try:
         with open_run(tmp_path / "impatient", config, server.url, patience_s=3600) as store:
             asked: list[bool] = []
-            store.stop_waiting_when(lambda: bool(asked.append(True)) or len(asked) > 5)
+
+            def is_stopped() -> bool:
+                asked.append(True)
+                return len(asked) > 5
+
+            store.stop_waiting_when(is_stopped)
             server.stop()
             with pytest.raises(KeyboardInterrupt):
                 store.start_fixed("van_b2", fixed_archs()["van_b2"])
@@ -224,7 +234,7 @@ def test_a_second_driver_is_refused_with_who_has_the_study_until_that_is_killed(
     try:
         with (
             pytest.raises(
-                UserError, match=rf"study 'shared': another driver.* archsearch \S+ {other.pid} from 127\.0\.0\.1"
+                UserError, match=rf"study 'shared': another driver .*\(archsearch \S+ {other.pid} from 127\.0\.0\.1"
             ) as caught,
             open_run(tmp_path / "copy" / "shared", config, server.url),
         ):
