@@ -138,6 +138,15 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     help="Database of the study, such as postgresql://user@host/name.  [default: study.db in the run's folder]",
 )
 @click.option(
+    "--storage-patience",
+    "storage_patience_s",
+    type=SECONDS,
+    default="10m",
+    show_default=True,
+    metavar="TIME",
+    help="How long a PostgreSQL server is waited for that restarts, or that cannot be reached any more.",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="PATH",

@@ -24,7 +24,7 @@ from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
 from archsearch.search.same_run import find_run
-from archsearch.search.study.database import shown_url
+from archsearch.search.study.address import check_url
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, Band, choose_papers, draw, load_space, paper
@@ -62,6 +62,7 @@ class RunRequest:
     image_size: ImageSize | None = None  # None: the space's own
     workers: int | None = None  # None: as many as there are devices
     retries: int = 2
+    storage_patience_s: float = 600.0
 
 
 class Listen(Protocol):
@@ -74,7 +75,7 @@ class Listen(Protocol):
 def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ignore) -> tuple[RunConfig, Path]:
     """The run's identity and its folder; prepares the data. Raises UserError for a request that cannot be met, before the folder is made."""
     if request.storage is not None:
-        shown_url(request.storage)  # refuses a bad one
+        check_url(request.storage)
     whole = load_space(request.space).resized(request.image_size)
     for file in whole.block_files:
         say(f"ran {file.path}, which brings {', '.join(layer.kind for layer in register_file(file))}")
@@ -179,7 +180,8 @@ def carry_out(
     calibration = find_predictor(request.results_root, config.measurement, say)
     predictor = None if calibration is None else RankedPredictor(calibration)
     predict = predictor.predict if predictor else None
-    with open_run(folder, config, request.storage, predict=predict) as store:
+    patience_s = request.storage_patience_s
+    with open_run(folder, config, request.storage, predict=predict, patience_s=patience_s, say=say) as store:
         config = store.config
         for notice in store.notices:
             say(notice)

@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+import select
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,9 +25,26 @@ def _programs() -> Path | None:
     return folders[-1] if folders else None
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server's address, with its password, and what stops and starts it."""
+
+    url: str
+    port: int
+    stop: Callable[[], None]
+    start: Callable[[], None]
+
+
 @contextlib.contextmanager
 def postgres() -> Iterator[str]:
-    """The address of a server that lives meanwhile, with its password."""
+    """The address of a server that lives meanwhile."""
+    with postgres_server() as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[Server]:
+    """A server that lives meanwhile."""
     pytest.importorskip("psycopg", reason="needs psycopg, the driver of PostgreSQL")
     programs = _programs()
     if programs is None:
@@ -47,10 +67,60 @@ def postgres() -> Iterator[str]:
     try:
         call("initdb", "-A", "scram-sha-256", "-U", USER, f"--pwfile={folder / 'password'}", "--no-sync")
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        call("pg_ctl", "start", "-w", "-o", options, "-l", str(folder / "log"))
+
+        def start() -> None:
+            call("pg_ctl", "start", "-w", "-o", options, "-l", str(folder / "log"))
+
+        def stop() -> None:
+            call("pg_ctl", "stop", "-w", "-m", "fast")
+
+        start()
         try:
-            yield f"postgresql+psycopg://{USER}:{ESCAPED}@127.0.0.1:{port}/postgres"
+            yield Server(f"postgresql+psycopg://{USER}:{ESCAPED}@127.0.0.1:{port}/postgres", port, stop, start)
         finally:
             call("pg_ctl", "stop", "-m", "immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Cutter:
+    """A proxy before a server: each `every`-th commit is done by the server, and the connection is cut before its answer comes; none before `is_on`."""
+
+    def __init__(self, port: int, every: int) -> None:
+        self._server, self._every, self._commits = port, every, 0
+        self.is_on, self.cuts = False, 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Accept nothing more."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+
+    def _forward(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._server)) as server, contextlib.suppress(OSError):
+            while True:
+                ready, _, _ = select.select([client, server], [], [])
+                for one in ready:
+                    data = one.recv(65536)
+                    if not data:
+                        return
+                    (server if one is client else client).sendall(data)
+                    if one is client and b"COMMIT" in data and self._is_due():
+                        server.recv(65536)  # done, and nobody hears of it
+                        return
+
+    def _is_due(self) -> bool:
+        self._commits += self.is_on
+        is_due = self.is_on and self._commits % self._every == 0
+        self.cuts += is_due
+        return is_due

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages._rdb.models import NOT_FOUND_MSG
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from archsearch.errors import UserError, first_line, without_passwords
+from archsearch.errors import UserError, first_line
 from archsearch.results import LOCK_FILE, TRIALS_FILE, Direction
-from archsearch.search.study.storage import RunStorage
-from archsearch.system import command_line, flocked, replace_file
+from archsearch.search.study.address import DATABASE_FILE, driver_url, shown_url
+from archsearch.search.study.server import PostgresStorage
+from archsearch.search.study.storage import RunStorage, literal_url
+from archsearch.system import Say, command_line, flocked, ignore, replace_file
 
-DATABASE_FILE = "study.db"
 _CONFIG = "archsearch:config"
+_NO_RIGHT = "42501"  # PostgreSQL's code of insufficient_privilege
 # A report that looks whether anyone is at work holds the lock for a moment.
 _LOCK_PATIENCE_S = 0.2
 # Checked for, since Optuna creates a missing table, empty, and trials would be lost in silence.
@@ -74,8 +75,17 @@ def storage_errors(where: str) -> Iterator[None]:
             raise damaged_error(where, text) from error
         raise UserError(
             f"{where}: cannot be read or written ({text}); everything measured before is kept: "
-            "make room or make it writable, then give the same command again"
+            f"{_advice(inner)}, then give the same command again"
         ) from error
+
+
+def _advice(error: BaseException) -> str:
+    """What helps against a database's error."""
+    if getattr(error, "sqlstate", None) == _NO_RIGHT:
+        return (
+            "have the database's owner grant you the right to create tables in its schema, and to read and write them"
+        )
+    return "make room or make it writable"
 
 
 def damaged_error(where: str, text: str) -> UserError:
@@ -85,44 +95,29 @@ def damaged_error(where: str, text: str) -> UserError:
     )
 
 
-def shown_url(url: str) -> str:
-    """A storage URL without its password, to be shown. Raises UserError for one that cannot be parsed, or that keeps nothing."""
-    try:
-        parsed = sqlalchemy.make_url(url)
-    except SQLAlchemyError as error:
-        raise UserError("--storage: not a database URL; write one such as postgresql://user@host/name") from error
-    if "@" in (parsed.host or "") or (parsed.password and len(url.partition("@")[0].split()) > 1):
-        raise UserError("--storage: write a space and an @ of a password as %20 and %40")  # else a part of it is shown
-    if parsed.get_backend_name() == "sqlite" and _is_in_memory(parsed):
-        raise UserError(
-            "--storage: a database in memory, which is gone when the run ends; leave --storage out for study.db in the run's folder, "
-            "or name a file, such as sqlite:///runs.db"
-        )
-    return without_passwords(parsed.render_as_string(hide_password=True))
-
-
-def _is_in_memory(url: sqlalchemy.URL) -> bool:
-    """Whether SQLite would keep this database in no file."""
-    return not url.database or ":memory:" in url.database or "mode=memory" in str(url)
-
-
 @contextlib.contextmanager
-def open_storage(folder: Path, url: str | None) -> Iterator[RunStorage]:
-    """Connect to the run's database file, or to `url`; every connection is closed at the end."""
+def open_storage(folder: Path, url: str | None, *, patience_s: float = 0.0, say: Say = ignore) -> Iterator[RunStorage]:
+    """Connect to the run's database file, or to `url`; every connection is closed at the end. For the last two see `PostgresStorage`."""
     path = folder / DATABASE_FILE
     where = shown_url(url) if url else str(path)
     try:
         with storage_errors(where):
-            # Optuna takes braces in a URL for a template.
-            literal = (url or "").replace("{", "{{").replace("}", "}}")
-            storage = RunStorage(literal) if url else _file_storage(path, _check_file(path))
+            storage = _url_storage(url, where, patience_s, say) if url else _file_storage(path, _check_file(path))
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         # The database's driver is not installed or takes no such setting, or another version of Optuna made the tables.
         raise UserError(f"{where}: cannot be used ({first_line(error)})") from error
     try:
         yield storage
     finally:
-        _close(storage)
+        storage.close()
+
+
+def _url_storage(url: str, where: str, patience_s: float, say: Say) -> RunStorage:
+    """Optuna's storage at an address."""
+    reached = driver_url(url)
+    if reached.startswith("postgresql"):
+        return PostgresStorage(reached, where=where, patience_s=patience_s, say=say)
+    return RunStorage(literal_url(reached))
 
 
 def _file_storage(path: Path, synchronous: str) -> RunStorage:
@@ -180,7 +175,7 @@ def create_database(
         try:
             fill(_create_study(storage, name, directions, config))
         finally:
-            _close(storage)
+            storage.close()
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
 
@@ -230,14 +225,6 @@ def stored_config(study: optuna.Study) -> dict[str, Any]:
     return json.loads(json.dumps(config))  # type: ignore[no-any-return]  # a dict in, a dict out
 
 
-def database_file(folder: Path, url: str | None) -> Path | None:
-    """The file in which SQLite keeps the study; None for a server."""
-    if url is None:
-        return folder / DATABASE_FILE
-    parsed = sqlalchemy.make_url(url)
-    return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
-
-
 class FileWatch:
     """Notices that a file was deleted or replaced: SQLite would go on writing to the deleted one, and what it writes would be lost."""
 
@@ -259,8 +246,3 @@ def _file_id(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _close(storage: RunStorage) -> None:
-    storage.remove_session()
-    storage.engine.dispose()

@@ -12,45 +12,53 @@ from archsearch.errors import UserError
 from archsearch.results import MANIFEST_FILE, read_manifest, read_trials, study_name
 from archsearch.samplers import PredictThroughput
 from archsearch.search.config import SPACE_FILE, RunConfig
+from archsearch.search.study.address import DATABASE_FILE, database_file, refuse_network_file, shown_url
 from archsearch.search.study.database import (
-    DATABASE_FILE,
     FileWatch,
     create_database,
     damaged_error,
-    database_file,
     ensure_study,
     has_study,
     load_study,
     open_storage,
     run_lock,
-    shown_url,
     storage_errors,
     stored_config,
 )
 from archsearch.search.study.storage import RunStorage
 from archsearch.search.study.store import RunStore
-from archsearch.system import command_line, replace_file
+from archsearch.system import Say, command_line, ignore, replace_file
 
 
 @contextlib.contextmanager
 def open_run(
-    folder: Path, config: RunConfig, storage_url: str | None = None, *, predict: PredictThroughput | None = None
+    folder: Path,
+    config: RunConfig,
+    storage_url: str | None = None,
+    *,
+    predict: PredictThroughput | None = None,
+    patience_s: float = 0.0,
+    say: Say = ignore,
 ) -> Iterator[RunStore]:
     """Create the run in `folder` or open the one that is there, locked against other drivers; `predict` gives the sampler images/s.
+
+    A PostgreSQL server that goes away meanwhile is waited for up to `patience_s`, and `say` hears of it.
 
     Raises UserError when the folder holds another run or a damaged one, cannot be written, or is locked by another driver.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    refuse_network_file(folder, storage_url)
     with run_lock(folder):
         _check_place(folder, storage_url)
         document = config.to_dict()
         if storage_url is None and not (folder / DATABASE_FILE).exists():
             create_database(folder, config.name, config.directions, document)
-        with open_storage(folder, storage_url) as backend:
+        with open_storage(folder, storage_url, patience_s=patience_s, say=say) as backend:
             where = shown_url(storage_url) if storage_url else str(folder / DATABASE_FILE)
             with storage_errors(where):
                 name = _shared_name(folder, config) if storage_url else None
                 if name is not None:
+                    backend.lock_study(name)
                     if (folder / MANIFEST_FILE).exists() and not has_study(backend, name):
                         raise _lost_error(folder, where, f"it has no study {name!r}")
                     ensure_study(backend, name, config.directions, document)

@@ -27,7 +27,8 @@ from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, params_in_
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, FULL_PHASE
-from archsearch.search.study.database import DATABASE_FILE, create_database, run_lock
+from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
+from archsearch.search.study.database import create_database, run_lock
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
 from archsearch.search.study.store import AGAIN, SEEDS, STATES
@@ -75,6 +76,7 @@ def _restore(folder: Path) -> Restored:
     config, rows = read_config(folder, manifest), _read_trials(folder)
     register_files(config.block_files)
     database = folder / DATABASE_FILE
+    refuse_network_file(folder, None)
     if database.exists() and _is_whole(folder, config):
         raise UserError(f"{database}: has all trials of the run; there is nothing to restore")
     without_params: list[int] = []

@@ -7,7 +7,7 @@ Optuna writes with a query and a statement for every parameter and attribute of 
 
 import json
 import sys
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +30,9 @@ from sqlalchemy.orm import Session
 
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE
 
+# The key by which a trial is known again where the answer to its creation was lost.
+TRY = "archsearch:try"
+_LEFT_OUT = (ARCH, CANDIDATE, OUTCOME, TRY)
 _BLOCK = 500  # trials read by one set of queries; a database allows so many numbers in one
 
 
@@ -50,19 +53,37 @@ class RunStorage(RDBStorage):
         super().__init__(url, **options)
         self._compatible: dict[tuple[int, str], str] = {}  # distributions that were compared, by study and name
 
+    stop_waiting: Callable[[], bool] = staticmethod(lambda: False)  # asked while a lost connection is waited for
+
+    def lock_study(self, name: str) -> None:
+        """Keep other drivers from a study until `close`. A file needs nothing more than the lock of the run's folder."""
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.remove_session()
+        self.engine.dispose()
+
     def read_records(self, study_id: int, trial_ids: Collection[int] | None = None) -> Iterator[Record]:
         """The trials of a study, or those of these ids, in order, with all their attributes; one block after the other is held in memory."""
+        for block in _blocks(self._list_trials(study_id, trial_ids)):
+            yield from self._read_block(block)
+
+    def _list_trials(self, study_id: int, trial_ids: Collection[int] | None) -> Sequence[Any]:
+        """Id, number and state of these trials."""
         table = models.TrialModel
         query = sqlalchemy.select(table.trial_id, table.number, table.state).where(table.study_id == study_id)
         if trial_ids is not None:
             query = query.where(table.trial_id.in_(trial_ids))
         with self.engine.connect() as connection:
-            for block in _blocks(connection.execute(query.order_by(table.trial_id)).all()):
-                attrs = _read_json(connection, models.TrialUserAttributeModel, [row.trial_id for row in block])
-                for row in block:
-                    yield Record(
-                        number=row.number, trial_id=row.trial_id, state=row.state, attrs=attrs.get(row.trial_id, {})
-                    )
+            return connection.execute(query.order_by(table.trial_id)).all()
+
+    def _read_block(self, rows: Sequence[Any]) -> list[Record]:
+        with self.engine.connect() as connection:
+            attrs = _read_json(connection, models.TrialUserAttributeModel, [row.trial_id for row in rows])
+        return [
+            Record(number=row.number, trial_id=row.trial_id, state=row.state, attrs=attrs.get(row.trial_id, {}))
+            for row in rows
+        ]
 
     def get_trial_number_from_id(self, trial_id: int) -> int:
         """The number of a trial; Optuna would read all that is stored of it."""
@@ -87,6 +108,8 @@ class RunStorage(RDBStorage):
             before = connection.execute(sqlalchemy.select(trials.c.state).where(is_it).with_for_update()).scalar()
             if before is None:
                 raise KeyError(models.NOT_FOUND_MSG)
+            if before == state and _has_attributes(connection, trial_id, attrs):
+                return  # written by an earlier try, whose answer was lost
             self.check_trial_is_updatable(trial_id, before)
             _write_attributes(connection, trial_id, attrs)
             if state is not None:
@@ -163,6 +186,18 @@ def _table(model: Any) -> sqlalchemy.Table:
     return table
 
 
+def literal_url(url: str) -> str:
+    """The URL as Optuna takes it: braces would be a template's."""
+    return url.replace("{", "{{").replace("}", "}}")
+
+
+def _has_attributes(connection: Connection, trial_id: int, attrs: Mapping[str, Any]) -> bool:
+    """Whether a trial has all these attributes."""
+    table = _table(models.TrialUserAttributeModel)
+    query = sqlalchemy.select(table.c.key, table.c.value_json).where(table.c.trial_id == trial_id)
+    return {(key, json.dumps(value)) for key, value in attrs.items()} <= set(map(tuple, connection.execute(query)))
+
+
 def _write_attributes(connection: Connection, trial_id: int, attrs: Mapping[str, Any]) -> None:
     """Store attributes of a trial; one that is there already keeps its place among the others."""
     table = _table(models.TrialUserAttributeModel)
@@ -186,7 +221,7 @@ def _value_rows(trial_id: int, values: Sequence[float]) -> list[dict[str, Any]]:
 
 
 def _is_left_out(key: str) -> bool:
-    return key in (ARCH, CANDIDATE, OUTCOME) or key.startswith(PHASE)
+    return key in _LEFT_OUT or key.startswith(PHASE)
 
 
 def _blocks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -197,7 +232,7 @@ def _read_trials(connection: Connection, rows: Sequence[Any]) -> Iterator[Frozen
     """The trials of these rows of the table of trials."""
     ids = [row.trial_id for row in rows]
     key = models.TrialUserAttributeModel.key
-    kept = key.not_in((ARCH, CANDIDATE, OUTCOME)) & ~key.startswith(PHASE, autoescape=True)
+    kept = key.not_in(_LEFT_OUT) & ~key.startswith(PHASE, autoescape=True)
     users = _read_json(connection, models.TrialUserAttributeModel, ids, kept)
     systems = _read_json(connection, models.TrialSystemAttributeModel, ids)
     params, distributions = _read_params(connection, ids)

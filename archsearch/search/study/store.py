@@ -129,6 +129,10 @@ class RunStore:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if is_any_waiting else ():
             self._adopt(trial)
 
+    def stop_waiting_when(self, is_stopped: Callable[[], bool]) -> None:
+        """A wait for a lost database ends with KeyboardInterrupt as soon as `is_stopped()`."""
+        self._backend.stop_waiting = is_stopped
+
     def _load_trial(self, record: Record) -> None:
         """Take over a stored trial. One without an architecture is not ours: someone called the study's `ask`, `add_trial` or `enqueue_trial`."""
         if ARCH not in record.attrs or record.state == TrialState.WAITING:
