@@ -100,6 +100,7 @@ class Driver:
         self._has_begun = False
         self._is_over = False
         self._is_exhausted = False
+        store.stop_waiting_when(lambda: self._is_stopped)
 
     def run(self, trials: int, timeout: float | None = None) -> State:
         """Evaluate the fixed trials, then candidates until `trials` of them have ended or `timeout` seconds are over, whichever is first;
@@ -139,10 +140,11 @@ class Driver:
             # A second Ctrl-C, or one raised outside our handler.
             self._is_stopped = True
         if self._is_stopped:
-            for event in self._workers.events(0):  # phases that ended before Ctrl-C and were not read yet
-                self._record(event)
+            with contextlib.suppress(KeyboardInterrupt):  # the study's database, which is waited for no longer
+                for event in self._workers.events(0):  # phases that ended before Ctrl-C and were not read yet
+                    self._record(event)
+                self._store.leave()
             self._workers.close()
-            self._store.leave()
             return "interrupted"
         self._fail_if_all_failed()
         return "timeout" if self._is_over and any(self._missing().values()) else "complete"
