@@ -1,6 +1,7 @@
 """Options that several commands share, and the types that read quantities with units."""
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -95,6 +96,7 @@ class SizedCommand(click.Command):
 MACS = Quantity("macs", parse_macs)
 SHARE = Quantity("share", parse_share)
 SECONDS = Quantity("seconds", parse_seconds)
+STALL = Quantity("seconds", lambda text, where: math.inf if text.strip() == "none" else parse_seconds(text, where))
 
 
 def number_option(

@@ -62,6 +62,7 @@ class RunRequest:
     image_size: ImageSize | None = None  # None: the space's own
     workers: int | None = None  # None: as many as there are devices
     retries: int = 2
+    stall_s: float | None = None  # inf: never; None: by phase
 
 
 class Listen(Protocol):
@@ -203,6 +204,7 @@ def carry_out(
                 num_seeds=request.seeds,
                 predictor=predictor,
                 retries=request.retries,
+                stall_s=request.stall_s,
             )
             return driver.run(request.trials, request.timeout_s)
 
