@@ -426,7 +426,7 @@ def test_a_run_ends_with_a_front_and_the_next_command(cli: Cli, tmp_path: Path, 
     stub("evaluate")
     result = cli(*RUN)
     assert result.exit_code == 0, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("[")]
+    lines = [line.partition(" ")[2] for line in result.stderr.splitlines() if " [" in line[:21]]
     front = document(cli("report", "--json"))["front"]
     assert len(lines) == 5 + len(front)  # a line a timing
     assert "front so far, " in result.stderr
@@ -562,7 +562,7 @@ def test_ctrl_c_and_sigterm_say_what_is_kept_and_how_to_go_on(
 
     threading.Thread(target=interrupt, daemon=True).start()
     result = cli(*RUN, "--output", "kept")
-    assert result.exit_code == 130
+    assert result.exit_code == 128 + number
     last = result.stderr.splitlines()[-1]
     assert "kept in kept; missing: 5 of 5 trials" in last
     assert last.endswith("go on with: archsearch " + " ".join([*RUN, "--output", "kept"]))
@@ -677,6 +677,10 @@ def test_without_a_terminal_there_is_a_line_for_each_trial_one_a_minute_and_the_
         time.sleep(0.5)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
+    stamp = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d ")
+    assert stamp.match(lines[0])
+    assert lines[0].endswith(" results/one: hybrid")
+    lines = [stamp.sub("", line) for line in lines]
     assert [line.split()[0] for line in lines if line.startswith("[")] == [f"[{ended}/20]" for ended in range(1, 6)]
     at = next(number for number, line in enumerate(lines) if "front so far, 3 of 3 trials" in line)
     assert lines[at - 1].startswith("[3/20]")

@@ -64,16 +64,15 @@ class Pace:
         training = self._trainings.get(worker)
         if training is None or not training.lately:
             return None
-        mean = statistics.fmean(rate for _, rate in training.lately)
+        mean = statistics.fmean(rate for _, rate in list(training.lately))
         silence_s = time.monotonic() - training.lately[-1][0]
         return min(mean, training.batch / silence_s) if training.batch and silence_s > _LATELY_S else mean
 
     def slow_words(self, worker: str = "") -> str | None:
         """`slow: 4 img/s, this run's other trainings had 212`, and who may be the cause; None while the worker's rate is as it should be."""
-        rate = self.images_s(worker)
-        if rate is None:
+        rate, training = self.images_s(worker), self._trainings.get(worker)
+        if rate is None or training is None:
             return None
-        training = self._trainings[worker]
         usual, what = self._usual(training)
         if usual is None or rate >= SLOW_SHARE * usual:
             return None
@@ -85,7 +84,9 @@ class Pace:
     def _usual(self, training: _Training) -> tuple[float | None, str]:
         """The rate to compare with: the larger of the run's and this training's own; the run's only where others may be the cause."""
         # Nearly its best, as its median would follow a slowness that lasts.
-        own = sorted(training.rates)[int(0.9 * len(training.rates))] if len(training.rates) >= 2 * _FEWEST else 0.0
+        own = (
+            sorted(training.rates.copy())[int(0.9 * len(training.rates))] if len(training.rates) >= 2 * _FEWEST else 0.0
+        )
         is_alone = training.other_cores is not None and training.other_cores <= TOLERATED_CORES
         run = statistics.median(self._others) if len(self._others) >= _FEWEST and not is_alone else 0.0
         if not own and not run:

@@ -98,7 +98,9 @@ class TimeLeft:
         self._fixed_left = len(config.papers)
         self._times_alone = config.settings.get("device") == "cpu"
         self._kind, self._left = "trials", 0  # what is under way, and how many members of the front are left after it
-        self._works: dict[int, _Work] = {}  # under way, by trial, the latest last
+        self._works: dict[
+            int, _Work
+        ] = {}  # under way, by trial, the latest last; read by a display's thread through copies
         for row in rows:
             self._learn(row)
 
@@ -216,7 +218,7 @@ class TimeLeft:
     @property
     def waiting(self) -> tuple[str, float] | None:
         """Who holds the device that all under way wait for, and for how many seconds the first has; None where one does not wait."""
-        waits = [self.waiting_of(trial) for trial in self._works]
+        waits = [self.waiting_of(trial) for trial in list(self._works)]
         found = [wait for wait in waits if wait is not None]
         return max(found, key=lambda wait: wait[1]) if found and len(found) == len(waits) else None
 
@@ -236,7 +238,7 @@ class TimeLeft:
         if workers == 0 and not self._works:
             return None
         workers = max(1, workers)
-        found = [self._rest_s(work) for work in self._works.values()]
+        found = [self._rest_s(work) for work in list(self._works.values())]
         rests = [rest for rest in found if rest is not None]
         if len(rests) < len(found):
             return None
@@ -265,7 +267,7 @@ class TimeLeft:
 
     def _trials_s(self, tally: Tally, rests: Sequence[float], workers: int) -> float | None:
         """Seconds of the trials under way and of all that are left, up to the time limit."""
-        under_way = [work for work in self._works.values() if self._kind == "trials"]
+        under_way = [work for work in list(self._works.values()) if self._kind == "trials"]
         waiting = max(0, tally.total - tally.ended - len(under_way))
         fixed = min(waiting, max(0, self._fixed_left - sum(bool(work.row["is_fixed"]) for work in under_way)))
         one_fixed, one_sampled = self._trial_s(workers, is_fixed=True), self._trial_s(workers, is_fixed=False)
@@ -325,7 +327,7 @@ class TimeLeft:
         steps = sum(mean.count * steps for mean, steps in ended)
         if steps:
             return sum(mean.total for mean, _ in ended) / steps
-        watched = [work.phase for work in self._works.values() if work.phase is not None]
+        watched = [work.phase for work in list(self._works.values()) if work.phase is not None]
         own = [(phase, phase.last) for phase in watched if phase.last is not None and phase.last[1]]
         if not own:
             return None
