@@ -298,7 +298,15 @@ class TimeLeft:
     def _share(self, name: str) -> float:
         """The share of sampled candidates that come to the end of a phase: of a stage after the first, half until some have ended."""
         prior = 1.0 if name in self._first_stage else 0.5
-        return (self._came_to[name] + prior * _PRIOR_TRIALS) / (self._num_sampled + _PRIOR_TRIALS)
+        at_it = self._num_at(name)
+        return (self._came_to[name] + at_it + prior * _PRIOR_TRIALS) / (self._num_sampled + at_it + _PRIOR_TRIALS)
+
+    def _num_at(self, name: str) -> int:
+        """How many of several sampled trials under way have come to a phase: of the trials of many workers, the short ones end first."""
+        works = [work for work in list(self._works.values()) if self._kind == "trials" and not work.row["is_fixed"]]
+        if len(works) < 2:
+            return 0
+        return sum(name in work.done or (work.phase is not None and work.phase.name == name) for work in works)
 
     def _seconds_of(self, name: str) -> float | None:
         """Mean seconds of a phase; of a training that has not been met, by its steps; of another one that should be known, None."""
