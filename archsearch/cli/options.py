@@ -96,7 +96,19 @@ class SizedCommand(click.Command):
 MACS = Quantity("macs", parse_macs)
 SHARE = Quantity("share", parse_share)
 SECONDS = Quantity("seconds", parse_seconds)
-STALL = Quantity("seconds", lambda text, where: math.inf if text.strip() == "none" else parse_seconds(text, where))
+
+
+def _parse_stall(text: str, where: str) -> float:
+    """A duration in seconds, `none` as infinity."""
+    if text.strip() == "none":
+        return math.inf
+    try:
+        return parse_seconds(text, where)
+    except UserError as error:
+        raise UserError(f"{error}, or none") from None
+
+
+STALL = Quantity("seconds", _parse_stall)
 
 
 def number_option(

@@ -568,6 +568,11 @@ def test_ctrl_c_and_sigterm_say_what_is_kept_and_how_to_go_on(
     assert last.endswith("go on with: archsearch " + " ".join([*RUN, "--output", "kept"]))
 
 
+def test_a_stall_that_is_no_duration_is_refused(cli: Cli) -> None:
+    assert "'soon' is not a duration" in (words := refused(cli(*RUN, "--stall", "soon")))
+    assert words.endswith("at most 3650d, or none")
+
+
 def test_a_run_that_its_time_limit_ends_says_what_is_missing_and_how_to_go_on(
     cli: Cli, stub: Callable[[str], None]
 ) -> None:
