@@ -38,6 +38,15 @@ _NO_FILES = {
 _LOCK_POLL_S = 0.02
 
 
+# The signals so far that asked this process to end, where a handler of ours took them.
+interruptions: list[int] = []
+
+
+def interrupted_code() -> int:
+    """The exit code of a process that was asked to end, as a shell would show it: 143 where that was SIGTERM, 130 for Ctrl-C."""
+    return 128 + (interruptions[0] if interruptions else signal.SIGINT)
+
+
 def ignore(*_: object) -> None:
     """A `Say` or `Progress` that shows nothing."""
 

@@ -16,11 +16,12 @@ from typing import Any
 import click
 
 from archsearch.errors import ArchsearchError, UserError, first_line, one_line, without_passwords
+from archsearch.system import command_line, interrupted_code, interruptions
 from archsearch.version import __version__
 
 RESULTS = Path("results")
-# Exit codes beside 0, 1 (a run failed) and 2 (bad input): page search of the documentation has them all.
-INTERRUPTED, TIMED_OUT = 130, 124
+# The exit code beside 0, 1 (a run failed), 2 (bad input) and `system.interrupted_code`: page search of the documentation has them all.
+TIMED_OUT = 124
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
@@ -38,7 +39,7 @@ class Commands(click.Group):
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; errors become one sentence on stderr, a traceback only with --debug. SIGTERM is taken for Ctrl-C."""
+        """Run the command; errors become one sentence on stderr, a traceback only with --debug. SIGTERM is taken for Ctrl-C, with exit code 143."""
         try:
             with _short_usage(), _terminating_as_interrupting():
                 return super().invoke(ctx)
@@ -47,7 +48,7 @@ class Commands(click.Group):
         except ArchsearchError as error:
             _end(ctx, str(error), error.exit_code)
         except KeyboardInterrupt:
-            _end(ctx, "interrupted", INTERRUPTED)
+            _end(ctx, "interrupted", interrupted_code())
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # the reader of a pipe has gone; click ends quietly
@@ -71,14 +72,12 @@ def _short_usage() -> Iterator[None]:
 
 @contextlib.contextmanager
 def resumable(ctx: click.Context, kept: str) -> Iterator[None]:
-    """Ctrl-C inside ends the command; a sentence says what is kept, and how to go on."""
+    """Ctrl-C or SIGTERM inside ends the command; a sentence says what is kept, and how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        from archsearch.system import command_line
-
         click.echo(f"interrupted: {kept}; go on with: {command_line(sys.argv[1:])}", err=True)
-        ctx.exit(INTERRUPTED)
+        ctx.exit(interrupted_code())
 
 
 def print_result(document: Any, parts: Callable[[], Iterable[Any]], *, as_json: bool) -> None:
@@ -94,14 +93,21 @@ def print_result(document: Any, parts: Callable[[], Iterable[Any]], *, as_json: 
 @contextlib.contextmanager
 def _terminating_as_interrupting() -> Iterator[None]:
     """SIGTERM, which job schedulers and `kill` send, raises KeyboardInterrupt meanwhile, unless the caller has it ignored."""
+    interruptions.clear()
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(signum: int, frame: object) -> None:
+    """Note SIGTERM for the exit code, and raise what Ctrl-C does."""
+    interruptions.append(signum)
+    raise KeyboardInterrupt
 
 
 def _end(ctx: click.Context, sentence: str, exit_code: int) -> None:

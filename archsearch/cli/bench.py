@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from archsearch.cli.app import INTERRUPTED, RESULTS, print_result
+from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
     MOST_BATCH,
@@ -93,6 +93,7 @@ def bench(
     from archsearch.device import use_cpu
     from archsearch.report import bench_parts, make_console
     from archsearch.report.bench import interrupted_sentence
+    from archsearch.system import interrupted_code
     from archsearch.throughput import bench_document, bench_task
 
     use_cpu(threads, cpus)
@@ -104,6 +105,6 @@ def bench(
     print_result(document, lambda: bench_parts(document, make_console().width), as_json=as_json)
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
-        ctx.exit(INTERRUPTED)
+        ctx.exit(interrupted_code())
     if any(result["error"] for result in document["results"]):
         ctx.exit(1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from archsearch.cli.app import INTERRUPTED, print_result
+from archsearch.cli.app import print_result
 from archsearch.cli.options import (
     DTYPES,
     MOST_BATCH,
@@ -75,6 +75,7 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
     from archsearch.models import check_complete, evaluate_document, evaluate_task
     from archsearch.models.validation.checkpoint import interrupted_sentence
     from archsearch.report import evaluate_parts, make_console
+    from archsearch.system import interrupted_code
 
     task = evaluate_task(name, checkpoint, data, **options)
     with progress_display(make_console(stderr=True)) as display:
@@ -82,5 +83,5 @@ def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_
     print_result(document, lambda: evaluate_parts(document), as_json=as_json)
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
-        ctx.exit(INTERRUPTED)
+        ctx.exit(interrupted_code())
     check_complete(document)

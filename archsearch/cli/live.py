@@ -2,7 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -11,23 +13,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from archsearch.cli.progress import Heartbeat
+from archsearch.cli.workers import AtWork, describe_phase, failure_kind, phases_of, workers_lines
 from archsearch.results import OBJECTIVES, Row
 from archsearch.search import Listener, Pace, State, Tally, TimeLeft
 from archsearch.units import format_bytes, format_count, format_seconds
 
-_PHASES = {
-    "count": "counting MACs of the built model",
-    "throughput": "timing the full model",
-    "proxy": "training the small copy",
-    "again": "timing the full model again",
-    "free": "training-free scores",
-    "seed": "training the small copy with another seed",
-}
 _BAR_WIDTH = 30
 _LABEL_WIDTH = 6
 _REFRESH_PER_S = 4
 # The front so far is shown from this trial on, as so many rows; without a terminal when it has changed, and this often at most.
 _FRONT_FROM, _FRONT_ROWS, _FRONT_EVERY_S = 3, 5, 300.0
+# Lines of the panel beside those of the workers and of the front, and how many of the workers there are at least.
+_OTHER_LINES, _FEWEST_WORKERS = 8, 3
 _COLUMNS = {
     "proxy_score": "score",
     "throughput_img_s": "img/s",
@@ -41,103 +38,141 @@ _COLUMNS = {
 def watching(console: Console, folder: str, what: str, clock: TimeLeft) -> Iterator[Listener]:
     """The listener for this console: a panel that is gone at the end, or plain lines."""
     if not console.is_terminal:
-        console.print(f"{folder}: {what}", soft_wrap=True)
+        console.print(_stamped(f"{folder}: {what}"), soft_wrap=True)
         plain = PlainListener(console, clock)
-        with Heartbeat(plain.describe, lambda line: console.print(line, soft_wrap=True)) as plain.heartbeat:
+        with Heartbeat(
+            lambda: _stamped(plain.describe()), lambda line: console.print(line, soft_wrap=True)
+        ) as plain.heartbeat:
             yield plain
         return
-    panel = LiveListener(folder, what, clock)
+    panel = LiveListener(folder, what, clock, height=lambda: console.height)
     with Live(console=console, get_renderable=panel.render, refresh_per_second=_REFRESH_PER_S, transient=True):
         yield panel
 
 
+def _stamped(line: str) -> str:
+    """The line after the local time, to the second."""
+    return f"{datetime.now().astimezone().replace(tzinfo=None).isoformat(timespec='seconds')} {line}"
+
+
 class _Watch:
-    """What both displays know of a run: its trial, phase, pace and front."""
+    """What both displays know of a run: what is under way, its pace, failures, and the front."""
 
     def __init__(self, clock: TimeLeft) -> None:
         self.clock, self.pace = clock, Pace()
         self.tally: Tally | None = None
-        self.row: Row | None = None
-        self.event: Mapping[str, Any] = {}
-        self.front_work = ""
+        self.works: dict[int, AtWork] = {}  # by trial, the latest last
+        self.failures: Counter[str] = Counter()  # of this session, by kind
+        self.num_ended = 0  # trials that were evaluated in this session
 
     def trial_started(self, row: Row, tally: Tally) -> None:
-        """The trial is the current one."""
+        """The trial is under way."""
         self.clock.trial_started(row)
-        self.row, self.tally, self.event = row, tally, {}
+        self.tally = tally
+        self._begin(row)
 
     def progress(self, event: Mapping[str, Any]) -> None:
-        """How far the current trial is."""
+        """How far a trial is."""
         self.clock.progress(event)
         self.pace.progress(event)
-        if (
-            event["event"] == "progress"
-            and self.row is not None
-            and event.get("trial", self.row["trial"]) == self.row["trial"]
-        ):
-            self.event = event
+        trial = event.get("trial", next(reversed(self.works), None))
+        if trial in self.works:
+            self.works[trial].hear(event)
 
     def trial_finished(self, row: Row, tally: Tally) -> None:
-        """There is no current trial."""
+        """The trial has ended."""
         self.clock.trial_finished(row)
-        self.row, self.tally = None, tally
+        self.works.pop(row["trial"], None)
+        self.tally = tally
+        self.num_ended += row["reused_from"] is None
+        if row["state"] == "failed":
+            self.failures[failure_kind(str(row["reason"]))] += 1
 
     def remeasure_started(self, row: Row, place: int, total: int) -> None:
-        """The kept trial is the current one."""
+        """The kept trial is under way."""
         self.clock.remeasure_started(row, place, total)
-        self._member_started(row, f"timing kept trials anew {place}/{total}: ")
+        self._begin(row, f"timing kept trials anew {place}/{total}: ")
 
     def remeasure_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """There is no current trial."""
-        self.clock.member_finished()
-        self.row, self.front_work = None, ""
+        """It has been timed."""
+        self._member_finished(row)
 
     def again_started(self, row: Row, place: int, total: int) -> None:
-        """The member of the front is the current one."""
+        """The member of the front is under way."""
         self.clock.again_started(row, place, total)
-        self._member_started(row, f"measuring the front again {place}/{total}: ")
+        self._begin(row, f"measuring the front again {place}/{total}: ")
 
     def again_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """There is no current member."""
-        self.clock.member_finished()
-        self.row = None
+        """It has been timed."""
+        self._member_finished(row)
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
-        """The member of the front is the current one."""
+        """The member of the front is under way."""
         self.clock.seed_started(row, place, total)
-        self._member_started(row, f"training the front with other seeds {place}/{total}: ")
+        self._begin(row, f"training the front with other seeds {place}/{total}: ")
 
     def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
-        """There is no current member."""
-        self.clock.member_finished()
-        self.row = None
+        """It has been trained."""
+        self._member_finished(row)
 
-    def _member_started(self, row: Row, work: str) -> None:
-        self.row, self.event, self.front_work = row, {}, work
+    def _begin(self, row: Row, front_work: str = "") -> None:
+        self.works[row["trial"]] = AtWork(row=row, front_work=front_work)
+
+    def _member_finished(self, row: Row) -> None:
+        self.clock.member_finished(row)
+        self.works.pop(row["trial"], None)
 
     def finished(self, state: State, tally: Tally) -> None:
         """The last state of the run."""
-        self.row, self.tally = None, tally
+        self.works, self.tally = {}, tally
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several workers share the run."""
+        return len(self.works) > 1 or (self.tally is not None and self.tally.workers != 1)
 
     def now(self) -> str:
-        """The trial at work: `trial 7, 4.60G MACs, lka 64x3`."""
-        row = self.row
-        if row is None:
+        """The trial at work, of a single worker: `trial 7, 4.60G MACs, lka 64x3`."""
+        work = next(iter(list(self.works.values())), None)
+        if work is None:
             return "starting the worker" if self.tally is None else "choosing the next candidate"
+        row = work.row
         paper = f"{row['paper']}: " if row["paper"] else ""
         predicted = row.get("throughput_predicted_img_s")
-        speed = f"predicted {predicted:.1f} img/s, " if predicted is not None and not self.front_work else ""
-        return f"{self.front_work}trial {row['trial']}, {format_count(row['macs'])} MACs, {speed}{paper}{row['architecture']}"
+        speed = f"predicted {predicted:.1f} img/s, " if predicted is not None and not work.front_work else ""
+        return f"{work.front_work}trial {row['trial']}, {format_count(row['macs'])} MACs, {speed}{paper}{row['architecture']}"
 
     def phase(self) -> str:
         """What is done with it; who is waited for; whether it is slow."""
-        if self.row is None:
+        work = next(iter(list(self.works.values())), None)
+        if work is None:
             return ""
         waiting = self.clock.waiting
         if waiting is not None:
             return f"waiting for the device since {format_seconds(waiting[1])}: {waiting[0]} has it"
-        slow = self.pace.slow_words()
-        return describe_phase(self.event) + (f"; {slow}" if slow else "")
+        slow = self.pace.slow_words(work.worker)
+        return describe_phase(work.event) + (f"; {slow}" if slow else "")
+
+    def queue(self) -> str:
+        """`8 workers: 7 at work, 1 free; 40 trials wait, 12.3 an hour`."""
+        if self.tally is None:
+            return "starting"
+        workers, at_work = self.tally.workers, len(self.works)
+        words = f"{workers} worker{'s' * (workers != 1)}: {at_work} at work" if workers else "no worker at present"
+        words += f", {workers - at_work} free" if workers > at_work else ""
+        left = max(0, self.tally.total - self.tally.ended - at_work)
+        hours = self.clock.elapsed_s / 3600
+        rate = f", {self.num_ended / hours:.1f} an hour" if self.num_ended and hours else ""
+        return f"{words}; {left} trial{'s' * (left != 1)} wait{'s' * (left == 1)}{rate}"
+
+    def failed(self) -> str:
+        """Why trials failed, `3: 2 killed, 1 earlier`; empty where none did."""
+        if self.tally is None or not self.tally.failed:
+            return ""
+        earlier = self.tally.failed - sum(self.failures.values())
+        kinds = [*self.failures.most_common(), *[("earlier", earlier)] * (earlier > 0)]
+        shown = f": {', '.join(f'{number} {kind}' for kind, number in kinds)}" if self.failures else ""
+        return f"{self.tally.failed}{shown}"
 
     def time(self) -> str:
         """`5m12s, about 12m left`."""
@@ -163,12 +198,17 @@ class PlainListener(_Watch):
         self._shown_at = -_FRONT_EVERY_S
 
     def _print(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True)
+        self._console.print(_stamped(line), soft_wrap=True)
         if self.heartbeat is not None:
             self.heartbeat.rest()
 
     def describe(self) -> str:
-        """`now: trial 7, ...; training the small copy, step 120 of 200; 5m12s, about 12m left`."""
+        """`now: trial 7, ...; training the small copy, step 120 of 200; 5m12s, about 12m left`; of several workers how many do what."""
+        if self.is_shared:
+            failed = f"failed {self.failed()}" if self.failed() else ""
+            return "; ".join(
+                filter(None, (f"now: {self.queue()}", phases_of(self.works.values()), failed, self.time()))
+            )
         return "; ".join(filter(None, (f"now: {self.now()}", self.phase(), self.time())))
 
     def trial_finished(self, row: Row, tally: Tally) -> None:
@@ -249,9 +289,9 @@ def describe_seeds(row: Row, reason: str | None) -> str:
 class LiveListener(_Watch):
     """A few lines that are redrawn several times a second."""
 
-    def __init__(self, folder: str, what: str, clock: TimeLeft) -> None:
+    def __init__(self, folder: str, what: str, clock: TimeLeft, *, height: Callable[[], int] = lambda: 24) -> None:
         super().__init__(clock)
-        self._folder, self._what = folder, what
+        self._folder, self._what, self._height = folder, what, height
         self._last = ""
 
     def trial_finished(self, row: Row, tally: Tally) -> None:
@@ -282,13 +322,25 @@ class LiveListener(_Watch):
         grid.add_row("run", self._folder)
         grid.add_row("search", self._what)
         grid.add_row("trials", self._trials())
-        grid.add_row("now", self.now())
-        grid.add_row("", self.phase())
+        if self.failures:
+            grid.add_row("failed", self.failed())
+        if self.is_shared:
+            grid.add_row("work", self.queue())
+            if self.works:
+                grid.add_row("", workers_lines(list(self.works.values()), self._fitting(), self.clock, self.pace))
+        else:
+            grid.add_row("now", self.now())
+            grid.add_row("", self.phase())
         grid.add_row("last", self._last or "-")
         grid.add_row("time", self.time())
         if self.front():
             grid.add_row("front", front_table(self.front(), self.clock.objectives))
         return grid
+
+    def _fitting(self) -> int:
+        """How many lines of workers fit the terminal."""
+        front = 1 + min(len(self.front()), _FRONT_ROWS) if self.front() else 0
+        return max(_FEWEST_WORKERS, self._height() - _OTHER_LINES - front)
 
     def _trials(self) -> Table | str:
         tally = self.tally
@@ -325,20 +377,3 @@ def _figure(name: str, value: float) -> str:
     if name == "peak_memory_bytes":
         return format_bytes(value)
     return format_count(value) if name in ("params", "macs") else f"{value:.1f}"
-
-
-def describe_phase(event: Mapping[str, Any]) -> str:
-    """`training the small copy, step 120 of 200, 812 img/s`."""
-    if not event:
-        return "sent to the worker, which may still be loading PyTorch"
-    phase = str(event.get("phase")).partition("@")[0]
-    parts = [_PHASES.get(phase, phase)]
-    if event.get("rungs", 1) > 1:
-        parts.append(f"rung {event['rung']} of {event['rungs']}")
-    if event.get("text"):
-        parts.append(str(event["text"]))
-    if event.get("steps"):
-        parts.append(f"step {event.get('step')} of {event['steps']}")
-    if event.get("images_s"):
-        parts.append(f"{event['images_s']:.0f} img/s")
-    return ", ".join(parts)

@@ -1,6 +1,7 @@
 """Options that several commands share, and the types that read quantities with units."""
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -95,6 +96,19 @@ class SizedCommand(click.Command):
 MACS = Quantity("macs", parse_macs)
 SHARE = Quantity("share", parse_share)
 SECONDS = Quantity("seconds", parse_seconds)
+
+
+def _parse_stall(text: str, where: str) -> float:
+    """A duration in seconds, `none` as infinity."""
+    if text.strip() == "none":
+        return math.inf
+    try:
+        return parse_seconds(text, where)
+    except UserError as error:
+        raise UserError(f"{error}, or none") from None
+
+
+STALL = Quantity("seconds", _parse_stall)
 
 
 def number_option(

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from archsearch.cli.app import INTERRUPTED, RESULTS, TIMED_OUT
+from archsearch.cli.app import RESULTS, TIMED_OUT
 from archsearch.cli.options import (
     SECONDS,
+    STALL,
     SizedCommand,
     Workers,
     budget_option,
@@ -52,6 +53,14 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     metavar="TIME",
     help="Start no new trial after this time, such as 90s, 30m or 2h, less what --recheck and --seeds will take; a run with work left "
     "ends with exit code 124.  [default: none]",
+)
+@click.option(
+    "--stall",
+    "stall_s",
+    type=STALL,
+    metavar="TIME|none",
+    help="End a phase that makes no progress for this time, such as 30m; its trial fails. Waiting for the device is no stall.  [default: 20 "
+    "times the median of what such phases took, at least 10m, and 1h until one has ended]",
 )
 @click.option(
     "--data",
@@ -170,8 +179,10 @@ def run(ctx: click.Context, /, **options: Any) -> None:
     except KeyboardInterrupt:
         state = "interrupted"
     if state == "interrupted":
+        from archsearch.system import interrupted_code
+
         click.echo(_interrupted_sentence(folders), err=True)
-        ctx.exit(INTERRUPTED)
+        ctx.exit(interrupted_code())
     from archsearch.report import build_report, show, summary_parts
     from archsearch.system import command_line
 

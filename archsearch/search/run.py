@@ -63,6 +63,7 @@ class RunRequest:
     workers: int | None = None  # None: as many as there are devices
     retries: int = 2
     storage_patience_s: float = 600.0
+    stall_s: float | None = None  # inf: never; None: by phase
 
 
 class Listen(Protocol):
@@ -205,6 +206,7 @@ def carry_out(
                 num_seeds=request.seeds,
                 predictor=predictor,
                 retries=request.retries,
+                stall_s=request.stall_s,
             )
             return driver.run(request.trials, request.timeout_s)
 

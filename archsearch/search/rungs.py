@@ -25,6 +25,11 @@ class Rung:
     proxy_id: str | None
 
 
+def phase_kind(phase: str) -> str:
+    """The name under which what phases took is kept: all further seeds are one; each rung is its own, since they differ in length."""
+    return SEED_PHASE if phase.startswith(SEED_PHASE) else phase
+
+
 def rungs_of(settings: Mapping[str, Any]) -> tuple[Rung, ...]:
     """The rungs of a run's settings, the full training last; none where they do not say how long that is."""
     proxy = settings.get("proxy") or {}

@@ -426,13 +426,13 @@ def test_a_run_ends_with_a_front_and_the_next_command(cli: Cli, tmp_path: Path, 
     stub("evaluate")
     result = cli(*RUN)
     assert result.exit_code == 0, result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("[")]
+    lines = [line.partition(" ")[2] for line in result.stderr.splitlines() if " [" in line[:21]]
     front = document(cli("report", "--json"))["front"]
     assert len(lines) == 5 + len(front)  # a line a timing
     assert "front so far, " in result.stderr
-    assert lines[0].startswith(
-        "[1/5] trial 0, 4.54G MACs, 28.36M params, 35.3 img/s, score 0.454: davit_tiny; front 1; "
-    )
+    assert [line.split()[0] for line in lines[:5]] == [f"[{ended}/5]" for ended in range(1, 6)]
+    words = "trial 0, 4.54G MACs, 28.36M params, 35.3 img/s, score 0.454: davit_tiny; front "
+    assert any(line.partition(" ")[2].startswith(words) for line in lines[:5]), "whichever worker ends first"
     (folder,) = (tmp_path / "results").iterdir()
     assert folder.name.startswith("hybrid-4.5G-")
     assert "Front of" in result.stdout
@@ -562,10 +562,15 @@ def test_ctrl_c_and_sigterm_say_what_is_kept_and_how_to_go_on(
 
     threading.Thread(target=interrupt, daemon=True).start()
     result = cli(*RUN, "--output", "kept")
-    assert result.exit_code == 130
+    assert result.exit_code == 128 + number
     last = result.stderr.splitlines()[-1]
     assert "kept in kept; missing: 5 of 5 trials" in last
     assert last.endswith("go on with: archsearch " + " ".join([*RUN, "--output", "kept"]))
+
+
+def test_a_stall_that_is_no_duration_is_refused(cli: Cli) -> None:
+    assert "'soon' is not a duration" in (words := refused(cli(*RUN, "--stall", "soon")))
+    assert words.endswith("at most 3650d, or none")
 
 
 def test_a_run_that_its_time_limit_ends_says_what_is_missing_and_how_to_go_on(
@@ -677,6 +682,10 @@ def test_without_a_terminal_there_is_a_line_for_each_trial_one_a_minute_and_the_
         time.sleep(0.5)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
+    stamp = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d ")
+    assert stamp.match(lines[0])
+    assert lines[0].endswith(" results/one: hybrid")
+    lines = [stamp.sub("", line) for line in lines]
     assert [line.split()[0] for line in lines if line.startswith("[")] == [f"[{ended}/20]" for ended in range(1, 6)]
     at = next(number for number, line in enumerate(lines) if "front so far, 3 of 3 trials" in line)
     assert lines[at - 1].startswith("[3/20]")

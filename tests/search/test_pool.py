@@ -1,10 +1,21 @@
 """Several workers in one run: as many trials at once, each with its own events, and the same trials in the end."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import RecordingListener, fixed_archs, make_config, make_rung_config, run
+from support.runs import (
+    RecordingListener,
+    fixed_archs,
+    is_running,
+    make_config,
+    make_rung_config,
+    run,
+    start,
+    wait_until,
+)
 from support.stub_evaluators import noted
 
 from archsearch import results
@@ -95,3 +106,39 @@ def test_a_trial_that_is_ended_fails_with_the_reason(tmp_path: Path, evaluator: 
     assert [row["state"] for row in rows] == ["complete", "failed", "complete"]
     assert rows[1]["reason"] == "no progress for 10 min"
     assert rows[1]["macs_fvcore"] == 1, "the phase before is kept"
+
+
+def test_a_stuck_phase_is_ended_and_the_trials_of_the_other_worker_go_on(tmp_path: Path) -> None:
+    settings = {"behaviours": ["well", "well", "hang"]}
+    pool = make_pool(tmp_path, 2, "misbehave")
+    config = make_config(tmp_path / "log", settings=settings)
+    listener = run(tmp_path / "run", config, 6, worker=pool, stall_s=3.0)
+    rows = results.read_rows(tmp_path / "run")
+    (stuck,) = [row for row in rows if row["state"] != "complete"]
+    assert (stuck["state"], stuck["macs_fvcore"]) == ("failed", 1)
+    assert stuck["reason"] == "throughput: no progress for 3s, ended (--stall)"
+    assert len(rows) == 8
+    assert listener.finished_rows[-1]["trial"] == stuck["trial"], "all others were evaluated meanwhile"
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
+def test_ctrl_c_and_sigterm_stop_all_workers_and_lose_no_finished_phase(
+    tmp_path: Path, number: signal.Signals, times: int
+) -> None:
+    log, folder = tmp_path / "log", tmp_path / "run"
+    driver = start(folder, log, 50, 0.1, "pool")
+    wait_until(lambda: len(noted(log)) >= 16, seconds=120)
+    for _ in range(times):
+        os.killpg(driver.pid, number)
+    output, _ = driver.communicate(timeout=20)
+    assert (driver.returncode, output) == (0, "interrupted\n")
+    lines = noted(log)
+    workers = {int(words[3]) for words in lines if words[0] == "start"}
+    assert len(workers) == 2
+    assert not any(map(is_running, workers))
+    rows = results.read_rows(folder)
+    columns = ("macs_fvcore", "throughput_img_s", "proxy_score")
+    stored = sum(row[name] is not None for row in rows for name in columns)
+    ended = sum(words[0] == "end" for words in lines)
+    assert ended - 2 <= stored <= ended, "each worker may be between its phase's end and the news of it"
+    assert results.read_manifest(folder)["state"] == "interrupted"

@@ -167,6 +167,7 @@ def run(
     predictor: Predictor | None = None,
     listener: RecordingListener | None = None,
     worker: Workers | None = None,
+    stall_s: float | None = None,
 ) -> RecordingListener:
     """A whole run in this process, its evaluations in a real worker unless another is given; `here` are the conditions of the machine that it says to be on."""
     listener = listener or RecordingListener()
@@ -185,6 +186,7 @@ def run(
             remeasure=remeasure,
             num_seeds=num_seeds,
             predictor=predictor,
+            stall_s=stall_s,
         )
         driver.run(trials, timeout)
     return listener

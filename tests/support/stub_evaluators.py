@@ -198,6 +198,12 @@ def _unknown_column(arch: Document, emit: Emit) -> None:
     emit({"event": "phase", "phase": "proxy", "values": {"proxy_scor": 1.0}})
 
 
+def _hang(arch: Document, emit: Emit) -> None:
+    """Make no progress after the first step."""
+    emit({"event": "progress", "phase": "throughput", "text": "timing"})
+    time.sleep(600)
+
+
 def _nothing(arch: Document, emit: Emit) -> None:
     """End without a score."""
 
@@ -227,6 +233,7 @@ BEHAVIOURS: dict[str, Callable[[Document, Emit], None]] = {
     "own_error": _own_error,
     "unknown_column": _unknown_column,
     "device_lost": _device_lost,
+    "hang": _hang,
     "nothing": _nothing,
     "not_a_number": _not_a_number,
 }

@@ -21,11 +21,13 @@ from archsearch.search.engine.files import RunFiles
 from archsearch.search.engine.front_work import FrontWork
 from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.search.engine.promotion import Ending, judge, stages
+from archsearch.search.engine.stalls import Stalls
 from archsearch.search.engine.workers.base import KILLED, Event, Job, Workers
 from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, SEED_PHASE, TIMING_PHASE
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, paper
+from archsearch.system import interruptions
 
 # How long a Ctrl-C may go unnoticed while the workers send no events.
 _INTERRUPT_POLL_S = 0.1
@@ -66,7 +68,8 @@ class Driver:
     `fixed` are the models measured first, by name: by default the papers of the configuration. With `recheck` the throughput of the
     front is measured again at the end; with `remeasure` complete trials without a quiet timing of the present identity are timed anew at
     the start (see `RunStore.measure_here`); with `num_seeds` above 1 the front is trained with that many seeds, the first training counted.
-    A job whose worker was killed from outside is done again up to `retries` times.
+    A job whose worker was killed from outside is done again up to `retries` times. One whose phase makes no progress for `stall_s`
+    seconds is ended and its trial fails (`inf`: never, None: by what such phases took, see `Stalls`).
     """
 
     def __init__(
@@ -83,13 +86,14 @@ class Driver:
         num_seeds: int = 1,
         predictor: Predictor | None = None,
         retries: int = 1,
+        stall_s: float | None = None,
     ) -> None:
         self._config, self._store, self._workers, self._listener = config, store, workers, listener
         self._fixed = {name: paper(name) for name in config.papers} if fixed is None else dict(fixed)
         self._command = list(sys.argv if command is None else command)
         self._front_work = FrontWork(config, store, recheck=recheck, num_seeds=num_seeds)
         self._remeasure, self._predictor, self._retries = remeasure, predictor, retries
-        self._stages = stages(config)
+        self._stages, self._stalls = stages(config), Stalls(stall_s)
         self._files = RunFiles(config, store, self._manifest)
         self._tasks: dict[int, _Task] = {}  # under way, by trial
         self._proposed: deque[Proposal] = deque()  # candidates that were asked for and have no trial yet
@@ -159,6 +163,8 @@ class Driver:
             self._files.write_if_due()
             for event in self._workers.events(_INTERRUPT_POLL_S):
                 self._hear(event)
+            for trial, reason in self._stalls.stuck():
+                self._workers.end(trial, reason)
 
     def _begin_tasks(self, tasks: Iterator[_Task | None], *, keep_front_work: bool) -> bool:
         """Begin tasks while a worker is free; False once no further one is to begin. None among the tasks is one that waits for others to end."""
@@ -190,6 +196,7 @@ class Driver:
         if self._is_stopped:
             return
         task.attempts += 1
+        self._stalls.submitted(task.trial)
         settings = {**self._config.settings, "seed": self._config.seed, "blocks": dict(self._config.blocks)}
         if task.phases is not None:
             settings["phases"] = list(task.phases)
@@ -201,6 +208,7 @@ class Driver:
 
     def _hear(self, event: Event) -> None:
         """Store what an event brings, and go on with its trial where its job has ended; once more where its worker was killed."""
+        self._stalls.heard(event)
         if event["event"] not in ("done", "failed"):
             self._record(event)
             self._listener.progress(event)
@@ -398,6 +406,7 @@ class Driver:
             return
 
         def note(signum: int, frame: object) -> None:
+            interruptions.append(signum)
             if self._is_stopped:
                 raise KeyboardInterrupt
             self._is_stopped = True

@@ -1,9 +1,10 @@
-"""How long a run still takes, from how long its phases took so far and how far the current one is; waits for the device are left out."""
+"""How long a run still takes, from how long its phases took so far and how far those under way are; waits for the device are left out."""
 
+import heapq
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,14 @@ from archsearch.results import Row, is_timed
 from archsearch.search.config import RunConfig
 from archsearch.search.engine.listener import Tally
 from archsearch.search.engine.promotion import stages
-from archsearch.search.rungs import AGAIN_PHASE, FULL_PHASE, SEED_PHASE
+from archsearch.search.rungs import AGAIN_PHASE, FULL_PHASE, SEED_PHASE, TIMING_PHASE, phase_kind
 
 # How much of a training the history counts for beside its own steps.
 _PRIOR_SHARE = 0.1
 # For how many candidates the share that is taken before any has ended counts.
 _PRIOR_TRIALS = 4
+# The last rounds of trials are dealt out to the workers one by one, those before evenly.
+_DEALT_ROUNDS = 3
 
 
 @dataclass
@@ -49,20 +52,20 @@ class _Phase:
 
 @dataclass
 class _Work:
-    """Trials, or members of the front, that are left after the current one."""
+    """A trial or a member of the front that is under way."""
 
-    kind: str = "trials"
-    row: Row | None = None
-    left: int = 0
-    done: set[str] = field(default_factory=set)  # phases of the current trial
+    row: Row
+    phase: _Phase | None = None
+    done: set[str] = field(default_factory=set)  # its phases that have ended
 
 
 class TimeLeft:
     """The clock of a session of a run with these `objectives`: elapsed seconds, and those left. It hears what a `Listener` hears.
 
-    A trial to come takes the mean of each phase so far, times the share of sampled candidates that came that far. The current trial
+    A trial to come takes the mean of each phase so far, times the share of sampled candidates that came that far. A trial under way
     takes what its current phase still needs, and its further ones. Before any trial has ended, trainings take what their first steps
-    do. Work on the front is counted by the front so far.
+    do. Work on the front is counted by the front so far. Each worker that becomes free takes the next trial; on a CPU, where nothing
+    else runs during a timing, a timing keeps all workers.
     """
 
     def __init__(
@@ -93,8 +96,11 @@ class TimeLeft:
         self._came_to: dict[str, int] = defaultdict(int)  # sampled trials that finished the phase
         self._num_sampled = 0
         self._fixed_left = len(config.papers)
-        self._work = _Work()
-        self._phase: _Phase | None = None
+        self._times_alone = config.settings.get("device") == "cpu"
+        self._kind, self._left = "trials", 0  # what is under way, and how many members of the front are left after it
+        self._works: dict[
+            int, _Work
+        ] = {}  # under way, by trial, the latest last; read by a display's thread through copies
         for row in rows:
             self._learn(row)
 
@@ -122,15 +128,16 @@ class TimeLeft:
     # What a listener hears
 
     def trial_started(self, row: Row) -> None:
-        """A trial is the current one."""
+        """A trial is under way."""
         self._begin("trials", row, 0)
 
     def trial_finished(self, row: Row) -> None:
-        """The current trial has ended."""
+        """A trial has ended."""
+        work = self._works.get(row["trial"])
         if row["reused_from"] is None:
-            self._count(row, self._work.done)
+            self._count(row, work.done if work else set())
         self._fixed_left -= row["is_fixed"]
-        self._end()
+        self._end(row)
 
     def remeasure_started(self, row: Row, place: int, total: int) -> None:
         """A kept trial is timed anew."""
@@ -144,37 +151,43 @@ class TimeLeft:
         """A member of the front is trained with a further seed."""
         self._begin("seeds", row, total - place)
 
-    def member_finished(self) -> None:
-        """The current member of the front has been timed or trained."""
-        self._end()
+    def member_finished(self, row: Row | None = None) -> None:
+        """A member of the front has been timed or trained, the latest one where none is named."""
+        self._end(row or next(reversed(self._works.values())).row)
 
     def _begin(self, kind: str, row: Row, left: int) -> None:
         if self._ended_at is not None:
             self._between.add(time.monotonic() - self._ended_at)
-        self._work, self._phase = _Work(kind=kind, row=row, left=left), None
+        self._ended_at = None  # the time between belongs to one of the trials that begin after it
+        self._kind, self._left = kind, left
+        self._works[row["trial"]] = _Work(row=row)
 
-    def _end(self) -> None:
+    def _end(self, row: Row) -> None:
         self._ended_at = time.monotonic()
-        self._work, self._phase = _Work(kind=self._work.kind, left=self._work.left), None
+        self._works.pop(row["trial"], None)
 
     def progress(self, event: Mapping[str, Any]) -> None:
-        """An event of the worker."""
-        now, name = time.monotonic(), str(event.get("phase"))
+        """An event of a worker."""
+        now, name, work = time.monotonic(), str(event.get("phase")), self._work_of(event.get("trial"))
         if event["event"] == "phase":
-            self._seconds[_kind(name)].add(event["values"].get("seconds", 0.0))
-            self._learn_steps(now)
-            self._work.done.add(name)
-            self._phase = None
+            self._seconds[phase_kind(name)].add(event["values"].get("seconds", 0.0))
+            if work is not None:
+                self._learn_steps(work.phase, now)
+                work.done.add(name)
+                work.phase = None
             return
-        if event["event"] != "progress":
+        if event["event"] != "progress" or work is None:
             return
-        if self._phase is None or self._phase.name != name:
-            self._phase = _Phase(name=name, began=now)
-        self._note(self._phase, event, now)
+        if work.phase is None or work.phase.name != name:
+            work.phase = _Phase(name=name, began=now)
+        self._note(work.phase, event, now)
 
-    def _learn_steps(self, now: float) -> None:
+    def _work_of(self, trial: int | None) -> _Work | None:
+        """What is under way of a trial, of the latest one where none is named."""
+        return next(reversed(self._works.values()), None) if trial is None else self._works.get(trial)
+
+    def _learn_steps(self, phase: _Phase | None, now: float) -> None:
         """Part the training that has ended into its steps and the judging after the last one."""
-        phase = self._phase
         if phase is not None and phase.last is not None and phase.name in self._spans:
             self._steps_s += max(0.0, phase.last[0] - phase.began - phase.waited_s)
             self._steps += max(1, phase.last[1] - self._begin_of(phase))
@@ -204,59 +217,100 @@ class TimeLeft:
 
     @property
     def waiting(self) -> tuple[str, float] | None:
-        """Who holds the device that the current phase waits for, and for how many seconds it has; None where it does not wait."""
-        phase = self._phase
-        if phase is None or phase.waits_since is None:
+        """Who holds the device that all under way wait for, and for how many seconds the first has; None where one does not wait."""
+        waits = [self.waiting_of(trial) for trial in list(self._works)]
+        found = [wait for wait in waits if wait is not None]
+        return max(found, key=lambda wait: wait[1]) if found and len(found) == len(waits) else None
+
+    def waiting_of(self, trial: int) -> tuple[str, float] | None:
+        """Who holds the device that a trial under way waits for, and for how many seconds it has; None where it does not wait."""
+        work = self._works.get(trial)
+        if work is None or work.phase is None or work.phase.waits_since is None:
             return None
-        return phase.holder, time.monotonic() - phase.waits_since
+        return work.phase.holder, time.monotonic() - work.phase.waits_since
 
     def left_s(self, tally: Tally | None) -> float | None:
-        """Seconds to the end of the run, without waits; None before the first steps of the first training. Of trials timed anew, to their end."""
-        current = self._current_s()
-        if self._work.kind == "kept":
-            timing = self._seconds_of("throughput")
-            return None if current is None or timing is None else current + self._work.left * timing
-        if tally is None:
-            return None
-        again, training = self._seconds_of(AGAIN_PHASE), self._training_s()
-        if current is None or (self._work.kind != "again" and training is None) or again is None:
-            return None
-        seeds = (self._num_seeds - 1) * tally.front_size * (training or 0.0)
-        if self._work.kind == "seeds":
-            return current + self._work.left * (training or 0.0)
-        if self._work.kind == "again":
-            return current + self._work.left * again + seeds
-        trials = self._trials_s(tally, current)
-        return None if trials is None else trials + self._rechecks * tally.front_size * again + seeds
+        """Seconds to the end of the run, without waits; None before the first steps of the first training, and while there is no worker.
 
-    def _trials_s(self, tally: Tally, current: float) -> float | None:
-        """Seconds of the current trial and of all that are left, up to the time limit."""
-        waiting = max(0, tally.total - tally.ended - (self._work.row is not None))
-        fixed = min(waiting, max(0, self._fixed_left - bool(self._work.row and self._work.row["is_fixed"])))
-        one_fixed, one_sampled = self._trial_s(is_fixed=True), self._trial_s(is_fixed=False)
+        Of trials timed anew, to their end.
+        """
+        workers = 1 if tally is None else tally.workers
+        if workers == 0 and not self._works:
+            return None
+        workers = max(1, workers)
+        found = [self._rest_s(work) for work in list(self._works.values())]
+        rests = [rest for rest in found if rest is not None]
+        if len(rests) < len(found):
+            return None
+        if self._kind == "kept":
+            timing = self._seconds_of(TIMING_PHASE)
+            return None if timing is None else _spread(rests, workers, [(self._left, timing * self._alone(workers))])
+        return None if tally is None else self._to_the_end_s(tally, rests, workers)
+
+    def _to_the_end_s(self, tally: Tally, rests: Sequence[float], workers: int) -> float | None:
+        """Seconds of the present kind of work with what is left of it, and of those that come after it."""
+        again, training = self._seconds_of(AGAIN_PHASE), self._training_s()
+        if (self._kind != "again" and training is None) or again is None:
+            return None
+        again, training = again * self._alone(workers), training or 0.0
+        if self._kind == "seeds":
+            return _spread(rests, workers, [(self._left, training)])
+        seeds = _spread([], workers, [((self._num_seeds - 1) * tally.front_size, training)])
+        if self._kind == "again":
+            return _spread(rests, workers, [(self._left, again)]) + seeds
+        trials = self._trials_s(tally, rests, workers)
+        return (
+            None
+            if trials is None
+            else trials + _spread([], workers, [(self._rechecks * tally.front_size, again)]) + seeds
+        )
+
+    def _trials_s(self, tally: Tally, rests: Sequence[float], workers: int) -> float | None:
+        """Seconds of the trials under way and of all that are left, up to the time limit."""
+        under_way = [work for work in list(self._works.values()) if self._kind == "trials"]
+        waiting = max(0, tally.total - tally.ended - len(under_way))
+        fixed = min(waiting, max(0, self._fixed_left - sum(bool(work.row["is_fixed"]) for work in under_way)))
+        one_fixed, one_sampled = self._trial_s(workers, is_fixed=True), self._trial_s(workers, is_fixed=False)
         if one_fixed is None or one_sampled is None:
             return None
-        left = current + fixed * one_fixed + (waiting - fixed) * one_sampled + waiting * (self._between.value or 0.0)
+        between = self._between.value or 0.0
+        left = _spread(rests, workers, [(fixed, one_fixed + between), (waiting - fixed, one_sampled + between)])
         if self._timeout_s is not None:
-            left = max(current, min(left, self._timeout_s - self.elapsed_s))
+            left = max([0.0, *rests, min(left, self._timeout_s - self.elapsed_s)])
         return left
 
-    def _trial_s(self, *, is_fixed: bool) -> float | None:
-        """Mean seconds of a trial to come."""
+    def _alone(self, workers: int) -> int:
+        """How many workers a timing keeps."""
+        return workers if self._times_alone else 1
+
+    def _trial_s(self, workers: int, *, is_fixed: bool) -> float | None:
+        """Mean seconds of a worker that a trial to come takes."""
         seconds = [self._seconds_of(name) for name in self._phases]
         if None in seconds:
             return None
+        seconds = [
+            (each or 0.0) * (self._alone(workers) if name == TIMING_PHASE else 1)
+            for name, each in zip(self._phases, seconds, strict=True)
+        ]
         shares = [1.0 if is_fixed else self._share(name) for name in self._phases]
         return sum(share * (each or 0.0) for share, each in zip(shares, seconds, strict=True))
 
     def _share(self, name: str) -> float:
         """The share of sampled candidates that come to the end of a phase: of a stage after the first, half until some have ended."""
         prior = 1.0 if name in self._first_stage else 0.5
-        return (self._came_to[name] + prior * _PRIOR_TRIALS) / (self._num_sampled + _PRIOR_TRIALS)
+        at_it = self._num_at(name)
+        return (self._came_to[name] + at_it + prior * _PRIOR_TRIALS) / (self._num_sampled + at_it + _PRIOR_TRIALS)
+
+    def _num_at(self, name: str) -> int:
+        """How many of several sampled trials under way have come to a phase: of the trials of many workers, the short ones end first."""
+        works = [work for work in list(self._works.values()) if self._kind == "trials" and not work.row["is_fixed"]]
+        if len(works) < 2:
+            return 0
+        return sum(name in work.done or (work.phase is not None and work.phase.name == name) for work in works)
 
     def _seconds_of(self, name: str) -> float | None:
         """Mean seconds of a phase; of a training that has not been met, by its steps; of another one that should be known, None."""
-        known = self._seconds[_kind(name)].value
+        known = self._seconds[phase_kind(name)].value
         if known is not None:
             return known
         if name == AGAIN_PHASE:
@@ -281,27 +335,24 @@ class TimeLeft:
         steps = sum(mean.count * steps for mean, steps in ended)
         if steps:
             return sum(mean.total for mean, _ in ended) / steps
-        phase = self._phase
-        if phase is None or phase.last is None or not phase.last[1]:
+        watched = [work.phase for work in list(self._works.values()) if work.phase is not None]
+        own = [(phase, phase.last) for phase in watched if phase.last is not None and phase.last[1]]
+        if not own:
             return None
-        return (phase.last[0] - phase.began - phase.waited_s) / max(1, phase.last[1] - self._begin_of(phase))
+        spent = sum(last[0] - phase.began - phase.waited_s for phase, last in own)
+        return spent / sum(max(1, last[1] - self._begin_of(phase)) for phase, last in own)
 
-    def _current_s(self) -> float | None:
-        """Seconds that the current trial or member of the front still takes; 0 between two."""
-        row, phase = self._work.row, self._phase
-        if row is None or row["reused_from"] is not None:
+    def _rest_s(self, work: _Work) -> float | None:
+        """Seconds that a trial or a member of the front under way still takes."""
+        row, phase = work.row, work.phase
+        if row["reused_from"] is not None:
             return 0.0
-        if phase is None:
-            rest = 0.0
-        elif (found := self._phase_left_s(phase)) is None:
-            return None
-        else:
-            rest = found
-        if self._work.kind != "trials":
+        rest = 0.0 if phase is None else self._phase_left_s(phase)
+        if rest is None or self._kind != "trials":
             return rest
         base = 1.0
         for name in self._phases:
-            if name in self._work.done or (phase is not None and name == phase.name):
+            if name in work.done or (phase is not None and name == phase.name):
                 base = self._share(name)
                 continue
             seconds = self._seconds_of(name)
@@ -329,6 +380,16 @@ class TimeLeft:
         return max(0.0, (end - phase.last[1]) * step_s + judging_s - (now - phase.last[0]))
 
 
-def _kind(phase: str) -> str:
-    """The name under which a phase's seconds are kept: all further seeds are one."""
-    return SEED_PHASE if phase.startswith(SEED_PHASE) else phase
+def _spread(rests: Sequence[float], workers: int, jobs: Sequence[tuple[int, float]]) -> float:
+    """Seconds until `workers` have done what they are at, `rests` seconds each, and then the jobs, `(number, seconds)`, each by the first free one.
+
+    With one worker that is the sum.
+    """
+    loads = sorted([*rests, *[0.0] * (workers - len(rests))])
+    for number, seconds in jobs:
+        evenly = number if workers == 1 else max(0, number // workers - _DEALT_ROUNDS)
+        loads = [load + evenly * seconds for load in loads[:workers]] + loads[workers:]
+        heapq.heapify(loads)
+        for _ in range(number - evenly * workers):
+            heapq.heapreplace(loads, loads[0] + seconds)
+    return max(loads)
