@@ -10,7 +10,8 @@ from archsearch.search.engine.listener import State
 from archsearch.search.engine.manifest import describe
 from archsearch.search.study.store import RunStore
 
-# The files are written after every trial while that takes no longer than this, with several workers than its part of this. After that, writing them takes one part in so many of the
+# The files are written after every trial while that takes no longer than this, of several workers no longer than its part of this.
+# After that, writing them takes one part in so many of the
 # time, and they are never older than so many seconds.
 _QUICK_S = 0.05
 _WRITE_SHARE, _STALE_S = 20, 30.0
