@@ -119,6 +119,14 @@ class Inline:
         evaluate(job.arch, job.settings, job.done, lambda event: self._events.append({**event, "trial": job.trial}))
         self._events.append({"event": "done", "trial": job.trial})
 
+    @property
+    def capacity(self) -> int:
+        """One."""
+        return 1
+
+    def end(self, trial: int, reason: str) -> None:
+        """Nothing: a job has ended when `submit` returns."""
+
     def events(self, timeout: float) -> list[Event]:
         """All events."""
         events, self._events = self._events, []

@@ -67,17 +67,21 @@ def exists_or_ended(path: Path, driver: "subprocess.Popen[str]") -> bool:
     return path.exists() or driver.poll() is not None
 
 
+def running_pids(log: Path) -> list[int]:
+    return [pid for pid in set(worker_pids(log)) if is_running(pid)]
+
+
 def worker_pids(log: Path) -> list[int]:
     return [int(words[3]) for words in noted(log) if words[0] == "start"]
 
 
-def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> pd.DataFrame:
+def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int, workers: int = 1) -> pd.DataFrame:
     """The trials of a run that is killed again and again, then left to end; checks on the way that nothing is lost or measured twice."""
     rng, trials = random.Random(seed), 3 * len(kills)
     with always_readable(folder) as finished:
         for victim in [*kills, None]:
             (known, ended), lines = stored(folder, log), len(noted(log))
-            driver = start(folder, log, trials, PHASE_S)
+            driver = start(folder, log, trials, PHASE_S, *([f"workers={workers}"] if workers > 1 else []))
             if victim is None:
                 output, _ = driver.communicate(timeout=120)
                 assert (driver.returncode, output) == (0, "complete\n")
@@ -96,7 +100,8 @@ def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int) -> pd.D
         ends[(written(arch), phase)] >= 1 for arch in complete["arch"] for phase in ("count", "throughput", "proxy")
     )
     # A killed driver takes a tenth of a second to exit, and only then does its worker: one phase or two of 0.08 s.
-    assert sum(ends.values()) - len(ends) <= 2 * len(kills), "a kill loses only the phase being measured"
+    lost = sum(ends.values()) - len(ends)
+    assert lost <= 2 * workers * len(kills), "a kill loses only the phases being measured"
     return frame
 
 
@@ -116,7 +121,7 @@ def kill(driver: "subprocess.Popen[str]", victim: str, log: Path, rng: random.Ra
         time.sleep(rng.uniform(0, 4 * PHASE_S))
     driver.kill()
     driver.communicate(timeout=20)
-    wait_until(lambda: not is_running(worker_pids(log)[-1]), seconds=5)
+    wait_until(lambda: not running_pids(log), seconds=5)
 
 
 @pytest.mark.slow
@@ -133,6 +138,35 @@ def test_ten_kills(tmp_path: Path, seed: int) -> None:
     frame = kill_at_random(tmp_path / "run", tmp_path / "log", kills, seed)
     assert len(frame) == 30 + len(fixed_archs())
     assert_whole(frame, kills)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_kills_with_four_workers(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> None:
+    """Up to four trials are under way at each kill: none of them is lost. 100 kills of the driver in all with --whole, and some of workers."""
+    is_whole = request.config.getoption("--whole")
+    if seed and not is_whole:
+        pytest.skip("one sixteenth of it; --whole runs it")
+    kills = ["driver"] * (10 if is_whole else 5) + ["worker"]
+    random.Random(seed).shuffle(kills)
+    frame = kill_at_random(tmp_path / "run", tmp_path / "log", kills, seed, workers=4)
+    assert_whole(frame, kills)
+    assert running_pids(tmp_path / "log") == []
+
+
+@pytest.mark.slow
+def test_of_four_trials_under_way_the_one_that_kills_the_driver_is_found(tmp_path: Path) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log"
+    outputs: list[str] = []
+    while outputs[-1:] != ["complete\n"] and len(outputs) < 5:
+        driver = start(folder, log, 4, 0.0, "kill_driver", "workers=4")
+        outputs.append(driver.communicate(timeout=60)[0])
+    assert outputs == ["", "", "complete\n"]
+    rows = results.read_rows(folder)
+    failed = [row for row in rows if row["state"] == "failed"]
+    assert [row["state"] for row in rows].count("complete") == len(rows) - 1 == 5
+    assert [written(row["arch"]) for row in failed] == [noted(log)[0][1]]
+    assert failed[0]["reason"] == "the run was killed 2 times while it was evaluated; it is not tried again"
 
 
 @pytest.mark.slow

@@ -16,19 +16,10 @@ from support.runs import (
     start,
     wait_until,
 )
+from support.runs import RecordingListener, fixed_archs, make_config, make_pool, make_rung_config, run
 from support.stub_evaluators import noted
 
 from archsearch import results
-from archsearch.search import Pool, ProcessWorker
-from archsearch.search.engine.workers.process import wait_for_processes
-
-
-def make_pool(folder: Path, number: int = 3, evaluator: str = "evaluate") -> Pool:
-    members = [
-        ProcessWorker(folder / "worker.log", f"support.stub_evaluators:{evaluator}", name=f"cpu {place}")
-        for place in range(number)
-    ]
-    return Pool(members, wait_for_processes)
 
 
 def spans(log: Path) -> dict[tuple[str, str], tuple[int, int]]:

@@ -1,4 +1,5 @@
 """A driver as a program, for tests that kill it: FOLDER LOG TRIALS PHASE_S [recheck] [rungs] [kill_driver] [pool]; prints the final state.
+"""A driver as a program, for tests that kill it: FOLDER LOG TRIALS PHASE_S [recheck] [rungs] [kill_driver] [workers=N]; prints the final state.
 
 It imports what it needs late, as `archsearch` does: the worker imports its driver's main module.
 """
@@ -9,7 +10,7 @@ import sys
 def _main(folder: str, log: str, trials: str, phase_s: str, *words: str) -> None:
     from pathlib import Path
 
-    from support.runs import make_config, make_rung_config, run
+    from support.runs import make_config, make_pool, make_rung_config, run
 
     from archsearch.search import Pool, ProcessWorker
     from archsearch.search.engine.workers.process import wait_for_processes
@@ -24,6 +25,11 @@ def _main(folder: str, log: str, trials: str, phase_s: str, *words: str) -> None
         worker = Pool(two, wait_for_processes)
     recheck = "recheck" in words
     print(run(Path(folder), config, int(trials), evaluator=evaluator, recheck=recheck, worker=worker).state)
+    workers = next(
+        (make_pool(Path(folder), int(word[8:]), evaluator) for word in words if word[:8] == "workers="), None
+    )
+    found = run(Path(folder), config, int(trials), evaluator=evaluator, recheck="recheck" in words, worker=workers)
+    print(found.state)
 
 
 if __name__ == "__main__":

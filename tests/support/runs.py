@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.results import Row
-from archsearch.search import Driver, Job, ProcessWorker, RunConfig, State, Tally, Workers, open_run
+from archsearch.search import Driver, Job, Pool, ProcessWorker, RunConfig, State, Tally, Workers, open_run
 from archsearch.search.engine.driver import Predictor
 from archsearch.search.engine.workers.base import Emit, Event
+from archsearch.search.engine.workers.process import wait_for_processes
 from archsearch.space import Arch, load_space, paper
 
 Document = dict[str, Any]
@@ -149,6 +150,15 @@ class InProcessWorker:
 
     def close(self) -> None:
         pass
+
+
+def make_pool(folder: Path, number: int = 3, evaluator: str = "evaluate") -> Pool:
+    """Worker processes `cpu 0`, `cpu 1` and so on, with a stub."""
+    members = [
+        ProcessWorker(folder / "worker.log", f"support.stub_evaluators:{evaluator}", name=f"cpu {place}")
+        for place in range(number)
+    ]
+    return Pool(members, wait_for_processes)
 
 
 def run(

@@ -95,6 +95,8 @@ class Driver:
         self._remeasure, self._predictor, self._retries = remeasure, predictor, retries
         self._stages, self._stalls = stages(config), Stalls(stall_s)
         self._files = RunFiles(config, store, self._manifest)
+        self._stages = stages(config)
+        self._files = RunFiles(config, store, self._manifest, lambda: workers.capacity)
         self._tasks: dict[int, _Task] = {}  # under way, by trial
         self._proposed: deque[Proposal] = deque()  # candidates that were asked for and have no trial yet
         self._compiled_ahead: set[str] = set()  # arch_ids that a worker was given to compile ahead
@@ -252,10 +254,14 @@ class Driver:
     def _trials_to_evaluate(self) -> Iterator[_Task | None]:
         """Each trial at its turn: unfinished ones of an earlier driver, the fixed ones, then the sampler's, which are stored now.
 
-        One whose architecture is under way waits, since it takes over the figures.
+        One whose architecture is under way waits, since it takes over the figures. Those that may have killed an earlier driver come first,
+        one at a time until it has come further than then.
         """
-        for row in self._store.unfinished():
+        for row in sorted(self._store.unfinished(), key=lambda row: not self._store.is_suspect(row["trial"])):
+            is_suspect = self._store.is_suspect(row["trial"])
             yield self._evaluation(row)
+            while is_suspect and self._store.is_suspect(row["trial"]):
+                yield None
         for name, arch in self._fixed_left():
             while self._is_under_way(arch):
                 yield None
@@ -321,7 +327,7 @@ class Driver:
         trial = row["trial"]
         self._listener.trial_started(row, self._tally())
         if row["reused_from"] is None:
-            stuck = self._store.begin(trial)
+            stuck = self._store.begin(trial, is_only=self._workers.capacity == 1)
             ending = Ending(reason=stuck) if stuck else (yield from self._run_stages(row))
         else:
             same = self._store.row(row["reused_from"])

@@ -10,17 +10,27 @@ from archsearch.search.engine.listener import State
 from archsearch.search.engine.manifest import describe
 from archsearch.search.study.store import RunStore
 
-# The files are written after every trial while that takes no longer than this. After that, writing them takes one part in so many of the
+# The files are written after every trial while that takes no longer than this, of several workers no longer than its part of this.
+# After that, writing them takes one part in so many of the
 # time, and they are never older than so many seconds.
 _QUICK_S = 0.05
 _WRITE_SHARE, _STALE_S = 20, 30.0
 
 
 class RunFiles:
-    """Writes trials.parquet, front.parquet and manifest.json; `more` gives what the manifest says beside the configuration and the rows."""
+    """Writes trials.parquet, front.parquet and manifest.json; `more` gives what the manifest says beside the configuration and the rows.
 
-    def __init__(self, config: RunConfig, store: RunStore, more: Callable[[], Mapping[str, Any]]) -> None:
-        self._config, self._store, self._more = config, store, more
+    `workers` gives how many trials may be under way: as many end in the time in which one worker has one.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        store: RunStore,
+        more: Callable[[], Mapping[str, Any]],
+        workers: Callable[[], int],
+    ) -> None:
+        self._config, self._store, self._more, self._workers = config, store, more, workers
         self._is_stale = False  # the files lack something that the study has
         self._written_at, self._write_s = 0.0, 0.0
 
@@ -32,7 +42,8 @@ class RunFiles:
     def write_if_due(self) -> None:
         """Write the files if they lack something, unless that would take a large share of the time or they are not old yet."""
         if self._is_stale:
-            wait_s = 0.0 if self._write_s <= _QUICK_S else min(_STALE_S, _WRITE_SHARE * self._write_s)
+            is_quick = self._write_s <= _QUICK_S / max(1, self._workers())
+            wait_s = 0.0 if is_quick else min(_STALE_S, _WRITE_SHARE * self._write_s)
             if time.monotonic() - self._written_at >= wait_s:
                 self.write("running")
 

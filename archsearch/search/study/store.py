@@ -407,19 +407,27 @@ class RunStore:
     def _num_trials(self) -> int:
         return len(self._rows) + self._num_foreign
 
-    def begin(self, number: int) -> str | None:
-        """Note that a trial is evaluated; a reason not to, where two drivers died meanwhile and the second one came no further.
+    def is_suspect(self, number: int) -> bool:
+        """Whether a driver died while an unfinished trial was at the phase that it is at, so that the trial may have killed it."""
+        trial = self._running.get(number)
+        return trial is not None and trial.starts["starts"] > 0 and len(trial.phases) <= trial.starts["phases"]
 
-        Without this a trial that kills its driver would be the first at every start.
+    def begin(self, number: int, *, is_only: bool) -> str | None:
+        """Note that a trial is evaluated; a reason not to, where two drivers died meanwhile, the second one of this trial: it came no further.
+
+        Without this a trial that kills its driver would be the first at every start. `is_only`: no other trial is under way. The driver also
+        begins one suspect at a time: others, which were under way when it died, must not fail for that.
         """
         if number not in self._left:
             return None
         self._left.remove(number)
         trial = self._running[number]
         before = trial.starts
-        if before["starts"] >= _MOST_STARTS and len(trial.phases) <= before["phases"]:
+        is_suspect = self.is_suspect(number)
+        if is_suspect and before["starts"] >= _MOST_STARTS and before["only"]:
             return f"the run was killed {before['starts']} times while it was evaluated; it is not tried again"
-        self._set(trial, {STARTS: {"starts": before["starts"] + 1, "phases": len(trial.phases)}})
+        noted = {"starts": before["starts"] + 1, "phases": len(trial.phases), "only": is_suspect or is_only}
+        self._set(trial, {STARTS: noted})
         return None
 
     def leave(self) -> None:

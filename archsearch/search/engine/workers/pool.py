@@ -38,6 +38,8 @@ class Pool:
 
     def _start_waiting(self) -> None:
         """Give the waiting jobs to free members, in order."""
+        if not self._waiting:
+            return
         busy = list(self._at_work.values())
         free = [member for member in self.members if member not in busy]
         while self._waiting and free:

@@ -30,6 +30,8 @@ LOG_FILE = "worker.log"
 _REASON_LENGTH = 500
 # How long a process whose pipe has broken may take to exit before it is killed.
 _EXIT_TIMEOUT_S = 5.0
+# Events read at once: more come as fast as they are read from an evaluation that does nothing else. A longer message is none of ours.
+_MOST_EVENTS, _LONGEST_MESSAGE = 1_000, 2**28
 # Signals that a process gets from others: the kernel without memory, a user, a batch system. What the evaluation itself does wrong gives others.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGXCPU")
 _DEVICE_LOST = ("CUDA error:", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED")
@@ -100,15 +102,19 @@ class ProcessWorker:
     def events(self, timeout: float) -> list[Event]:
         """The events since the last call; a process that died is a `failed` event, and a new one has been started."""
         events, self._unread = self._unread, []
+        # Asked before the pipe is read to its end. A child that it forked keeps the pipe open.
+        has_died = self._process.exitcode is not None
         try:
-            while self._connection.poll(0 if events else timeout):
-                events.append(json.loads(self._connection.recv_bytes()))
-        except (EOFError, OSError):
-            # The process died, perhaps in the middle of a message.
-            if self._trial is not None:
+            while len(events) < _MOST_EVENTS and self._connection.poll(0 if events or has_died else timeout):
+                events.append(json.loads(self._connection.recv_bytes(_LONGEST_MESSAGE)))
+            if has_died and len(events) < _MOST_EVENTS:
+                raise EOFError
+        except (EOFError, OSError, ValueError):
+            # The process died, perhaps in the middle of a message, or what came was none.
+            if self._trial is not None and not _has_ended(events):
                 events.append({"event": "failed", "trial": self._trial, "reason": self._reap()})
                 self._start()
-        if events and events[-1]["event"] in ("done", "failed"):
+        if _has_ended(events):
             self._trial = None
             if events[-1].pop("device_lost", False):
                 self._reap(exit_timeout_s=0)  # at once: such a process may hang at its exit
@@ -129,16 +135,19 @@ class ProcessWorker:
 
     def _reap(self, exit_timeout_s: float = _EXIT_TIMEOUT_S) -> str:
         """Wait for the process to exit, kill it after the timeout, kill its children; returns why it ended."""
+        deadline = time.monotonic() + exit_timeout_s
+        # Not by its sentinel: a pipe too, which an evaluation may have closed, or have left open in a child.
+        while not (has_exited := self._process.exitcode is not None) and time.monotonic() < deadline:
+            time.sleep(0.001)
         self._connection.close()
         self._lifeline.close()
-        if not wait([self._process.sentinel], exit_timeout_s):
-            self._process.kill()
-            wait([self._process.sentinel])
+        self._process.kill()
         if sys.platform != "win32" and self._process.pid:
-            # Its children, in its process group. It has not been joined yet, so its id cannot belong to another process.
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self._process.pid, signal.SIGKILL)  # its children, which are in its process group
         self._process.join()
+        if not has_exited:
+            return f"the worker process broke off its connection to the run; {self._log.name} may say more"
         return _describe_exit(self._process.exitcode, self._log.name)
 
     def close(self) -> None:
@@ -149,9 +158,15 @@ class ProcessWorker:
             self._reap(exit_timeout_s=0)
 
 
+def _has_ended(events: Sequence[Event]) -> bool:
+    """Whether the last of these events is the last one of its job."""
+    return bool(events) and events[-1]["event"] in ("done", "failed")
+
+
 def wait_for_processes(workers: Sequence[ProcessWorker], timeout: float) -> None:
     """Return when one of the workers may have events, or after `timeout` seconds."""
-    wait([worker._connection for worker in workers], timeout)
+    has_unread = any(worker._unread for worker in workers)
+    wait([worker._connection for worker in workers], 0 if has_unread else timeout)
 
 
 def _describe_exit(exitcode: int | None, log: str) -> str:
@@ -224,6 +239,7 @@ def _evaluate(function: Evaluator, job: Job, jobs: Connection) -> Event:
     """Evaluate a job and send its events; returns the last one, `done` or `failed`."""
     started = time.perf_counter()
     others = _Others(job.settings)
+    sending, is_over = threading.Lock(), False
 
     def emit(event: Event) -> None:
         nonlocal started
@@ -237,13 +253,19 @@ def _evaluate(function: Evaluator, job: Job, jobs: Connection) -> Event:
             others.phase_ended()  # what is busy during a wait is not beside the phase
         else:
             event = {**event, "other_cores": others.lately()}
-        jobs.send_bytes(json.dumps({**event, "trial": job.trial}).encode())
+        message = json.dumps({**event, "trial": job.trial}).encode()
+        with sending:
+            if not is_over:  # a thread may have been left at work
+                jobs.send_bytes(message)
 
     try:
         function(job.arch, job.settings, job.done, emit)
     except BaseException as error:  # SystemExit and KeyboardInterrupt too: they end the trial, not the worker
         last: Event = {"event": "failed", "reason": _describe_error(error)}
         return {**last, "device_lost": True} if _is_device_lost(error) else last
+    finally:
+        with sending:
+            is_over = True
     return {"event": "done"}
 
 
