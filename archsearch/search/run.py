@@ -1,5 +1,6 @@
 """`archsearch run` without its options: from what was asked to a finished run folder."""
 
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,6 +21,7 @@ from archsearch.search.engine.driver import Driver
 from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.time_left import TimeLeft
 from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
+from archsearch.search.engine.workers.ray import RayWorkers, connect
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
 from archsearch.search.same_run import find_run
@@ -59,6 +61,8 @@ class RunRequest:
     measuring: Mapping[str, Any]
     training: Mapping[str, Any]
     image_size: ImageSize | None = None  # None: the space's own
+    ray: str | None = None  # address of a Ray cluster that evaluates, None: this machine does
+    device_class: str | None = None
 
 
 class Listen(Protocol):
@@ -83,7 +87,8 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     drawn = [draw(space, band, rng)[1] for _ in range(_DRAWN)] if request.trials else []
     if request.training["free_rung"] is not None:
         check_free_rung(request.training["free_rung"])
-    measurement = Measurement.resolve(**request.measuring, image_size=image_size, in_chans=in_chans, say=say)
+    measuring = _measuring(request)
+    measurement = Measurement.resolve(**measuring, image_size=image_size, in_chans=in_chans, say=say)
     chosen = choose_profile(request.proxy, measurement.device, request.training["data"])
     rungs = _rungs(request, chosen, say)
     task = ProxyTask.resolve(chosen, **request.training, rungs=rungs, say=say, progress=progress)
@@ -116,6 +121,18 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     config = replace(config, name=folder.name)
     vars(config)["space"] = space  # the cached property's value: parsed already
     return config, folder
+
+
+def _measuring(request: RunRequest) -> dict[str, Any]:
+    """The keywords of `Measurement.resolve`; on a Ray cluster its device. Raises UserError where that cannot be reached."""
+    if request.ray is None:
+        if request.device_class is not None:
+            raise UserError("--device-class: is for several machines; give --ray too, or leave it out")
+        return dict(request.measuring)
+    if request.measuring["cpus"] is not None:
+        raise UserError("--cpus: names cores of this machine, and --ray uses others; take --threads instead")
+    device = connect(request.ray, request.measuring["device"])
+    return {**request.measuring, "device": device, "is_elsewhere": True}
 
 
 def _say_of_channels(image_size: ImageSize, in_chans: int, say: Say) -> None:
@@ -168,17 +185,23 @@ def carry_out(
         f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.measurement.device}, "
         f"{len(config.papers)} fixed and {request.trials} sampled trials"
     )
-    calibration = find_predictor(request.results_root, config.measurement, say)
+    # Calibrations are of this machine.
+    calibration = None if request.ray else find_predictor(request.results_root, config.measurement, say)
     predictor = None if calibration is None else RankedPredictor(calibration)
     predict = predictor.predict if predictor else None
-    with open_run(folder, config, request.storage, predict=predict) as store:
+    # Before the run's folder is made: a cluster that cannot work on it leaves nothing behind.
+    cluster = None if request.ray is None else _ray_workers(request, config, say)
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            stack.callback(cluster.close)
+        store = stack.enter_context(open_run(folder, config, request.storage, predict=predict))
         config = store.config
         for notice in store.notices:
             say(notice)
-        _measure_here(store, request, predictor, arguments, say)
+        _measure_here(store, request, predictor, arguments, say, cluster)
         if store.rows():
             say(f"going on with {folder}")
-        if load is not None and (busy := _busy_sentence(load, config.measurement)):
+        if load is not None and cluster is None and (busy := _busy_sentence(load, config.measurement)):
             say(busy)
         clock = TimeLeft(
             config, store.rows(), timeout_s=request.timeout_s, rechecks=request.recheck, num_seeds=request.seeds
@@ -187,7 +210,7 @@ def carry_out(
             driver = Driver(
                 config,
                 store,
-                ProcessWorker(folder / LOG_FILE),
+                cluster or ProcessWorker(folder / LOG_FILE),
                 listener,
                 command=["archsearch", *arguments],
                 recheck=request.recheck,
@@ -196,6 +219,20 @@ def carry_out(
                 predictor=predictor,
             )
             return driver.run(request.trials, request.timeout_s)
+
+
+def _ray_workers(request: RunRequest, config: RunConfig, say: Say) -> RayWorkers:
+    """The workers of the cluster asked for."""
+    assert request.ray is not None
+    settings = config.settings
+    return RayWorkers(
+        request.ray,
+        device=settings["device"],
+        threads=settings["threads"],
+        device_class=request.device_class,
+        folder=settings["proxy"]["source"].get("prepared"),
+        say=say,
+    )
 
 
 def _busy_sentence(load: OthersLoad, measurement: Measurement) -> str | None:
@@ -228,16 +265,24 @@ class RankedPredictor:
 
 
 def _measure_here(
-    store: RunStore, request: RunRequest, predictor: RankedPredictor | None, arguments: Sequence[str], say: Say
+    store: RunStore,
+    request: RunRequest,
+    predictor: RankedPredictor | None,
+    arguments: Sequence[str],
+    say: Say,
+    cluster: RayWorkers | None = None,
 ) -> None:
     """Tell the store where it times from now on, if it has timings or predictions to compare with, and say which it cannot rank with those."""
     timed = [row for row in store.rows() if row["throughput_id"] is not None]
     if not timed and predictor is None:
         return  # before the device's name is read, which initialises CUDA
     measurement = store.config.measurement
-    if measurement.device == "cuda":
-        allow_tf32()  # as the worker does, whose conditions these are
-    here = {**conditions(measurement.torch_device), "threads": measurement.num_threads}
+    if cluster is not None:
+        here = cluster.conditions(store.config.settings)
+    else:
+        if measurement.device == "cuda":
+            allow_tf32()  # as the worker does, whose conditions these are
+        here = {**conditions(measurement.torch_device), "threads": measurement.num_threads}
     usual_rate = predictor.reference_img_s if predictor else None
     store.measure_here(here, remeasure=request.remeasure, usual_rate=usual_rate)
     if predictor:
