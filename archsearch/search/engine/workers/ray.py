@@ -158,7 +158,8 @@ class RayWorkers(Pool):
             if self._refusals and all(node.is_accepted is False for node in self._nodes.values()):
                 raise UserError(f"--ray: no node can work on this run: {self._refusals[0]}")
             is_late = time.monotonic() - began > _CONNECT_S
-            if self.members and (is_late or not any(node.starting for node in self._nodes.values())):
+            can_time = any(member.can_time for member in self._all())
+            if self.members and not can_time and (is_late or not any(node.starting for node in self._nodes.values())):
                 names = sorted({member.device_name for member in self._all()})
                 raise UserError(
                     f"--device-class: got {shown(self.device_class)}, the cluster's workers have: {', '.join(names)}"
@@ -203,7 +204,7 @@ class RayWorkers(Pool):
 
         if time.monotonic() - self._looked >= _LOOK_EVERY_S:
             self._looked = time.monotonic()
-            alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+            alive = {node["NodeID"]: node for node in _alive()}
             for key in [key for key in self._nodes if key not in alive]:
                 self._lose(self._nodes.pop(key))
             for key in alive.keys() - self._nodes.keys():
@@ -289,7 +290,7 @@ class RayWorkers(Pool):
             here = _on(ray.get_runtime_context().get_node_id())
             self._shelf = ray.remote(Shelf).options(num_cpus=0, scheduling_strategy=here).remote(self._folder)
         resources = {"num_gpus": 1, "num_cpus": 0} if self._device == "cuda" else {"num_cpus": self._need["CPU"]}
-        make = ray.remote(NodeWorker).options(
+        make: Any = ray.remote(NodeWorker).options(
             **resources, max_restarts=0, max_task_retries=0, scheduling_strategy=_on(key)
         )
         actor = make.remote(self._evaluator, self._device)
@@ -344,7 +345,7 @@ def connect(address: str, device: str) -> str:
                 raise UserError(f"--ray {address}: cannot join this cluster: {first_line(error)}") from error
     # Its messages about processes and nodes that died go to stdout, which is ours; the trials' reasons have them.
     vars(importlib.import_module("ray._private.worker"))["print_to_stdstream"] = lambda *_, **__: None
-    has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in ray.nodes() if node["Alive"])
+    has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in _alive())
     if device == "cuda" and not has_gpus:
         ray.shutdown()
         raise UserError(f"--device: got 'cuda', but no node of the Ray cluster at {address} has a GPU; use 'cpu'")
@@ -387,6 +388,14 @@ def _own_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _alive() -> list[dict[str, Any]]:
+    """What Ray says of the nodes that are there."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
+    return [node for node in nodes if node["Alive"]]
 
 
 def _is_ready(ref: Any) -> bool:
