@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.runs import ROOT, RecordingListener, make_config, run
-from support.stub_evaluators import noted
+from support.stub_evaluators import noted, written
 
 from archsearch import results
 from archsearch.errors import UserError
@@ -43,7 +43,7 @@ def check_nothing_lost_or_doubled(folder: Path, log: Path, deaths: int) -> None:
     assert [row["state"] for row in rows] == ["complete"] * len(rows)
     ends = Counter((words[1], words[2]) for words in noted(log) if words[0] == "end")
     starts = Counter((words[1], words[2]) for words in noted(log) if words[0] == "start")
-    assert ends.keys() == {(row["arch_id"], phase) for row in rows for phase in ("count", "throughput", "proxy")}
+    assert ends.keys() == {(written(row["arch"]), phase) for row in rows for phase in ("count", "throughput", "proxy")}
     assert set(ends.values()) == {1}, "a phase that ended was measured again"
     assert sum(starts.values()) - sum(ends.values()) <= deaths, "only unfinished phases are begun again"
 

@@ -200,8 +200,6 @@ class RayWorkers(Pool):
 
     def _look(self) -> None:
         """Take in what has changed: nodes that came or went, actors that are ready or died."""
-        import ray
-
         if time.monotonic() - self._looked >= _LOOK_EVERY_S:
             self._looked = time.monotonic()
             alive = {node["NodeID"]: node for node in _alive()}
