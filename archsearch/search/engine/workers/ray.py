@@ -229,7 +229,7 @@ class RayWorkers(Pool):
     def _lose(self, node: _Node) -> None:
         for member in node.members:
             member.is_dead = True  # its stream says so too, if it has one
-        if node.members:
+        if node.is_accepted:
             self._say(f"node {node.name} has left the cluster")
 
     def _judge(self, node: _Node) -> None:
