@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -86,6 +88,22 @@ def busy_advice(threads: int) -> str:
         "Threads that share a core wait for each other: trainings may take ten times as long, and timings vary. "
         "A run with --threads 1 suffers far less; a quiet machine is best."
     )
+
+
+def cpu_name() -> str:
+    """Model name of the host's processor, or its instruction set where the model name is unknown."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+            return done.stdout.strip() or platform.machine()
+        return platform.machine()
+    return platform.processor() or platform.machine()
 
 
 def usable_cores() -> int | None:

@@ -8,7 +8,6 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,9 @@ import torch
 from archsearch.cores import usable_cores
 from archsearch.errors import UserError, shown
 from archsearch.lock import Held, machine_lock
+from archsearch.cores import cpu_name, usable_cores
+from archsearch.errors import UserError
+from archsearch.lock import machine_lock
 from archsearch.system import ignore, utc_now
 
 # Not on Windows: there the memory peak is unknown.
@@ -90,7 +92,7 @@ def conditions(device: torch.device) -> dict[str, Condition]:
     return {
         "device": device.type,
         # On Apple silicon CPU and GPU are one chip.
-        "device_name": torch.cuda.get_device_name(device) if is_cuda else _cpu_name(),
+        "device_name": torch.cuda.get_device_name(device) if is_cuda else cpu_name(),
         **_nvidia_conditions(device),
         "cuda": torch.version.cuda if is_cuda else None,
         "cudnn": torch.backends.cudnn.version() if is_cuda else None,  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -98,7 +100,7 @@ def conditions(device: torch.device) -> dict[str, Condition]:
         "torchvision": importlib.metadata.version("torchvision"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "host_cpu": _cpu_name(),
+        "host_cpu": cpu_name(),
         "host_cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "affinity": affinity(),
@@ -176,22 +178,6 @@ def load_nvml() -> Any:
     except nvml.NVMLError:
         return None
     return nvml
-
-
-def _cpu_name() -> str:
-    """Model name of the host's processor, or its instruction set where the model name is unknown."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    if sys.platform == "darwin":
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-            return done.stdout.strip() or platform.machine()
-        return platform.machine()
-    return platform.processor() or platform.machine()
 
 
 def affinity() -> list[int] | None:

@@ -89,6 +89,15 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     most=100,
     default=2,
     help="Evaluate a trial again up to so many times where its worker was killed from outside, such as for want of memory.",
+    "--ray",
+    metavar="ADDRESS",
+    help="Evaluate on a Ray cluster: auto for that of `ray start`, or HOST:PORT; one worker a GPU, on CPUs one for each --threads cores. "
+    "Page clusters of the documentation.  [default: this machine]",
+)
+@click.option(
+    "--device-class",
+    metavar="NAME",
+    help="Device name to time on, where the cluster has several; workers of others only train.  [default: the first worker's]",
 )
 @click.option(
     "--recheck/--no-recheck",

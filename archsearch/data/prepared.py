@@ -66,10 +66,8 @@ class Prepared:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits from the manifest's hashes of images and labels; equal for all forms of the same images."""
-        files = self.manifest["files"]
-        hashes = [files[name]["sha256"] for name in (*IMAGES.values(), *LABELS.values())]
-        return hashlib.sha256("".join(hashes).encode()).hexdigest()[:8]
+        """`fingerprint` of the manifest."""
+        return fingerprint(self.manifest)
 
     @property
     def unlabelled(self) -> int:
@@ -93,6 +91,12 @@ class Prepared:
             f"{source['name']} ({source['kind']}): {counts['train']:,} training and {counts['val']:,} validation images"
             f" {held}, {len(self.classes):,} classes, stored at {self.size} px{unlabelled}"
         )
+
+
+def fingerprint(manifest: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits from a manifest's hashes of images and labels; equal for all forms of the same images."""
+    hashes = [manifest["files"][name]["sha256"] for name in (*IMAGES.values(), *LABELS.values())]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:8]
 
 
 def is_prepared(folder: Path) -> bool:

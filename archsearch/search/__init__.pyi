@@ -7,6 +7,7 @@ from .engine.time_left import TimeLeft
 from .engine.workers.base import Job, Workers
 from .engine.workers.pool import Pool
 from .engine.workers.process import ProcessWorker
+from .engine.workers.ray import RayWorkers
 from .load import Run, load_run
 from .run import RunRequest, carry_out, configure
 from .study.opening import open_run
@@ -21,6 +22,7 @@ __all__ = [
     "Pace",
     "Pool",
     "ProcessWorker",
+    "RayWorkers",
     "Run",
     "RunConfig",
     "RunRequest",

@@ -20,7 +20,7 @@ from archsearch.models import build_for_timing, count_fvcore, failing_layer
 from archsearch.proxy import LoadedData, ProxyScore, ProxyTask, Training, TrainingProgress, shrink, start_training
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.engine.workers.base import Emit
-from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
+from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, PHASES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
 from archsearch.space import REFERENCE, Arch, reference_arch, register_files
 from archsearch.system import Say
 from archsearch.throughput import (
@@ -33,8 +33,6 @@ from archsearch.throughput import (
     pool_size,
 )
 from archsearch.version import __version__
-
-PHASES = ("count", "throughput", "proxy")
 
 
 def evaluate(

@@ -1,5 +1,6 @@
 """`archsearch run` without its options: from what was asked to a finished run folder."""
 
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +22,8 @@ from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.time_left import TimeLeft
 from archsearch.search.engine.workers.local import count_workers, local_workers
 from archsearch.search.engine.workers.process import LOG_FILE
+from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
+from archsearch.search.engine.workers.ray import RayWorkers, connect
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
 from archsearch.search.same_run import find_run
@@ -64,6 +67,8 @@ class RunRequest:
     retries: int = 2
     storage_patience_s: float = 600.0
     stall_s: float | None = None  # inf: never; None: by phase
+    ray: str | None = None  # address of a Ray cluster that evaluates, None: this machine does
+    device_class: str | None = None
 
 
 class Listen(Protocol):
@@ -88,7 +93,8 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     drawn = [draw(space, band, rng)[1] for _ in range(_DRAWN)] if request.trials else []
     if request.training["free_rung"] is not None:
         check_free_rung(request.training["free_rung"])
-    measurement = Measurement.resolve(**request.measuring, image_size=image_size, in_chans=in_chans, say=say)
+    measuring = _measuring(request)
+    measurement = Measurement.resolve(**measuring, image_size=image_size, in_chans=in_chans, say=say)
     chosen = choose_profile(request.proxy, measurement.device, request.training["data"])
     rungs = _rungs(request, chosen, say)
     task = ProxyTask.resolve(chosen, **request.training, rungs=rungs, say=say, progress=progress)
@@ -126,6 +132,16 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
 
 def _count_workers(request: RunRequest, config: RunConfig) -> int:
     return count_workers(request.workers, config, len(config.papers) + request.trials)
+def _measuring(request: RunRequest) -> dict[str, Any]:
+    """The keywords of `Measurement.resolve`; on a Ray cluster its device. Raises UserError where that cannot be reached."""
+    if request.ray is None:
+        if request.device_class is not None:
+            raise UserError("--device-class: is for several machines; give --ray too, or leave it out")
+        return dict(request.measuring)
+    if request.measuring["cpus"] is not None:
+        raise UserError("--cpus: names cores of this machine, and --ray uses others; take --threads instead")
+    device = connect(request.ray, request.measuring["device"])
+    return {**request.measuring, "device": device, "is_elsewhere": True}
 
 
 def _say_of_channels(image_size: ImageSize, in_chans: int, say: Say) -> None:
@@ -178,18 +194,25 @@ def carry_out(
         f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.measurement.device}, "
         f"{len(config.papers)} fixed and {request.trials} sampled trials"
     )
-    calibration = find_predictor(request.results_root, config.measurement, say)
+    # Calibrations are of this machine.
+    calibration = None if request.ray else find_predictor(request.results_root, config.measurement, say)
     predictor = None if calibration is None else RankedPredictor(calibration)
     predict = predictor.predict if predictor else None
     patience_s = request.storage_patience_s
     with open_run(folder, config, request.storage, predict=predict, patience_s=patience_s, say=say) as store:
+    # Before the run's folder is made: a cluster that cannot work on it leaves nothing behind.
+    cluster = None if request.ray is None else _ray_workers(request, config, say)
+    with contextlib.ExitStack() as stack:
+        if cluster is not None:
+            stack.callback(cluster.close)
+        store = stack.enter_context(open_run(folder, config, request.storage, predict=predict))
         config = store.config
         for notice in store.notices:
             say(notice)
-        _measure_here(store, request, predictor, arguments, say)
+        _measure_here(store, request, predictor, arguments, say, cluster)
         if store.rows():
             say(f"going on with {folder}")
-        if load is not None and (busy := _busy_sentence(load, config.measurement)):
+        if load is not None and cluster is None and (busy := _busy_sentence(load, config.measurement)):
             say(busy)
         clock = TimeLeft(
             config, store.rows(), timeout_s=request.timeout_s, rechecks=request.recheck, num_seeds=request.seeds
@@ -199,6 +222,7 @@ def carry_out(
                 config,
                 store,
                 local_workers(folder / LOG_FILE, config, _count_workers(request, config)),
+                cluster or ProcessWorker(folder / LOG_FILE),
                 listener,
                 command=["archsearch", *arguments],
                 recheck=request.recheck,
@@ -209,6 +233,20 @@ def carry_out(
                 stall_s=request.stall_s,
             )
             return driver.run(request.trials, request.timeout_s)
+
+
+def _ray_workers(request: RunRequest, config: RunConfig, say: Say) -> RayWorkers:
+    """The workers of the cluster asked for."""
+    assert request.ray is not None
+    settings = config.settings
+    return RayWorkers(
+        request.ray,
+        device=settings["device"],
+        threads=settings["threads"],
+        device_class=request.device_class,
+        folder=settings["proxy"]["source"].get("prepared"),
+        say=say,
+    )
 
 
 def _busy_sentence(load: OthersLoad, measurement: Measurement) -> str | None:
@@ -241,16 +279,24 @@ class RankedPredictor:
 
 
 def _measure_here(
-    store: RunStore, request: RunRequest, predictor: RankedPredictor | None, arguments: Sequence[str], say: Say
+    store: RunStore,
+    request: RunRequest,
+    predictor: RankedPredictor | None,
+    arguments: Sequence[str],
+    say: Say,
+    cluster: RayWorkers | None = None,
 ) -> None:
     """Tell the store where it times from now on, if it has timings or predictions to compare with, and say which it cannot rank with those."""
     timed = [row for row in store.rows() if row["throughput_id"] is not None]
     if not timed and predictor is None:
         return  # before the device's name is read, which initialises CUDA
     measurement = store.config.measurement
-    if measurement.device == "cuda":
-        allow_tf32()  # as the worker does, whose conditions these are
-    here = {**conditions(measurement.torch_device), "threads": measurement.num_threads}
+    if cluster is not None:
+        here = cluster.conditions(store.config.settings)
+    else:
+        if measurement.device == "cuda":
+            allow_tf32()  # as the worker does, whose conditions these are
+        here = {**conditions(measurement.torch_device), "threads": measurement.num_threads}
     usual_rate = predictor.reference_img_s if predictor else None
     store.measure_here(here, remeasure=request.remeasure, usual_rate=usual_rate)
     if predictor:

@@ -10,6 +10,7 @@ from archsearch.errors import UserError, did_you_mean
 # behind it); the scores that need no training, one of which may be the first rung (settings["free_rung"]); the throughput, and the throughput once more.
 FULL_PHASE, RUNG_PHASE, SEED_PHASE, FREE_PHASE = "proxy", "proxy@", "seed@", "free"
 TIMING_PHASE, AGAIN_PHASE = "throughput", "again"
+PHASES = ("count", TIMING_PHASE, FULL_PHASE)  # of an evaluation that is not told which
 FREE_SCORES = ("naswot", "zico", "expressivity", "progressivity", "trainability")
 
 

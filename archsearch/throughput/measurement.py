@@ -41,22 +41,26 @@ class Measurement:
         in_chans: int = 3,
         threads: int | None = None,
         cpus: Sequence[int] | None = None,
+        is_elsewhere: bool = False,
         say: Say = ignore,
     ) -> Self:
-        """Options resolved on this machine; number format, mode and batch size depend on the device by default.
+        """Options resolved on this machine; `is_elsewhere`: for another one, without a look at the devices and the compiler here.
+
+        Number format, mode and batch size depend on the device by default.
 
         Says so where compiling is the default and the compiler cannot run: the mode is then eager. Raises UserError where it was asked
         for, for an absent device, and for absent threads and cores: now, instead of in a worker, in every trial.
         """
-        kind = pick_device(device).type
-        check_cpu(threads, cpus)
+        kind = device if is_elsewhere else pick_device(device).type
+        if not is_elsewhere:
+            check_cpu(threads, cpus)
         return cls(
             device=kind,
             batch_size=batch_size or DEFAULT_BATCH_SIZE[kind],
             image_size=image_size,
             in_chans=in_chans,
             dtype=cast(DType, dtype or ("bfloat16" if kind == "cuda" else "float32")),
-            mode=_usable_mode(mode, kind, say),
+            mode=_usable_mode(mode, kind, say, is_elsewhere=is_elsewhere),
             threads=threads,
             cpus=None if cpus is None else tuple(sorted(cpus)),
         )
@@ -135,14 +139,14 @@ class Measurement:
         return self.threads or (current if self.cpus is None else min(current, len(self.cpus)))
 
 
-def _usable_mode(asked: str | None, device: str, say: Say) -> Mode:
+def _usable_mode(asked: str | None, device: str, say: Say, *, is_elsewhere: bool) -> Mode:
     """The mode asked for, or the device's own; eager where that one needs a compiler which cannot run here."""
     if asked == "reduce-overhead" and device != "cuda":
         raise UserError(
             f"--mode: got 'reduce-overhead', which captures CUDA graphs, but the device is {device}; use 'compile' or 'eager'"
         )
     mode = cast(Mode, asked or ("compile" if device == "cuda" else "eager"))
-    problem = None if mode == "eager" else compiler_problem(device)
+    problem = None if mode == "eager" or is_elsewhere else compiler_problem(device)
     if problem is None:
         return mode
     if asked is not None:

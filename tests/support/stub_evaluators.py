@@ -237,3 +237,10 @@ BEHAVIOURS: dict[str, Callable[[Document, Emit], None]] = {
     "nothing": _nothing,
     "not_a_number": _not_a_number,
 }
+
+
+def on_node(arch: Document, settings: Document, done: Done, emit: Emit) -> None:
+    """As `evaluate`; notes the node's mark and the folder of images it was given."""
+    folder = settings["proxy"].get("source", {}).get("prepared", "none")
+    note(settings, "node", arch_id(arch), os.environ.get("NODE_MARK", "none"), folder)
+    evaluate(arch, settings, done, emit)

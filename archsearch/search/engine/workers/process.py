@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -55,8 +55,9 @@ class ProcessWorker:
         name: str = "",
         environment: Mapping[str, str] | None = None,
         own_settings: Mapping[str, Any] | None = None,
+        can_time: bool = True,
     ) -> None:
-        self._log, self._evaluator, self.name = log, evaluator, name
+        self._log, self._evaluator, self.name, self.can_time = log, evaluator, name, can_time
         self._environment, self._own_settings = dict(environment or {}), dict(own_settings or {})
         self._trial: int | None = None
         self._unread: list[Event] = []  # of a job that was ended
@@ -186,13 +187,13 @@ def _serve(jobs: Connection, lifeline: Connection, evaluator: str, log: str, env
     _detach(Path(log))
     work_for(f"run {Path(log).parent.absolute()}")
     threading.Thread(target=_die_with_driver, args=(lifeline,), daemon=True).start()
-    function = _load_evaluator(evaluator)
+    function = load_evaluator(evaluator)
     while True:
         try:
             job = Job(**json.loads(jobs.recv_bytes()))
         except (EOFError, OSError):
             return
-        last = _evaluate(function, job, jobs)
+        last = evaluate_job(function, job, jobs.send_bytes)
         jobs.send_bytes(json.dumps({"trial": job.trial, **last}).encode())
 
 
@@ -219,7 +220,7 @@ def _die_with_driver(lifeline: Connection) -> None:
     os._exit(1)
 
 
-def _load_evaluator(evaluator: str) -> Evaluator:
+def load_evaluator(evaluator: str) -> Evaluator:
     """The function named by "module:function"; if it cannot be imported, one that fails every job with the reason."""
     module, _, name = evaluator.partition(":")
     try:
@@ -235,8 +236,8 @@ def _load_evaluator(evaluator: str) -> Evaluator:
     return function
 
 
-def _evaluate(function: Evaluator, job: Job, jobs: Connection) -> Event:
-    """Evaluate a job and send its events; returns the last one, `done` or `failed`."""
+def evaluate_job(function: Evaluator, job: Job, send: Callable[[bytes], object]) -> Event:
+    """Evaluate a job and send its events as JSON; returns the last one, `done` or `failed`, without its trial."""
     started = time.perf_counter()
     others = _Others(job.settings)
     sending, is_over = threading.Lock(), False
@@ -257,6 +258,7 @@ def _evaluate(function: Evaluator, job: Job, jobs: Connection) -> Event:
         with sending:
             if not is_over:  # a thread may have been left at work
                 jobs.send_bytes(message)
+        send(json.dumps({**event, "trial": job.trial}).encode())
 
     try:
         function(job.arch, job.settings, job.done, emit)
