@@ -17,12 +17,9 @@ from typing import Any
 
 import torch
 
-from archsearch.cores import usable_cores
+from archsearch.cores import cpu_name, usable_cores
 from archsearch.errors import UserError, shown
 from archsearch.lock import Held, machine_lock
-from archsearch.cores import cpu_name, usable_cores
-from archsearch.errors import UserError
-from archsearch.lock import machine_lock
 from archsearch.system import ignore, utc_now
 
 # Not on Windows: there the memory peak is unknown.

@@ -89,6 +89,8 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     most=100,
     default=2,
     help="Evaluate a trial again up to so many times where its worker was killed from outside, such as for want of memory.",
+)
+@click.option(
     "--ray",
     metavar="ADDRESS",
     help="Evaluate on a Ray cluster: auto for that of `ray start`, or HOST:PORT; one worker a GPU, on CPUs one for each --threads cores. "

@@ -190,7 +190,8 @@ class KnownCostSampler(ProposingSampler):
         }
         acquisition = Acquisition(models, known, observations, candidates)
         scores, is_optimistic = _climb(acquisition, pool, candidates, rng)
-        order, chosen = np.argsort(-scores, kind="stable"), []
+        order = np.argsort(-scores, kind="stable")
+        chosen: list[int] = []
         for number in numbers[: len(scores)]:
             if chosen:
                 acquisition.believe(chosen[-1])

@@ -91,7 +91,7 @@ class Surrogate:
         is_known = np.isfinite(self.pending_values)
         for places in (np.flatnonzero(is_known), np.flatnonzero(~is_known)):
             if len(places):
-                some = [pending[place] for place in places]
+                some = [pending[int(place)] for place in places]
                 inputs = data.make_inputs(encoder.encode(row.params for row in some), stack_costs(some, known))
                 values = self.pending_values[places] if is_known[places[0]] else self._posterior.predict(inputs)[0]
                 self.pending_values[places] = values

@@ -22,7 +22,6 @@ from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.time_left import TimeLeft
 from archsearch.search.engine.workers.local import count_workers, local_workers
 from archsearch.search.engine.workers.process import LOG_FILE
-from archsearch.search.engine.workers.process import LOG_FILE, ProcessWorker
 from archsearch.search.engine.workers.ray import RayWorkers, connect
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.rungs import check_free_rung
@@ -131,12 +130,15 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
 
 
 def _count_workers(request: RunRequest, config: RunConfig) -> int:
+    """Of this machine; on a cluster its nodes decide."""
+    if request.ray is not None:
+        return request.workers or 0
     return count_workers(request.workers, config, len(config.papers) + request.trials)
+
+
 def _measuring(request: RunRequest) -> dict[str, Any]:
     """The keywords of `Measurement.resolve`; on a Ray cluster its device. Raises UserError where that cannot be reached."""
     if request.ray is None:
-        if request.device_class is not None:
-            raise UserError("--device-class: is for several machines; give --ray too, or leave it out")
         return dict(request.measuring)
     if request.measuring["cpus"] is not None:
         raise UserError("--cpus: names cores of this machine, and --ray uses others; take --threads instead")
@@ -199,13 +201,14 @@ def carry_out(
     predictor = None if calibration is None else RankedPredictor(calibration)
     predict = predictor.predict if predictor else None
     patience_s = request.storage_patience_s
-    with open_run(folder, config, request.storage, predict=predict, patience_s=patience_s, say=say) as store:
     # Before the run's folder is made: a cluster that cannot work on it leaves nothing behind.
     cluster = None if request.ray is None else _ray_workers(request, config, say)
     with contextlib.ExitStack() as stack:
         if cluster is not None:
             stack.callback(cluster.close)
-        store = stack.enter_context(open_run(folder, config, request.storage, predict=predict))
+        store = stack.enter_context(
+            open_run(folder, config, request.storage, predict=predict, patience_s=patience_s, say=say)
+        )
         config = store.config
         for notice in store.notices:
             say(notice)
@@ -221,8 +224,10 @@ def carry_out(
             driver = Driver(
                 config,
                 store,
-                local_workers(folder / LOG_FILE, config, _count_workers(request, config)),
-                cluster or ProcessWorker(folder / LOG_FILE),
+                cluster
+                or local_workers(
+                    folder / LOG_FILE, config, _count_workers(request, config), device_class=request.device_class
+                ),
                 listener,
                 command=["archsearch", *arguments],
                 recheck=request.recheck,

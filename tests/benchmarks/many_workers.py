@@ -151,7 +151,9 @@ class Clock(scale.Clock):
 
 def measure_one(what: str, sampler: str, workers: int, mean_s: float, trials: int, folder: Path) -> Row:
     """A run of so many trials, or so many further ones."""
-    clock, passing, sleep = Clock(), time.monotonic, time.sleep
+    clock = Clock()
+    passing: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
     if what in ("simulated", "memory", "long"):
         simulated = SimulatedClock()
         passing, sleep = simulated.now, simulated.sleep

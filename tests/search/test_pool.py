@@ -11,12 +11,12 @@ from support.runs import (
     fixed_archs,
     is_running,
     make_config,
+    make_pool,
     make_rung_config,
     run,
     start,
     wait_until,
 )
-from support.runs import RecordingListener, fixed_archs, make_config, make_pool, make_rung_config, run
 from support.stub_evaluators import noted
 
 from archsearch import results

@@ -31,7 +31,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield made
-    made.shutdown()
+    made.shutdown()  # type: ignore[no-untyped-call]  # Ray has no types here
 
 
 def stub(cluster: Any, evaluator: str = "evaluate", **options: Any) -> RayWorkers:

@@ -152,7 +152,7 @@ class InProcessWorker:
         pass
 
 
-def make_pool(folder: Path, number: int = 3, evaluator: str = "evaluate") -> Pool:
+def make_pool(folder: Path, number: int = 3, evaluator: str = "evaluate") -> Pool[ProcessWorker]:
     """Worker processes `cpu 0`, `cpu 1` and so on, with a stub."""
     members = [
         ProcessWorker(folder / "worker.log", f"support.stub_evaluators:{evaluator}", name=f"cpu {place}")

@@ -94,8 +94,6 @@ class Driver:
         self._front_work = FrontWork(config, store, recheck=recheck, num_seeds=num_seeds)
         self._remeasure, self._predictor, self._retries = remeasure, predictor, retries
         self._stages, self._stalls = stages(config), Stalls(stall_s)
-        self._files = RunFiles(config, store, self._manifest)
-        self._stages = stages(config)
         self._files = RunFiles(config, store, self._manifest, lambda: workers.capacity)
         self._tasks: dict[int, _Task] = {}  # under way, by trial
         self._proposed: deque[Proposal] = deque()  # candidates that were asked for and have no trial yet

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from archsearch.cores import usable_cores
 from archsearch.device import affinity, visible_gpus
-from archsearch.errors import UserError
+from archsearch.errors import UserError, shown
 from archsearch.search.config import RunConfig
 from archsearch.search.engine.workers.base import Workers
 from archsearch.search.engine.workers.pool import Pool
@@ -35,19 +37,22 @@ def count_workers(asked: int | None, config: RunConfig, jobs: int) -> int:
     return max(1, min(most, jobs))
 
 
-def local_workers(log: Path, config: RunConfig, number: int) -> Workers:
-    """So many processes; what they print goes to the file `log`."""
+def local_workers(log: Path, config: RunConfig, number: int, *, device_class: str | None = None) -> Workers:
+    """So many processes; what they print goes to the file `log`. GPUs of another name than `device_class`, by default the first one's, only train.
+
+    Raises UserError for a class of which there is none.
+    """
     if config.measurement.device == "cuda":
-        gpus = visible_gpus()
+        gpus = visible_gpus()[:number]
+        can_time = _can_time(len(gpus), device_class)
         members = [
             ProcessWorker(
-                log,
-                name=f"cuda:{index}",
-                environment={"CUDA_VISIBLE_DEVICES": gpus[index]},
-                own_settings={"workers": number},
+                log, name=f"cuda:{index}", environment={"CUDA_VISIBLE_DEVICES": gpu}, own_settings={"workers": number}
             )
-            for index in range(min(number, len(gpus)))
+            for index, gpu in enumerate(gpus)
         ]
+        for member, is_one in zip(members, can_time, strict=True):
+            member.can_time = is_one
     else:
         parts = [_training_part(config, number, place) for place in range(number)]
         members = [
@@ -57,11 +62,20 @@ def local_workers(log: Path, config: RunConfig, number: int) -> Workers:
     return members[0] if len(members) == 1 else Pool(members, wait_for_processes)
 
 
+def _can_time(number: int, device_class: str | None) -> list[bool]:
+    """Which of the first GPUs are of the class."""
+    names = [torch.cuda.get_device_name(index) for index in range(number)] if number > 1 or device_class else [""]
+    wanted = device_class or names[0]
+    if wanted not in names:
+        raise UserError(f"--device-class: got {shown(wanted)}, but the GPUs here are {', '.join(dict.fromkeys(names))}")
+    return [name == wanted for name in names]
+
+
 def _training_part(config: RunConfig, number: int, place: int) -> dict[str, Any] | None:
     """Threads and cores that a worker trains with; None for all of the run's.
 
-    The embedded proxies' networks are so small that a second thread gains little (`../docs/measuring.md`), and one alone gives the same bits for any
-    number of workers.
+    On the embedded proxies' small networks two trainings of one thread each get through more images than one of two threads, and scores are the same
+    bits for any number of workers.
     """
     cores, threads = _cores(config), config.measurement.threads
     own = [core for at, core in enumerate(cores) if at * number // len(cores) == place]

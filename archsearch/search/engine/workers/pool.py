@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from archsearch.search.engine.workers.base import Event, Job, Workers
 from archsearch.search.rungs import AGAIN_PHASE, PHASES, RUNG_PHASE, TIMING_PHASE
@@ -23,7 +23,10 @@ class Member(Workers, Protocol):
         """Whether its device is of the class that the run ranks throughput on; a worker of another one only trains."""
 
 
-class Pool:
+AnyMember = TypeVar("AnyMember", bound=Member)
+
+
+class Pool(Generic[AnyMember]):
     """`Workers` (see `base`) made of others; `wait_for` returns when one of the members may have events, or after some seconds.
 
     Only members that can time get jobs with timings. Where others only train, such a job is done in two: the phases up to the last timing,
@@ -31,17 +34,16 @@ class Pool:
     nobody else can do what they do.
     """
 
-    def __init__(self, members: Sequence[Member], wait_for: Callable[[Sequence[Member], float], object]) -> None:
+    def __init__(self, members: Sequence[AnyMember], wait_for: Callable[[Sequence[AnyMember], float], object]) -> None:
         self.members = list(members)
         self._wait_for = wait_for
         self._waiting: deque[Job] = deque()
         self._rests: dict[int, Job] = {}  # by trial: what is to be done after the part under way
-        self._at_work: dict[int, Member] = {}  # by trial
-        self._last: dict[int, Member] = {}  # where a trial was evaluated last
+        self._at_work: dict[int, AnyMember] = {}  # by trial
+        self._last: dict[int, AnyMember] = {}  # where a trial was evaluated last
         self._at_rung: set[int] = set()  # trials at work whose last phase was a rung
-        self._paused: list[
-            Member
-        ] = []  # they hold a training that their trial's next job goes on with, if it comes at once
+        # They hold a training that their trial's next job goes on with, if it comes at once.
+        self._paused: list[AnyMember] = []
         self._ended: list[Event] = []  # last events of jobs that were ended before they began
 
     @property
@@ -74,16 +76,6 @@ class Pool:
         """Give the waiting jobs to free members, in order."""
         if not self._waiting:
             return
-        busy = list(self._at_work.values())
-        free = [member for member in self.members if member not in busy]
-        while self._waiting and free:
-            job = self._waiting.popleft()
-            before = self._last.get(job.trial)
-            member = before if before in free else free[0]
-            assert member is not None
-            free.remove(member)
-            member.submit(job)
-            self._at_work[job.trial] = self._last[job.trial] = member
         busy = [*self._at_work.values(), *self._paused]
         free = [member for member in self.members if member.capacity and member not in busy]
         for job in list(self._waiting):
@@ -94,7 +86,7 @@ class Pool:
                 member.submit(job)
                 self._at_work[job.trial] = self._last[job.trial] = member
 
-    def _choose(self, job: Job, free: Sequence[Member]) -> Member | None:
+    def _choose(self, job: Job, free: Sequence[AnyMember]) -> AnyMember | None:
         """The free member to do a job: the one that did the trial's last, else one that only trains, where that is enough."""
         allowed = [member for member in free if member.can_time]
         if not is_timed(job):
@@ -119,7 +111,7 @@ class Pool:
         self._start_waiting()
         return events
 
-    def _hear(self, trial: int, member: Member, event: Event) -> Event | None:
+    def _hear(self, trial: int, member: AnyMember, event: Event) -> Event | None:
         """An event as it is passed on; the end of a part that has a rest is not one of the job."""
         rest = self._rests.get(trial)
         if event["event"] == "phase":

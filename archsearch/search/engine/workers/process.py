@@ -257,8 +257,7 @@ def evaluate_job(function: Evaluator, job: Job, send: Callable[[bytes], object])
         message = json.dumps({**event, "trial": job.trial}).encode()
         with sending:
             if not is_over:  # a thread may have been left at work
-                jobs.send_bytes(message)
-        send(json.dumps({**event, "trial": job.trial}).encode())
+                send(message)
 
     try:
         function(job.arch, job.settings, job.done, emit)

@@ -111,7 +111,7 @@ class _Node:
     starting: list[tuple[Any, Any]] = field(default_factory=list)
 
 
-class RayWorkers(Pool):
+class RayWorkers(Pool[RayWorker]):
     """`Workers` (see `base`) on the cluster at `address` (`auto`: that of `ray start`).
 
     `limit` is the most actors, `threads` the cores of each on a CPU cluster, `folder` the prepared images if any. The run's device class
