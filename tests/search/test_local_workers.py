@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -96,7 +97,15 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("gpus")
 def test_each_worker_sees_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr(local, "ProcessWorker", lambda log, **options: made.append(options))
+    members: list[SimpleNamespace] = []
+
+    def make(log: Path, **options: Any) -> SimpleNamespace:
+        made.append(options)
+        members.append(SimpleNamespace(can_time=True, capacity=1))
+        return members[-1]
+
+    monkeypatch.setattr(local, "ProcessWorker", make)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: ("one", "other")[index])
     asked = config(EMBEDDED, device="cuda")
     assert local.count_workers(None, asked, 22) == 4
     assert device.pick_device("cuda:3,cuda:1").type == "cuda"
@@ -105,6 +114,11 @@ def test_each_worker_sees_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert local.count_workers(None, asked, 22) == 2
     local.local_workers(Path("log"), asked, 2)
     assert [worker["environment"] for worker in made] == [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    assert [member.can_time for member in members] == [True, False], "another GPU only trains"
+    local.local_workers(Path("log"), asked, 2, device_class="other")
+    assert [member.can_time for member in members[2:]] == [False, True]
+    with pytest.raises(UserError, match="--device-class: got 'third', but the GPUs here are one, other"):
+        local.local_workers(Path("log"), asked, 2, device_class="third")
     with pytest.raises(UserError, match="--workers: got 3, but there are 2 GPUs"):
         local.count_workers(3, asked, 22)
 

@@ -117,7 +117,7 @@ def test_ctrl_c_and_sigterm_stop_all_workers_and_lose_no_finished_phase(
     tmp_path: Path, number: signal.Signals, times: int
 ) -> None:
     log, folder = tmp_path / "log", tmp_path / "run"
-    driver = start(folder, log, 50, 0.1, "pool")
+    driver = start(folder, log, 50, 0.1, "workers=2")
     wait_until(lambda: len(noted(log)) >= 16, seconds=120)
     for _ in range(times):
         os.killpg(driver.pid, number)

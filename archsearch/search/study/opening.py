@@ -47,6 +47,7 @@ def open_run(
     Raises UserError when the folder holds another run or a damaged one, cannot be written, or is locked by another driver.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    where = shown_url(storage_url) if storage_url else str(folder / DATABASE_FILE)
     refuse_network_file(folder, storage_url)
     with run_lock(folder):
         _check_place(folder, storage_url)
@@ -54,7 +55,6 @@ def open_run(
         if storage_url is None and not (folder / DATABASE_FILE).exists():
             create_database(folder, config.name, config.directions, document)
         with open_storage(folder, storage_url, patience_s=patience_s, say=say) as backend:
-            where = shown_url(storage_url) if storage_url else str(folder / DATABASE_FILE)
             with storage_errors(where):
                 name = _shared_name(folder, config) if storage_url else None
                 if name is not None:
