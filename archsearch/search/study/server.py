@@ -6,6 +6,7 @@ and a trial that was ended, is known again.
 """
 
 import functools
+import logging
 import os
 import platform
 import random
@@ -70,6 +71,8 @@ class PostgresStorage(RunStorage):
         engine = sqlalchemy.create_engine(
             url, connect_args=settings, poolclass=NullPool, isolation_level="AUTOCOMMIT", hide_parameters=True
         )
+        # It would print the traceback of a connection that breaks while it is given back; the next operation says what matters.
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         self._lock = ServerLock(engine, where)
         try:
             with self._lock.creating_tables():
@@ -239,6 +242,8 @@ def _raise_lost(context: ExceptionContext) -> None:
         return  # a Ctrl-C
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
     is_unconnected = context.connection is None and not context.is_pre_ping
-    if context.is_disconnect or is_unconnected or code.startswith(_LOST):
+    # The server's own errors have a code; without one it is the client's, of a connection that broke in the middle of an exchange.
+    is_broken = type(error).__name__ == "OperationalError" and not code
+    if context.is_disconnect or is_unconnected or is_broken or code.startswith(_LOST):
         context.is_disconnect = True
         raise LostConnectionError(one_line(" ".join(str(error).split()), 200))
