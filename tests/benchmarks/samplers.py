@@ -1,17 +1,24 @@
 """Samplers on table problems: how much of the full front's hypervolume they have after some evaluations, and what an ask costs.
 
     python tests/benchmarks/samplers.py [--only known-cost tpe ...] [--problems cifar10 ...] [--seeds 0-19] [--evaluations 200]
+                                        [--workers 1 4 16]
 
 Every evaluation is a look-up and counts, a repeated one too. Parts can be run apart and in any order: rows of the same problem, sampler and seed are
 replaced in the file, others stay, and `--new` leaves out runs that the file already has. All samplers have Optuna's defaults but for what
 their names say, and `known-cost` is given the table's candidates and the objectives that are known beforehand, not the front; `known-cost-learned` has to
 learn the candidates from its trials. Times of an ask are the processor's, so that other work on the machine does not count.
+
+With several `--workers` a run is simulated: evaluations take about 1 (normal, a spread of 30 %) and end in the order of their durations. Whenever nothing
+asked for is left, the sampler is asked for as many candidates as workers are free, or for an eighth of the workers where fewer are: `known-cost` at once,
+from one fit, the others one after another, as Optuna does it. What is under way when the last evaluation ends does not count.
 """
 
 import argparse
+import heapq
+import random
 import statistics
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +32,7 @@ from hpo_bench import hpo_bench
 from hybrids import HybridTable
 from nas_bench_201 import DATASETS, nas_bench_201
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import TrialState, create_trial
 from table_problem import TableProblem
 
 from archsearch.report import make_console, make_table, show
@@ -32,7 +40,8 @@ from archsearch.samplers import KnownCostSampler
 
 NAME = "samplers"
 MARKS = (25, 50, 100, 200)
-COLUMNS = ("problem", "sampler", "seeds", *(f"@{mark}" for mark in MARKS), "ms an ask", "repeats")
+SPREAD = 0.3  # of the durations
+COLUMNS = ("problem", "sampler", "workers", "seeds", *(f"@{mark}" for mark in MARKS), "ms an ask", "repeats")
 
 
 def hybrids() -> TableProblem:
@@ -71,29 +80,55 @@ class Run(NamedTuple):
     problem: str
     sampler: str
     seed: int
+    workers: int
 
     @classmethod
     def of(cls, row: Row) -> "Run":
         """The run that a row of the file is of."""
-        return cls(row["problem"], row["sampler"], row["seed"])
+        return cls(row["problem"], row["sampler"], row["seed"], row["workers"])
 
 
-def search(problem: TableProblem, sampler: BaseSampler, evaluations: int) -> tuple[list[int], list[float]]:
-    """Rows of the table in the order they were tried, and the processor's seconds of each ask."""
+def search(
+    problem: TableProblem, sampler: BaseSampler, evaluations: int, workers: int = 1, seed: int = 0
+) -> tuple[list[int], list[float]]:
+    """Rows of the table in the order in which their evaluations ended, and the processor's seconds of each ask, a batch's shared evenly."""
     study = optuna.create_study(directions=problem.directions, sampler=sampler)
-    rows, seconds = [], []
-    for _ in range(evaluations):
-        start = time.process_time()
-        trial = study.ask()
-        rows.append(problem.ask(trial))
-        seconds.append(time.process_time() - start)
-        study.tell(trial, problem.values[rows[-1]].tolist())
+    durations = random.Random(f"durations/{seed}")
+    asked: deque[tuple[int, int]] = deque()  # trial and row of the table
+    under_way: list[tuple[float, int, int]] = []  # when it ends, trial, row
+    rows: list[int] = []
+    seconds: list[float] = []
+    now = 0.0
+    while len(rows) < evaluations:
+        while len(under_way) < workers:
+            if not asked:
+                start = time.process_time()
+                asked.extend(_ask(problem, study, max(workers - len(under_way), workers // 8)))
+                seconds += [(time.process_time() - start) / len(asked)] * len(asked)
+            ends_at = now + max(0.1, durations.gauss(1, SPREAD))
+            heapq.heappush(under_way, (ends_at, *asked.popleft()))
+        now, trial, row = heapq.heappop(under_way)
+        study.tell(trial, problem.values[row].tolist())
+        rows.append(row)
     return rows, seconds
+
+
+def _ask(problem: TableProblem, study: optuna.Study, number: int) -> list[tuple[int, int]]:
+    """So many new trials, running, with their rows of the table."""
+    if number > 1 and isinstance(study.sampler, KnownCostSampler):
+        first = len(study.get_trials(deepcopy=False))
+        found = study.sampler.propose_many(study, first, number)
+        for params in found:
+            distributions = {name: problem.distributions[name] for name in params}
+            study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
+        return [(first + place, problem.row(params)) for place, params in enumerate(found)]
+    trials = [study.ask() for _ in range(number)]
+    return [(trial.number, problem.ask(trial)) for trial in trials]
 
 
 def rows_of(run: Run, problem: TableProblem, evaluations: int) -> Iterator[Row]:
     """One row a mark that the search reaches."""
-    tried, seconds = search(problem, SAMPLERS[run.sampler](problem, run.seed), evaluations)
+    tried, seconds = search(problem, SAMPLERS[run.sampler](problem, run.seed), evaluations, run.workers, run.seed)
     start = 0
     for mark in (mark for mark in (*MARKS, evaluations) if mark <= evaluations):
         if mark > start:
@@ -109,17 +144,25 @@ def rows_of(run: Run, problem: TableProblem, evaluations: int) -> Iterator[Row]:
 
 
 def summary(rows: Sequence[Row]) -> Iterator[list[str]]:
-    """A line for each problem and sampler: shares as mean +- standard error over seeds."""
-    groups: dict[tuple[str, str], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    """A line for each problem, sampler and number of workers: shares as mean +- standard error over seeds."""
+    groups: dict[tuple[str, int, int], dict[int, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    order = list(SAMPLERS)
     for row in rows:
-        groups[row["problem"], row["sampler"]][row["evaluations"]].append(row)
-    order = {name: place for place, name in enumerate(SAMPLERS)}
-    for (problem, sampler), found in sorted(groups.items(), key=lambda item: (item[0][0], order[item[0][1]])):
+        groups[row["problem"], order.index(row["sampler"]), row["workers"]][row["evaluations"]].append(row)
+    for (problem, place, workers), found in sorted(groups.items()):
         last = found[max(found)]
         shares = [_spread([row["share"] for row in found[mark]]) if mark in found else "-" for mark in MARKS]
         asks = statistics.fmean(row["ask_ms"] for at in found.values() for row in at)
         repeats = statistics.fmean(row["repeats"] for row in last)
-        yield [problem, sampler, str(len(last)), *shares, f"{asks:.1f}", f"{repeats:.0f} of {max(found)}"]
+        yield [
+            problem,
+            order[place],
+            str(workers),
+            str(len(last)),
+            *shares,
+            f"{asks:.1f}",
+            f"{repeats:.0f} of {max(found)}",
+        ]
 
 
 def _spread(shares: Sequence[float]) -> str:
@@ -128,9 +171,9 @@ def _spread(shares: Sequence[float]) -> str:
 
 
 def before(folder: Path) -> list[Row]:
-    """What earlier calls left in the file."""
+    """What earlier calls left in the file; older ones had one worker and did not say so."""
     path = folder / f"{NAME}-{host_key()}.parquet"
-    return pq.read_table(path).to_pylist() if path.exists() else []
+    return [{"workers": 1, **row} for row in pq.read_table(path).to_pylist()] if path.exists() else []
 
 
 def _seeds(text: str) -> range:
@@ -147,6 +190,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=_seeds, default=range(20), metavar="A-B", help="both ends included (default 0-19)"
     )
     parser.add_argument("--evaluations", type=int, default=max(MARKS))
+    parser.add_argument("--workers", nargs="+", type=int, default=[1], metavar="N", help="default 1")
     parser.add_argument("--new", action="store_true", help="only runs that the file does not have")
 
 
@@ -161,7 +205,7 @@ def main() -> None:
     for name in options.problems:
         problem = PROBLEMS[name]()
         for sampler in options.only:
-            runs = [Run(problem.name, sampler, seed) for seed in options.seeds]
+            runs = [Run(problem.name, sampler, seed, workers) for workers in options.workers for seed in options.seeds]
             runs = [run for run in runs if run not in done]
             found = [row for run in runs for row in rows_of(run, problem, options.evaluations)]
             if not found:
