@@ -85,6 +85,8 @@ def _field_problems(layer: type[Layer], needed: str | None) -> Iterator[str]:
     for name, item in found.items():
         if item.default is MISSING and name != needed:
             yield f"the field {name} has no default; write {name}: ... = choice(value, doc=...)"
+        if not item.compare or item.hash is False:
+            yield f"the field {name} is left out of comparisons, by which costs and arch_ids are cached; write {name}: ... = choice(value, doc=...)"
 
 
 @contextlib.contextmanager

@@ -65,6 +65,12 @@ REFUSED: dict[str, tuple[str, str]] = {
     "no cost": (_CONVNEXT.replace("def cost(", "def costs("), "has no method cost"),
     "no build": (_CONVNEXT.replace("def build(", "def builds("), "has no method build"),
     "no default": (_CONVNEXT.replace("    kernel: int = choice", "    size: int\n    kernel: int = choice"), "field size has no default"),
+    "not compared": (
+        _CONVNEXT.replace("    kernel: int = choice", "    size: int = field(default=1, compare=False)\n    kernel: int = choice").replace(
+            "import dataclass", "import dataclass, field"
+        ),
+        "the field size is left out of comparisons",
+    ),
     "no width": (
         _CONVNEXT.replace("Block, ", "Layer, ", 1)
         .replace("(Block)", "(Layer)")

@@ -68,3 +68,20 @@ def test_an_architecture_without_its_file_says_what_is_missing(tmp_path: Path) -
         Arch.from_dict(document)
     with pytest.raises(UserError, match="an architecture names no files of blocks"):
         Arch.from_dict({**document, "blocks": ["convnext.py"]})
+
+
+def test_an_edited_block_that_is_registered_again_has_its_own_costs_and_checks(tmp_path: Path) -> None:
+    """Costs and checks of stages are cached, by the classes of their layers."""
+
+    def first(blocks: str) -> Arch:
+        with forgetting():
+            return load_space(write_space(tmp_path, blocks=blocks)).sample(lambda name, choices: choices[0])
+
+    before = first(CONVNEXT.read_text())
+    mlp = "mlp = Cost("
+    after = first(CONVNEXT.read_text().replace(mlp, f"{mlp}1000 + "))
+    assert (before.to_dict(), before.cost()) == (after.to_dict(), first(CONVNEXT.read_text()).cost())
+    assert after.cost().macs - before.cost().macs == 2 * 1000  # two blocks
+    assert after.cost(96).macs - before.cost(96).macs == 2 * 1000
+    with pytest.raises(UserError, match="has no centre"):
+        first(CONVNEXT.read_text().replace("% 2 == 0", "% 2 == 1"))
