@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import FrozenTrial
 from support.runs import BUDGET, fixed_archs, make_config, make_rung_config, one_stage
 from support.stub_evaluators import fraction, measure
 
@@ -139,6 +140,44 @@ def test_the_known_cost_sampler_stays_in_the_band_and_learns(space: Space, tmp_p
     assert sum(best[-12:]) > 1.5 * 12 * 4 / 6  # a uniform draw has a sixth of its stages lka
     smallest = min(row["params"] for row, stages in zip(tried, best, strict=True) if stages == max(best[1:]))
     assert smallest < tried[0]["params"]
+
+
+def test_the_known_cost_sampler_learns_from_trials_under_way_and_nothing_is_stored(tmp_path: Path) -> None:
+    """As from the same study whose running trial has the attributes; the objectives and the learning curve of a run with rungs."""
+    objectives = ("proxy_score", "throughput_img_s", "params")
+    config = make_rung_config(tmp_path / "log", sampler="known-cost", objectives=objectives, papers=())
+    with open_run(tmp_path / "run", config) as store:
+        for place in range(6):
+            proposal = store.propose()
+            assert proposal is not None
+            row = store.start(proposal)
+            phases = {**measured(proposal.arch), "proxy@25": {"proxy_score": 0.1 * place, "seconds": 1.0}}
+            for phase in ("throughput", "proxy@25", "proxy")[: 3 if place < 5 else 2]:
+                store.record_phase(row["trial"], phase, phases[phase])
+            if place < 5:
+                store.finish(row["trial"])
+        before = [_content(trial) for trial in store._study.get_trials()]
+        found = [one.params for one in store.propose_many(3)]
+        assert [_content(trial) for trial in store._study.get_trials()] == before
+        last, ids = store.rows()[-1], store.arch_ids()
+        known = {"measured": {"1": last["throughput_img_s"]}, "learning_curve": {"25": 0.5}}
+        assert last["state"] == "running"
+        sampler = make_sampler("known-cost", config.space, config.band, config.seed, lambda: ids, objectives=objectives)
+        assert found == [one.params for one in sampler.propose_many(_copied(store._study, known), 6, 3)]
+        assert found != [one.params for one in sampler.propose_many(_copied(store._study, {}), 6, 3)]
+
+
+def _content(trial: FrozenTrial) -> tuple[object, ...]:
+    return trial.state, trial.values, trial.params, trial.user_attrs, trial.system_attrs
+
+
+def _copied(study: optuna.Study, attrs: dict[str, Any]) -> optuna.Study:
+    """A study in memory with the same trials; the last one has these attributes too."""
+    copied = optuna.create_study(directions=study.directions)
+    copied.add_trials(study.get_trials())
+    for key, value in attrs.items():
+        copied._storage.set_trial_user_attr(copied.trials[-1]._trial_id, key, value)
+    return copied
 
 
 def test_a_papers_model_is_described_in_the_names_of_a_space(space: Space) -> None:

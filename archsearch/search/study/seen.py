@@ -1,8 +1,9 @@
-"""A run's study as its sampler may see it: ended trials with figures of the present identity only."""
+"""A run's study as its sampler may see it: ended trials with figures of the present identity only, and running ones with theirs so far."""
 
 from collections.abc import Container, Mapping
 from copy import copy
 from copy import deepcopy as deep
+from math import isfinite
 from typing import Any
 
 import optuna
@@ -14,7 +15,7 @@ from archsearch.search.config import RunConfig
 
 
 def with_changed(study: optuna.Study, changed: Mapping[int, FrozenTrial]) -> optuna.Study:
-    """The same study with other ended trials in place of those of these numbers, for reading; what is stored stays as it is."""
+    """The same study with other trials in place of those of these numbers, for reading; what is stored stays as it is."""
     if not changed:
         return study
     seen = copy(study)  # with a cache of trials of its own
@@ -57,4 +58,19 @@ def as_seen(trial: FrozenTrial, row: Row, config: RunConfig, throughput_id: str 
         attrs.pop(CURVE, None)  # of which a final score would be inferred, though it is known
     twin.user_attrs, twin.values = attrs, None
     twin.state = TrialState.PRUNED if config.sampler == KNOWN_COST else TrialState.FAIL
+    return twin
+
+
+def as_under_way(
+    trial: FrozenTrial, row: Row, curve: Mapping[str, float], config: RunConfig, throughput_id: str | None
+) -> FrozenTrial:
+    """A running trial with the objectives that are measured already, those of the device for this identity only, and its learning `curve` so far."""
+    is_here = row["throughput_id"] in (None, throughput_id)
+    measured = {
+        str(index): row[name]
+        for index, name in enumerate(config.objectives)
+        if row[name] is not None and isfinite(row[name]) and (is_here or name not in DEVICE_OBJECTIVES)
+    }
+    twin = copy(trial)
+    twin.user_attrs = {**trial.user_attrs, MEASURED: measured, **({CURVE: dict(curve)} if curve else {})}
     return twin

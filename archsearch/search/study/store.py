@@ -31,6 +31,7 @@ from archsearch.samplers import (
     CURVE,
     DESCRIBED,
     FEATURES,
+    KNOWN_COST,
     MEASURED,
     PredictThroughput,
     Proposal,
@@ -56,7 +57,7 @@ from archsearch.search.study.rows import (
     make_row,
     timing_identity,
 )
-from archsearch.search.study.seen import as_seen, with_changed
+from archsearch.search.study.seen import as_seen, as_under_way, with_changed
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
@@ -324,13 +325,34 @@ class RunStore:
     def propose(self) -> Proposal | None:
         """The sampler's next candidate, inside the band; None when the run has every architecture of the band."""
         with storage_errors(self.where):
-            return self._sampler.propose(with_changed(self._study, self._changed_trials()), self._num_trials())
+            return self._sampler.propose(self._study_as_seen(), self._num_trials())
 
     def propose_many(self, number: int) -> list[Proposal]:
         """The sampler's next candidates, distinct and none in the run yet; fewer when the band is exhausted. Start all of them before the next call."""
         with storage_errors(self.where):
-            study = with_changed(self._study, self._changed_trials())
-            return self._sampler.propose_many(study, self._num_trials(), number)
+            return self._sampler.propose_many(self._study_as_seen(), self._num_trials(), number)
+
+    def _study_as_seen(self) -> optuna.Study:
+        """The study as the sampler may see it. Optuna's own samplers learn nothing from a trial that is under way."""
+        under_way = self._trials_under_way() if self.config.sampler == KNOWN_COST else {}
+        return with_changed(self._study, {**self._changed_trials(), **under_way})
+
+    def _trials_under_way(self) -> dict[int, FrozenTrial]:
+        """Running trials of which something is measured, with that."""
+        begun = {number: trial for number, trial in self._running.items() if trial.phases}
+        stored = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if begun else []
+        now = self.throughput_id
+        return {
+            one.number: as_under_way(
+                one, self._rows[one.number], self._learning_curve(begun[one.number]), self.config, now
+            )
+            for one in stored
+            if one.number in begun
+        }
+
+    def _learning_curve(self, trial: StoredTrial) -> dict[str, float]:
+        """The attribute CURVE of a trial: steps -> score of the rungs that it has finished."""
+        return {str(rung.steps): measured["proxy_score"] for rung, measured in finished_rungs(self.config, trial)}
 
     def _changed_trials(self) -> dict[int, FrozenTrial]:
         """Ended trials whose stored values are not of the present identity, as the sampler may see them."""
@@ -530,7 +552,7 @@ class RunStore:
             if row[name] is None or not isfinite(row[name])
         )
         reason = next(missing, None) if reason is None else reason
-        curve = {str(rung.steps): measured["proxy_score"] for rung, measured in finished_rungs(self.config, trial)}
+        curve = self._learning_curve(trial)
         attrs: dict[str, dict[str, Any]] = {CURVE: curve} if curve else {}
         if is_stopped:
             names = enumerate(self.config.objectives)
