@@ -31,6 +31,7 @@ from clock import Row, arguments, host_key, write
 from hpo_bench import hpo_bench
 from hybrids import HybridTable
 from nas_bench_201 import DATASETS, nas_bench_201
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 from table_problem import TableProblem
@@ -119,7 +120,11 @@ def _ask(problem: TableProblem, study: optuna.Study, number: int) -> list[tuple[
         first = len(study.get_trials(deepcopy=False))
         found = study.sampler.propose_many(study, first, number)
         for params in found:
+<<<<<<< HEAD
             distributions = {name: problem.distributions[name] for name in params}
+=======
+            distributions: dict[str, BaseDistribution] = {name: problem.distributions[name] for name in params}
+>>>>>>> zz18
             study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
         return [(first + place, problem.row(params)) for place, params in enumerate(found)]
     trials = [study.ask() for _ in range(number)]

@@ -1,14 +1,17 @@
 """A run's samplers as objects of their own."""
 
 import pickle
+import random
+import tomllib
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
+from support.runs import one_stage
 
 from archsearch import load_space
 from archsearch.samplers import SAMPLERS, make_sampler
-from archsearch.space import Arch, Band
+from archsearch.space import Arch, Band, Space
 
 
 def images_per_s(arch: Arch) -> float:
@@ -71,3 +74,66 @@ def test_batches_have_no_architecture_twice_and_begin_with_what_propose_gives(na
         for trial in list(under_way)[::2]:
             cost = under_way.pop(trial).cost()
             study.tell(trial, [float(cost.macs % 1000), float(cost.params)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["known-cost", "nsga2", "tpe"])
+def test_architectures_of_random_batches_beside_trials_under_way_have_no_repeat(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    """Batches of 1 to 16 while 0 to 60 are under way; trials end in a random order."""
+    total = 300 if request.config.getoption("whole") else 48
+    space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
+    rng, ids, under_way = random.Random(0), list[str](), dict[int, Arch]()
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    sampler = make_sampler(name, space, band, 0, lambda: set(ids), objectives=("proxy_score", "params"))
+    while len(ids) < total:
+        for one in sampler.propose_many(study, len(ids), rng.randint(1, 16)):
+            distributions, attrs = sampler.distributions(one.params), dict(one.system_attrs)
+            study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING, params=one.params, distributions=distributions, system_attrs=attrs
+                )
+            )
+            under_way[len(ids)] = one.arch
+            ids.append(one.arch.arch_id)
+        for trial in rng.sample(sorted(under_way), max(0, len(under_way) - rng.randint(0, 60))):
+            cost = under_way.pop(trial).cost()
+            study.tell(trial, [float(cost.macs % 1000), float(cost.params)])
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", ["known-cost", "nsga2", "random"])
+def test_a_small_band_ends_with_a_shorter_batch_and_without_a_repeat(name: str) -> None:
+    """Six architectures: mlp has one choice of its own."""
+    stage = 'width = 64\ndepth = [1, 2]\nblock = ["mlp", "lka"]\nmlp_ratio = 4\nlka = { kernel = 21 }'
+    space = Space(tomllib.loads(one_stage(stage)), "small.toml")
+    ids: list[str] = []
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    sampler = make_sampler(
+        name, space, Band(low=0, high=10**12), 0, lambda: set(ids), objectives=("proxy_score", "params")
+    )
+    for size, expected in ((4, 4), (16, 2), (3, 0)):
+        found = sampler.propose_many(study, len(ids), size)
+        assert len(found) == expected
+        for one in found:
+            study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING, params=one.params, distributions=sampler.distributions(one.params)
+                )
+            )
+            ids.append(one.arch.arch_id)
+    assert len(set(ids)) == 6
+
+
+def test_trials_asked_through_optuna_before_any_ends_are_distinct() -> None:
+    space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
+    sampler = make_sampler("known-cost", space, band, 0, objectives=("proxy_score", "params"))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    trials = [study.ask() for _ in range(6)]
+    archs = [
+        space.sample(lambda name, choices, trial=trial: trial.suggest_categorical(name, choices))  # type: ignore[misc]  # a default that binds
+        for trial in trials
+    ]
+    assert len({arch.arch_id for arch in archs}) == len(trials)
+    assert all(band.contains(arch.cost().macs) for arch in archs)
