@@ -120,11 +120,7 @@ def _ask(problem: TableProblem, study: optuna.Study, number: int) -> list[tuple[
         first = len(study.get_trials(deepcopy=False))
         found = study.sampler.propose_many(study, first, number)
         for params in found:
-<<<<<<< HEAD
-            distributions = {name: problem.distributions[name] for name in params}
-=======
             distributions: dict[str, BaseDistribution] = {name: problem.distributions[name] for name in params}
->>>>>>> zz18
             study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=distributions))
         return [(first + place, problem.row(params)) for place, params in enumerate(found)]
     trials = [study.ask() for _ in range(number)]
