@@ -60,7 +60,7 @@ def job(trial: int, *phases: str, **settings: Any) -> Job:
     return Job(trial=trial, arch={}, settings={"phases": list(phases), **settings}, done={})
 
 
-def kinds(events: list[Event]) -> list[tuple[int, str, str | None]]:
+def kinds(events: list[Event]) -> list[tuple[Any, ...]]:
     return [(event["trial"], event.get("phase", event["event"]), event.get("worker")) for event in events]
 
 
