@@ -248,6 +248,7 @@ def _ray_workers(request: RunRequest, config: RunConfig, say: Say) -> RayWorkers
         request.ray,
         device=settings["device"],
         threads=settings["threads"],
+        limit=request.workers,
         device_class=request.device_class,
         folder=settings["proxy"]["source"].get("prepared"),
         say=say,

@@ -118,7 +118,10 @@ def test_ctrl_c_and_sigterm_stop_all_workers_and_lose_no_finished_phase(
 ) -> None:
     log, folder = tmp_path / "log", tmp_path / "run"
     driver = start(folder, log, 50, 0.1, "workers=2")
-    wait_until(lambda: len(noted(log)) >= 16, seconds=120)
+    wait_until(
+        lambda: len(noted(log)) >= 16 and len({words[3] for words in noted(log) if words[0] == "start"}) == 2,
+        seconds=120,
+    )
     for _ in range(times):
         os.killpg(driver.pid, number)
     output, _ = driver.communicate(timeout=20)

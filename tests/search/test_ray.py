@@ -1,16 +1,22 @@
 """A run on a real Ray cluster of several nodes on this machine: nodes die and join, are refused by version, and fetch the images."""
 
 import importlib.util
+import random
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import ROOT, RecordingListener, make_config, run
+from support.image_forms import make_pictures, write_folder
+from support.runs import ROOT, RecordingListener, make_config, run, wait_until
 from support.stub_evaluators import noted, written
 
 from archsearch import results
+from archsearch.data import Policy, Preparation, open_source
+from archsearch.data.preparation import prepare
+from archsearch.data.prepared import check_prepared, fingerprint, read_manifest
 from archsearch.errors import UserError
 from archsearch.search import RayWorkers
 from archsearch.search.engine.workers.ray import connect
@@ -29,7 +35,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    # A node that died is noticed after a second, not after a quarter of a minute.
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": health}
+    )
     yield made
     made.shutdown()  # type: ignore[no-untyped-call]  # Ray has no types here
 
@@ -53,8 +63,8 @@ def check_nothing_lost_or_doubled(folder: Path, log: Path, deaths: int) -> None:
 def test_nodes_that_die_and_join_during_a_run(cluster: Any, tmp_path: Path) -> None:
     lost = cluster.add_node(num_cpus=1)
     cluster.add_node(num_cpus=1)
-    log, said = tmp_path / "log", list[str]()
-    workers = stub(cluster, "on_node", say=said.append)
+    log = tmp_path / "log"
+    workers = stub(cluster, "on_node")
 
     class Changing(RecordingListener):
         def trial_finished(self, row: Any, tally: Any) -> None:
@@ -67,7 +77,61 @@ def test_nodes_that_die_and_join_during_a_run(cluster: Any, tmp_path: Path) -> N
     run(tmp_path / "run", config, 22, worker=workers, listener=Changing())
     check_nothing_lost_or_doubled(tmp_path / "run", log, deaths=1)
     assert "joined" in {words[2] for words in noted(log) if words[0] == "node"}
-    assert any("has left the cluster" in line for line in said)
+
+
+@needs_ray
+@QUIET
+def test_a_node_killed_at_random_moments(cluster: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--whole"):
+        pytest.skip("ten runs of 30 trials; --whole runs them")
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    for seed in range(10):
+        rng, log, folder = random.Random(seed), tmp_path / f"log{seed}", tmp_path / f"run{seed}"
+        at, delay_s = rng.randrange(1, 26), rng.uniform(0, 0.4)
+
+        class Killing(RecordingListener):
+            def trial_finished(self, row: Any, tally: Any) -> None:
+                super().trial_finished(row, tally)
+                if len(self.finished_rows) == at:  # noqa: B023  # the run ends within this turn of the loop
+                    time.sleep(delay_s)  # noqa: B023
+                    cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)  # noqa: B023
+                    nodes.append(cluster.add_node(num_cpus=1))
+
+        run(folder, make_config(log, settings={"phase_s": 0.1}), 28, worker=stub(cluster), listener=Killing())
+        check_nothing_lost_or_doubled(folder, log, deaths=1)
+        assert len(results.read_rows(folder)) == 30
+
+
+@needs_ray
+@QUIET
+def test_prepared_images_are_fetched_where_they_are_missing_and_refused_where_they_differ(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """Nodes that find another state of the folder, since they join later."""
+    for name, number in (("ours", 2), ("theirs", 3)):
+        write_folder(tmp_path / f"{name}-set", make_pictures(number, broken=False))
+        task = Preparation(source=open_source(str(tmp_path / f"{name}-set")), policy=Policy(), size=8)
+        prepare(task, tmp_path / name)
+    folder, digits, said = tmp_path / "ours", fingerprint(read_manifest(tmp_path / "ours")), list[str]()
+    first = cluster.add_node(num_cpus=1, node_name="first")
+    workers = stub(cluster, folder=str(folder), say=said.append)
+
+    def until(is_so: Callable[[], bool]) -> None:
+        wait_until(lambda: workers.events(0.1) == [] and is_so(), seconds=60)
+
+    folder.rename(tmp_path / "away")
+    cluster.add_node(num_cpus=1, node_name="second", env_vars={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    until(lambda: workers.capacity == 2)
+    fetched = check_prepared(tmp_path / "cache" / "archsearch" / "ray" / digits)
+    assert fingerprint(read_manifest(fetched.folder)) == digits
+    (tmp_path / "theirs").rename(folder)
+    cluster.add_node(num_cpus=1, node_name="third")
+    until(lambda: len(said) == 1)
+    assert said.pop().startswith(f"left out node third: {folder} holds other images there (")
+    cluster.remove_node(first, allow_graceful=False)
+    until(lambda: said == ["node first has left the cluster"])
+    assert workers.capacity == 1
+    workers.close()
 
 
 @needs_ray

@@ -57,9 +57,11 @@ class Pool(Generic[AnyMember]):
         if rest is not None:
             self._rests[job.trial] = rest
         before = self._last.get(job.trial)
-        if before in self._paused:
+        if before in self._paused:  # kept for this job: no other one may take it now
             self._paused.remove(before)
-        self._waiting.append(first)
+            self._waiting.appendleft(first)
+        else:
+            self._waiting.append(first)
         self._start_waiting()
 
     def _split(self, job: Job) -> tuple[Job, Job | None]:

@@ -328,21 +328,21 @@ def connect(address: str, device: str) -> str:
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError("--ray: Ray is not installed; install it by: pip install 'archsearch[ray]'")
-    # Ray then says nothing of GPUs that an actor without any sees.
+    # Ray then says nothing of GPUs that an actor without any sees, nor prints messages about processes and nodes that died to our stdout: the
+    # trials' reasons have them. Both are read when Ray is imported.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
     with _own_sigterm():
         import ray
 
         if not ray.is_initialized():
-            _check_reachable(address)
+            found = _reachable(address)
             try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
             except (
                 Exception
             ) as error:  # of many kinds: no cluster, another version of Ray or Python, a node that is none of it
                 raise UserError(f"--ray {address}: cannot join this cluster: {first_line(error)}") from error
-    # Its messages about processes and nodes that died go to stdout, which is ours; the trials' reasons have them.
-    vars(importlib.import_module("ray._private.worker"))["print_to_stdstream"] = lambda *_, **__: None
     has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in _alive())
     if device == "cuda" and not has_gpus:
         ray.shutdown()
@@ -353,19 +353,13 @@ def connect(address: str, device: str) -> str:
     return device if device != "auto" else "cuda" if has_gpus else "cpu"
 
 
-def _check_reachable(address: str) -> None:
-    """Raise UserError where nobody listens at the address; Ray itself would wait for minutes, and then end the process."""
+def _reachable(address: str) -> str:
+    """The address as HOST:PORT; UserError where nobody listens there: Ray itself would wait for minutes, and then end the process."""
     if address.startswith("ray://"):
         raise UserError(
             f"--ray: got {shown(address)}, an address of Ray Client; run on a node of the cluster, or by `ray job submit`"
         )
-    found = address
-    if address == "auto":
-        found = os.environ.get("RAY_ADDRESS", "")
-        with contextlib.suppress(OSError):
-            found = found or _ADDRESS_FILE.read_text().strip()
-        if not found:
-            raise UserError("--ray auto: no Ray cluster on this machine; start one by: ray start --head")
+    found = _address_here() if address == "auto" else address
     host, _, port = found.rpartition(":")
     if not host or not port.isdecimal():
         raise UserError(f"--ray: got {shown(found)}; write auto, or HOST:PORT such as 10.0.0.1:6379")
@@ -373,6 +367,36 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"--ray {address}: nothing answers at {found} ({error}); is the cluster running?") from error
+    return found
+
+
+def _address_here() -> str:
+    """What `auto` means: RAY_ADDRESS, else the cluster that this machine is a node of, else the one that `ray start` noted last."""
+    if found := os.environ.get("RAY_ADDRESS", ""):
+        return found
+    running = _addresses_of_raylets()
+    with contextlib.suppress(OSError):
+        found = _ADDRESS_FILE.read_text().strip()  # may be of a cluster that is gone
+    if running and found not in running:
+        if len(running) > 1:
+            raise UserError(
+                f"--ray auto: this machine is in several Ray clusters; name one of {', '.join(sorted(running))}"
+            )
+        found = running.pop()
+    if not found:
+        raise UserError("--ray auto: no Ray cluster on this machine; start one by: ray start --head")
+    return found
+
+
+def _addresses_of_raylets() -> set[str]:
+    """The addresses in the command lines of Ray's processes here; none where the system has no /proc."""
+    found = set[str]()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            program, *words = file.read_bytes().decode(errors="replace").split("\0")
+            if Path(program).name == "raylet":
+                found |= {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
+    return found
 
 
 @contextlib.contextmanager
