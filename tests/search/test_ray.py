@@ -2,6 +2,8 @@
 
 import importlib.util
 import random
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,6 +35,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.chdir(tmp_path)  # Ray's processes import from the driver's folder first
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    short = tempfile.mkdtemp(
+        prefix="ray-", dir="/tmp"
+    )  # the path of a socket has at most 107 bytes, and a worker's TMPDIR is long
+    monkeypatch.setenv("RAY_TMPDIR", short)
     from ray.cluster_utils import Cluster
 
     # A node that died is noticed after a second, not after a quarter of a minute.
@@ -42,6 +48,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     )
     yield made
     made.shutdown()  # type: ignore[no-untyped-call]  # Ray has no types here
+    shutil.rmtree(short, ignore_errors=True)
+
+
+def only_whole(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--whole"):
+        pytest.skip("takes most of a minute: --whole runs it")
 
 
 def stub(cluster: Any, evaluator: str = "evaluate", **options: Any) -> RayWorkers:
@@ -105,9 +117,10 @@ def test_a_node_killed_at_random_moments(cluster: Any, tmp_path: Path, request: 
 @needs_ray
 @QUIET
 def test_prepared_images_are_fetched_where_they_are_missing_and_refused_where_they_differ(
-    cluster: Any, tmp_path: Path
+    cluster: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Nodes that find another state of the folder, since they join later."""
+    only_whole(request)
     for name, number in (("ours", 2), ("theirs", 3)):
         write_folder(tmp_path / f"{name}-set", make_pictures(number, broken=False))
         task = Preparation(source=open_source(str(tmp_path / f"{name}-set")), policy=Policy(), size=8)
@@ -136,8 +149,11 @@ def test_prepared_images_are_fetched_where_they_are_missing_and_refused_where_th
 
 @needs_ray
 @QUIET
-def test_a_node_of_another_version_is_refused_by_name(cluster: Any, tmp_path: Path) -> None:
+def test_a_node_of_another_version_is_refused_by_name(
+    cluster: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Alone it ends the command; beside a good one it is left out."""
+    only_whole(request)
     other = tmp_path / "other" / "archsearch"
     other.mkdir(parents=True)
     (other / "__init__.py").touch()
