@@ -1,11 +1,11 @@
 """What `workers/base.py` promises, kept by every kind of workers, whatever the evaluations do."""
 
-import importlib
 import math
 import multiprocessing
 import os
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from support.faults import BIG
-from support.runs import is_running, wait_until
+from support.runs import ROOT, is_running, wait_until
 from support.stub_evaluators import noted
 
-from archsearch.search import Job, Pool, ProcessWorker, Workers
+from archsearch.search import Job, Pool, ProcessWorker, RayWorkers, Workers
 from archsearch.search.engine.workers.base import KILLED, Event
 from archsearch.search.engine.workers.process import wait_for_processes
 
@@ -35,13 +35,8 @@ def make_pool(folder: Path, evaluator: str = ACT) -> Workers:
 
 
 def make_ray(folder: Path, evaluator: str = ACT) -> Workers:
-    # TO WIRE after the merge: how workers/ray.py is constructed, on a local cluster with 2 actors.
-    pytest.importorskip("ray")
-    try:
-        module = importlib.import_module("archsearch.search.engine.workers.ray")
-    except ImportError:
-        pytest.skip("there is no archsearch.search.engine.workers.ray")
-    workers: Workers = module.RayWorkers("local", evaluator=evaluator)
+    workers = RayWorkers(os.environ["RAY_ADDRESS"], evaluator)
+    wait_until(lambda: workers.events(0.1) == [] and workers.capacity == 2)
     return workers
 
 
@@ -49,8 +44,25 @@ KINDS: dict[str, Make] = {"process": make_process, "pool": make_pool, "ray": mak
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    """With --whole also Ray, on a cluster of a head and a node of two cores."""
+    if request.param != "ray":
+        yield request.param
+        return
+    if not request.config.getoption("--whole"):
+        pytest.skip("a cluster takes long to start, and an actor that died to replace; --whole runs it")
+    pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.chdir(folder)  # Ray's processes import from the driver's folder first
+        patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        cluster.add_node(num_cpus=2)
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield "ray"
+        cluster.shutdown()  # type: ignore[no-untyped-call]  # Ray has no types here
 
 
 @pytest.fixture(scope="module")
