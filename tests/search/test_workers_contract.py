@@ -36,14 +36,24 @@ def make_pool(folder: Path, evaluator: str = ACT) -> Workers:
 
 def make_ray(folder: Path, evaluator: str = ACT) -> Workers:
     workers = RayWorkers(os.environ["RAY_ADDRESS"], evaluator)
-    wait_until(lambda: workers.events(0.1) == [] and workers.capacity == 2)
+    wait_for_all(workers)
     return workers
+
+
+def wait_for_all(workers: Workers) -> None:
+    """Actors that died are replaced only while events are read."""
+    if isinstance(workers, RayWorkers):
+        wait_until(lambda: workers.events(0.1) == [] and workers.capacity == 2)
 
 
 KINDS: dict[str, Make] = {"process": make_process, "pool": make_pool, "ray": make_ray}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# Ray leaves pipes of its processes to the garbage collector.
+QUIET = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture(scope="module", params=["process", "pool", pytest.param("ray", marks=QUIET)])
 def kind(request: pytest.FixtureRequest) -> Iterator[str]:
     """With --whole also Ray, on a cluster of a head and a node of two cores."""
     if request.param != "ray":
@@ -66,13 +76,19 @@ def kind(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def workers(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+def kept_workers(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     """The same workers for all faults, one after the other: each must leave them as good as new. At the end no process is left."""
     folder = tmp_path_factory.mktemp(kind)
     found = KINDS[kind](folder)
     yield found
     found.close()
     assert multiprocessing.active_children() == []
+
+
+@pytest.fixture
+def workers(kept_workers: Workers) -> Workers:
+    wait_for_all(kept_workers)
+    return kept_workers
 
 
 class Jobs:
@@ -139,6 +155,7 @@ def pgid(pid: int) -> int | None:
 
 def assert_well(workers: Workers, jobs: Jobs) -> None:
     """As many evaluations as there are workers go well at once, so also where something has gone wrong before."""
+    wait_for_all(workers)
     submitted = [jobs.next() for _ in range(workers.capacity)]
     for job in submitted:
         workers.submit(job)
@@ -202,6 +219,10 @@ FAULTS = {
     "not_json": r"TypeError: .*set is not JSON serializable.*",
     "not_a_column": r"ArrowInvalid: .*",
 }
+# An actor evaluates in a thread of its process, which Ray watches: how it died is in Ray's words, and the driver has it done once more.
+DEATHS = dict.fromkeys(("killed", "segfault", "exit_code"), rf"{KILLED}: .*")
+# These act on the main thread, or on the descriptors of a process of ours; Ray's has its own, and a child that has them hides its death.
+NOT_ON_RAY = {"terminated", "die_beside_a_child", "close_pipes", "close_pipes_and_end", "garbage"}
 # In the gate: all but one that is waited for long in one process; of several, what ends a process in three ways and what does not.
 IN_GATE = {"process": FAULTS.keys() - {"garbage"}, "pool": {"killed", "segfault", "device_lost", "own_error"}}
 
@@ -212,6 +233,8 @@ def test_a_fault_costs_its_own_job_alone(
 ) -> None:
     if fault not in IN_GATE.get(kind, ()) and not request.config.getoption("--whole"):
         pytest.skip("--whole runs it")
+    if kind == "ray" and fault in NOT_ON_RAY:
+        pytest.skip("of workers in processes of ours")
     beside = jobs.next(phase_s=0.1) if workers.capacity > 1 else None
     if beside is not None:
         workers.submit(beside)
@@ -223,7 +246,8 @@ def test_a_fault_costs_its_own_job_alone(
     counted, failed = found[job.trial]
     assert (counted["event"], counted["values"]["macs_fvcore"]) == ("phase", 1), "what was measured before is kept"
     assert failed["event"] == "failed"
-    assert re.fullmatch(FAULTS[fault], failed["reason"]), failed["reason"]
+    reasons = FAULTS | DEATHS if kind == "ray" else FAULTS
+    assert re.fullmatch(reasons[fault], failed["reason"]), failed["reason"]
     assert workers.events(0) == []
     assert_well(workers, jobs)
 
@@ -337,7 +361,7 @@ def test_close_stops_at_once_in_the_middle_and_a_second_time_does_nothing(
         workers.submit(jobs.next(act="start_program"))
     wait_until(lambda: len(jobs.pids()) == workers.capacity)
     pids = jobs.pids()
-    assert all(len(group(pid)) >= 1 for pid in pids)
+    assert all(map(is_running, pids))
     workers.close()
     workers.close()
     workers.end(1, "too late")
