@@ -99,12 +99,13 @@ def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int, workers
     complete = frame[frame["state"] == "complete"]
     ends = Counter((words[1], words[2]) for words in noted(log) if words[0] == "end")
     assert all(ends[(written(arch), phase)] >= 1 for arch in complete["arch"] for phase in PHASES)
-    # A killed driver takes a tenth of a second to exit, and only then do its workers: each ends one phase of 0.08 s meanwhile, or two.
+    # A killed driver takes a tenth of a second to exit, and only then do its workers: one ends a phase of 0.08 s meanwhile, or two; several,
+    # which share the cores and of which suspects are alone, no more than one each.
     lost = sum(ends.values()) - len(ends)
     print(
         f"{len(kills)} kills, {workers} workers: {lost} of {sum(ends.values())} phases repeated, {len(finished)} readings"
     )
-    assert lost <= 2 * workers * len(kills), "a kill loses only the phases being measured"
+    assert lost <= max(2, workers) * len(kills), "a kill loses only the phases being measured"
     return frame
 
 
