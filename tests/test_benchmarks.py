@@ -45,6 +45,13 @@ def test_compiling_is_timed_cold_warm_and_ahead(request: pytest.FixtureRequest, 
     assert run_script(tmp_path, "compile_time", [], timeout_s=600).num_rows == 3
 
 
+@pytest.mark.slow
+def test_many_workers_are_measured(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if not request.config.getoption("--whole"):
+        pytest.skip("a process for each row takes 15 s of a core; --whole runs it")
+    assert run_script(tmp_path, "many_workers", ["--only", "real", "simulated"]).num_rows == 2
+
+
 def run_script(tmp_path: Path, script: str, options: list[str], timeout_s: float = 120) -> pa.Table:
     """The file that a script writes with --smoke, all of whose columns the page explains."""
     command = [sys.executable, f"tests/benchmarks/{script}.py", "--smoke", "--out", str(tmp_path), *options]

@@ -193,7 +193,7 @@ def plans(options: argparse.Namespace) -> Iterator[tuple[str, int, float, int]]:
     for workers in (1, 2, 8, 64):
         yield "real", workers, 2.0, max(12, 15 * workers)
     for workers in (1, 2):
-        yield "processes", workers, 2.0, 15 * workers
+        yield "processes", workers, 2.0, 40 * workers
     for workers in (1, 8, 64):
         yield "simulated", workers, 2.0, max(200, 16 * workers)
     yield "simulated", 1000, 600.0, 3000

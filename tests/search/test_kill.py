@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.runs import fixed_archs, is_running, make_config, start, wait_until
-from support.stub_evaluators import noted, written
+from support.runs import fixed_archs, is_running, make_config, run, start, wait_until
+from support.stub_evaluators import measure, noted, written
 
 from archsearch import results
-from archsearch.search import open_run
+from archsearch.search import Job, open_run
+from archsearch.search.engine.workers.base import Event
 
 PHASE_S = 0.08
+PHASES = ("count", "throughput", "proxy")
 
 
 @contextmanager
@@ -96,12 +98,14 @@ def kill_at_random(folder: Path, log: Path, kills: list[str], seed: int, workers
     frame = results.read_trials(folder)
     complete = frame[frame["state"] == "complete"]
     ends = Counter((words[1], words[2]) for words in noted(log) if words[0] == "end")
-    assert all(
-        ends[(written(arch), phase)] >= 1 for arch in complete["arch"] for phase in ("count", "throughput", "proxy")
-    )
-    # A killed driver takes a tenth of a second to exit, and only then does its worker: one phase or two of 0.08 s.
+    assert all(ends[(written(arch), phase)] >= 1 for arch in complete["arch"] for phase in PHASES)
+    # A killed driver takes a tenth of a second to exit, and only then do its workers: one ends a phase of 0.08 s meanwhile, or two; several,
+    # which share the cores and of which suspects are alone, no more than one each.
     lost = sum(ends.values()) - len(ends)
-    assert lost <= 2 * workers * len(kills), "a kill loses only the phases being measured"
+    print(
+        f"{len(kills)} kills, {workers} workers: {lost} of {sum(ends.values())} phases repeated, {len(finished)} readings"
+    )
+    assert lost <= max(2, workers) * len(kills), "a kill loses only the phases being measured"
     return frame
 
 
@@ -167,6 +171,62 @@ def test_of_four_trials_under_way_the_one_that_kills_the_driver_is_found(tmp_pat
     assert [row["state"] for row in rows].count("complete") == len(rows) - 1 == 5
     assert [written(row["arch"]) for row in failed] == [noted(log)[0][1]]
     assert failed[0]["reason"] == "the run was killed 2 times while it was evaluated; it is not tried again"
+
+
+class DyingWorkers:
+    """Four workers, each a phase further at a time in turn, in a driver that ends like a killed one: at once, or where a trial comes to a phase."""
+
+    capacity = 4
+
+    def __init__(self, victim: int, phase: str, *, at_once: bool = False) -> None:
+        self._dies_at, self._at_once = (victim, phase), at_once
+        self._left = deque[tuple[Job, list[str]]]()
+
+    def submit(self, job: Job) -> None:
+        self._left.append((job, [phase for phase in PHASES if phase not in job.done]))
+
+    def events(self, timeout: float) -> list[Event]:
+        if not self._left:
+            return []
+        job, phases = self._left.popleft()
+        if self._at_once or (phases and (job.trial, phases[0]) == self._dies_at):
+            raise SystemExit  # neither an error nor Ctrl-C: the driver leaves all as it is
+        if not phases:
+            return [{"event": "done", "trial": job.trial}]
+        self._left.append((job, phases[1:]))
+        values = {**measure(phases[0], job.arch), "seconds": 0.0}
+        return [{"event": "phase", "trial": job.trial, "phase": phases[0], "values": values}]
+
+    def end(self, trial: int, reason: str) -> None:
+        raise AssertionError("nothing is stuck here")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("victim", range(4))
+def test_trials_beside_one_that_kills_the_driver_do_not_fail(
+    request: pytest.FixtureRequest, tmp_path: Path, victim: int, phase: str
+) -> None:
+    """At whichever phase it does; first the driver is killed from outside, so that all four are suspects."""
+    if (victim, phase) not in ((0, "throughput"), (3, "proxy")) and not request.config.getoption("--whole"):
+        pytest.skip("--whole runs it")
+    deaths = 0
+    for start_number in range(8):
+        workers = DyingWorkers(victim, phase, at_once=start_number == 0)
+        try:
+            run(tmp_path / "run", make_config(tmp_path / "log"), 4, worker=workers)
+            break
+        except SystemExit:
+            deaths += 1
+    rows = results.read_rows(tmp_path / "run")
+    assert [row["trial"] for row in rows if row["state"] != "complete"] == [victim]
+    assert rows[victim]["state"] == "failed"
+    assert str(rows[victim]["reason"]).startswith("the run was killed ")
+    assert len(rows) == 6
+    assert 2 <= deaths <= 4
 
 
 @pytest.mark.slow

@@ -253,12 +253,12 @@ class Driver:
         """Each trial at its turn: unfinished ones of an earlier driver, the fixed ones, then the sampler's, which are stored now.
 
         One whose architecture is under way waits, since it takes over the figures. Those that may have killed an earlier driver come first,
-        one at a time until it has come further than then.
+        each alone to its end, so that a driver that dies again was killed by that one.
         """
         for row in sorted(self._store.unfinished(), key=lambda row: not self._store.is_suspect(row["trial"])):
             is_suspect = self._store.is_suspect(row["trial"])
             yield self._evaluation(row)
-            while is_suspect and self._store.is_suspect(row["trial"]):
+            while is_suspect and self._tasks:
                 yield None
         for name, arch in self._fixed_left():
             while self._is_under_way(arch):
@@ -325,7 +325,7 @@ class Driver:
         trial = row["trial"]
         self._listener.trial_started(row, self._tally())
         if row["reused_from"] is None:
-            stuck = self._store.begin(trial, is_only=self._workers.capacity == 1)
+            stuck = self._store.begin(trial, is_alone=self._workers.capacity == 1)
             ending = Ending(reason=stuck) if stuck else (yield from self._run_stages(row))
         else:
             same = self._store.row(row["reused_from"])

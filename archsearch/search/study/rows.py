@@ -17,7 +17,7 @@ from archsearch.search.rungs import FULL_PHASE, RUNG_PHASE, TIMING_PHASE, Rung
 # Keys of a trial's attributes: the architecture, what is known when it starts and when it ends, and a prefix of each phase.
 ARCH, CANDIDATE, OUTCOME, PHASE = "arch", "candidate", "outcome", "phase:"
 # The key of a trial that a driver left unfinished: its `starts`, but for those that ended orderly, its `phases` at the last one, and whether
-# it was the `only` trial then that could have killed the driver.
+# it was evaluated `alone` then, so that a driver that died was killed by it or from outside.
 STARTS = "starts"
 # Texts that are equal in most rows of a run, and are then in memory once.
 _REPEATED = (
@@ -56,7 +56,7 @@ class StoredTrial:
     @property
     def starts(self) -> dict[str, Any]:
         """The attribute STARTS; the first start is not noted, which saves a write for each trial."""
-        return {"starts": 1, "phases": 0, "only": True, **self.attrs.get(STARTS, {})}
+        return {"starts": 1, "phases": 0, "alone": True, **self.attrs.get(STARTS, {})}
 
 
 def finished_rungs(config: RunConfig, trial: StoredTrial) -> Iterator[tuple[Rung, dict[str, Any]]]:

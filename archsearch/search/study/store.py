@@ -172,7 +172,7 @@ class RunStore:
             self._close(trial_id, str(error))
             self.notices.append(f"trial {trial.number} was enqueued by another program and is not evaluated: {error}")
             return
-        attrs = self._attributes(proposal.arch)
+        attrs = {**self._attributes(proposal.arch), STARTS: {"starts": 0, "phases": 0, "alone": False}}
         for name, distribution in self._sampler.distributions(proposal.params).items():
             if name not in trial.params:
                 value = distribution.to_internal_repr(proposal.params[name])
@@ -430,25 +430,24 @@ class RunStore:
         return len(self._rows) + self._num_foreign
 
     def is_suspect(self, number: int) -> bool:
-        """Whether a driver died while an unfinished trial was at the phase that it is at, so that the trial may have killed it."""
+        """Whether a driver died while a trial was evaluated that had not come further since its start: the trial may have killed it."""
         trial = self._running.get(number)
         return trial is not None and trial.starts["starts"] > 0 and len(trial.phases) <= trial.starts["phases"]
 
-    def begin(self, number: int, *, is_only: bool) -> str | None:
-        """Note that a trial is evaluated; a reason not to, where two drivers died meanwhile, the second one of this trial: it came no further.
+    def begin(self, number: int, *, is_alone: bool) -> str | None:
+        """Note that a trial is evaluated; a reason not to, where two drivers died meanwhile, the second one when it was alone and came no further.
 
-        Without this a trial that kills its driver would be the first at every start. `is_only`: no other trial is under way. The driver also
-        begins one suspect at a time: others, which were under way when it died, must not fail for that.
+        Without this a trial that kills its driver would be the first at every start. `is_alone`: there is one worker. A suspect is alone too,
+        see the driver; others that were under way when a driver died must not fail for it.
         """
         if number not in self._left:
             return None
         self._left.remove(number)
-        trial = self._running[number]
+        trial, is_suspect = self._running[number], self.is_suspect(number)
         before = trial.starts
-        is_suspect = self.is_suspect(number)
-        if is_suspect and before["starts"] >= _MOST_STARTS and before["only"]:
+        if is_suspect and before["starts"] >= _MOST_STARTS and before["alone"]:
             return f"the run was killed {before['starts']} times while it was evaluated; it is not tried again"
-        noted = {"starts": before["starts"] + 1, "phases": len(trial.phases), "only": is_suspect or is_only}
+        noted = {"starts": before["starts"] + 1, "phases": len(trial.phases), "alone": is_suspect or is_alone}
         self._set(trial, {STARTS: noted})
         return None
 
@@ -457,7 +456,7 @@ class RunStore:
         for row in self.unfinished():
             if row["trial"] not in self._left:
                 trial = self._running[row["trial"]]
-                self._set(trial, {STARTS: {**trial.starts, "starts": trial.starts["starts"] - 1}})
+                self._set(trial, {STARTS: {**trial.starts, "starts": trial.starts["starts"] - 1, "alone": False}})
 
     def phases(self, number: int) -> dict[str, dict[str, Any]]:
         """What was measured of a trial: phase -> column -> value; without a timing that cannot be ranked with those made here."""

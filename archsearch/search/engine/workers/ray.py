@@ -181,6 +181,10 @@ class RayWorkers(Pool[RayWorker]):
 
     def events(self, timeout: float) -> list[Event]:
         """As of a pool, whose members are those of the cluster now."""
+        import ray
+
+        if not ray.is_initialized():  # after `close`
+            return []
         self._look()
         return super().events(timeout)
 
