@@ -91,6 +91,22 @@ def test_nodes_that_die_and_join_during_a_run(cluster: Any, tmp_path: Path) -> N
     assert "joined" in {words[2] for words in noted(log) if words[0] == "node"}
 
 
+class Killing(RecordingListener):
+    """Kills one of two nodes a while after the trial `at` has ended, and adds another."""
+
+    def __init__(self, cluster: Any, nodes: list[Any], rng: random.Random) -> None:
+        super().__init__()
+        self.cluster, self.nodes, self.rng = cluster, nodes, rng
+        self.at, self.delay_s = rng.randrange(1, 26), rng.uniform(0, 0.4)
+
+    def trial_finished(self, row: Any, tally: Any) -> None:
+        super().trial_finished(row, tally)
+        if len(self.finished_rows) == self.at:
+            time.sleep(self.delay_s)
+            self.cluster.remove_node(self.nodes.pop(self.rng.randrange(2)), allow_graceful=False)
+            self.nodes.append(self.cluster.add_node(num_cpus=1))
+
+
 @needs_ray
 @QUIET
 def test_a_node_killed_at_random_moments(cluster: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
@@ -98,18 +114,9 @@ def test_a_node_killed_at_random_moments(cluster: Any, tmp_path: Path, request: 
         pytest.skip("ten runs of 30 trials; --whole runs them")
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     for seed in range(10):
-        rng, log, folder = random.Random(seed), tmp_path / f"log{seed}", tmp_path / f"run{seed}"
-        at, delay_s = rng.randrange(1, 26), rng.uniform(0, 0.4)
-
-        class Killing(RecordingListener):
-            def trial_finished(self, row: Any, tally: Any) -> None:
-                super().trial_finished(row, tally)
-                if len(self.finished_rows) == at:  # noqa: B023  # the run ends within this turn of the loop
-                    time.sleep(delay_s)  # noqa: B023
-                    cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)  # noqa: B023
-                    nodes.append(cluster.add_node(num_cpus=1))
-
-        run(folder, make_config(log, settings={"phase_s": 0.1}), 28, worker=stub(cluster), listener=Killing())
+        log, folder = tmp_path / f"log{seed}", tmp_path / f"run{seed}"
+        killing = Killing(cluster, nodes, random.Random(seed))
+        run(folder, make_config(log, settings={"phase_s": 0.1}), 28, worker=stub(cluster), listener=killing)
         check_nothing_lost_or_doubled(folder, log, deaths=1)
         assert len(results.read_rows(folder)) == 30
 

@@ -358,7 +358,10 @@ def connect(address: str, device: str) -> str:
 
 
 def _reachable(address: str) -> str:
-    """The address as HOST:PORT; UserError where nobody listens there: Ray itself would wait for minutes, and then end the process."""
+    """The address of the cluster, as HOST:PORT. Raises UserError where no connection can be made.
+
+    Ray does not check that before: it waits for minutes, and then ends this process.
+    """
     if address.startswith("ray://"):
         raise UserError(
             f"--ray: got {shown(address)}, an address of Ray Client; run on a node of the cluster, or by `ray job submit`"
