@@ -20,6 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--whole", action="store_true", help="all papers at full depth and all hybrids, not a part")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """The measured lists in full may take as long as they need."""
+    if config.getoption("whole"):
+        config.option.timeout = 0
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: no garbage collection goes through it again (a tenth of a traced network's time)."""
     gc.collect()

@@ -544,10 +544,10 @@ def test_a_lock_excludes_until_its_holder_dies() -> None:
 def test_trainings_share_a_device_but_not_with_a_timing() -> None:
     with contextlib.ExitStack() as stack:
         with device_lock(CPU, exclusive=False):
-            timing = stack.enter_context(start_holder("timing", 0))
             training = stack.enter_context(start_holder("training", 0))
             wait_for(training, "asking")
-            wait_for(training, "held")
+            wait_for(training, "held")  # before anything wants to time: one that asks later waits behind it
+            timing = stack.enter_context(start_holder("timing", 0))
             wait_for(timing, "asking")
             with pytest.raises(subprocess.TimeoutExpired):
                 timing.wait(timeout=1)
