@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.image_forms import make_pictures, write_folder
+from support.postgres import Restarts, drive, postgres_server
 from support.runs import ROOT, RecordingListener, make_config, run, wait_until
 from support.stub_evaluators import noted, written
 
@@ -119,6 +120,23 @@ def test_a_node_killed_at_random_moments(cluster: Any, tmp_path: Path, request: 
         run(folder, make_config(log, settings={"phase_s": 0.1}), 28, worker=stub(cluster), listener=killing)
         check_nothing_lost_or_doubled(folder, log, deaths=1)
         assert len(results.read_rows(folder)) == 30
+
+
+@needs_ray
+@QUIET
+def test_a_node_is_killed_while_the_database_restarts(
+    cluster: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    only_whole(request)
+    log, folder, rng = tmp_path / "log", tmp_path / "run", random.Random(0)
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    with postgres_server() as server:
+        restarts = Restarts(server, log, 5, rng)
+        config, killing = make_config(log, settings={"phase_s": 0.1}), Killing(cluster, nodes, rng)
+        assert drive(folder, config, server.url, 28, [], restarts, stub(cluster), killing) == "complete"
+    assert restarts.were_in_time == [True] * 5
+    assert len(killing.finished_rows) == 30
+    check_nothing_lost_or_doubled(folder, log, deaths=1)
 
 
 @needs_ray

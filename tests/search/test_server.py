@@ -6,25 +6,23 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy
 from click.testing import CliRunner, Result
-from support.postgres import ESCAPED, PASSWORD, USER, Cutter, Server, postgres_server
-from support.runs import ROOT, InProcessWorker, RecordingListener, fixed_archs, make_config, wait_until
+from support.postgres import ESCAPED, PASSWORD, USER, Cutter, Restarts, Server, drive, postgres_server
+from support.runs import ROOT, InProcessWorker, RecordingListener, fixed_archs, make_config
 from support.stub_evaluators import evaluate, noted, written
 
 from archsearch import results
 from archsearch.cli import main
 from archsearch.errors import UserError
-from archsearch.search import Driver, ProcessWorker, RunConfig, open_run
+from archsearch.search import Driver, open_run
 from archsearch.search.study.address import refuse_network_file
 from archsearch.search.study.database import ensure_study, open_storage
 
@@ -68,46 +66,17 @@ def assert_whole(folder: Path, log: Path, url: str, trials: int) -> None:
     assert ends == Counter({(written(arch), phase): 1 for arch in frame["arch"] for phase in PHASES})
 
 
-def has_more(finished: threading.Event, log: Path, lines: int) -> bool:
-    return finished.is_set() or len(noted(log)) > lines
-
-
-def drive(
-    folder: Path, config: RunConfig, url: str, trials: int, said: list[str], meddle: Callable[[threading.Event], None]
-) -> str:
-    """A whole run, evaluated by a real worker, while a thread meddles until the run has ended; that begins when the study is open."""
-    finished = threading.Event()
-    with open_run(folder, config, url, patience_s=60, say=said.append) as store:
-        thread = threading.Thread(target=meddle, args=(finished,))
-        thread.start()
-        try:
-            worker = ProcessWorker(folder / "worker.log", "support.stub_evaluators:evaluate")
-            return Driver(config, store, worker, RecordingListener(), command=["test"]).run(trials)
-        finally:
-            finished.set()
-            thread.join()
-
-
 # Lost connections
 
 
 @pytest.mark.slow
 def test_five_restarts_of_the_server_in_a_run_lose_and_double_nothing(server: Server, tmp_path: Path) -> None:
-    log, rng, restarts = tmp_path / "log", random.Random(0), []
+    log = tmp_path / "log"
     said: list[str] = []
-
-    def restart(finished: threading.Event) -> None:
-        for number in range(5):
-            wait_until(partial(has_more, finished, log, 12 * (number + 1)), 60)
-            time.sleep(rng.uniform(0, 0.1))
-            server.stop()
-            restarts.append(not finished.is_set())
-            time.sleep(rng.uniform(0.5, 1.0))
-            server.start()
-
+    restarts = Restarts(server, log, 5, random.Random(0))
     config = make_config(log, name="restarted", settings={"phase_s": 0.02})
-    assert drive(tmp_path / "restarted", config, server.url, 30, said, restart) == "complete"
-    assert restarts == [True] * 5
+    assert drive(tmp_path / "restarted", config, server.url, 30, said, restarts) == "complete"
+    assert restarts.were_in_time == [True] * 5
     assert_whole(tmp_path / "restarted", log, server.url, 32)
     kinds = ["waiting for it" in line for line in said]
     assert kinds == [True, False] * 5, said

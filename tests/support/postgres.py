@@ -2,17 +2,23 @@
 
 import contextlib
 import os
+import random
 import select
 import shutil
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.runs import RecordingListener, wait_until
+from support.stub_evaluators import noted
+
+from archsearch.search import Driver, ProcessWorker, RunConfig, Workers, open_run
 
 USER, PASSWORD = "searcher", "s3cret %&word"
 ESCAPED = "s3cret%20%25%26word"
@@ -124,3 +130,44 @@ class Cutter:
         is_due = self.is_on and self._commits % self._every == 0
         self.cuts += is_due
         return is_due
+
+
+class Restarts:
+    """Restarts a server `number` times during a run, each time after another twelve lines of the log; for `drive`."""
+
+    def __init__(self, server: Server, log: Path, number: int, rng: random.Random) -> None:
+        self._server, self._log, self._number, self._rng = server, log, number, rng
+        self.were_in_time: list[bool] = []  # before the run had ended
+
+    def __call__(self, finished: threading.Event) -> None:
+        """Restart the server until that is done or the run has ended."""
+        for number in range(1, self._number + 1):
+            wait_until(lambda lines=12 * number: finished.is_set() or len(noted(self._log)) > lines, 60)  # type: ignore[misc]  # bound now
+            time.sleep(self._rng.uniform(0, 0.1))
+            self._server.stop()
+            self.were_in_time.append(not finished.is_set())
+            time.sleep(self._rng.uniform(0.5, 1.0))
+            self._server.start()
+
+
+def drive(
+    folder: Path,
+    config: RunConfig,
+    url: str,
+    trials: int,
+    said: list[str],
+    meddle: Callable[[threading.Event], None],
+    workers: Workers | None = None,
+    listener: RecordingListener | None = None,
+) -> str:
+    """A whole run, evaluated by a real worker, while a thread meddles until the run has ended; that begins when the study is open."""
+    finished = threading.Event()
+    with open_run(folder, config, url, patience_s=60, say=said.append) as store:
+        thread = threading.Thread(target=meddle, args=(finished,))
+        thread.start()
+        try:
+            workers = workers or ProcessWorker(folder / "worker.log", "support.stub_evaluators:evaluate")
+            return Driver(config, store, workers, listener or RecordingListener(), command=["test"]).run(trials)
+        finally:
+            finished.set()
+            thread.join()

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import platform
+import queue
 import signal
 import socket
 import threading
@@ -28,6 +29,7 @@ from archsearch.version import __version__
 
 _CONNECT_S = 10.0
 _LOOK_EVERY_S = 1.0
+_START_POLL_S = 0.1
 # What must be the same on every node: what figures depend on. Of builds such as 2.9.0+cu128 only the part before the plus sign.
 _PACKAGES = ("torch", "torchvision", "timm")
 # Where `ray start` leaves the address of the cluster.
@@ -35,14 +37,17 @@ _ADDRESS_FILE = Path("/tmp/ray/ray_current_cluster")  # noqa: S108  # Ray's own,
 
 
 class RayWorker:
-    """`Member` of a pool (see `pool`): one actor; `capacity` is 0 once it has died."""
+    """`Member` of a pool (see `pool`): one actor; `capacity` is 0 once it has died. `wake` is called when there are events, by another thread."""
 
-    def __init__(self, actor: Any, name: str, device_name: str, log: str, *, can_time: bool) -> None:
+    def __init__(
+        self, actor: Any, name: str, device_name: str, log: str, *, can_time: bool, wake: Callable[[], None]
+    ) -> None:
         self.actor, self.name, self.device_name, self.can_time = actor, name, device_name, can_time
-        self._log = log
+        self._log, self._wake = log, wake
         self.is_dead = False
-        self.stream: Any = None  # of the job under way
         self._trial: int | None = None
+        self._arrived: queue.SimpleQueue[Event] = queue.SimpleQueue()  # of the job under way
+        self._reader: threading.Thread | None = None
         self._unread: list[Event] = []  # of a job that was ended
 
     @property
@@ -53,25 +58,27 @@ class RayWorker:
     def submit(self, job: Job) -> None:
         """Start a job."""
         assert self._trial is None, f"trial {self._trial} is still being evaluated"
-        self._trial = job.trial
-        self.stream = self.actor.evaluate.options(num_returns="streaming").remote(json.dumps(vars(job)))
+        self._trial, self._arrived = job.trial, queue.SimpleQueue()
+        stream = self.actor.evaluate.options(num_returns="streaming").remote(json.dumps(vars(job)))
+        self._reader = threading.Thread(target=self._read, args=(stream, job.trial, self._arrived), daemon=True)
+        self._reader.start()
 
-    def events(self, timeout: float) -> list[Event]:
-        """The events since the last call; an actor or node that died is a `failed` event."""
+    def _read(self, stream: Any, trial: int, arrived: "queue.SimpleQueue[Event]") -> None:
+        """Take the events as they come, whatever the driver does meanwhile: those that nobody took are lost with a node that dies."""
         import ray
 
-        events, self._unread = self._unread, []
-        while self.stream is not None and ray.wait([self.stream], timeout=0 if events else timeout)[0]:
+        is_over = False
+        while not is_over and self._trial == trial:  # until `close`
+            if not ray.wait([stream], timeout=_LOOK_EVERY_S)[0]:
+                continue
             try:
-                events += json.loads(ray.get(next(self.stream)))
+                events = json.loads(ray.get(next(stream)))
             except (StopIteration, ray.exceptions.RayError) as error:
-                events.append({"event": "failed", "trial": self._trial, "reason": self._death(error)})
-                self.close()  # it may live on where the network broke
-            if events[-1]["event"] in ("done", "failed"):
-                self._trial = self.stream = None
-                if events[-1].pop("device_lost", False):
-                    self.close()
-        return events
+                events = [{"event": "failed", "trial": trial, "reason": self._death(error), "device_lost": True}]
+            for event in events:
+                arrived.put(event)
+            is_over = events[-1]["event"] in ("done", "failed")
+            self._wake()
 
     def _death(self, error: Exception) -> str:
         """Why the actor died, and where its log is, in one line."""
@@ -79,6 +86,19 @@ class RayWorker:
         why = next((line for line in lines if line.startswith("The actor is dead because ")), lines[0])
         why = why.removeprefix("The actor is dead because ").partition(". ")[0]
         return one_line(f"{KILLED}: {self.name}: {why}; its log on that node: {self._log}")
+
+    def events(self, timeout: float) -> list[Event]:
+        """The events since the last call; an actor or node that died is a `failed` event."""
+        events, self._unread = self._unread, []
+        with contextlib.suppress(queue.Empty):
+            while self._trial is not None:
+                event = self._arrived.get(timeout=timeout) if timeout and not events else self._arrived.get_nowait()
+                if event["event"] in ("done", "failed"):
+                    self._trial = None
+                    if event.pop("device_lost", False):
+                        self.close()  # it may live on where the network broke
+                events.append(event)
+        return events
 
     def end(self, trial: int, reason: str) -> None:
         """Kill the actor where it evaluates this trial; the reason is the trial's."""
@@ -94,9 +114,14 @@ class RayWorker:
         """Kill the actor, also in the middle of a job."""
         import ray
 
-        self.is_dead, self._trial, self.stream = True, None, None
+        self.is_dead, self._trial = True, None
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(self.actor)
+
+    def join(self) -> None:
+        """After `close`, wait until nothing is read any more."""
+        if self._reader is not None:
+            self._reader.join(2 * _LOOK_EVERY_S)
 
 
 @dataclass
@@ -142,6 +167,7 @@ class RayWorkers(Pool[RayWorker]):
         self._nodes: dict[str, _Node] = {}
         self._refusals: list[str] = []
         self._looked = float("-inf")
+        self._has_events = threading.Event()
         try:
             self._await_first()
         except BaseException:
@@ -154,7 +180,7 @@ class RayWorkers(Pool[RayWorker]):
         is_said = False
         while not any(member.can_time for member in self._all()):
             self._look()
-            self._wait([], _LOOK_EVERY_S)
+            time.sleep(_START_POLL_S)
             if self._refusals and all(node.is_accepted is False for node in self._nodes.values()):
                 raise UserError(f"--ray: no node can work on this run: {self._refusals[0]}")
             is_late = time.monotonic() - began > _CONNECT_S
@@ -189,16 +215,9 @@ class RayWorkers(Pool[RayWorker]):
         return super().events(timeout)
 
     def _wait(self, members: Sequence[Member], timeout: float) -> None:
-        """Return when a job has events or an actor is ready, or after some seconds."""
-        import ray
-
-        streams = [member.stream for member in self._all() if member in members and member.stream is not None]
-        starts = [start for node in self._nodes.values() for _, start in node.starting]
-        probes = [node.probe for node in self._nodes.values() if node.is_accepted is None]
-        if refs := [*streams, *starts, *probes]:
-            ray.wait(refs, timeout=timeout)
-        else:
-            time.sleep(timeout)
+        """Return when a job has events, or after some seconds."""
+        if self._has_events.wait(timeout):
+            self._has_events.clear()  # before they are taken: the next ones set it again
 
     # The cluster
 
@@ -305,7 +324,9 @@ class RayWorkers(Pool[RayWorker]):
         can_time = about["device_name"] == self.device_class
         place = len(node.members)
         name = f"{node.name} {self._device} {place}"
-        worker = RayWorker(actor, name, about["device_name"], about["log"], can_time=can_time)
+        worker = RayWorker(
+            actor, name, about["device_name"], about["log"], can_time=can_time, wake=self._has_events.set
+        )
         if not can_time:
             self._say(f"{name} is a {about['device_name']}, the run times on {self.device_class}: it only trains")
         node.members.append(worker)
@@ -321,6 +342,8 @@ class RayWorkers(Pool[RayWorker]):
         for node in self._nodes.values():
             for actor, _ in node.starting:
                 ray.kill(actor)
+        for member in self.members:
+            member.join()
         self._nodes.clear()
         ray.shutdown()
 
