@@ -35,7 +35,7 @@ def make_pool(folder: Path, evaluator: str = ACT) -> Workers:
 
 
 def make_ray(folder: Path, evaluator: str = ACT) -> Workers:
-    workers = RayWorkers(os.environ["RAY_ADDRESS"], evaluator)
+    workers = RayWorkers(os.environ["RAY_ADDRESS"], evaluator, limit=2)
     wait_for_all(workers)
     return workers
 
@@ -55,7 +55,7 @@ QUIET = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarn
 
 @pytest.fixture(scope="module", params=["process", "pool", pytest.param("ray", marks=QUIET)])
 def kind(request: pytest.FixtureRequest) -> Iterator[str]:
-    """With --whole also Ray, on a cluster of a head and a node of two cores."""
+    """With --whole also Ray, on a cluster with cores for two pairs of workers at once."""
     if request.param != "ray":
         yield request.param
         return
@@ -69,7 +69,7 @@ def kind(request: pytest.FixtureRequest) -> Iterator[str]:
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=4)
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield "ray"
         cluster.shutdown()  # type: ignore[no-untyped-call]  # Ray has no types here
@@ -244,7 +244,7 @@ def test_a_fault_costs_its_own_job_alone(
     if beside is not None:
         assert [event["event"] for event in found[beside.trial]] == ["progress", "phase"] * 3 + ["done"]
     *counted, failed = found[job.trial]
-    if kind != "ray" or fault not in DEATHS:  # what an actor has not sent when it dies is lost
+    if kind != "ray" or fault not in DEATHS:  # what an actor has not sent when it dies, a millisecond later, is lost
         assert [event["values"]["macs_fvcore"] for event in counted] == [1], "what was measured before is kept"
     assert failed["event"] == "failed"
     reasons = FAULTS | DEATHS if kind == "ray" else FAULTS
@@ -326,8 +326,6 @@ def test_a_job_that_has_ended_but_was_not_read_has_ended_well(workers: Workers, 
 
 
 def test_a_job_that_was_done_when_its_process_was_killed_is_done(workers: Workers, jobs: Jobs) -> None:
-    if isinstance(workers, RayWorkers):
-        pytest.skip("what an actor has not sent when it dies is lost")
     job = jobs.next()
     workers.submit(job)
     wait_until(lambda: len(noted(jobs.log)) == 7)
@@ -335,7 +333,10 @@ def test_a_job_that_was_done_when_its_process_was_killed_is_done(workers: Worker
     os.kill(jobs.pids()[0], signal.SIGKILL)
     time.sleep(0.2)
     assert [event["event"] for event in read(workers, job.trial)[job.trial]] == ["progress", "phase"] * 3 + ["done"]
-    assert_well(workers, jobs)
+    if not isinstance(
+        workers, RayWorkers
+    ):  # Ray notices an idle actor's death at its next job, which the driver has done once more
+        assert_well(workers, jobs)
 
 
 def test_a_worker_that_died_idle_costs_nothing(workers: Workers, jobs: Jobs) -> None:
