@@ -112,6 +112,20 @@ def test_a_stuck_phase_is_ended_and_the_trials_of_the_other_worker_go_on(tmp_pat
     assert listener.finished_rows[-1]["trial"] == stuck["trial"], "all others were evaluated meanwhile"
 
 
+def test_a_stuck_second_timing_is_ended_and_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "log", settings={"behaviours": ["well", "well", "hang"]})
+    listener = run(tmp_path / "run", config, 0, worker=make_pool(tmp_path, 2, "misbehave"), recheck=True, stall_s=3.0)
+    reasons = [reason for *_, reason in listener.again if reason is not None]
+    assert set(reasons) == {"throughput: no progress for 3s, ended (--stall)"}, "of one, or of both that began at once"
+    assert listener.state == "complete"
+    assert [row["state"] for row in results.read_rows(tmp_path / "run")] == ["complete"] * 2, (
+        "the figures before are kept"
+    )
+    run(tmp_path / "run", config, 0, worker=make_pool(tmp_path, 2, "misbehave"), recheck=True)
+    front = [row for row in results.read_rows(tmp_path / "run") if row["front"] == 0]
+    assert None not in [row["throughput_again_img_s"] for row in front]
+
+
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_ctrl_c_and_sigterm_stop_all_workers_and_lose_no_finished_phase(
     tmp_path: Path, number: signal.Signals, times: int
