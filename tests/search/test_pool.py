@@ -112,6 +112,7 @@ def test_a_stuck_phase_is_ended_and_the_trials_of_the_other_worker_go_on(tmp_pat
     assert listener.finished_rows[-1]["trial"] == stuck["trial"], "all others were evaluated meanwhile"
 
 
+@pytest.mark.slow
 def test_a_stuck_second_timing_is_ended_and_tried_again_by_the_next_run(tmp_path: Path) -> None:
     config = make_config(tmp_path / "log", settings={"behaviours": ["well", "well", "hang"]})
     listener = run(tmp_path / "run", config, 0, worker=make_pool(tmp_path, 2, "misbehave"), recheck=True, stall_s=3.0)
