@@ -309,14 +309,23 @@ def assemble(plan: Plan, pick: Pick) -> Arch:
             made[name] = pick(name, choices)
         return made[name]
 
-    stages = tuple(_assemble_stage(stage, choose) for stage in plan.stages)
-    head = plan.head.make(_values(plan.head, choose), num_classes=plan.num_classes)
-    name = plan.name if not made else None
+    stages = tuple(assemble_stage(stage, choose) for stage in plan.stages)
+    return join(plan, stages, assemble_head(plan, choose), is_named=not made)
+
+
+def join(plan: Plan, stages: tuple[Stage, ...], head: Layer, *, is_named: bool) -> Arch:
+    """The architecture of these stages and this head, with the plan's name where `is_named`."""
+    name = plan.name if is_named else None
     return Arch(stages=stages, head=head, image_size=plan.image_size, in_chans=plan.in_chans, name=name)
 
 
-def _assemble_stage(plan: StagePlan, choose: Pick) -> Stage:
-    """One stage; general choices first, then the chosen layers' own fields."""
+def assemble_head(plan: Plan, choose: Pick) -> Layer:
+    """The head; `choose` is asked for every name."""
+    return plan.head.make(_values(plan.head, choose), num_classes=plan.num_classes)
+
+
+def assemble_stage(plan: StagePlan, choose: Pick) -> Stage:
+    """One stage; general choices first, then the chosen layers' own fields. `choose` is asked for every name, perhaps twice."""
     prefix = f"stages.{plan.number}"
     entry = plan.entries[str(choose(plan.entry_name, plan.entry))]
     block = str(choose(f"{prefix}.block", plan.block))

@@ -130,18 +130,15 @@ class Space:
     def _names(self) -> dict[str, Choices]:
         names: dict[str, Choices] = {}
         for stage in self.plan.stages:
-            names.update(_stage_choices(stage))
-            for layer in (*stage.entries.values(), *stage.position_plans.values(), *stage.blocks.values()):
-                names.update(_layer_choices(layer))
-        names.update(_layer_choices(self.plan.head))
-        return names
+            names |= stage_choices(stage)
+        return names | layer_choices(self.plan.head)
 
     def canonical(self) -> dict[str, Any]:
         """What the space can give, as plain values: equal for spaces with the same architectures under the same names, in whatever order written."""
         plan = self.plan
         stages = [
             {
-                **{name: _sorted(choices) for name, choices in _stage_choices(stage).items()},
+                **{name: _sorted(choices) for name, choices in _general_choices(stage).items()},
                 **{
                     group: {kind: _canonical_layer(layer) for kind, layer in layers.items()}
                     for group, layers in (
@@ -175,7 +172,7 @@ def _canonical_layer(layer: LayerPlan) -> dict[str, Any]:
     return {"layer": layer.layer.__name__, "choices": choices, "fixed": dict(layer.fixed)}
 
 
-def _stage_choices(stage: StagePlan) -> dict[str, Choices]:
+def _general_choices(stage: StagePlan) -> dict[str, Choices]:
     prefix = f"stages.{stage.number}"
     return {
         stage.entry_name: stage.entry,
@@ -188,7 +185,7 @@ def _stage_choices(stage: StagePlan) -> dict[str, Choices]:
 
 def _fixed_stage(stage: StagePlan, values: Mapping[str, Scalar]) -> StagePlan:
     """The stage with these names fixed, without the layers that are no choice any more."""
-    general = {name: (values[name],) if name in values else choices for name, choices in _stage_choices(stage).items()}
+    general = {name: (values[name],) if name in values else choices for name, choices in _general_choices(stage).items()}
     entry, positions, block, depth, width = general.values()
     stage = replace(stage, entry=entry, positions=positions, block=block, depth=depth, width=width)
 
@@ -239,7 +236,15 @@ def _hint_nearest(value: Scalar, choices: Choices) -> str:
         return ""
 
 
-def _layer_choices(layer: LayerPlan) -> dict[str, Choices]:
+def stage_choices(stage: StagePlan) -> dict[str, Choices]:
+    """Every name of a stage and its layers, with its choices; no two stages share one."""
+    names = _general_choices(stage)
+    for layer in (*stage.entries.values(), *stage.position_plans.values(), *stage.blocks.values()):
+        names |= layer_choices(layer)
+    return names
+
+
+def layer_choices(layer: LayerPlan) -> dict[str, Choices]:
     return {name: layer.choices[field] for field, name in layer.names.items()}
 
 

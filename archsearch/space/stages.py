@@ -1,14 +1,16 @@
 """A stage of an architecture: its layers in order, and the form that is equal for stages that do the same at their place."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cache, cached_property, lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 from archsearch.blocks import Block, Cost, Layer, Scalar, Shape
 
 _ANY_MAP = Shape(1, 1, 1)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,18 @@ class Stage:
     blocks: tuple[Block, ...]
     depth: int
     positions: Layer | None = None
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.entry, self.blocks, self.depth, self.positions))
+
+    def __hash__(self) -> int:
+        """Computed once, since the caches below ask for it often."""
+        return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields: hashes of text differ between processes."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @property
     def width(self) -> int:
@@ -31,14 +45,14 @@ class Stage:
         """The stage's block in the grammar: `hilo`, or `sda/lda` for two that alternate."""
         return "/".join(block.kind for block in self.blocks)
 
-    @property
+    @cached_property
     def opening(self) -> Layer | None:
         """The layer that puts tokens beside the map before the first block: positions with a class token, or messengers."""
         if self.positions and self.positions.out(_ANY_MAP).tokens:
             return self.positions
         return _first(block.before_first() for block in self.blocks)
 
-    @property
+    @cached_property
     def after_first(self) -> Layer | None:
         """The layer that stands once, after the first block."""
         return _first(block.after_first() for block in self.blocks)
@@ -129,19 +143,46 @@ def stage_cost(
     stage: Stage, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool
 ) -> tuple[Cost, Shape]:
     """The cost of a stage at its input, and the shape after it; cached as above."""
-    total = Cost()
-    for _, _, layer in stage.order(tokens, is_first=is_first, is_last=is_last):
-        total, shape = total + layer.cost(shape), layer.out(shape)
+    total, layers = Cost(), list(stage.order(tokens, is_first=is_first, is_last=is_last))
+    for cost, shape in _walk(layers, shape, _layer_cost):
+        total += cost
     return total, shape
 
 
 @lru_cache(maxsize=2**14)
 def checked_stage(stage: Stage, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool) -> Shape:
     """The shape after a stage whose layers all fit their maps; cached as above. Raises LayerError for one that does not."""
-    for _, _, layer in stage.order(tokens, is_first=is_first, is_last=is_last):
-        layer.check_at(shape)
-        shape = layer.out(shape)
+    layers = list(stage.order(tokens, is_first=is_first, is_last=is_last))
+    for _, shape in _walk(layers, shape, _checked_layer):
+        pass
     return shape
+
+
+def _walk(
+    layers: Sequence[tuple[str, int, Layer]], shape: Shape, function: Callable[[Layer, Shape], tuple[T, Shape]]
+) -> Iterator[tuple[T, Shape]]:
+    """What `function` gives for each layer at its shape, with the shape after it; it is called once for the repeated blocks of a stage."""
+    known: dict[tuple[int, Shape], tuple[T, Shape]] = {}
+    for _, _, layer in layers:
+        key = (id(layer), shape)
+        if key not in known:
+            known[key] = function(layer, shape)
+        yield known[key]
+        shape = known[key][1]
+
+
+# Stages differ more than their layers do.
+
+
+@lru_cache(maxsize=2**14)
+def _layer_cost(layer: Layer, shape: Shape) -> tuple[Cost, Shape]:
+    return layer.cost(shape), layer.out(shape)
+
+
+@lru_cache(maxsize=2**14)
+def _checked_layer(layer: Layer, shape: Shape) -> tuple[None, Shape]:
+    layer.check_at(shape)
+    return None, layer.out(shape)
 
 
 def kind_document(layer: Layer) -> dict[str, Any]:
@@ -151,7 +192,7 @@ def kind_document(layer: Layer) -> dict[str, Any]:
 
 def to_canonical_json(document: Any) -> str:
     """The document as JSON without spaces, keys sorted: equal documents give equal texts."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(document)
 
 
 def _first(layers: Iterable[Layer | None]) -> Layer | None:
@@ -162,7 +203,8 @@ def _first(layers: Iterable[Layer | None]) -> Layer | None:
 def shortest(blocks: Sequence[Block]) -> tuple[Block, ...]:
     """The shortest prefix whose repetition gives the sequence."""
     for period in range(1, len(blocks)):
-        if all(block == blocks[index % period] for index, block in enumerate(blocks)):
+        prefix = blocks[:period]
+        if all(block is prefix[index % period] or block == prefix[index % period] for index, block in enumerate(blocks)):
             return tuple(blocks[:period])
     return tuple(blocks)
 
@@ -170,11 +212,20 @@ def shortest(blocks: Sequence[Block]) -> tuple[Block, ...]:
 def layer_fields(layer: Layer) -> dict[str, Scalar]:
     """A layer's fields as its table has them: without `width` and `num_classes`, which stand elsewhere, and without `is_later` fields at their default."""
     return {
-        item.name: getattr(layer, item.name)
+        name: getattr(layer, name)
+        for name, is_later, default in _written_fields(type(layer))
+        if not (is_later and getattr(layer, name) == default)
+    }
+
+
+@cache
+def _written_fields(layer: type[Layer]) -> list[tuple[str, bool, Any]]:
+    """Name, whether it `is_later`, and default of the fields that a layer's table has."""
+    return [
+        (item.name, bool(item.metadata.get("is_later")), item.default)
         for item in fields(layer)
         if item.name not in ("width", "num_classes")
-        and not (item.metadata.get("is_later") and getattr(layer, item.name) == item.default)
-    }
+    ]
 
 
 def stage_document(stage: Stage, *, is_first: bool) -> dict[str, Any]:
