@@ -1,7 +1,8 @@
 """Parameter dictionaries as rows of numbers, whose squared differences respect the order of numbers and compare categories for equality."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ _PRESENT = math.sqrt(0.75)
 _HALF = math.sqrt(0.5)
 _LOG_RATIO = 10.0
 _MOST_CODES = 1000
+_MOST_REMEMBERED = 10_000  # rows; up to some kilobytes each
 ABSENT = "\0absent"
 
 
@@ -98,6 +100,7 @@ class Encoder:
         self, distributions: Mapping[str, BaseDistribution], ordered: Mapping[str, bool] | None = None
     ) -> None:
         """`ordered`: see KnownCostSampler; names that are missing here have no effect."""
+        self.distributions = dict(distributions)
         self.names = sorted(distributions)
         self._columns: list[tuple[str, Column]] = []
         self.pairs: list[tuple[int, int]] = []
@@ -108,9 +111,28 @@ class Encoder:
             self._columns += [(name, Column(distributions[name], ordered=reading)) for reading in readings]
         widths = [column.width for _, column in self._columns]
         self.groups: NDArray[np.int64] = np.repeat(np.arange(len(widths)), widths)
+        self._known: dict[
+            Hashable, Array
+        ] = {}  # rows by the values of all names: from one ask to the next most are the same
 
     def encode(self, rows: Iterable[Mapping[str, Any]]) -> Array:
         """The rows (N, W) of N dictionaries; unknown names have no effect."""
-        rows = list(rows)
-        parts = [column.encode([row.get(name, ABSENT) for row in rows]) for name, column in self._columns]
+        keys = [tuple(map(row.get, self.names, repeat(ABSENT))) for row in rows]
+        found = list(map(self._known.get, keys))
+        if any(row is None for row in found):
+            self._remember(keys)
+            found = [self._known[key] for key in keys]
+        return np.stack(found) if found else np.zeros((0, len(self.groups)))
+
+    def _remember(self, keys: Sequence[tuple[Any, ...]]) -> None:
+        """Encode those that are not known."""
+        new = [key for key in dict.fromkeys(keys) if key not in self._known]
+        if len(self._known) + len(new) > _MOST_REMEMBERED:
+            self._known, new = {}, list(dict.fromkeys(keys))
+        self._known.update(zip(new, self._encode(new), strict=True))
+
+    def _encode(self, rows: Sequence[Sequence[Any]]) -> Array:
+        """The rows (N, W) of the values of all names."""
+        values = dict(zip(self.names, zip(*rows, strict=True), strict=False))
+        parts = [column.encode(values[name]) for name, column in self._columns] if rows else []
         return np.hstack(parts) if parts else np.zeros((len(rows), 0))

@@ -64,20 +64,35 @@ class Hyperparameters:
 
 def kernel(first: Inputs, second: Inputs, groups: Indices, at: Hyperparameters) -> Array:
     """Covariances (N, P) without noise."""
-    return np.asarray(
-        at.amplitude * np.exp(-_distances(first.rows, second.rows, at.weights[groups])) + _linear(first, second)
-    )
+    weights = at.weights[groups]
+    return _kernel(_weigh(first, weights), _weigh(second, weights), at.amplitude)
 
 
-def _distances(first: Array, second: Array, weights: Array) -> Array:
+class _Weighed(NamedTuple):
+    """Inputs with rows times the roots of their columns' weights, and the squared lengths (N,) of these."""
+
+    rows: Array
+    squares: Array
+    known: Array
+
+
+def _weigh(inputs: Inputs, weights: Array) -> _Weighed:
+    rows = inputs.rows * np.sqrt(weights)
+    return _Weighed(rows, (rows**2).sum(axis=1), inputs.known)
+
+
+def _kernel(first: _Weighed, second: _Weighed, amplitude: float) -> Array:
+    return np.asarray(amplitude * np.exp(-_distances(first, second)) + _linear(first.known, second.known))
+
+
+def _distances(first: _Weighed, second: _Weighed) -> Array:
     """Weighted squared distances (N, P)."""
-    left, right = first * np.sqrt(weights), second * np.sqrt(weights)
-    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2 * left @ right.T
+    squares = first.squares[:, None] + second.squares[None, :] - 2 * first.rows @ second.rows.T
     return np.asarray(np.maximum(squares, 0.0))
 
 
-def _linear(first: Inputs, second: Inputs) -> Array:
-    return np.asarray(1.0 + first.known @ second.known.T)
+def _linear(first: Array, second: Array) -> Array:
+    return np.asarray(1.0 + first @ second.T)
 
 
 class HyperparameterFit:
@@ -98,10 +113,10 @@ class HyperparameterFit:
         """`extra_noise` (N,): variances of outputs that are not measured but inferred. `pairs`: groups that are two readings of one name."""
         self.outputs, self.extra_noise = outputs, extra_noise
         number = int(groups.max()) + 1 if len(groups) else 0
-        parts = [inputs.rows[:, groups == group] for group in range(number)]
-        distances = [_distances(rows, rows, np.ones(rows.shape[1])) for rows in parts]
+        weighed = [_weigh(Inputs(inputs.rows[:, groups == group], inputs.known), np.ones(1)) for group in range(number)]
+        distances = [_distances(rows, rows) for rows in weighed]
         self.per_group = np.stack(distances or [np.zeros((0, 0))]).reshape(number, -1)  # (groups, N * N)
-        self.linear = _linear(inputs, inputs)
+        self.linear = _linear(inputs.known, inputs.known)
         self._first, self._second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         # Two random candidates correlate by about 1/e at this weight on every name.
         weight = 2.0 / max(1, number - len(pairs))
@@ -165,20 +180,24 @@ class Posterior:
         self, inputs: Inputs, outputs: Array, extra_noise: Array, groups: Indices, at: Hyperparameters
     ) -> None:
         self.inputs, self.groups, self.at = inputs, groups, at
-        matrix = kernel(inputs, inputs, groups, at)
+        self._weights = at.weights[groups]
+        self._weighed = _weigh(inputs, self._weights)
+        matrix = _kernel(self._weighed, self._weighed, at.amplitude)
         matrix[np.diag_indices_from(matrix)] += at.noise + extra_noise + _JITTER
         self.factor = cholesky(matrix, lower=True, check_finite=False)
         self.alpha = cho_solve((self.factor, True), outputs, check_finite=False)
 
     def believe(self, inputs: Inputs) -> None:
         """Condition on one more row (1, W), measured as predicted: no mean changes, and deviations shrink near it. Takes the square of N, not the cube."""
-        cross = kernel(self.inputs, inputs, self.groups, self.at)[:, 0]
+        row = _weigh(inputs, self._weights)
+        cross = _kernel(self._weighed, row, self.at.amplitude)[:, 0]
         low, size = solve_triangular(self.factor, cross, lower=True, check_finite=False), len(self.alpha)
-        corner = kernel(inputs, inputs, self.groups, self.at)[0, 0] + self.at.noise + _JITTER - low @ low
+        corner = _kernel(row, row, self.at.amplitude)[0, 0] + self.at.noise + _JITTER - low @ low
         factor = np.zeros((size + 1, size + 1))
         factor[:size, :size], factor[size, :size], factor[size, size] = self.factor, low, np.sqrt(corner)
         self.factor, self.alpha = factor, np.append(self.alpha, 0.0)
         self.inputs = Inputs(np.vstack((self.inputs.rows, inputs.rows)), np.vstack((self.inputs.known, inputs.known)))
+        self._weighed = _Weighed(*(np.concatenate(both) for both in zip(self._weighed, row, strict=True)))
 
     def predict(self, inputs: Inputs) -> tuple[Array, Array]:
         """Means and standard deviations (P,) of the outputs without noise."""
@@ -191,7 +210,7 @@ class Posterior:
         return np.concatenate(means), np.concatenate(deviations)
 
     def _predict(self, inputs: Inputs) -> tuple[Array, Array]:
-        cross = kernel(self.inputs, inputs, self.groups, self.at)
+        cross = _kernel(self._weighed, _weigh(inputs, self._weights), self.at.amplitude)
         solved = solve_triangular(self.factor, cross, lower=True, check_finite=False)
         prior = self.at.amplitude + 1.0 + (inputs.known**2).sum(axis=1)
         variance = prior - (solved**2).sum(axis=0)

@@ -103,17 +103,18 @@ class KnownCostSampler(ProposingSampler):
         self._tables: dict[tuple[int, ...], WholeTable] = {}
         self._fits: dict[Hashable, Hyperparameters] = {}
         self._read: dict[int, dict[int, Read]] = {}
+        self._encoder: Encoder | None = None
         self._reranker = None if features is None else Reranker(features)
         self._proposals: dict[tuple[int, int, int], Params] = {}
         self._warned: set[tuple[int, int]] = set()  # studies whose learned space is used up
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_read")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_read", "_encoder")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock, self._read = threading.RLock(), {}
+        self._lock, self._read, self._encoder = threading.RLock(), {}, None
 
     def propose(self, study: Study, number: int, fixed: Mapping[str, Any] | None = None) -> Params | None:
         """The parameters for trial `number`, which need not be stored yet, with these names `fixed`.
@@ -153,7 +154,7 @@ class KnownCostSampler(ProposingSampler):
         if isinstance(pool, LearnedPool):
             self._check_known(study, pool)
         rng = self._rng(number)
-        encoder = Encoder(pool.distributions, self._ordered)
+        encoder = self._encoder = self._encoder_for(pool)
         self._costs.lacking.clear()
         explores = isinstance(pool, LearnedPool) and (not pool.is_ready or rng.random() < _EXPLORING)
         if explores and (found := self._explore(study, pool, encoder, observations, rng)):
@@ -165,6 +166,11 @@ class KnownCostSampler(ProposingSampler):
             return self._best(study, pool, encoder, observations, candidates, rng, range(number, number + count))
         found = self._explore(study, pool, encoder, observations, rng)
         return [] if found is None else [found]
+
+    def _encoder_for(self, pool: Pool) -> Encoder:
+        """The last one, with the rows that it knows, while the pool's names are the same."""
+        last = self._encoder
+        return last if last and last.distributions == pool.distributions else Encoder(pool.distributions, self._ordered)
 
     def _best(
         self,

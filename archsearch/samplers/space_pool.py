@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from archsearch.blocks import Cost
-from archsearch.samplers.pool import items_key
+from archsearch.samplers.pool import Row, items_key
 from archsearch.space import Arch, Band, Params, Space, draw, mutate, propose
 
 # The user attribute of a fixed trial with its `params_in_space`.
@@ -28,7 +28,6 @@ class SpacePool:
         self._stock: list[Params] = []
         self.distributions = {name: CategoricalDistribution(choices) for name, choices in space.parameters().items()}
         self._archs: dict[Hashable, Arch] = {}
-        self._costs: dict[Hashable, Cost] = {}
 
     def draw(self, number: int, rng: random.Random) -> list[Params]:
         """Uniform over the band's architectures: `number` from a stock drawn once, and a few more by `rng`."""
@@ -63,7 +62,7 @@ class SpacePool:
         """The first of a few moves that stays in the band; repairing one that leaves it took three times as long for each candidate."""
         for _ in range(_TRIES):
             params, arch = move()
-            if self._band.contains(self._cost(params, arch).macs):
+            if self._band.contains(arch.cost().macs):
                 return self._keep(params, arch)
         return None
 
@@ -80,16 +79,7 @@ class SpacePool:
 
     def cost(self, params: Mapping[str, Any]) -> Cost:
         """The exact cost of complete parameters."""
-        return self._cost(params, self.arch(params))
-
-    def _cost(self, params: Mapping[str, Any], arch: Arch) -> Cost:
-        """Cached, since both the band and the objectives need it."""
-        items = items_key(params)
-        if items not in self._costs:
-            if len(self._costs) >= _MOST_REMEMBERED:
-                self._costs.clear()
-            self._costs[items] = arch.cost()
-        return self._costs[items]
+        return self.arch(params).cost()
 
     def _rebuild(self, params: Mapping[str, Any]) -> Arch | None:
         used, arch = propose(self._space, dict(params), random.Random(0))
@@ -101,8 +91,9 @@ class SpacePool:
     def _keep(self, params: Params, arch: Arch) -> Params:
         if len(self._archs) >= _MOST_REMEMBERED:
             self._archs.clear()
-        self._archs[items_key(params)] = arch
-        return params
+        row = Row(params)
+        self._archs[row.key] = arch
+        return row
 
 
 def _stage(name: str) -> str:

@@ -64,13 +64,13 @@ class Arch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", one_size(*sides(self.image_size)))  # equal sizes are written alike
-        object.__setattr__(self, "in_chans", self.image().channels)
-        if not self._fits():
+        image = self.image()
+        object.__setattr__(self, "in_chans", image.channels)
+        if not self._fits(image):
             self.check()
 
-    def _fits(self) -> bool:
+    def _fits(self, shape: Shape) -> bool:
         """Whether `check` would find nothing: quicker, since architectures of a space share their stages."""
-        shape = self.image()
         try:
             for index, (stage, tokens, is_left) in enumerate(self._flow()):
                 shape = shape.plain if is_left else shape
@@ -175,7 +175,16 @@ class Arch:
 
     def cost(self, image_size: ImageSize | None = None, in_chans: int | None = None) -> Cost:
         """Exact MACs of one image in eval mode and parameters, by arithmetic; no tensor is made. Size and channels are by default the architecture's own."""
-        total, shape = Cost(), self.image(image_size, in_chans)
+        return (
+            self._own_cost if image_size is None and in_chans is None else self._cost(self.image(image_size, in_chans))
+        )
+
+    @cached_property
+    def _own_cost(self) -> Cost:
+        return self._cost(self.image())
+
+    def _cost(self, shape: Shape) -> Cost:
+        total = Cost()
         for index, (stage, tokens, is_left) in enumerate(self._flow()):
             shape = shape.plain if is_left else shape
             if stage is None:

@@ -185,7 +185,9 @@ def _general_choices(stage: StagePlan) -> dict[str, Choices]:
 
 def _fixed_stage(stage: StagePlan, values: Mapping[str, Scalar]) -> StagePlan:
     """The stage with these names fixed, without the layers that are no choice any more."""
-    general = {name: (values[name],) if name in values else choices for name, choices in _general_choices(stage).items()}
+    general = {
+        name: (values[name],) if name in values else choices for name, choices in _general_choices(stage).items()
+    }
     entry, positions, block, depth, width = general.values()
     stage = replace(stage, entry=entry, positions=positions, block=block, depth=depth, width=width)
 
@@ -245,6 +247,7 @@ def stage_choices(stage: StagePlan) -> dict[str, Choices]:
 
 
 def layer_choices(layer: LayerPlan) -> dict[str, Choices]:
+    """Every name of a layer with its choices."""
     return {name: layer.choices[field] for field, name in layer.names.items()}
 
 

@@ -143,27 +143,24 @@ def stage_cost(
     stage: Stage, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool
 ) -> tuple[Cost, Shape]:
     """The cost of a stage at its input, and the shape after it; cached as above."""
-    total, layers = Cost(), list(stage.order(tokens, is_first=is_first, is_last=is_last))
-    for cost, shape in _walk(layers, shape, _layer_cost):
+    total, after = Cost(), shape
+    for cost, after in _walk(stage.order(tokens, is_first=is_first, is_last=is_last), shape, _layer_cost):
         total += cost
-    return total, shape
+    return total, after
 
 
 @lru_cache(maxsize=2**14)
 def checked_stage(stage: Stage, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool) -> Shape:
     """The shape after a stage whose layers all fit their maps; cached as above. Raises LayerError for one that does not."""
-    layers = list(stage.order(tokens, is_first=is_first, is_last=is_last))
-    for _, shape in _walk(layers, shape, _checked_layer):
-        pass
-    return shape
+    return list(_walk(stage.order(tokens, is_first=is_first, is_last=is_last), shape, _checked_layer))[-1][1]
 
 
 def _walk(
-    layers: Sequence[tuple[str, int, Layer]], shape: Shape, function: Callable[[Layer, Shape], tuple[T, Shape]]
+    order: Iterable[tuple[str, int, Layer]], shape: Shape, function: Callable[[Layer, Shape], tuple[T, Shape]]
 ) -> Iterator[tuple[T, Shape]]:
     """What `function` gives for each layer at its shape, with the shape after it; it is called once for the repeated blocks of a stage."""
     known: dict[tuple[int, Shape], tuple[T, Shape]] = {}
-    for _, _, layer in layers:
+    for _, _, layer in list(order):  # all kept, or another one could get a layer's address
         key = (id(layer), shape)
         if key not in known:
             known[key] = function(layer, shape)
@@ -204,7 +201,9 @@ def shortest(blocks: Sequence[Block]) -> tuple[Block, ...]:
     """The shortest prefix whose repetition gives the sequence."""
     for period in range(1, len(blocks)):
         prefix = blocks[:period]
-        if all(block is prefix[index % period] or block == prefix[index % period] for index, block in enumerate(blocks)):
+        if all(
+            block is prefix[index % period] or block == prefix[index % period] for index, block in enumerate(blocks)
+        ):
             return tuple(blocks[:period])
     return tuple(blocks)
 

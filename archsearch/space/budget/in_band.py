@@ -12,6 +12,7 @@ from archsearch.space.arch import Arch
 from archsearch.space.budget.band import COLUMNS, Band, Quantity, explain_out_of_range
 from archsearch.space.budget.graph import END, Graph, Integers, Node, Options, Params, space_graph
 from archsearch.space.budget.keyed_graph import Box, Edge, KeyedGraph, Path
+from archsearch.space.budget.maker import cached_maker
 from archsearch.space.budget.meet_in_the_middle import MeetInTheMiddle, TooLargeError
 from archsearch.space.space import Space
 
@@ -190,7 +191,7 @@ class InBand:
         params: Params = {}
         for step, (node, end, option) in zip(self._graph.steps, path, strict=True):
             params.update(step[node][end].params[option])
-        return params, self.space.sample(lambda name, choices: params[name])
+        return params, cached_maker(self.space).make(params)
 
     def _explain_empty(self) -> str:
         """The error sentence for an empty band, with the nearest architectures outside it where one quantity is bounded."""

@@ -7,14 +7,13 @@ from archsearch.space.arch import Arch
 from archsearch.space.budget.band import Band
 from archsearch.space.budget.graph import Params
 from archsearch.space.budget.in_band import InBand
-from archsearch.space.budget.maker import ArchMaker
+from archsearch.space.budget.maker import cached_maker
 from archsearch.space.space import Space
 
 _MOVES = 60
 _NEIGHBOURS = 8
 _BANDS_KEPT = 4  # for each space; the tables of a band take some tens of megabytes
 _CACHE: WeakKeyDictionary[Space, dict[tuple[Band | None, Band | None], InBand]] = WeakKeyDictionary()
-_MAKERS: WeakKeyDictionary[Space, ArchMaker] = WeakKeyDictionary()
 
 
 def cached_in_band(space: Space, band: Band | None, params_band: Band | None = None) -> InBand:
@@ -30,9 +29,7 @@ def cached_in_band(space: Space, band: Band | None, params_band: Band | None = N
 
 def propose(space: Space, params: Params, rng: random.Random) -> tuple[Params, Arch]:
     """The architecture of `params`, missing names drawn at random; with the parameters that were used."""
-    if space not in _MAKERS:
-        _MAKERS[space] = ArchMaker(space.plan)
-    return _MAKERS[space].complete(params, rng)
+    return cached_maker(space).complete(params, rng.choice)
 
 
 def draw(space: Space, band: Band, rng: random.Random) -> tuple[Params, Arch]:
