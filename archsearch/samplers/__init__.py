@@ -1,5 +1,6 @@
 """Samplers for Optuna: one that knows the costs of its candidates beforehand, for any study, and those of a run, which stay inside its band."""
 
+from archsearch.samplers.base import with_changed
 from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.make import KNOWN_COST, SAMPLERS, PredictThroughput, check_sampler, make_sampler
@@ -25,4 +26,5 @@ __all__ = [
     "check_sampler",
     "make_sampler",
     "params_in_space",
+    "with_changed",
 ]

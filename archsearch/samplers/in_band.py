@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.blocks import Scalar
 from archsearch.errors import UserError
-from archsearch.samplers.base import ProposingSampler
+from archsearch.samplers.base import ProposingSampler, with_changed
 from archsearch.space import Arch, Band, Params, Space, cached_in_band, draw, mutate, repair
 
 _STEPS = 18
@@ -65,14 +65,25 @@ class InBandSampler(ProposingSampler):
         return self._fill([], study, number, count)
 
     def _fill(self, proposals: list[Proposal], study: Study, number: int, count: int) -> list[Proposal]:
-        """As many proposals, with further ones of the base sampler."""
-        while len(proposals) < count:
-            taken = {proposal.arch.arch_id for proposal in proposals}
-            proposal = self._propose(study, number + len(proposals), taken)
+        """As many proposals, with further ones of the base sampler, to which those before are trials under way."""
+        found = list(proposals)
+        under_way = {number + place: self._running(number + place, one) for place, one in enumerate(found)}
+        while len(found) < count:
+            taken = {one.arch.arch_id for one in found}
+            proposal = self._propose(_beside(study, under_way), number + len(found), taken)
             if proposal is None:
                 break
-            proposals = [*proposals, proposal]
-        return proposals
+            under_way[number + len(found)] = self._running(number + len(found), proposal)
+            found.append(proposal)
+        return found
+
+    def _running(self, number: int, proposal: Proposal) -> FrozenTrial:
+        """A trial of this number that runs with the proposal."""
+        trial = create_trial(
+            state=TrialState.RUNNING, params=proposal.params, distributions=self.distributions(proposal.params)
+        )
+        trial.number = number
+        return trial
 
     def _propose(self, study: Study, number: int, taken: AbstractSet[str]) -> Proposal | None:
         trial = create_trial(state=TrialState.RUNNING)
@@ -141,6 +152,17 @@ class InBandSampler(ProposingSampler):
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Drop the proposal; without constraints no base sampler does anything here."""
         self._proposals.pop(trial.number, None)
+
+
+def _beside(study: Study, under_way: Mapping[int, FrozenTrial]) -> Study:
+    """The study with these trials too."""
+    if not under_way:
+        return study
+    both = with_changed(study, under_way)
+    # What is stored is read once for a batch.
+    stored = study._get_trials(deepcopy=False, use_cache=True)
+    both._thread_local.cached_all_trials = [*stored, *under_way.values()]
+    return both
 
 
 def always_asked(space: Space) -> list[str]:

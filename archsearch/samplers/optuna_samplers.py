@@ -4,10 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma, default_gamma_multiobjective
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 # Optuna's default of 50 would spend a whole ordinary run on the first generation; the comparison in README was made with 20.
@@ -25,6 +28,52 @@ class _Nsga2(NSGAIISampler):
             latest = max(generations, default=0)
             trial.system_attrs[key] = latest + (generations.count(latest) >= POPULATION)
         return int(trial.system_attrs[key])
+
+
+class _Tpe(TPESampler):
+    """TPE for one trial that takes those under way for bad ones (the constant liar).
+
+    With `constant_liar=True` Optuna's would write to the trial that it samples for, which is not stored yet. It also divides the trials anew for every name.
+    """
+
+    def __init__(self, seed: int) -> None:
+        # Multivariate over the names that every architecture has.
+        super().__init__(seed=seed, multivariate=True, constant_liar=False)
+        self._divided: tuple[list[FrozenTrial], list[FrozenTrial]] | None = None
+
+    def _divide(self, study: Study, number: int) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+        """The good trials, and the others with those under way; always the same, since the sampler is for one trial."""
+        if self._divided is None:
+            states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+            trials = [
+                other
+                for other in study._get_trials(deepcopy=False, states=states, use_cache=True)
+                if other.number != number
+            ]
+            gamma = default_gamma if len(study.directions) == 1 else default_gamma_multiobjective
+            num_ended = sum(other.state.is_finished() for other in trials)
+            self._divided = _split_trials(study, trials, gamma(num_ended))
+        return self._divided
+
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        good, others = (
+            self._build_parzen_estimator(study, search_space, trials, handle_below=is_good)
+            for is_good, trials in zip((True, False), self._divide(study, trial.number), strict=True)
+        )
+        samples = good.sample(self._rng.rng, self._n_ei_candidates)
+        best = self._compare(samples, self._compute_acquisition_func(samples, good, others))
+        return {name: found.to_external_repr(best[name]) for name, found in search_space.items()}
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
+    ) -> dict[str, NDArray[Any]]:
+        """As Optuna's, which took a third of the time of an ask."""
+        every = [trial.params for trial in trials]
+        rows = [params for params in every if search_space.keys() <= params.keys()]
+        return {
+            name: np.asarray([found.to_internal_repr(params[name]) for params in rows])
+            for name, found in search_space.items()
+        }
 
 
 class _Gp(GPSampler):
@@ -51,8 +100,7 @@ def _seeded(kind: Callable[..., BaseSampler], seed: int, **options: Any) -> Base
 
 # Partials, since a sampler can be pickled with them.
 BASES: dict[str, Callable[[int], BaseSampler]] = {
-    # Multivariate over the names that every architecture has. The constant liar is for parallel drivers, and reads the storage for every name.
-    "tpe": partial(_seeded, TPESampler, multivariate=True, constant_liar=False),
+    "tpe": _Tpe,
     "nsga2": partial(_seeded, _Nsga2, population_size=POPULATION),
     "gp": partial(_seeded, _Gp),
     "random": partial(_seeded, RandomSampler),

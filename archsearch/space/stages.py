@@ -143,10 +143,8 @@ def stage_cost(
     stage: Stage, shape: Shape, tokens: Layer | None, *, is_first: bool, is_last: bool
 ) -> tuple[Cost, Shape]:
     """The cost of a stage at its input, and the shape after it; cached as above."""
-    total, after = Cost(), shape
-    for cost, after in _walk(stage.order(tokens, is_first=is_first, is_last=is_last), shape, _layer_cost):
-        total += cost
-    return total, after
+    figures = list(_walk(stage.order(tokens, is_first=is_first, is_last=is_last), shape, _layer_cost))
+    return sum((cost for cost, _ in figures), Cost()), figures[-1][1]
 
 
 @lru_cache(maxsize=2**14)

@@ -37,6 +37,7 @@ from archsearch.samplers import (
     Proposal,
     make_sampler,
     params_in_space,
+    with_changed,
 )
 from archsearch.search.config import RunConfig
 from archsearch.search.early_stopping import Curve, CurveTable, RungScore
@@ -57,7 +58,7 @@ from archsearch.search.study.rows import (
     make_row,
     timing_identity,
 )
-from archsearch.search.study.seen import as_seen, as_under_way, with_changed
+from archsearch.search.study.seen import as_seen, as_under_way
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
@@ -333,7 +334,7 @@ class RunStore:
             return self._sampler.propose_many(self._study_as_seen(), self._num_trials(), number)
 
     def _study_as_seen(self) -> optuna.Study:
-        """The study as the sampler may see it. Optuna's own samplers learn nothing from a trial that is under way."""
+        """The study as the sampler may see it. Optuna's own samplers learn nothing from what is measured of a trial under way."""
         under_way = self._trials_under_way() if self.config.sampler == KNOWN_COST else {}
         return with_changed(self._study, {**self._changed_trials(), **under_way})
 
@@ -395,6 +396,7 @@ class RunStore:
         with self._writing():
             trial_id = self._storage.create_new_trial(self._study._study_id, template)
             number = self._backend.get_trial_number_from_id(trial_id)
+        self._forget_trials()
         self._num_foreign = number - len(self._rows)  # others may have put trials into the study meanwhile
         return self._keep(StoredTrial(number=number, trial_id=trial_id, state="running", attrs=attrs))
 
@@ -561,12 +563,15 @@ class RunStore:
         # Not study.tell, which reads the whole trial back twice and repeats our checks.
         values = [float(row[name]) for name in self.config.objectives] if reason is None else None
         self._set(trial, attrs, state, values)
-        # As study.tell does: samplers read trials through this cache, which lacks the new one.
-        self._study._thread_local.cached_all_trials = None
+        self._forget_trials()
         trial.state = STATES[state]
         if row["throughput_id"] not in (None, self.throughput_id):
             self._seen = None  # it reused results of another identity
         return self._keep(trial)
+
+    def _forget_trials(self) -> None:
+        """As study.ask and study.tell do: samplers read trials through this cache, which lacks what has just changed."""
+        self._study._thread_local.cached_all_trials = None
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
