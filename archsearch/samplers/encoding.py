@@ -118,11 +118,9 @@ class Encoder:
     def encode(self, rows: Iterable[Mapping[str, Any]]) -> Array:
         """The rows (N, W) of N dictionaries; unknown names have no effect."""
         keys = [tuple(map(row.get, self.names, repeat(ABSENT))) for row in rows]
-        found = list(map(self._known.get, keys))
-        if any(row is None for row in found):
+        if not all(map(self._known.__contains__, keys)):
             self._remember(keys)
-            found = [self._known[key] for key in keys]
-        return np.stack(found) if found else np.zeros((0, len(self.groups)))
+        return np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, len(self.groups)))
 
     def _remember(self, keys: Sequence[tuple[Any, ...]]) -> None:
         """Encode those that are not known."""

@@ -210,7 +210,7 @@ def layer_fields(layer: Layer) -> dict[str, Scalar]:
     """A layer's fields as its table has them: without `width` and `num_classes`, which stand elsewhere, and without `is_later` fields at their default."""
     return {
         name: getattr(layer, name)
-        for name, is_later, default in _written_fields(type(layer))
+        for name, is_later, default in _written_fields(type(layer))  # type: ignore[arg-type]  # mypy takes a class with a hash for its objects for none
         if not (is_later and getattr(layer, name) == default)
     }
 

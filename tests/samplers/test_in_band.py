@@ -7,7 +7,7 @@ import tomllib
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import TrialState, create_trial
 from support.runs import one_stage
@@ -150,8 +150,10 @@ def test_tpe_samples_what_optunas_own_does_with_the_constant_liar(under_way: int
     """Optuna's is given a trial that is stored, since it writes to it."""
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
     study = make_study(space, band, 40, under_way)
-    shared = {name: CategoricalDistribution(space.parameters()[name]) for name in always_asked(space)}
-    others = {name: CategoricalDistribution(values) for name, values in space.parameters().items()}
+    every: dict[str, BaseDistribution] = {
+        name: CategoricalDistribution(values) for name, values in space.parameters().items()
+    }
+    shared = {name: every[name] for name in always_asked(space)}
     asked = study._storage.get_trial(study._storage.create_new_trial(study._study_id))
     found = []
     for seed in range(4):
@@ -159,8 +161,11 @@ def test_tpe_samples_what_optunas_own_does_with_the_constant_liar(under_way: int
         theirs, without = (TPESampler(seed=seed, multivariate=True, constant_liar=is_liar) for is_liar in (True, False))
         found.append(
             [
-                {**sampler.sample_relative(study, asked, shared)}
-                | {name: sampler.sample_independent(study, asked, name, others[name]) for name in others if "." in name}
+                sampler.sample_relative(study, asked, shared)
+                | {
+                    name: sampler.sample_independent(study, asked, name, every[name])
+                    for name in sorted(every.keys() - shared)
+                }
                 for sampler in (ours, theirs, without)
             ]
         )
