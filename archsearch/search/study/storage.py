@@ -224,7 +224,7 @@ def literal_url(url: str) -> str:
 
 def _attributes_there(connection: Connection, trial_id: int) -> dict[str, str]:
     """The attributes that are stored of a trial: key -> JSON text."""
-    return dict(connection.execute(_ATTRIBUTES, {"of_trial": trial_id}).tuples().all())
+    return {row.key: row.value_json for row in connection.execute(_ATTRIBUTES, {"of_trial": trial_id})}
 
 
 def _write_attributes(
