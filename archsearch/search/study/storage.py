@@ -138,8 +138,9 @@ class RunStorage(RDBStorage):
         """Store a whole trial; returns its id and number."""
         times = {"datetime_start": _utc(trial.datetime_start), "datetime_complete": _utc(trial.datetime_complete)}
         inserted = connection.execute(_TRIALS.insert(), {"study_id": study_id, "state": trial.state, **times})
-        (trial_id,) = inserted.inserted_primary_key
-        number = connection.execute(_COUNT, {"of_study": study_id, "of_trial": trial_id}).scalar_one()
+        assert inserted.inserted_primary_key is not None, "the table's key is numbered by the database"
+        trial_id = int(inserted.inserted_primary_key[0])
+        number = int(connection.execute(_COUNT, {"of_study": study_id, "of_trial": trial_id}).scalar_one())
         connection.execute(_SET_NUMBER, {"of_trial": trial_id, "number": number})
         texts = {name: distribution_to_json(distribution) for name, distribution in trial.distributions.items()}
         self._check_compatible(connection, study_id, texts)

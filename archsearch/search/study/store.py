@@ -113,11 +113,9 @@ class RunStore:
         self._rows: dict[int, Row] = {}  # in order of their numbers
         self._scores: dict[int, tuple[RungScore, ...]] = {}
         self._curves: dict[str | None, CurveTable] = {}  # by throughput_id, where that matters
-        self._papers: set[str] = set()
+        self._fixed: set[int] = set()  # numbers of the fixed trials
         self._numbers: dict[str, list[int]] = {}  # of the trials by arch_id
-        self._counts: Counter[tuple[str, bool, str | None]] = (
-            Counter()
-        )  # trials by state, whether they are fixed, and throughput_id
+        self._counts: Counter[tuple[str, bool, str | None]] = Counter()  # trials by `_kind`
         self._front: LiveFront | None = None  # None where figures of ended trials have changed
         self._seen: dict[int, FrozenTrial] | None = None
         attrs = study.user_attrs
@@ -204,7 +202,7 @@ class RunStore:
             row["front"] = before["front"]
         self._counts[_kind(row)] += 1
         if row["is_fixed"]:
-            self._papers.add(row["paper"])
+            self._fixed.add(number)
         self._rows[number], self._trial_ids[number] = row, trial.trial_id
         self._scores[number] = tuple(
             RungScore(value=measured["proxy_score"], standard_error=measured.get("proxy_score_se") or 0.0)
@@ -268,9 +266,9 @@ class RunStore:
         assert self._front is not None
         return [row for number in sorted(self._front.trials) if (row := self._rows[number])["reused_from"] is None]
 
-    def papers(self) -> AbstractSet[str]:
-        """The names of the fixed trials."""
-        return self._papers
+    def fixed_rows(self) -> list[Row]:
+        """The rows of the fixed trials in order."""
+        return [self._rows[number] for number in sorted(self._fixed)]
 
     @property
     def throughput_id(self) -> str | None:
@@ -599,6 +597,7 @@ class RunStore:
 
 
 def _kind(row: Row) -> tuple[str, bool, str | None]:
+    """What trials are counted by: state, whether they are fixed, throughput_id."""
     return row["state"], row["is_fixed"], row["throughput_id"]
 
 
