@@ -104,9 +104,7 @@ class Sleepers:
         phases = job.settings.get("phases", PHASES)
         for place, phase in enumerate(phases, start=1):
             values = {**self._measure(phase, job.arch), "seconds": seconds / len(phases)}
-            due = (
-                begin + place / len(phases) * seconds
-            )  # the last one's is the end, to the last bit: `done` comes after it
+            due = begin + place / len(phases) * seconds  # of the last one exactly the end, before `done`
             self._add(due, {"event": "phase", "phase": phase, "values": values}, job)
         self._add(begin + seconds, {"event": "done"}, job)
 
