@@ -1,6 +1,6 @@
 """Pareto fronts of a run's rows."""
 
-from collections.abc import Sequence
+from collections.abc import Reversible, Sequence
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def minimised(rows: Sequence[Row], objectives: Sequence[str]) -> Array:
     return np.array([[float(row[name]) for name in objectives] for row in rows]).reshape(-1, len(signs)) * signs
 
 
-def latest_identity(rows: Sequence[Row]) -> str | None:
+def latest_identity(rows: Reversible[Row]) -> str | None:
     """The throughput_id of the latest timing, of a complete trial if there is one; None without any."""
     last: str | None = None
     for row in reversed(rows):

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import scale
 from clock import Row, arguments, write
 from support.runs import make_config, make_pool
-from support.stub_evaluators import measure
+from support.stub_evaluators import Document, measure
 
 from archsearch.report import make_console, make_table, show
 from archsearch.search import Driver, Job, Workers, open_run
@@ -43,13 +43,19 @@ COLUMNS = (
     "trials",
     "efficiency",
     "busy",
+    "first ask ms",
     "ask ms",
     "tell ms",
     "trial ms",
+    "processor ms",
     "MiB",
 )
 SPREAD, PROGRESS_S = 0.3, 1.0
-PHASES = {"count": 0.1, "throughput": 0.4, "proxy": 1.0}  # when they end, as a share of the evaluation
+PHASES = (
+    "count",
+    "throughput",
+    "proxy",
+)  # each takes its part of the evaluation; those of a run with rungs are of its configuration
 MEMORY_AT = (500, 1000, 2000)
 
 
@@ -69,10 +75,17 @@ class SimulatedClock:
 
 
 class Sleepers:
-    """`Workers` whose evaluations pass time, each as long as a seed says."""
+    """`Workers` whose evaluations pass time, each job as long as a seed says, and give what `measure` says of each of their phases."""
 
-    def __init__(self, capacity: int, mean_s: float, now: Callable[[], float], sleep: Callable[[float], None]) -> None:
-        self._capacity, self._mean_s, self._now, self._sleep = capacity, mean_s, now, sleep
+    def __init__(
+        self,
+        capacity: int,
+        mean_s: float,
+        now: Callable[[], float],
+        sleep: Callable[[float], None],
+        measure: Callable[[str, Document], Document],
+    ) -> None:
+        self._capacity, self._mean_s, self._now, self._sleep, self._measure = capacity, mean_s, now, sleep, measure
         self._rng, self._due, self._count = random.Random(0), list[tuple[float, int, Event]](), 0
         self.spans: list[tuple[float, float]] = []  # of every job
 
@@ -88,9 +101,11 @@ class Sleepers:
         self.spans.append((begin, begin + seconds))
         for step in range(1, int(seconds / PROGRESS_S)):
             self._add(begin + step * PROGRESS_S, {"event": "progress", "phase": "proxy", "step": step}, job)
-        for phase, share in PHASES.items():
-            values = {**measure(phase, job.arch), "seconds": share * seconds}
-            self._add(begin + share * seconds, {"event": "phase", "phase": phase, "values": values}, job)
+        phases = job.settings.get("phases", PHASES)
+        for place, phase in enumerate(phases, start=1):
+            values = {**self._measure(phase, job.arch), "seconds": seconds / len(phases)}
+            due = begin + place / len(phases) * seconds  # of the last one exactly the end, before `done`
+            self._add(due, {"event": "phase", "phase": phase, "values": values}, job)
         self._add(begin + seconds, {"event": "done"}, job)
 
     def _add(self, due: float, event: Event, job: Job) -> None:
@@ -120,7 +135,7 @@ class Sleepers:
 
 
 class Timed:
-    """Adds up the milliseconds of a method's calls."""
+    """Notes the milliseconds of a method's calls."""
 
     def __init__(self, owner: Any, name: str) -> None:
         self._method, self.ms = getattr(owner, name), list[float]()
@@ -163,12 +178,13 @@ def measure_one(what: str, sampler: str, workers: int, mean_s: float, trials: in
         config = scale.make_config(folder, sampler)
     with open_run(folder, config) as store:
         ask, tell, before = Timed(store, "propose_many"), Timed(store, "finish"), store.count()
-        slept = Sleepers(workers, mean_s, passing, sleep)
+        slept = Sleepers(workers, mean_s, passing, sleep, scale.measure if what == "long" else measure)
         pool: Workers = make_pool(folder, workers) if what == "processes" else slept
         driver = Driver(config, store, pool, clock, fixed={}, command=[])
-        begin, real = passing(), time.perf_counter()
+        begin, real, used = passing(), time.perf_counter(), time.process_time()
         driver.run(before + trials)
-        wall_s, real_s, done = passing() - begin, time.perf_counter() - real, store.count() - before
+        wall_s, real_s, used_s = passing() - begin, time.perf_counter() - real, time.process_time() - used
+        done = store.count() - before
     is_jumping = what in ("simulated", "memory", "long")
     return {
         "what": what,
@@ -178,9 +194,11 @@ def measure_one(what: str, sampler: str, workers: int, mean_s: float, trials: in
         "trials": done,
         "efficiency": done * mean_s / (workers * wall_s) if what == "processes" else slept.efficiency(),
         "busy": real_s / wall_s if is_jumping else None,
-        "ask_ms": sum(ask.ms) / done,
+        "first_ask_ms": ask.ms[0],
+        "ask_ms": sum(ask.ms[1:]) / max(1, done - workers),  # the first call asks for one candidate a worker
         "tell_ms": statistics.fmean(tell.ms),
         "driver_ms": 1e3 * real_s / done if is_jumping else None,
+        "processor_ms": 1e3 * used_s / done,
         **{f"mib_{number}": clock.mib.get(str(number)) for number in MEMORY_AT},
     }
 
@@ -198,7 +216,7 @@ def plans(options: argparse.Namespace) -> Iterator[tuple[str, int, float, int]]:
         yield "simulated", workers, 2.0, max(200, 16 * workers)
     yield "simulated", 1000, 600.0, 3000
     yield "memory", 64, 2.0, 2000
-    yield "long", 64, 2.0, 200
+    yield "long", 64, 2.0, 600
 
 
 def measure_all(options: argparse.Namespace) -> Iterator[Row]:
@@ -222,7 +240,8 @@ def cells(row: Row) -> list[str]:
     trial = "" if row["driver_ms"] is None else f"{row['driver_ms']:.1f}"
     return [
         *(row["what"], row["sampler"], str(row["workers"]), f"{row['mean_s']:g}", str(row["trials"])),
-        *(f"{row['efficiency']:.3f}", busy, f"{row['ask_ms']:.1f}", f"{row['tell_ms']:.1f}", trial, memory),
+        *(f"{row['efficiency']:.3f}", busy, f"{row['first_ask_ms']:.0f}"),
+        *(f"{row['ask_ms']:.1f}", f"{row['tell_ms']:.1f}", trial, f"{row['processor_ms']:.1f}", memory),
     ]
 
 

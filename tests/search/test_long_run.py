@@ -12,6 +12,7 @@ from archsearch import results
 from archsearch.results import ranked
 from archsearch.search import RunStore, open_run
 from archsearch.search.engine import files
+from archsearch.search.study.storage import RunStorage
 
 OURS = ("arch", "candidate", "outcome", "phase:")
 
@@ -33,6 +34,29 @@ def test_trials_are_those_that_optuna_reads(tmp_path: Path) -> None:
             kept = {key: value for key, value in theirs.user_attrs.items() if not key.startswith(OURS)}
             theirs.user_attrs = kept
             assert ours == theirs
+
+
+def test_a_trial_is_stored_as_optuna_stores_it(tmp_path: Path) -> None:
+    """With every kind of value; each by its own storage, beside trials of another study, and read by Optuna."""
+    distribution = optuna.distributions.CategoricalDistribution(("a", "b"))
+    template = optuna.trial.create_trial(
+        values=[0.5, float("inf"), -float("inf")],
+        params={"x": "b", "y": "a"},
+        distributions={"x": distribution, "y": distribution},
+        user_attrs={"arch": {"stages": [1, 2]}, "note": "ü"},
+        system_attrs={"nsga2:generation": 3},
+    )
+    found = []
+    for name, kind in (("ours", RunStorage), ("theirs", optuna.storages.RDBStorage)):
+        url = f"sqlite:///{tmp_path}/{name}.db"
+        for study_name in ("first", "second"):
+            study = optuna.create_study(storage=kind(url), study_name=study_name, directions=["minimize"] * 3)
+            for _ in range(2):
+                study._storage.create_new_trial(study._study_id, template)
+        found.append(optuna.load_study(study_name="second", storage=url).get_trials())
+    ours, theirs = found
+    assert [trial.number for trial in ours] == [0, 1]
+    assert ours == theirs
 
 
 def advance(store: RunStore) -> None:

@@ -289,7 +289,7 @@ class Driver:
 
     def _fixed_left(self) -> list[tuple[str, Arch]]:
         """The fixed models that have no trial yet, or one whose worker was killed."""
-        known = {row["paper"] for row in self._store.rows() if not _was_killed(row["reason"])}
+        known = {row["paper"] for row in self._store.fixed_rows() if not _was_killed(row["reason"])}
         return [(name, arch) for name, arch in self._fixed.items() if name not in known]
 
     def _ahead(self) -> list[dict[str, Any]]:
@@ -439,7 +439,7 @@ class Driver:
             stopped=store.count("stopped"),
             # A paper counts twice where the first one's worker was killed.
             total=store.count(is_fixed=True)
-            + len(self._fixed.keys() - store.papers())
+            + len(self._fixed.keys() - {row["paper"] for row in store.fixed_rows()})
             + max(self._trials, store.count(is_fixed=False)),
             front_size=len(front),
             front=front,

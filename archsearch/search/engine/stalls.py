@@ -1,7 +1,7 @@
 """Which phases under way have made no progress for so long that they are taken for stuck."""
 
-import statistics
 import time
+from bisect import insort
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -33,7 +33,9 @@ class Stalls:
     def __init__(self, limit_s: float | None = None) -> None:
         self._limit_s = limit_s
         self._jobs: dict[int, _Job] = {}
-        self._seconds: dict[str, list[float]] = defaultdict(list)  # of phases that have ended, by kind
+        self._seconds: dict[str, list[float]] = defaultdict(
+            list
+        )  # of phases that have ended, by kind, in increasing order
         self._known: dict[str, set[str]] = defaultdict(set)  # kinds of phases that a worker's process has done
 
     def submitted(self, trial: int) -> None:
@@ -50,7 +52,7 @@ class Stalls:
             return
         phase = str(event.get("phase"))
         if event["event"] == "phase":
-            self._seconds[phase_kind(phase)].append(event["values"].get("seconds", 0.0))
+            insort(self._seconds[phase_kind(phase)], event["values"].get("seconds", 0.0))
             self._known[worker].add(phase_kind(phase))
         self._jobs[trial] = _Job(phase, worker, None if event.get("waiting") else time.monotonic())
 
@@ -70,4 +72,8 @@ class Stalls:
         if self._limit_s is not None:
             return self._limit_s if kind in self._known[worker] else max(self._limit_s, _LEAST_S)
         seconds = self._seconds[kind]
-        return max(_LEAST_S, _TIMES * statistics.median(seconds)) if seconds else _UNKNOWN_S
+        if not seconds:
+            return _UNKNOWN_S
+        # Asked for every job whenever the driver looks for events, so not sorted anew.
+        median = (seconds[(len(seconds) - 1) // 2] + seconds[len(seconds) // 2]) / 2
+        return max(_LEAST_S, _TIMES * median)

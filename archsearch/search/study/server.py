@@ -21,9 +21,8 @@ import sqlalchemy
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from archsearch.errors import UserError, one_line
@@ -111,16 +110,15 @@ class PostgresStorage(RunStorage):
             template_trial._user_attrs = {**template_trial.user_attrs, TRY: uuid.uuid4().hex}
         return self._perform(functools.partial(super()._create_new_trial, study_id, template_trial))
 
-    def _get_prepared_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None, session: Session
-    ) -> models.TrialModel:
-        if self._try.is_repeated and template_trial is not None:
-            table = models.TrialUserAttributeModel
-            is_it = (table.key == TRY) & (table.value_json == f'"{template_trial.user_attrs[TRY]}"')
-            found = session.query(models.TrialModel).join(table).filter(is_it).one_or_none()
+    def _insert_trial(self, connection: Connection, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
+        if self._try.is_repeated:
+            table, trials = models.TrialUserAttributeModel, models.TrialModel
+            is_it = (table.key == TRY) & (table.value_json == f'"{trial.user_attrs[TRY]}"')
+            query = sqlalchemy.select(trials.trial_id, trials.number).join(table).where(is_it)
+            found = connection.execute(query).one_or_none()
             if found is not None:
-                return found
-        return super()._get_prepared_new_trial(study_id, template_trial, session)
+                return found.trial_id, found.number
+        return super()._insert_trial(connection, study_id, trial)
 
     def _perform(self, operation: Callable[[], Result]) -> Result:
         """An operation's result, once there is a connection and this driver has its lock."""

@@ -25,8 +25,7 @@ from optuna.distributions import (
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, bindparam
 
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE
 
@@ -52,6 +51,7 @@ class RunStorage(RDBStorage):
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__(url, **options)
         self._compatible: dict[tuple[int, str], str] = {}  # distributions that were compared, by study and name
+        self._created: dict[int, int] = {}  # numbers of the trials that were created here, by id
 
     stop_waiting: Callable[[], bool] = staticmethod(lambda: False)  # asked while a lost connection is waited for
 
@@ -87,9 +87,10 @@ class RunStorage(RDBStorage):
 
     def get_trial_number_from_id(self, trial_id: int) -> int:
         """The number of a trial; Optuna would read all that is stored of it."""
-        query = sqlalchemy.select(models.TrialModel.number).where(models.TrialModel.trial_id == trial_id)
+        if trial_id in self._created:
+            return self._created[trial_id]
         with self.engine.connect() as connection:
-            return int(connection.execute(query).scalar_one())
+            return int(connection.execute(_NUMBER, {"of_trial": trial_id}).scalar_one())
 
     def write_trial(
         self,
@@ -102,66 +103,76 @@ class RunStorage(RDBStorage):
 
         Raises as Optuna does: KeyError for a trial that is not there, UpdateFinishedTrialError for one that has ended.
         """
-        trials = _table(models.TrialModel)
-        is_it = trials.c.trial_id == trial_id
         with self.engine.begin() as connection:
-            before = connection.execute(sqlalchemy.select(trials.c.state).where(is_it).with_for_update()).scalar()
+            before = connection.execute(_STATE, {"of_trial": trial_id}).scalar()
             if before is None:
                 raise KeyError(models.NOT_FOUND_MSG)
-            if before == state and _has_attributes(connection, trial_id, attrs):
+            there = _attributes_there(connection, trial_id)
+            texts = {key: json.dumps(value) for key, value in attrs.items()}
+            if before == state and texts.items() <= there.items():
                 return  # written by an earlier try, whose answer was lost
             self.check_trial_is_updatable(trial_id, before)
-            _write_attributes(connection, trial_id, attrs)
+            _write_attributes(connection, trial_id, texts, there)
             if state is not None:
                 ended_at = datetime.now(UTC).replace(tzinfo=None)
-                connection.execute(trials.update().where(is_it).values(state=state, datetime_complete=ended_at))
-            if values is not None:
-                connection.execute(_table(models.TrialValueModel).insert(), _value_rows(trial_id, values))
+                connection.execute(_END, {"of_trial": trial_id, "state": state, "datetime_complete": ended_at})
+            _insert(connection, models.TrialValueModel, _value_rows(trial_id, values or ()))
 
     # What Optuna itself calls.
 
-    def _get_prepared_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None, session: Session
-    ) -> models.TrialModel:
-        if template_trial is None:
-            return super()._get_prepared_new_trial(study_id, None, session)
-        bare = copy(template_trial)
-        bare._params, bare._user_attrs = {}, {}
-        trial = super()._get_prepared_new_trial(study_id, bare, session)
-        trial_id: Any = trial.trial_id
-        distributions = template_trial.distributions
-        texts = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
-        self._check_compatible(session, study_id, texts)
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        if template_trial is None:  # not one of the run's own
+            return super()._create_new_trial(study_id)
+        assert not template_trial.intermediate_values, "TPE raises on them in studies of several objectives"
+        with self.engine.begin() as connection:
+            # Locked, as Optuna does it, since a trial is numbered by those that are there.
+            if connection.execute(_STUDY, {"of_study": study_id}).scalar() is None:
+                raise KeyError(models.NOT_FOUND_MSG)
+            trial = copy(template_trial)
+            trial._trial_id, trial.number = self._insert_trial(connection, study_id, trial)
+        self._created[trial._trial_id] = trial.number
+        trial._user_attrs = {key: value for key, value in trial.user_attrs.items() if not _is_left_out(key)}
+        return trial
+
+    def _insert_trial(self, connection: Connection, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
+        """Store a whole trial; returns its id and number."""
+        times = {"datetime_start": _utc(trial.datetime_start), "datetime_complete": _utc(trial.datetime_complete)}
+        inserted = connection.execute(_TRIALS.insert(), {"study_id": study_id, "state": trial.state, **times})
+        assert inserted.inserted_primary_key is not None, "the table's key is numbered by the database"
+        trial_id = int(inserted.inserted_primary_key[0])
+        number = int(connection.execute(_COUNT, {"of_study": study_id, "of_trial": trial_id}).scalar_one())
+        connection.execute(_SET_NUMBER, {"of_trial": trial_id, "number": number})
+        texts = {name: distribution_to_json(distribution) for name, distribution in trial.distributions.items()}
+        self._check_compatible(connection, study_id, texts)
         params = [
             {
                 "trial_id": trial_id,
                 "param_name": name,
-                "param_value": distributions[name].to_internal_repr(value),
+                "param_value": trial.distributions[name].to_internal_repr(value),
                 "distribution_json": texts[name],
             }
-            for name, value in template_trial.params.items()
+            for name, value in trial.params.items()
         ]
-        if params:
-            session.execute(_table(models.TrialParamModel).insert(), params)
-        _write_attributes(session.connection(), trial_id, template_trial.user_attrs)
-        return trial
+        _insert(connection, models.TrialParamModel, params)
+        for table, attrs in (
+            (models.TrialUserAttributeModel, trial.user_attrs),
+            (models.TrialSystemAttributeModel, trial.system_attrs),
+        ):
+            _insert(connection, table, _attribute_rows(trial_id, {key: json.dumps(attrs[key]) for key in attrs}))
+        _insert(connection, models.TrialValueModel, _value_rows(trial_id, trial.values or ()))
+        return trial_id, number
 
-    def _check_compatible(self, session: Session, study_id: int, texts: Mapping[str, str]) -> None:
+    def _check_compatible(self, connection: Connection, study_id: int, texts: Mapping[str, str]) -> None:
         """Raise ValueError, as Optuna does for every parameter, where a name had a distribution that does not go with its present one."""
         table = models.TrialParamModel
         for name, text in texts.items():
             if self._compatible.get((study_id, name)) != text:
                 stored = sqlalchemy.select(table.distribution_json).join(models.TrialModel)
                 is_same = (models.TrialModel.study_id == study_id) & (table.param_name == name)
-                first = session.execute(stored.where(is_same).limit(1)).scalar()
+                first = connection.execute(stored.where(is_same).limit(1)).scalar()
                 if first is not None:
                     check_distribution_compatibility(_distribution(first), _distribution(text))
                 self._compatible[study_id, name] = text
-
-    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        trial = super()._create_new_trial(study_id, template_trial)
-        trial._user_attrs = {key: value for key, value in trial.user_attrs.items() if not _is_left_out(key)}
-        return trial
 
     def _get_trials(
         self,
@@ -186,29 +197,56 @@ def _table(model: Any) -> sqlalchemy.Table:
     return table
 
 
+# Statements of every trial, made once: SQLAlchemy takes longer to make and to compile one than SQLite to carry it out.
+_TRIALS, _USER_ATTRIBUTES = _table(models.TrialModel), _table(models.TrialUserAttributeModel)
+_IS_TRIAL = _TRIALS.c.trial_id == bindparam("of_trial")
+_IS_STUDY = _table(models.StudyModel).c.study_id == bindparam("of_study")
+_IS_ATTRIBUTE = (_USER_ATTRIBUTES.c.trial_id == bindparam("of_trial")) & (_USER_ATTRIBUTES.c.key == bindparam("of_key"))
+_STUDY = sqlalchemy.select(_table(models.StudyModel).c.study_id).where(_IS_STUDY).with_for_update()
+_COUNT = sqlalchemy.select(sqlalchemy.func.count(_TRIALS.c.trial_id)).where(
+    _TRIALS.c.study_id == bindparam("of_study"), _TRIALS.c.trial_id < bindparam("of_trial")
+)
+_NUMBER = sqlalchemy.select(_TRIALS.c.number).where(_IS_TRIAL)
+_SET_NUMBER = _TRIALS.update().where(_IS_TRIAL).values(number=bindparam("number"))
+_STATE = sqlalchemy.select(_TRIALS.c.state).where(_IS_TRIAL).with_for_update()
+_END = (
+    _TRIALS.update().where(_IS_TRIAL).values(state=bindparam("state"), datetime_complete=bindparam("datetime_complete"))
+)
+_ATTRIBUTES = sqlalchemy.select(_USER_ATTRIBUTES.c.key, _USER_ATTRIBUTES.c.value_json).where(
+    _USER_ATTRIBUTES.c.trial_id == bindparam("of_trial")
+)
+_CHANGE = _USER_ATTRIBUTES.update().where(_IS_ATTRIBUTE).values(value_json=bindparam("value_json"))
+
+
 def literal_url(url: str) -> str:
     """The URL as Optuna takes it: braces would be a template's."""
     return url.replace("{", "{{").replace("}", "}}")
 
 
-def _has_attributes(connection: Connection, trial_id: int, attrs: Mapping[str, Any]) -> bool:
-    """Whether a trial has all these attributes."""
-    table = _table(models.TrialUserAttributeModel)
-    query = sqlalchemy.select(table.c.key, table.c.value_json).where(table.c.trial_id == trial_id)
-    return {(key, json.dumps(value)) for key, value in attrs.items()} <= set(map(tuple, connection.execute(query)))
+def _attributes_there(connection: Connection, trial_id: int) -> dict[str, str]:
+    """The attributes that are stored of a trial: key -> JSON text."""
+    return {row.key: row.value_json for row in connection.execute(_ATTRIBUTES, {"of_trial": trial_id})}
 
 
-def _write_attributes(connection: Connection, trial_id: int, attrs: Mapping[str, Any]) -> None:
+def _write_attributes(
+    connection: Connection, trial_id: int, texts: Mapping[str, str], there: Mapping[str, str]
+) -> None:
     """Store attributes of a trial; one that is there already keeps its place among the others."""
-    table = _table(models.TrialUserAttributeModel)
-    texts = {key: json.dumps(value) for key, value in attrs.items()}
-    there = set(connection.execute(sqlalchemy.select(table.c.key).where(table.c.trial_id == trial_id)).scalars())
-    for key in texts.keys() & there:
-        is_it = (table.c.trial_id == trial_id) & (table.c.key == key)
-        connection.execute(table.update().where(is_it).values(value_json=texts[key]))
-    rows = [{"trial_id": trial_id, "key": key, "value_json": text} for key, text in texts.items() if key not in there]
+    for key in texts.keys() & there.keys():
+        connection.execute(_CHANGE, {"of_trial": trial_id, "of_key": key, "value_json": texts[key]})
+    new = {key: text for key, text in texts.items() if key not in there}
+    _insert(connection, models.TrialUserAttributeModel, _attribute_rows(trial_id, new))
+
+
+def _insert(connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert these rows, if there are any."""
     if rows:
-        connection.execute(table.insert(), rows)
+        connection.execute(_table(table).insert(), rows)
+
+
+def _attribute_rows(trial_id: int, texts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows of a table of attributes."""
+    return [{"trial_id": trial_id, "key": key, "value_json": text} for key, text in texts.items()]
 
 
 def _value_rows(trial_id: int, values: Sequence[float]) -> list[dict[str, Any]]:
@@ -305,6 +343,11 @@ def _read_numbers(
 
 
 _SPECIAL = {"INF_POS": inf, "INF_NEG": -inf}
+
+
+def _utc(local: datetime | None) -> datetime | None:
+    """As Optuna stores it, without a zone."""
+    return None if local is None else local.astimezone(UTC).replace(tzinfo=None)
 
 
 def _local_time(utc: datetime | None) -> datetime | None:

@@ -111,12 +111,12 @@ class RunStore:
         self._num_foreign = 0
         self._trial_ids: dict[int, int] = {}
         self._running: dict[int, StoredTrial] = {}
-        self._rows: dict[int, Row] = {}
+        self._rows: dict[int, Row] = {}  # in order of their numbers
         self._scores: dict[int, tuple[RungScore, ...]] = {}
         self._curves: dict[str | None, CurveTable] = {}  # by throughput_id, where that matters
-        self._papers: set[str] = set()
+        self._fixed: set[int] = set()  # numbers of the fixed trials
         self._numbers: dict[str, list[int]] = {}  # of the trials by arch_id
-        self._counts: Counter[tuple[str, bool]] = Counter()  # trials by state, and whether they are fixed
+        self._counts: Counter[tuple[str, bool, str | None]] = Counter()  # trials by `_kind`
         self._front: LiveFront | None = None  # None where figures of ended trials have changed
         self._seen: dict[int, FrozenTrial] | None = None
         attrs = study.user_attrs
@@ -130,6 +130,7 @@ class RunStore:
         self._left = set(self._running)  # not begun again by this driver yet
         for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if is_any_waiting else ():
             self._adopt(trial)
+        self._rows = dict(sorted(self._rows.items()))  # one that was adopted may come before others
 
     def stop_waiting_when(self, is_stopped: Callable[[], bool]) -> None:
         """A wait for a lost database ends with KeyboardInterrupt as soon as `is_stopped()`."""
@@ -202,7 +203,7 @@ class RunStore:
             row["front"] = before["front"]
         self._counts[_kind(row)] += 1
         if row["is_fixed"]:
-            self._papers.add(row["paper"])
+            self._fixed.add(number)
         self._rows[number], self._trial_ids[number] = row, trial.trial_id
         self._scores[number] = tuple(
             RungScore(value=measured["proxy_score"], standard_error=measured.get("proxy_score_se") or 0.0)
@@ -241,10 +242,10 @@ class RunStore:
 
     def rows(self) -> list[Row]:
         """The rows of all trials in order; `front` is right since the last `rank`, and for the members that `front` gives."""
-        return [self._rows[number] for number in sorted(self._rows)]
+        return list(self._rows.values())
 
     def latest(self, number: int) -> list[Row]:
-        """The rows of the last so many trials to be stored, in order."""
+        """The rows of the last so many trials, in order."""
         return list(islice(reversed(self._rows.values()), number))[::-1]
 
     def row(self, number: int) -> Row:
@@ -255,7 +256,7 @@ class RunStore:
         """The number of trials in one of these states, or in any; of fixed or of sampled ones alone where asked for."""
         return sum(
             number
-            for (state, fixed), number in self._counts.items()
+            for (state, fixed, _), number in self._counts.items()
             if (not states or state in states) and is_fixed in (None, fixed)
         )
 
@@ -266,22 +267,25 @@ class RunStore:
         assert self._front is not None
         return [row for number in sorted(self._front.trials) if (row := self._rows[number])["reused_from"] is None]
 
-    def papers(self) -> AbstractSet[str]:
-        """The names of the fixed trials."""
-        return self._papers
+    def fixed_rows(self) -> list[Row]:
+        """The rows of the fixed trials in order."""
+        return [self._rows[number] for number in sorted(self._fixed)]
 
     @property
     def throughput_id(self) -> str | None:
         """The identity of what is timed now, or was timed last."""
-        return self.timings.throughput_id or latest_identity(self.rows())
+        return self.timings.throughput_id or self._latest_identity()
 
     @property
     def ranked_id(self) -> str | None:
         """The identity whose rows are ranked in the run's files: of what is timed now, or of the latest rows before the first is complete."""
         now = self.timings.throughput_id
-        latest_first = reversed(self._rows.values())
-        is_there = any(row["throughput_id"] == now for row in latest_first if row["state"] == "complete")
-        return now if is_there else latest_identity(self.rows())
+        is_there = any(number for (state, _, one), number in self._counts.items() if state == "complete" and one == now)
+        return now if is_there else self._latest_identity()
+
+    def _latest_identity(self) -> str | None:
+        is_any = any(number for (_, _, one), number in self._counts.items() if one is not None)
+        return latest_identity(self._rows.values()) if is_any else None
 
     def measure_here(
         self, conditions: Mapping[str, Any], *, remeasure: bool = False, usual_rate: float | None = None
@@ -597,8 +601,9 @@ class RunStore:
         trial.attrs |= attrs
 
 
-def _kind(row: Row) -> tuple[str, bool]:
-    return row["state"], row["is_fixed"]
+def _kind(row: Row) -> tuple[str, bool, str | None]:
+    """What trials are counted by: state, whether they are fixed, throughput_id."""
+    return row["state"], row["is_fixed"], row["throughput_id"]
 
 
 def _comparable_costs(row: Row, objectives: Sequence[str]) -> tuple[float, ...] | None:

@@ -26,12 +26,22 @@ class Timings:
         self._rates = {key.removeprefix(RATE): float(attrs[key]) for key in attrs if key.startswith(RATE)}
         self._wants_ratios = False
         self._usual_rate: float | None = None
-        self.identity: Identity | None = None
+        self._identity: Identity | None = None
+        self._throughput_id: str | None = None
+
+    @property
+    def identity(self) -> Identity | None:
+        """That of what is timed now; None before the first timing, if `measure_here` was not called."""
+        return self._identity
 
     @property
     def throughput_id(self) -> str | None:
-        """The digest of `identity`, that of what is timed now; None before the first timing, if `measure_here` was not called."""
-        return None if self.identity is None else identity_digest(self.identity)
+        """The digest of `identity`."""
+        return self._throughput_id
+
+    def _become(self, identity: Identity) -> None:
+        if identity != self._identity:
+            self._identity, self._throughput_id = identity, identity_digest(identity)
 
     @property
     def rate(self) -> float | None:
@@ -47,7 +57,7 @@ class Timings:
         """
         self._wants_ratios, self._usual_rate = wants_ratios, usual_rate
         identity = throughput_identity(self._config.settings, conditions, ratio_figure(REFERENCE))
-        self.identity = self._ranked(identity, rows)
+        self._become(self._ranked(identity, rows))
 
     def ranked_figures(
         self, trial: StoredTrial, phase: str, values: Mapping[str, Any], rows: Iterable[Row]
@@ -61,7 +71,7 @@ class Timings:
         identity = timing_identity(self._config, trial, stored)
         # One that could not be compiled is timed eager, and the others are not for that.
         asked = {**identity, "mode": self._config.settings["mode"]}
-        self.identity = self._ranked(asked, rows) if ratio is not None else {**asked, "figure": RAW_FIGURE}
+        self._become(self._ranked(asked, rows) if ratio is not None else {**asked, "figure": RAW_FIGURE})
         if ratio is None or self.identity != asked:
             return dict(values)
         images_s = ratio * self._rate(identity_digest(identity), raw / ratio, rows)
