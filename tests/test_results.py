@@ -98,6 +98,7 @@ throughput_again_raw_img_s: double
 other_cores: double
 compile_s: double
 proxy_peak_memory_bytes: int64
+activations: int64
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")
