@@ -263,6 +263,14 @@ def test_another_tools_parquet_is_refused(tmp_path: Path) -> None:
         results.read_trials(tmp_path)
 
 
+def test_a_file_of_an_earlier_version_is_read_with_its_later_columns_empty(tmp_path: Path) -> None:
+    rows = write(random_rows(3), tmp_path)
+    path = tmp_path / "trials.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["activations"]), path)
+    assert results.read_trials(tmp_path).activations.isna().all()
+    assert [row["activations"] for row in results.read_rows(tmp_path)] == [None] * len(rows)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 99}', "\x00"])
 def test_damaged_manifest_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
