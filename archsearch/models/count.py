@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -67,16 +67,20 @@ def count_activations(model: nn.Module, image_size: ImageSize, in_chans: int = 3
 
 
 def _analyse(
-    analysis_name: str, model: nn.Module, image_size: ImageSize, in_chans: int, handlers: Mapping[str, Any]
+    name: Literal["FlopCountAnalysis", "ActivationCountAnalysis"],
+    model: nn.Module,
+    image_size: ImageSize,
+    in_chans: int,
+    handlers: Mapping[str, Any],
 ) -> tuple[int, set[str]]:
-    """The total of one of fvcore's analyses on one image, and the operations that it has no handler for."""
+    """The total of an analysis of fvcore on one image, and the operations that it has no handler for."""
     cpu = model if _is_ready(model) else copy.deepcopy(model).cpu().eval()
     with warnings.catch_warnings():
         # fvcore's import and torch.jit.trace both warn that TorchScript is deprecated; a user cannot change that.
         warnings.simplefilter("ignore")
         import fvcore.nn  # late: importing it runs torch.jit.script
 
-        analysis = getattr(fvcore.nn, analysis_name)(cpu, _image(image_size, in_chans, "cpu"))
+        analysis = getattr(fvcore.nn, name)(cpu, _image(image_size, in_chans, "cpu"))
         analysis.set_op_handle(**handlers)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         with torch.no_grad():

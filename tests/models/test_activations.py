@@ -50,14 +50,14 @@ def counted(model: nn.Module, side: int, **handlers: Any) -> int:
 def attention_in_parts(inputs: list[Any], outputs: list[Any]) -> int:
     """The weights of each head, and what they give."""
     query, key, value = (item.type().sizes() for item in inputs[:3])
-    return math.prod(query[:-1]) * int(key[-2] + value[-1])
+    return int(math.prod(query[:-1]) * (key[-2] + value[-1]))
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit.trace's, and those of timm's own imports
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_timms_model_writes_as_much(name: str) -> None:
     import timm  # late: slow to import
-    from timm.layers import set_fused_attn
+    from timm.layers.config import set_fused_attn
 
     arch = paper(name)
     set_fused_attn(True, experimental=True)  # Swin's and the pyramids' too
