@@ -98,6 +98,7 @@ throughput_again_raw_img_s: double
 other_cores: double
 compile_s: double
 proxy_peak_memory_bytes: int64
+activations: int64
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")
@@ -260,6 +261,14 @@ def test_another_tools_parquet_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"trial": [1]}).to_parquet(tmp_path / "trials.parquet")
     with pytest.raises(UserError, match="lacks the column 'arch_id'"):
         results.read_trials(tmp_path)
+
+
+def test_a_file_of_an_earlier_version_is_read_with_its_later_columns_empty(tmp_path: Path) -> None:
+    rows = write(random_rows(3), tmp_path)
+    path = tmp_path / "trials.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["activations"]), path)
+    assert results.read_trials(tmp_path).activations.isna().all()
+    assert [row["activations"] for row in results.read_rows(tmp_path)] == [None] * len(rows)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 99}', "\x00"])

@@ -154,8 +154,9 @@ class ChannelBlock(Block):
         return replace(self, mlp_ratio=whole_ratio(self.mlp_ratio, shape.channels))
 
     def cost(self, shape: Shape) -> Cost:
-        """28CL + 4C^2 L + 2dCL + 2rC^2 L."""
+        """28CL + 4C^2 L + 2dCL + 2rC^2 L; unlike fused attention both products are written, C (d + L) elements."""
         attention = cost.self_attention(shape.positions, self.group_dim, shape.channels)
+        attention += Cost(activations=shape.channels * (self.group_dim + shape.positions))
         return attention + _dual_cost(shape, int(shape.channels * self.mlp_ratio))
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:

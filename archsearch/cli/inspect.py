@@ -58,13 +58,13 @@ def _check_file(file: Path, *, as_json: bool) -> None:
         raise RunError(f"{file}: {len(failed)} of {len(findings)} checks failed: {names}")
 
 
-@click.command(cls=SizedCommand, help=f"Exact MACs and parameters, layer by layer.\n\n{ARCH_HELP}")
+@click.command(cls=SizedCommand, help=f"Exact MACs, parameters and activations, layer by layer.\n\n{ARCH_HELP}")
 @click.argument("arch")
 @image_size_option("the architecture's own")
 @in_chans_option
 @json_option
 def cost(arch: str, as_json: bool, **images: Any) -> None:
-    """Exact MACs and parameters of an architecture, layer by layer."""
+    """Exact MACs, parameters and activations of an architecture, layer by layer."""
     from archsearch.cli.arguments import resolve_arch
     from archsearch.report import cost_document, cost_sentence, cost_table, make_console
 

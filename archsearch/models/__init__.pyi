@@ -1,6 +1,6 @@
 from .checkpoints import CheckpointWarning, key_pattern, load_official, official_keys, read_checkpoint, save_official
 from .contract import Finding, check_layer, check_layers
-from .count import count_flop_counter, count_fvcore, recount_all
+from .count import count_activations, count_flop_counter, count_fvcore, recount_all
 from .failing_layer import failing_layer
 from .features import FeatureNetwork
 from .network import Network, build, build_for_timing
@@ -22,6 +22,7 @@ __all__ = [
     "check_complete",
     "check_layer",
     "check_layers",
+    "count_activations",
     "count_flop_counter",
     "count_fvcore",
     "evaluate_document",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from archsearch.blocks import Block, Layer, LayerError, MessengersLayer, Scalar, Scale, Shape, own_choices
 from archsearch.errors import ArchsearchError, first_line
-from archsearch.models.count import count_flop_counter, count_fvcore
+from archsearch.models.count import count_activations, count_flop_counter, count_fvcore
 from archsearch.models.network import build_without_weights
 from archsearch.space import Arch, Space
 
@@ -249,6 +249,12 @@ def _macs_problem(place: Standing) -> str | None:
     return None
 
 
+def _activations_problem(place: Standing) -> str | None:
+    counted = count_activations(place.module, place.shape.tensor[1:], place.shape.channels)
+    said = place.layer.cost(place.shape).activations
+    return f"cost says {said} activations, fvcore counts {counted}" if counted != said else None
+
+
 def _params_problem(place: Standing) -> str | None:
     built, said = (
         sum(parameter.numel() for parameter in place.module.parameters()),
@@ -361,6 +367,7 @@ _MODULE_CHECKS: dict[str, Callable[[Standing], str | None]] = {
     "out": _out_problem,
     "params": _params_problem,
     "macs": _macs_problem,
+    "activations": _activations_problem,
     "start": _start_problem,
     "training": _training_problem,
     "batch": _batch_problem,

@@ -10,10 +10,10 @@ import copy
 import math
 import multiprocessing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -48,21 +48,43 @@ def count_fvcore(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> 
 
     Raises RunError naming any operation that has no handler and is not free.
     """
+    handlers = {
+        "aten::scaled_dot_product_attention": _attention_macs,
+        "torchvision::deform_conv2d": _deform_conv_macs,
+    }
+    macs, unsupported = _analyse("FlopCountAnalysis", model, image_size, in_chans, handlers)
+    _refuse_unknown({name.removeprefix("aten::") for name in unsupported} - _FREE_TRACED, "fvcore")
+    return macs
+
+
+def count_activations(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> int:
+    """Elements that convolutions, linear layers and plain matrix products write for one image in eval mode, by fvcore with a handler for deformable ones.
+
+    Any other operation counts 0, as in timm's `macts`: fused attention, norms, activation functions, and what moves data.
+    """
+    handlers = {"torchvision::deform_conv2d": lambda inputs, outputs: math.prod(_sizes(outputs[0]))}
+    return _analyse("ActivationCountAnalysis", model, image_size, in_chans, handlers)[0]
+
+
+def _analyse(
+    name: Literal["FlopCountAnalysis", "ActivationCountAnalysis"],
+    model: nn.Module,
+    image_size: ImageSize,
+    in_chans: int,
+    handlers: Mapping[str, Any],
+) -> tuple[int, set[str]]:
+    """The total of an analysis of fvcore on one image, and the operations that it has no handler for."""
     cpu = model if _is_ready(model) else copy.deepcopy(model).cpu().eval()
     with warnings.catch_warnings():
         # fvcore's import and torch.jit.trace both warn that TorchScript is deprecated; a user cannot change that.
         warnings.simplefilter("ignore")
-        from fvcore.nn import FlopCountAnalysis  # late: importing it runs torch.jit.script
+        import fvcore.nn  # late: importing it runs torch.jit.script
 
-        analysis = FlopCountAnalysis(cpu, _image(image_size, in_chans, "cpu"))
-        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-        analysis.set_op_handle("torchvision::deform_conv2d", _deform_conv_macs)
+        analysis = getattr(fvcore.nn, name)(cpu, _image(image_size, in_chans, "cpu"))
+        analysis.set_op_handle(**handlers)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         with torch.no_grad():
-            macs = int(analysis.total())
-        unknown = {name.removeprefix("aten::") for name in analysis.unsupported_ops()} - _FREE_TRACED
-    _refuse_unknown(unknown, "fvcore")
-    return macs
+            return int(analysis.total()), set(analysis.unsupported_ops())
 
 
 def count_flop_counter(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> int:

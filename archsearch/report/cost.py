@@ -1,4 +1,4 @@
-"""`archsearch cost`: exact MACs and parameters of an architecture, layer by layer, as a document and as a table."""
+"""`archsearch cost`: exact MACs, parameters and activations of an architecture, layer by layer, as a document and as a table."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -28,6 +28,7 @@ def cost_document(arch: Arch, image_size: ImageSize | None = None, in_chans: int
         "macs": total.macs,
         "params": total.params,
         "norm_macs": total.norm_macs,
+        "activations": total.activations,
         "image_size": one_size(image.height, image.width),
         "in_chans": image.channels,
         "layers": [_layer_document(placed, total) for placed in arch.layers(image_size, in_chans)],
@@ -56,6 +57,7 @@ def _layer_document(placed: Placed, total: Cost) -> dict[str, Any]:
         "macs": cost.macs,
         "params": cost.params,
         "norm_macs": cost.norm_macs,
+        "activations": cost.activations,
         "share": cost.macs / total.macs,
     }
 
@@ -65,7 +67,7 @@ def _layer_fields(layer: Layer) -> dict[str, Any]:
 
 
 def cost_table(arch: Arch, width: int, image_size: ImageSize | None = None, in_chans: int | None = None) -> Group:
-    """Groups of equal layers with the MACs and parameters of each group; the layers' fields where `width` columns allow."""
+    """Groups of equal layers with the MACs and parameters of each group; their activations and the layers' fields where `width` columns allow."""
     total = arch.cost(image_size, in_chans)
     groups: dict[tuple[Layer, Shape, str], list[Placed]] = {}  # equal layers of one stage at equal shapes
     for placed in arch.layers(image_size, in_chans):
@@ -75,9 +77,10 @@ def cost_table(arch: Arch, width: int, image_size: ImageSize | None = None, in_c
     number = sum(len(group) for group in groups.values())
     totals = ["total", "", "", str(number), format_count(total.macs), format_count(total.params), "100.0%"]
     if width >= _WIDE:
-        columns.append("fields")
-        totals.append("")
-        for row, (layer, _, _) in zip(rows, groups, strict=True):
+        columns += ["activations", "fields"]
+        totals += [format_count(total.activations), ""]
+        for row, ((layer, shape, _), group) in zip(rows, groups.items(), strict=True):
+            row.append(format_count(layer.cost(shape).activations * len(group)))
             row.append(" ".join(f"{name}={format_value(value)}" for name, value in _layer_fields(layer).items()))
     table = make_table(columns, rows, left=["path", "layer", "fields"])
     table.rows[-1].end_section = True
@@ -116,6 +119,7 @@ def cost_sentence(arch: Arch, image_size: ImageSize | None = None, in_chans: int
     cost, image = arch.cost(image_size, in_chans), arch.image(image_size, in_chans)
     channels = f" and {image.channels} channel{'s' * (image.channels != 1)}" if image.channels != 3 else ""
     return (
-        f"{arch.arch_id}: {cost.macs} MACs ({cost.norm_macs} of them in norms) and {cost.params} parameters "
-        f"for one image of {image.sides}{channels}; a MAC is one multiply-add, what vision papers call a FLOP."
+        f"{arch.arch_id}: {cost.macs} MACs ({cost.norm_macs} of them in norms), {cost.params} parameters and {cost.activations} activations "
+        f"for one image of {image.sides}{channels}; a MAC is one multiply-add, what vision papers call a FLOP, "
+        "and activations are the elements that convolutions and linear layers write."
     )

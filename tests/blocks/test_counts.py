@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from archsearch import Arch, RunError, build, load_space, paper
 from archsearch.blocks import Layer, LayerError, Shape, own_choices, registered_layers
-from archsearch.models import Finding, check_layer, count_flop_counter, count_fvcore
+from archsearch.models import Finding, check_layer, count_activations, count_flop_counter, count_fvcore
 from archsearch.models.contract import SHAPES, layer_settings, shapes_for
 from archsearch.space import Space, propose
 
@@ -69,6 +69,7 @@ def _check_hybrid(space: Space, params: dict[str, object], *, fvcore: bool) -> N
     assert count_flop_counter(model, arch.image_size) == cost.macs - cost.norm_macs
     if fvcore:
         assert count_fvcore(model, arch.image_size) == cost.macs
+        assert count_activations(model, arch.image_size) == cost.activations
 
 
 @pytest.mark.parametrize("chunk", range(2))
@@ -128,6 +129,7 @@ def test_rectangular_input_is_counted_as_it_is() -> None:
         cost = paper(name).cost(size)
         model = build(paper(name), image_size=size)
         assert count_fvcore(model, size) == cost.macs
+        assert count_activations(model, size) == cost.activations
         assert count_flop_counter(model, size) == cost.macs - cost.norm_macs
 
 

@@ -181,6 +181,7 @@ def test_blocks_lists_every_registered_layer_with_its_choices(cli: Cli) -> None:
 def test_cost_of_davit_tiny_is_the_papers_to_the_unit(cli: Cli) -> None:
     cost = document(cli("cost", "davit_tiny", "--json"))
     assert (cost["macs"], cost["params"]) == DAVIT_TINY
+    assert cost["activations"] == sum(layer["activations"] for layer in cost["layers"]) == 17_081_320
     assert (cost["name"], cost["image_size"]) == ("davit_tiny", 224)
     assert sum(layer["macs"] for layer in cost["layers"]) == cost["macs"]
     assert sum(layer["params"] for layer in cost["layers"]) == cost["params"]
@@ -220,6 +221,9 @@ def test_cost_table_collapses_equal_blocks_and_gives_totals(cli: Cli) -> None:
     assert sum(counts) == 17
     assert "4540244736 MACs" in text
     assert "28360168 parameters" in text
+    assert "17081320 activations" in " ".join(text.split())
+    assert next(line for line in text.splitlines() if "activations" in line and "share" in line)
+    assert row.split()[7] == "2.48M"  # 3 x 11 x 14 x 14 x 384
 
 
 def test_cost_reads_what_sample_writes_and_a_space_file_of_size_one(cli: Cli, tmp_path: Path) -> None:

@@ -42,9 +42,12 @@ class ConvNextBlock(Block):
     def cost(self, shape: Shape) -> Cost:
         """Written out, so that no formula of the package is in it."""
         width, positions, hidden = shape.channels, shape.positions, self.ratio * shape.channels
-        depthwise = Cost(positions * self.kernel**2 * width, (self.kernel**2 + 1) * width)
+        depthwise = Cost(
+            positions * self.kernel**2 * width, (self.kernel**2 + 1) * width, activations=positions * width
+        )
         norm = Cost(5 * positions * width, 2 * width, norm_macs=5 * positions * width)
-        mlp = Cost(2 * positions * width * hidden, 2 * width * hidden + hidden + width)
+        weights = 2 * width * hidden
+        mlp = Cost(positions * weights, weights + hidden + width, activations=positions * (hidden + width))
         return depthwise + norm + mlp + Cost(params=width)
 
     def build(self, shape: Shape, drop_path: float = 0.0) -> nn.Module:

@@ -37,7 +37,7 @@ from archsearch.space import Arch, propose, register_files
 _MOST_OTHERS = 10_000  # trials of other programs between those of a run
 _LOST = ".lost"  # put behind the names of the files that a restored study takes the place of
 _CANDIDATE = (
-    *("arch_id", "architecture", "macs", "params", "is_fixed", "paper", "in_band", "reused_from"),
+    *("arch_id", "architecture", "macs", "params", "activations", "is_fixed", "paper", "in_band", "reused_from"),
     *("archsearch_version", "torch_version", "python_version", "throughput_predicted_img_s"),
 )
 

@@ -416,6 +416,7 @@ class RunStore:
             "architecture": arch.describe(),
             "macs": cost.macs,
             "params": cost.params,
+            "activations": cost.activations,
             "is_fixed": paper is not None,
             "paper": paper,
             "in_band": self.config.band.contains(cost.macs),
