@@ -1,0 +1,215 @@
+"""The paths of a graph with the highest scores whose cost lies in a box, exactly: a table of partial sums from each end, joined at one step.
+
+As for counting, but a row is one partial path, and of those with equal costs only the best `number` are kept: no others can be among the best of all.
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from archsearch.space.budget.graph import END, Integers, Node
+from archsearch.space.budget.keyed_graph import Box, KeyedGraph, Path, fitting_rows
+from archsearch.space.budget.meet_in_the_middle import TooLargeError
+from archsearch.space.budget.ranges import RangeTable
+
+_NO_SCORE = -(2**62)  # below every score, and so with any score added
+_ANY_SCORE = -(2**61)
+
+
+class ScoredArrow(NamedTuple):
+    """The options of a step between two nodes, each with its key and its score."""
+
+    near: Node
+    far: Node
+    keys: Integers
+    scores: Integers
+
+
+class _Block(NamedTuple):
+    """Where the rows that one arrow adds to a node's table begin: every option after every row of `near`, `known` rows."""
+
+    start: int
+    near: Node
+    known: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Rows:
+    """Partial paths between one end and a node, in ascending order of their keys, of equal keys the best first; `origins`: their places in the blocks."""
+
+    keys: Integers
+    scores: Integers
+    origins: Integers
+    blocks: list[_Block]
+
+    @cached_property
+    def best(self) -> RangeTable:
+        """The highest score of any slice."""
+        return RangeTable(self.scores, np.maximum, _NO_SCORE)
+
+    def origin(self, row: int) -> tuple[Node, int, int]:
+        """The node before, the option that leads from it, and the row before."""
+        place = int(self.origins[row])
+        block = next(block for block in reversed(self.blocks) if block.start <= place)
+        return (block.near, *divmod(place - block.start, block.known))
+
+
+_Table = dict[Node, _Rows]
+
+
+class _Join(NamedTuple):
+    """A row of each table and the option between them."""
+
+    near: Node
+    left: int
+    far: Node
+    right: int
+    option: int
+
+
+class BestPaths:
+    """The tables, and `find`. Raises TooLargeError for a table of more than `most_rows`.
+
+    With two bounded quantities the rows that fit the first are looked through for the second.
+    """
+
+    def __init__(
+        self, graph: KeyedGraph, steps: list[list[ScoredArrow]], box: Box, number: int, most_rows: int
+    ) -> None:
+        self.graph, self.box, self.number, self._most_rows = graph, box, number, most_rows
+        one = _Rows(keys=np.zeros(1, np.int64), scores=np.zeros(1, np.int64), origins=np.zeros(1, np.int64), blocks=[])
+        self.left: list[_Table] = [{graph.start: one}]
+        self.right: list[_Table] = [{END: one}]  # from the last step back
+        before, after = graph.ranges(is_forward=True), graph.ranges(is_forward=False)
+        while len(self.left) + len(self.right) < len(steps) + 1:
+            ahead, behind = len(self.left) - 1, len(steps) - len(self.right)
+            forward, backward = steps[ahead], [_turned(arrow) for arrow in steps[behind]]
+            if _count_rows(self.left[-1], forward) <= _count_rows(self.right[-1], backward):
+                self.left.append(self._extend(self.left[-1], forward, after[ahead + 1]))
+            else:
+                self.right.append(self._extend(self.right[-1], backward, before[behind]))
+        self._middle = steps[len(self.left) - 1]
+        self._kept: list[tuple[int, int, _Join]] = []  # a heap: score, minus the number of those found before, path
+        self._num_found = 0
+
+    def _extend(self, table: _Table, arrows: list[ScoredArrow], rest: Mapping[Node, tuple[int, int]]) -> _Table:
+        """The table after one more step; `rest`: least and most cost of the remaining path from each node."""
+        if _count_rows(table, arrows) > self._most_rows:
+            raise TooLargeError
+        blocks: dict[Node, list[_Block]] = {}
+        parts: dict[Node, list[tuple[Integers, Integers, Integers]]] = {}
+        sizes: dict[Node, int] = {}
+        for near, far, option_keys, option_scores in arrows:
+            if near not in table or far not in rest:
+                continue
+            known, start = table[near], sizes.get(far, 0)
+            keys = np.add.outer(option_keys, known.keys).ravel()
+            total = keys >> self.graph.bits
+            fits = (total + rest[far][0] <= self.box.high[0]) & (total + rest[far][1] >= self.box.low[0])
+            places = np.flatnonzero(fits)
+            scores = np.add.outer(option_scores, known.scores).ravel()[places]
+            sizes[far] = start + len(keys)
+            blocks.setdefault(far, []).append(_Block(start, near, len(known.keys)))
+            parts.setdefault(far, []).append((keys[places], scores, places + start))
+        joined = {far: map(np.concatenate, zip(*found, strict=True)) for far, found in parts.items()}
+        return {far: rows for far, columns in joined.items() if (rows := self._keep(*columns, blocks[far])) is not None}
+
+    def _keep(self, keys: Integers, scores: Integers, origins: Integers, blocks: list[_Block]) -> _Rows | None:
+        """The best `number` rows of each key; None for no rows."""
+        order = np.lexsort((-scores, keys))
+        keys = keys[order]
+        is_first = np.concatenate(([True], keys[1:] != keys[:-1]))[: len(keys)]
+        starts = np.flatnonzero(is_first)
+        rank = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
+        kept = np.flatnonzero(rank < self.number)
+        if not len(kept):
+            return None
+        order = order[kept]
+        return _Rows(keys=keys[kept], scores=scores[order], origins=origins[order], blocks=blocks)
+
+    def find(self) -> list[tuple[int, Path]]:
+        """The scores and paths of the best, the highest first; of equal scores at the end of the list those found first."""
+        for bound, arrow, option in sorted(self._joins(), key=lambda join: -join[0]):
+            if bound <= self._floor:
+                break
+            self._search(arrow, option)
+        return [(score, self._path(join)) for score, _, join in sorted(self._kept, reverse=True)]
+
+    @property
+    def _floor(self) -> int:
+        """What a score must exceed to be kept."""
+        return self._kept[0][0] if len(self._kept) == self.number else _ANY_SCORE
+
+    def _joins(self) -> Iterator[tuple[int, ScoredArrow, int]]:
+        """Every option of the middle step, with a bound on its paths' scores."""
+        left, right = self.left[-1], self.right[-1]
+        for arrow in self._middle:
+            if arrow.near in left and arrow.far in right:
+                ends = int(left[arrow.near].scores.max()) + int(right[arrow.far].scores.max())
+                for option, score in enumerate(arrow.scores.tolist()):
+                    yield ends + score, arrow, option
+
+    def _search(self, arrow: ScoredArrow, option: int) -> None:
+        """Keep the best paths through one option: its row of the right table with the highest bound first."""
+        left, right = self.left[-1][arrow.near], self.right[-1][arrow.far]
+        scores = right.scores + arrow.scores[option]
+        rows = np.flatnonzero(scores > self._floor - left.scores.max())
+        sums = right.keys[rows] + arrow.keys[option]
+        start, stop = fitting_rows(left.keys, sums, self.box, self.graph.bits)
+        bounds = scores[rows] + left.best.over(start, stop)
+        for place in np.argsort(-bounds, kind="stable"):
+            if bounds[place] <= self._floor:
+                break
+            found = self._fitting(left, int(start[place]), int(stop[place]), int(sums[place]))
+            self._keep_joins(arrow, option, int(rows[place]), found, left.scores[found] + scores[rows[place]])
+
+    def _fitting(self, left: _Rows, start: int, stop: int, total: int) -> Integers:
+        """The rows of a slice of the left table that fit the second quantity too."""
+        places = np.arange(start, stop)
+        if len(self.box.low) == 1:
+            return places
+        mask = (1 << self.graph.bits) - 1
+        second = (left.keys[start:stop] & mask) + (total & mask)
+        return places[(second >= self.box.low[1]) & (second <= self.box.high[1])]
+
+    def _keep_joins(self, arrow: ScoredArrow, option: int, right: int, lefts: Integers, scores: Integers) -> None:
+        """Keep those of these paths that are among the best so far."""
+        better = np.flatnonzero(scores > self._floor)
+        for place in better[np.argsort(-scores[better], kind="stable")][: self.number].tolist():
+            if scores[place] <= self._floor:
+                break
+            join = _Join(arrow.near, int(lefts[place]), arrow.far, right, option)
+            heapq.heappush(self._kept, (int(scores[place]), -self._num_found, join))
+            self._num_found += 1
+            if len(self._kept) > self.number:
+                heapq.heappop(self._kept)
+
+    def _path(self, join: _Join) -> Path:
+        """The whole path of a join."""
+        path: Path = []
+        node, row = join.near, join.left
+        for table in self.left[:0:-1]:
+            near, option, row = table[node].origin(row)
+            path.append((near, node, option))
+            node = near
+        path = [*path[::-1], (join.near, join.far, join.option)]
+        node, row = join.far, join.right
+        for table in self.right[:0:-1]:
+            far, option, row = table[node].origin(row)
+            path.append((node, far, option))
+            node = far
+        return path
+
+
+def _turned(arrow: ScoredArrow) -> ScoredArrow:
+    """The arrow the other way round."""
+    return arrow._replace(near=arrow.far, far=arrow.near)
+
+
+def _count_rows(table: _Table, arrows: list[ScoredArrow]) -> int:
+    """Number of sums to form when a step is added to a table."""
+    return sum(len(table[arrow.near].keys) * len(arrow.keys) for arrow in arrows if arrow.near in table)
