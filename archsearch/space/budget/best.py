@@ -47,9 +47,15 @@ class _Rows:
     blocks: list[_Block]
 
     @cached_property
-    def best(self) -> RangeTable:
-        """The highest score of any slice."""
-        return RangeTable(self.scores, np.maximum, _NO_SCORE)
+    def _ranks(self) -> tuple[Integers, RangeTable]:
+        """The distinct scores in ascending order, and the rows' places among them, which take half the memory."""
+        distinct, ranks = np.unique(self.scores, return_inverse=True)
+        return np.append(distinct, _NO_SCORE), RangeTable(ranks.astype(np.int32), np.maximum, -1)
+
+    def highest(self, start: Integers, stop: Integers) -> Integers:
+        """The highest score of each of the slices [start, stop); _NO_SCORE for none."""
+        distinct, ranks = self._ranks
+        return distinct[ranks.over(start, stop)]
 
     def origin(self, row: int) -> tuple[Node, int, int]:
         """The node before, the option that leads from it, and the row before."""
@@ -100,34 +106,38 @@ class BestPaths:
         """The table after one more step; `rest`: least and most cost of the remaining path from each node."""
         if _count_rows(table, arrows) > self._most_rows:
             raise TooLargeError
-        blocks: dict[Node, list[_Block]] = {}
-        parts: dict[Node, list[tuple[Integers, Integers, Integers]]] = {}
-        sizes: dict[Node, int] = {}
-        for near, far, option_keys, option_scores in arrows:
-            if near not in table or far not in rest:
-                continue
-            known, start = table[near], sizes.get(far, 0)
+        incoming: dict[Node, list[ScoredArrow]] = {}
+        for arrow in arrows:
+            if arrow.near in table and arrow.far in rest:
+                incoming.setdefault(arrow.far, []).append(arrow)
+        rows = {far: self._reach(table, found, rest[far]) for far, found in incoming.items()}
+        return {far: found for far, found in rows.items() if len(found.keys)}
+
+    def _reach(self, table: _Table, arrows: list[ScoredArrow], rest: tuple[int, int]) -> _Rows:
+        """The rows of the node that these arrows lead to."""
+        blocks: list[_Block] = []
+        parts: list[tuple[Integers, Integers, Integers]] = []
+        start = 0
+        for near, _, option_keys, option_scores in arrows:
+            known = table[near]
             keys = np.add.outer(option_keys, known.keys).ravel()
             total = keys >> self.graph.bits
-            fits = (total + rest[far][0] <= self.box.high[0]) & (total + rest[far][1] >= self.box.low[0])
-            places = np.flatnonzero(fits)
+            places = np.flatnonzero((total + rest[0] <= self.box.high[0]) & (total + rest[1] >= self.box.low[0]))
             scores = np.add.outer(option_scores, known.scores).ravel()[places]
-            sizes[far] = start + len(keys)
-            blocks.setdefault(far, []).append(_Block(start, near, len(known.keys)))
-            parts.setdefault(far, []).append((keys[places], scores, places + start))
-        joined = {far: map(np.concatenate, zip(*found, strict=True)) for far, found in parts.items()}
-        return {far: rows for far, columns in joined.items() if (rows := self._keep(*columns, blocks[far])) is not None}
+            parts.append((keys[places], scores, places + start))
+            blocks.append(_Block(start, near, len(known.keys)))
+            start += len(keys)
+        keys, scores, origins = map(np.concatenate, zip(*parts, strict=True))
+        del parts
+        return self._keep(keys, scores, origins, blocks)
 
-    def _keep(self, keys: Integers, scores: Integers, origins: Integers, blocks: list[_Block]) -> _Rows | None:
-        """The best `number` rows of each key; None for no rows."""
+    def _keep(self, keys: Integers, scores: Integers, origins: Integers, blocks: list[_Block]) -> _Rows:
+        """The best `number` rows of each key."""
         order = np.lexsort((-scores, keys))
         keys = keys[order]
-        is_first = np.concatenate(([True], keys[1:] != keys[:-1]))[: len(keys)]
-        starts = np.flatnonzero(is_first)
+        starts = np.flatnonzero(np.diff(keys, prepend=-1))
         rank = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
         kept = np.flatnonzero(rank < self.number)
-        if not len(kept):
-            return None
         order = order[kept]
         return _Rows(keys=keys[kept], scores=scores[order], origins=origins[order], blocks=blocks)
 
@@ -160,7 +170,7 @@ class BestPaths:
         rows = np.flatnonzero(scores > self._floor - left.scores.max())
         sums = right.keys[rows] + arrow.keys[option]
         start, stop = fitting_rows(left.keys, sums, self.box, self.graph.bits)
-        bounds = scores[rows] + left.best.over(start, stop)
+        bounds = scores[rows] + left.highest(start, stop)
         for place in np.argsort(-bounds, kind="stable"):
             if bounds[place] <= self._floor:
                 break
