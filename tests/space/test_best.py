@@ -158,11 +158,12 @@ def test_quantiles_are_those_of_brute_force(listed: Listed) -> None:
 
 def test_quantiles_of_a_large_space_are_drawn(listed: Listed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("archsearch.space.budget.in_band._MOST_LISTED", 10)
+    monkeypatch.setattr("archsearch.space.budget.in_band._DRAWN", 2500)
     band, shares = listed.bands()[0], [0.1, 0.5, 0.9]
     numbers = [total(random_score, arch) for arch in listed.inside(band, None).values()]
     for share, quantile in zip(shares, InBand(listed.space, band).quantiles(random_score, shares), strict=True):
         below = [np.mean(np.array(numbers) < quantile - 1e-9), np.mean(np.array(numbers) <= quantile + 1e-9)]
-        assert below[0] - 0.02 <= share <= below[1] + 0.02
+        assert below[0] - 0.03 <= share <= below[1] + 0.03
 
 
 @pytest.mark.parametrize("tables", ["exact", "coarse", "two bands"])
@@ -188,7 +189,8 @@ def chi_square_z(counts: Counter[str], expected: dict[str, float]) -> float:
     if rare:
         cells.append((sum(counts[key] for key in rare), sum(expected[key] for key in rare)))
     freedom = len(cells) - 1
-    return (sum((seen - number) ** 2 / number for seen, number in cells) - freedom) / (2 * freedom) ** 0.5
+    statistic = sum((seen - number) ** 2 / number for seen, number in cells)
+    return (statistic - freedom) / math.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize("is_coarse", [False, True])

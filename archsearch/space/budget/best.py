@@ -4,29 +4,25 @@ As for counting, but a row is one partial path, and of those with equal costs on
 """
 
 import heapq
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from archsearch.space.budget.graph import END, Integers, Node
 from archsearch.space.budget.keyed_graph import Box, KeyedGraph, Path, fitting_rows
 from archsearch.space.budget.meet_in_the_middle import TooLargeError
+from archsearch.space.budget.prices import ScoredArrow, price_of_second
 from archsearch.space.budget.ranges import RangeTable
 
 _NO_SCORE = -(2**62)  # below every score, and so with any score added
 _ANY_SCORE = -(2**61)
+_FIRST_SCANS = 2
 
-
-class ScoredArrow(NamedTuple):
-    """The options of a step between two nodes, each with its key and its score."""
-
-    near: Node
-    far: Node
-    keys: Integers
-    scores: Integers
+Total = TypeVar("Total", int, Integers)
 
 
 class _Block(NamedTuple):
@@ -46,17 +42,6 @@ class _Rows:
     origins: Integers
     blocks: list[_Block]
 
-    @cached_property
-    def _ranks(self) -> tuple[Integers, RangeTable]:
-        """The distinct scores in ascending order, and the rows' places among them, which take half the memory."""
-        distinct, ranks = np.unique(self.scores, return_inverse=True)
-        return np.append(distinct, _NO_SCORE), RangeTable(ranks.astype(np.int32), np.maximum, -1)
-
-    def highest(self, start: Integers, stop: Integers) -> Integers:
-        """The highest score of each of the slices [start, stop); _NO_SCORE for none."""
-        distinct, ranks = self._ranks
-        return distinct[ranks.over(start, stop)]
-
     def origin(self, row: int) -> tuple[Node, int, int]:
         """The node before, the option that leads from it, and the row before."""
         place = int(self.origins[row])
@@ -65,6 +50,21 @@ class _Rows:
 
 
 _Table = dict[Node, _Rows]
+
+
+class _Highest:
+    """The highest of scores (n,) in slices; their places among the distinct ones take half the memory."""
+
+    def __init__(self, scores: Integers) -> None:
+        distinct, ranks = np.unique(scores, return_inverse=True)
+        self.most = int(distinct[-1])
+        self._distinct = np.append(distinct, _NO_SCORE)
+        self._ranks = RangeTable(ranks.astype(np.int32), np.maximum, -1)
+
+    def over(self, start: Integers, stop: Integers) -> Integers:
+        """Of each of the slices [start, stop); _NO_SCORE for an empty one."""
+        found: Integers = self._distinct[self._ranks.over(start, stop)]
+        return found
 
 
 class _Join(NamedTuple):
@@ -80,7 +80,7 @@ class _Join(NamedTuple):
 class BestPaths:
     """The tables, and `find`. Raises TooLargeError for a table of more than `most_rows`.
 
-    With two bounded quantities the rows that fit the first are looked through for the second.
+    With two bounded quantities the rows that fit the first are looked through for the second, as long as their bounds are high enough.
     """
 
     def __init__(
@@ -99,8 +99,16 @@ class BestPaths:
             else:
                 self.right.append(self._extend(self.right[-1], backward, before[behind]))
         self._middle = steps[len(self.left) - 1]
+        self._price, self._paid = price_of_second(steps, box, graph.bits)
+        # Every score is this one plus a multiple of `_step`, 0 for one score alone.
+        self._base = sum(int(arrows[0].scores[0]) for arrows in steps)
+        own = [
+            np.gcd.reduce(np.concatenate([arrow.scores for arrow in arrows]) - arrows[0].scores[0]) for arrows in steps
+        ]
+        self._step = math.gcd(*map(int, own))
         self._kept: list[tuple[int, int, _Join]] = []  # a heap: score, minus the number of those found before, path
         self._num_found = 0
+        self._known: set[_Join] = set()
 
     def _extend(self, table: _Table, arrows: list[ScoredArrow], rest: Mapping[Node, tuple[int, int]]) -> _Table:
         """The table after one more step; `rest`: least and most cost of the remaining path from each node."""
@@ -143,10 +151,13 @@ class BestPaths:
 
     def find(self) -> list[tuple[int, Path]]:
         """The scores and paths of the best, the highest first; of equal scores at the end of the list those found first."""
-        for bound, arrow, option in sorted(self._joins(), key=lambda join: -join[0]):
-            if bound <= self._floor:
-                break
-            self._search(arrow, option)
+        joins = sorted(self._joins(), key=lambda join: -join[0])
+        # With a price many bounds are equal: some paths of each join are found first, since a high floor spares looking through rows.
+        for most in (_FIRST_SCANS, None) if self._price else (None,):
+            for bound, arrow, option in joins:
+                if bound <= self._floor:
+                    break
+                self._search(arrow, option, most)
         return [(score, self._path(join)) for score, _, join in sorted(self._kept, reverse=True)]
 
     @property
@@ -156,26 +167,46 @@ class BestPaths:
 
     def _joins(self) -> Iterator[tuple[int, ScoredArrow, int]]:
         """Every option of the middle step, with a bound on its paths' scores."""
-        left, right = self.left[-1], self.right[-1]
         for arrow in self._middle:
-            if arrow.near in left and arrow.far in right:
-                ends = int(left[arrow.near].scores.max()) + int(right[arrow.far].scores.max())
-                for option, score in enumerate(arrow.scores.tolist()):
-                    yield ends + score, arrow, option
+            if arrow.near in self.left[-1] and arrow.far in self.right[-1]:
+                right = self.right[-1][arrow.far]
+                ends = self._highest[arrow.near].most + int(self._priced(right.keys, right.scores).max())
+                for option, score in enumerate(self._priced(arrow.keys, arrow.scores).tolist()):
+                    yield self._bound(ends + score), arrow, option
 
-    def _search(self, arrow: ScoredArrow, option: int) -> None:
-        """Keep the best paths through one option: its row of the right table with the highest bound first."""
-        left, right = self.left[-1][arrow.near], self.right[-1][arrow.far]
-        scores = right.scores + arrow.scores[option]
-        rows = np.flatnonzero(scores > self._floor - left.scores.max())
-        sums = right.keys[rows] + arrow.keys[option]
-        start, stop = fitting_rows(left.keys, sums, self.box, self.graph.bits)
-        bounds = scores[rows] + left.highest(start, stop)
-        for place in np.argsort(-bounds, kind="stable"):
+    def _search(self, arrow: ScoredArrow, option: int, most: int | None) -> None:
+        """Keep the best paths through one option: its row of the right table with the highest bound first, of `most` rows."""
+        left, right, highest = self.left[-1][arrow.near], self.right[-1][arrow.far], self._highest[arrow.near]
+        sums, scores = right.keys + arrow.keys[option], right.scores + arrow.scores[option]
+        priced = self._priced(sums, scores)
+        rows = np.flatnonzero(self._bound(priced + highest.most) > self._floor)
+        start, stop = fitting_rows(left.keys, sums[rows], self.box, self.graph.bits)
+        bounds = self._bound(priced[rows] + highest.over(start, stop))
+        if self._price:
+            bounds = np.minimum(bounds, scores[rows] + self._unpriced[arrow.near].over(start, stop))
+        for place in np.argsort(-bounds, kind="stable")[:most]:
             if bounds[place] <= self._floor:
                 break
-            found = self._fitting(left, int(start[place]), int(stop[place]), int(sums[place]))
-            self._keep_joins(arrow, option, int(rows[place]), found, left.scores[found] + scores[rows[place]])
+            row = int(rows[place])
+            found = self._fitting(left, int(start[place]), int(stop[place]), int(sums[row]))
+            self._keep_joins(arrow, option, row, found, left.scores[found] + scores[row])
+
+    @cached_property
+    def _highest(self) -> dict[Node, _Highest]:
+        return {node: _Highest(self._priced(left.keys, left.scores)) for node, left in self.left[-1].items()}
+
+    @cached_property
+    def _unpriced(self) -> dict[Node, _Highest]:
+        return {node: _Highest(left.scores) for node, left in self.left[-1].items()}
+
+    def _priced(self, keys: Integers, scores: Integers) -> Integers:
+        """The scores less the price of the second quantity."""
+        return scores - self._price * (keys & ((1 << self.graph.bits) - 1)) if self._price else scores
+
+    def _bound(self, priced: Total) -> Total:
+        """The highest score that paths inside with these priced scores can have: at most the price of the band's end more, and one that sums can be."""
+        bound = priced + self._paid
+        return bound - (bound - self._base) % self._step if self._step else bound
 
     def _fitting(self, left: _Rows, start: int, stop: int, total: int) -> Integers:
         """The rows of a slice of the left table that fit the second quantity too."""
@@ -193,6 +224,9 @@ class BestPaths:
             if scores[place] <= self._floor:
                 break
             join = _Join(arrow.near, int(lefts[place]), arrow.far, right, option)
+            if join in self._known:
+                continue
+            self._known.add(join)
             heapq.heappush(self._kept, (int(scores[place]), -self._num_found, join))
             self._num_found += 1
             if len(self._kept) > self.number:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from archsearch.errors import UserError
 from archsearch.space.arch import Arch
 from archsearch.space.budget.band import COLUMNS, Band, Quantity, explain_out_of_range
-from archsearch.space.budget.best import BestPaths, ScoredArrow
+from archsearch.space.budget.best import BestPaths
 from archsearch.space.budget.graph import Integers, Options, Params, space_graph
 from archsearch.space.budget.keyed_graph import Box, Edge, KeyedGraph, Path
 from archsearch.space.budget.meet_in_the_middle import MeetInTheMiddle, TooLargeError
 from archsearch.space.budget.paths import find_path, path_cost, redraw_stage
+from archsearch.space.budget.prices import ScoredArrow
 from archsearch.space.budget.scores import OptionWeights, Score, Scored, every_path, score_options, tilt_weights
 from archsearch.space.space import Space
 
@@ -103,19 +104,16 @@ class InBand:
         if sum(bits) > 60:
             raise TooLargeError
         shift = bits[1] if len(bits) > 1 else 0
+        weighted: OptionWeights = weights or [{}] * len(self._graph.steps)
         return KeyedGraph(
             start=self._graph.start,
             steps=[
                 [
-                    (
-                        node,
-                        end,
-                        Edge(self._option_keys(options, units, shift), weights and weights[number].get((node, end))),
-                    )
+                    (node, end, Edge(self._option_keys(options, units, shift), own.get((node, end))))
                     for node, ends in step.items()
                     for end, options in ends.items()
                 ]
-                for number, step in enumerate(self._graph.steps)
+                for step, own in zip(self._graph.steps, weighted, strict=True)
             ],
             bits=shift,
             is_weighted=weights is not None,
