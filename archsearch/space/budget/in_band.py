@@ -152,7 +152,7 @@ class InBand:
     def draw(self, rng: random.Random, tilt: Score | None = None) -> tuple[Params, Arch]:
         """One of the architectures and parameters that give it: all equally likely, or in proportion to exp(the sum of `tilt` over the layers).
 
-        The tables of the last tilt are kept, so pass the same function again. Raises UserError for a tilt that spans more than _WIDEST_TILT.
+        The tables of the last tilt are kept, so pass the same function again. Raises UserError for a tilt whose sums span more than 600.
         """
         path = self._draw_path(rng, None if tilt is None else self._tilted(tilt))
         if path is None:
@@ -195,8 +195,8 @@ class InBand:
     def quantiles(self, score: Score, shares: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> list[float]:
         """For each share the least score that at least this share of the architectures do not exceed.
 
-        Exact for spaces of up to _MOST_LISTED architectures in and outside the band, else from _DRAWN uniform draws, the same every time: then the share
-        of a quantile has a standard error of up to .005. The ends are those of `best`.
+        Exact for spaces of up to 2 million architectures in and outside the band, else from 10,000 uniform draws, the same every time: then the share of
+        a quantile has a standard error of up to .005. The ends are those of `best`.
         """
         for share in shares:
             if not 0 < share < 1:
