@@ -17,7 +17,8 @@ from archsearch.space.budget.keyed_graph import Box, Edge, KeyedGraph, Path
 from archsearch.space.budget.meet_in_the_middle import MeetInTheMiddle, TooLargeError
 from archsearch.space.budget.paths import find_path, path_cost, redraw_stage
 from archsearch.space.budget.prices import ScoredArrow
-from archsearch.space.budget.scores import OptionWeights, Score, Scored, every_path, score_options, tilt_weights
+from archsearch.space.budget.scores import Score, Scored, every_path, score_options
+from archsearch.space.budget.tilt import OptionWeights, Tilted, balance, option_weights
 from archsearch.space.space import Space
 
 # Most sums in a table, by the number of bounded quantities: few for drawing, so that set-up is quick; for counting as many as fit into memory (24 bytes each
@@ -48,7 +49,7 @@ class InBand:
         self._bounds = [(COLUMNS[quantity], bound) for quantity, bound in bounds if bound is not None]
         self._graph = space_graph(space)
         self._units = [1] * len(self._bounds)
-        self._tilt: tuple[Score, MeetInTheMiddle] | None = None  # the last one, with its tables
+        self._tilt: tuple[Score, Tilted] | None = None  # the last one
         try:
             self._tables = self._make_tables(self._units, FEW_ROWS)  # for drawing: exact for a small space
         except TooLargeError:  # else with costs rounded to units that are small beside the band
@@ -242,26 +243,35 @@ class InBand:
             found.append({block: mass / total if total else 0.0 for block, mass in shares.items()})
         return found
 
-    def _draw_path(self, rng: random.Random | None = None, tables: MeetInTheMiddle | None = None) -> Path | None:
+    def _draw_path(self, rng: random.Random | None = None, tilted: Tilted | None = None) -> Path | None:
         """The first drawn path whose exact cost is inside; None after many attempts."""
-        rng, tables = rng or random.Random(0), tables or self._tables
-        return next((path for path in (tables.draw(rng) for _ in range(_TRIES)) if self._is_inside(path)), None)
+        rng = rng or random.Random(0)
+        tables, keeps = (tilted.tables, tilted.keeps) if tilted else (self._tables, None)
+        for _ in range(_TRIES):
+            path = tables.draw(rng)
+            cost = path_cost(self._graph, path)
+            if self._are_inside(cost) and (keeps is None or keeps(int(cost[1]), rng)):
+                return path
+        return None
 
-    def _tilted(self, tilt: Score) -> MeetInTheMiddle:
-        """The tables for drawing with this tilt, kept for the next draw.
-
-        Of two bounded quantities they know the first. Exact ones are made where of those in larger units too few draws are inside.
-        """
+    def _tilted(self, tilt: Score) -> Tilted:
+        """What draws with this tilt, kept for the next draw; from exact tables where of those in larger units too few draws are inside."""
         if self._tilt and self._tilt[0] is tilt:
             return self._tilt[1]
-        weights = tilt_weights(score_options(self.space, tilt))
-        wide = self if len(self._bounds) < 2 else InBand(self.space, self.band)
+        scores = score_options(self.space, tilt)
+        is_both = len(self._bounds) > 1  # then the tables know the first alone
+        wide, params_band = (InBand(self.space, self.band), self.params_band) if is_both else (self, None)
         for units in (wide._units, [1] * len(wide._units)):
             with suppress(TooLargeError):
-                tables = wide._make_tables(units, MOST_ROWS[1], weights=weights)
-                if self._draw_path(tables=tables) is not None:
-                    self._tilt = (tilt, tables)
-                    return tables
+
+                def weigh(price: float, units: list[int] = units) -> MeetInTheMiddle:
+                    weights = option_weights(self._graph, scores, price)
+                    return wide._make_tables(units, MOST_ROWS[1], weights=weights)
+
+                tilted = balance(weigh, self._graph, params_band)
+                if self._draw_path(tilted=tilted) is not None:
+                    self._tilt = (tilt, tilted)
+                    return tilted
         raise UserError(self._explain_steep())
 
     def _explain_steep(self) -> str:

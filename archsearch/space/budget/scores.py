@@ -7,7 +7,6 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from archsearch.blocks import PatchesLayer
 from archsearch.errors import UserError, shown
@@ -17,11 +16,6 @@ from archsearch.space.budget.keyed_graph import Path
 from archsearch.space.space import Space
 
 Score = Callable[[Placed], float]  # of one layer at its place; an architecture's is the sum
-
-OptionWeights = list[
-    dict[tuple[Node, Node], NDArray[np.float64]]
-]  # of each step, by the nodes that the options lie between
-WIDEST_TILT = 600  # exp(-600) is still a float
 
 
 class Scored(NamedTuple):
@@ -144,21 +138,3 @@ def every_path(graph: Graph, scores: OptionScores) -> Integers:
             parts.setdefault(far, []).append((sums[near][:, None] + options).reshape(-1, 3))
         sums = {far: np.concatenate(found) for far, found in parts.items()}
     return sums[END]
-
-
-def tilt_weights(scores: OptionScores) -> OptionWeights:
-    """exp(score) of each option, divided by the largest of its step, which changes no proportion between paths.
-
-    Raises UserError where an architecture might weigh less than the least number.
-    """
-    most = [max(int(own.max()) for own in step.values()) for step in scores.steps]
-    least = [min(int(own.min()) for own in step.values()) for step in scores.steps]
-    span = (sum(most) - sum(least)) * scores.unit
-    if span > WIDEST_TILT:
-        raise UserError(
-            f"tilt: its sums span {span:.4g}; up to {WIDEST_TILT} are allowed, so multiply it by {WIDEST_TILT / span:.2g} or less"
-        )
-    return [
-        {ends: np.exp((own - highest) * scores.unit) for ends, own in step.items()}
-        for step, highest in zip(scores.steps, most, strict=True)
-    ]
