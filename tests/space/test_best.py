@@ -209,7 +209,7 @@ def check_distribution(
 
 
 def chi_square_z(counts: Counter[str], expected: dict[str, float]) -> float:
-    """The chi-square statistic in standard deviations from its mean, of cells of neighbours in the order of what is expected, each but the last with 5 or more."""
+    """The chi-square statistic in standard deviations from its mean, of cells of neighbours in order of what is expected, each but the last with 5 or more."""
     cells = [(0, 0.0)]
     for key in sorted(expected, key=lambda key: -expected[key]):
         if cells[-1][1] >= 5:
