@@ -176,7 +176,7 @@ def test_the_sampler_example_runs_a_study(capsys: pytest.CaptureFixture[str]) ->
     assert len({(trial.params["width"], trial.params["depth"]) for trial in study.trials}) == 12
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_the_python_page_says_what_it_prints(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     code = code_blocks("python", "python")[number]
     _, printed = run_code(code, capsys)
@@ -189,7 +189,7 @@ def test_the_python_page_reads_a_run(
 ) -> None:
     from support.runs import FIXED, fixed_archs, make_config, run
 
-    code = code_blocks("python", "python")[3]
+    code = code_blocks("python", "python")[4]
     (folder,) = re.findall(r'load_run\("(.*)"\)', code)
     config = make_config(tmp_path / "log", name=Path(folder).name)
     run(tmp_path / folder, config, 2, fixed=fixed_archs())
@@ -218,7 +218,7 @@ def test_every_python_block_of_a_document_is_run_by_a_test() -> None:
         "benchmarks": 1,
         "blocks": 1,
         "papers": 1,
-        "python": 4,
+        "python": 5,
         "search": 1,
     }
 

@@ -41,6 +41,11 @@ class Placed(NamedTuple):
     out: Shape
 
     @property
+    def cost(self) -> Cost:
+        """MACs and parameters of the layer at its place."""
+        return self.layer.cost(self.shape)
+
+    @property
     def module(self) -> str:
         """The name of the layer's module in a built network, in which PyTorch counts stages and blocks from 0: `stages.1.blocks.0`."""
         names = [str(int(name) - 1) if name.isdecimal() else name for name in self.path.split(".")]

@@ -1,4 +1,4 @@
-"""How long it takes to set up the tables of a band, to count its architectures, and to draw one: `python tests/benchmarks/sampling.py`.
+"""How long it takes to set up the tables of a band, to count its architectures, to find the best, and to draw one: `python tests/benchmarks/sampling.py`.
 
 Prints medians over several rounds, wall clock and processor time, for the path that `archsearch sample` takes for each architecture.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from archsearch.report import arch_document
-from archsearch.space import Band, InBand, load_space, propose
+from archsearch.space import Band, InBand, Placed, load_space, propose
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -30,6 +30,15 @@ def report(name: str, rounds: list[tuple[float, float]], scale: float, unit: str
     print(f"{name:48s} {wall:9.3f} {unit} wall {processor:9.3f} {unit} processor")
 
 
+def _num_params(placed: Placed) -> float:
+    return placed.cost.params
+
+
+def _tilt(placed: Placed) -> float:
+    """Twice the chance for each million parameters."""
+    return placed.cost.params * 7e-7
+
+
 def measure(name: str, options: argparse.Namespace, bands: tuple[Band | None, Band | None]) -> None:
     """All of one kind of band."""
     rounds = range(options.rounds)
@@ -40,6 +49,16 @@ def measure(name: str, options: argparse.Namespace, bands: tuple[Band | None, Ba
     rows = [timed(lambda: [arch_document(inside.draw(rng)[1]) for _ in range(options.draws)]) for _ in rounds]
     report(f"{name}: draw and its line of sample --json", rows, 1000 / options.draws, "ms")
     report(f"{name}: count", [timed(lambda: inside.count)], 1, "s")
+    most = [timed(lambda: inside.best(_num_params)) for _ in rounds]
+    report(f"{name}: most parameters", most, 1, "s")
+    report(
+        f"{name}: set-up of a tilt",
+        [timed(lambda: inside.draw(rng, lambda placed: _tilt(placed))) for _ in rounds],
+        1,
+        "s",
+    )
+    tilted = [timed(lambda: inside.draw_many(options.draws, rng, _tilt)) for _ in rounds]
+    report(f"{name}: tilted draw, once set up", tilted, 1000 / options.draws, "ms")
     print(f"{name}: {inside.count} architectures, {'exact' if inside.is_exact else 'estimated'}")
 
 

@@ -1,7 +1,8 @@
 """The architectures of a space in a band, counted exactly and drawn uniformly; one that several parameter sets give counts once."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -10,10 +11,15 @@ from numpy.typing import NDArray
 from archsearch.errors import UserError
 from archsearch.space.arch import Arch
 from archsearch.space.budget.band import COLUMNS, Band, Quantity, explain_out_of_range
-from archsearch.space.budget.graph import END, Graph, Integers, Node, Options, Params, space_graph
+from archsearch.space.budget.best import BestPaths
+from archsearch.space.budget.graph import Integers, Options, Params, space_graph
 from archsearch.space.budget.keyed_graph import Box, Edge, KeyedGraph, Path
 from archsearch.space.budget.maker import cached_maker
 from archsearch.space.budget.meet_in_the_middle import MeetInTheMiddle, TooLargeError
+from archsearch.space.budget.paths import find_path, path_cost, redraw_stage
+from archsearch.space.budget.prices import ScoredArrow
+from archsearch.space.budget.scores import Score, Scored, every_path, score_options
+from archsearch.space.budget.tilt import OptionWeights, Tilted, balance, option_weights
 from archsearch.space.space import Space
 
 # Most sums in a table, by the number of bounded quantities: few for drawing, so that set-up is quick; for counting as many as fit into memory (24 bytes each
@@ -25,6 +31,10 @@ _UNITS_A_STEP = 20
 _TRIES = 10_000
 _HIGHEST = 2**60
 _TRIALS_OF_ESTIMATE = 2_000
+_MOST_ROWS_OF_BEST = 12_000_000
+# Quantiles: most architectures that are listed one by one, and else the number of draws.
+_MOST_LISTED = 2_000_000
+_DRAWN = 10_000
 
 
 class InBand:
@@ -40,6 +50,7 @@ class InBand:
         self._bounds = [(COLUMNS[quantity], bound) for quantity, bound in bounds if bound is not None]
         self._graph = space_graph(space)
         self._units = [1] * len(self._bounds)
+        self._tilt: tuple[Score, Tilted] | None = None  # the last one
         try:
             self._tables = self._make_tables(self._units, FEW_ROWS)  # for drawing: exact for a small space
         except TooLargeError:  # else with costs rounded to units that are small beside the band
@@ -64,18 +75,28 @@ class InBand:
                 units = [max(2 * unit, least) for unit, least in zip(units, self._units_for_drawing, strict=True)]
 
     def _make_tables(
-        self, units: list[int], most_rows: int, middle: int | None = None, *, is_wide: bool = True
+        self,
+        units: list[int],
+        most_rows: int,
+        middle: int | None = None,
+        *,
+        is_wide: bool = True,
+        weights: OptionWeights | None = None,
     ) -> MeetInTheMiddle:
         """The tables in these units; `is_wide` widens the box by the largest rounding error of a path."""
+        return MeetInTheMiddle(self._keyed_graph(units, weights), self._box(units, is_wide), most_rows, middle)
+
+    def _box(self, units: list[int], is_wide: bool) -> Box:
+        """The band in these units."""
         slack = [len(self._graph.steps) * unit // 2 + 1 if unit > 1 and is_wide else 0 for unit in units]
         box = [
             (max(0, -(-(bound.low - more) // unit)), max(-1, (bound.high + more) // unit))
             for (_, bound), unit, more in zip(self._bounds, units, slack, strict=True)
         ] or [(0, 0)]
-        return MeetInTheMiddle(self._keyed_graph(units), Box(*map(tuple, zip(*box, strict=True))), most_rows, middle)
+        return Box(*map(tuple, zip(*box, strict=True)))
 
-    def _keyed_graph(self, units: list[int]) -> KeyedGraph:
-        """The graph with its costs in these units as keys."""
+    def _keyed_graph(self, units: list[int], weights: OptionWeights | None = None) -> KeyedGraph:
+        """The graph with its costs in these units as keys, and with weights of its options."""
         costs = [list(step.values()) for step in self._graph.steps]
         most = [
             np.max([options.costs.max(axis=0) for ends in step for options in ends.values()], axis=0) for step in costs
@@ -85,17 +106,19 @@ class InBand:
         if sum(bits) > 60:
             raise TooLargeError
         shift = bits[1] if len(bits) > 1 else 0
+        weighted: OptionWeights = weights or [{}] * len(self._graph.steps)
         return KeyedGraph(
             start=self._graph.start,
             steps=[
                 [
-                    (node, end, Edge(self._option_keys(options, units, shift)))
+                    (node, end, Edge(self._option_keys(options, units, shift), own.get((node, end))))
                     for node, ends in step.items()
                     for end, options in ends.items()
                 ]
-                for step in self._graph.steps
+                for step, own in zip(self._graph.steps, weighted, strict=True)
             ],
             bits=shift,
+            is_weighted=weights is not None,
         )
 
     def _option_keys(self, options: Options, units: list[int], shift: int) -> Integers:
@@ -128,16 +151,67 @@ class InBand:
         """Whether `count` is exact; false for spaces whose tables would not fit into memory."""
         return self._counted[1]
 
-    def draw(self, rng: random.Random) -> tuple[Params, Arch]:
-        """One of the architectures, all equally likely, and parameters that give it."""
-        path = self._draw_path(rng)
+    def draw(self, rng: random.Random, tilt: Score | None = None) -> tuple[Params, Arch]:
+        """One of the architectures and parameters that give it: all equally likely, or in proportion to exp(the sum of `tilt` over the layers).
+
+        The tables of the last tilt are kept, so pass the same function again. Raises UserError for a tilt whose sums span more than 600.
+        """
+        path = self._draw_path(rng, None if tilt is None else self._tilted(tilt))
         if path is None:
-            raise UserError(self._explain_empty())
+            raise UserError(self._explain_empty() if tilt is None else self._explain_steep())
         return self._build(path)
 
-    def draw_many(self, number: int, rng: random.Random) -> list[tuple[Params, Arch]]:
+    def draw_many(self, number: int, rng: random.Random, tilt: Score | None = None) -> list[tuple[Params, Arch]]:
         """Independent draws; the first of a longer list are those of a shorter one."""
-        return [self.draw(rng) for _ in range(number)]
+        return [self.draw(rng, tilt) for _ in range(number)]
+
+    def best(self, score: Score, k: int = 1) -> list[Scored]:
+        """The `k` architectures with the highest sum of `score` over their layers, exactly, the highest first; fewer where the band has fewer.
+
+        Equal sums are in the order of their arch_id; where more architectures tie for the last places than there are, the same ones are given every time.
+        The least are those of the negative score. For the default space it takes some seconds. Raises UserError for a space whose tables do not fit into
+        memory, and for scores that are not finite.
+        """
+        if k < 1:
+            raise UserError(f"k is {k}; whole numbers from 1 are allowed")
+        scores, units = score_options(self.space, score), [1] * len(self._bounds)
+        try:
+            graph = self._keyed_graph(units)
+            arrows = [
+                [
+                    ScoredArrow(*ends, self._option_keys(step[ends[0]][ends[1]], units, graph.bits), own)
+                    for ends, own in known.items()
+                ]
+                for step, known in zip(self._graph.steps, scores.steps, strict=True)
+            ]
+            found = BestPaths(graph, arrows, self._box(units, False), k, _MOST_ROWS_OF_BEST).find()
+        except TooLargeError:
+            raise UserError(
+                f"{self.space.source}: too many architectures to find the best exactly; fix some parameters (`Space.fixed`)"
+            ) from None
+        built = sorted(
+            ((total, *self._build(path)) for total, path in found), key=lambda one: (-one[0], one[2].arch_id)
+        )
+        return [Scored(sum(map(score, arch.layers())), params, arch) for _, params, arch in built]
+
+    def quantiles(self, score: Score, shares: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> list[float]:
+        """For each share the least score that at least this share of the architectures do not exceed.
+
+        Exact for spaces of up to 2 million architectures in and outside the band, else from 10,000 uniform draws, the same every time: then the share of
+        a quantile has a standard error of up to .005. The ends are those of `best`.
+        """
+        for share in shares:
+            if not 0 < share < 1:
+                raise UserError(f"share {share}: between 0 and 1 are allowed, without the two; `best` finds the ends")
+        scores = score_options(self.space, score)
+        if self._tables.graph.num_paths <= _MOST_LISTED:
+            sums = every_path(self._graph, scores)
+            totals = sums[self._are_inside(sums[:, :2]), 2]
+        else:
+            rng = random.Random(0)
+            paths = (self._draw_path(rng) for _ in range(_DRAWN))
+            totals = np.array([scores.of(path) for path in paths if path is not None])
+        return [float(total) * scores.unit for total in np.quantile(totals, shares, method="inverted_cdf")]
 
     def near(self, params: Params, rng: random.Random) -> tuple[Params, Arch] | None:
         """An architecture of the band that differs from this one in one stage or in the head; None when there is none.
@@ -170,10 +244,41 @@ class InBand:
             found.append({block: mass / total if total else 0.0 for block, mass in shares.items()})
         return found
 
-    def _draw_path(self, rng: random.Random | None = None) -> Path | None:
+    def _draw_path(self, rng: random.Random | None = None, tilted: Tilted | None = None) -> Path | None:
         """The first drawn path whose exact cost is inside; None after many attempts."""
         rng = rng or random.Random(0)
-        return next((path for path in (self._tables.draw(rng) for _ in range(_TRIES)) if self._is_inside(path)), None)
+        tables, keeps = (tilted.tables, tilted.keeps) if tilted else (self._tables, None)
+        for _ in range(_TRIES):
+            path = tables.draw(rng)
+            cost = path_cost(self._graph, path)
+            if self._are_inside(cost) and (keeps is None or keeps(int(cost[1]), rng)):
+                return path
+        return None
+
+    def _tilted(self, tilt: Score) -> Tilted:
+        """What draws with this tilt, kept for the next draw; from exact tables where of those in larger units too few draws are inside."""
+        if self._tilt and self._tilt[0] is tilt:
+            return self._tilt[1]
+        scores = score_options(self.space, tilt)
+        is_both = len(self._bounds) > 1  # then the tables know the first alone
+        wide, params_band = (InBand(self.space, self.band), self.params_band) if is_both else (self, None)
+        for units in (wide._units, [1] * len(wide._units)):
+            with suppress(TooLargeError):
+
+                def weigh(price: float, units: list[int] = units) -> MeetInTheMiddle:
+                    weights = option_weights(self._graph, scores, price)
+                    return wide._make_tables(units, MOST_ROWS[1], weights=weights)
+
+                tilted = balance(weigh, self._graph, params_band)
+                if self._draw_path(tilted=tilted) is not None:
+                    self._tilt = (tilt, tilted)
+                    return tilted
+        raise UserError(self._explain_steep())
+
+    def _explain_steep(self) -> str:
+        """The error sentence for a tilt whose draws are hardly ever inside."""
+        bands = " and ".join(str(bound) for _, bound in self._bounds)
+        return f"{self.space.source}: of {_TRIES} draws with this tilt none had {bands}; multiply the tilt by a smaller number"
 
     def _is_inside(self, path: Path) -> bool:
         """Whether the exact cost of the path is inside."""
@@ -216,64 +321,3 @@ class InBand:
             number = int(path_cost(self._graph, path)[column])
             words.append(f"the nearest {name} has {number} {bound.unit} ({self._build(path)[1].describe()})")
         return f"; {', '.join(words)}"
-
-
-Fits = Callable[[Integers], NDArray[np.bool_]]  # costs (..., 2) -> which of them are in the band
-
-
-def find_path(graph: Graph, params: Params, node: Node | None = None, number: int = 0) -> Path | None:
-    """The path of the architecture with these parameters, from a node before step `number` (by default the image) to END; None when there is none."""
-    if number == len(graph.steps):
-        return []
-    node = graph.start if node is None else node
-    asked = frozenset((name, value) for name, value in params.items() if name in graph.names[number])
-    for end, options in graph.steps[number].get(node, {}).items():
-        option = options.index.get(asked)
-        rest = None if option is None else find_path(graph, params, end, number + 1)
-        if option is not None and rest is not None:
-            return [(node, end, option), *rest]
-    return None
-
-
-def path_cost(graph: Graph, path: Path, number: int = 0) -> Integers:
-    """MACs and parameters of a path from step `number` on."""
-    costs = [graph.steps[number + index][node][end].costs[option] for index, (node, end, option) in enumerate(path)]
-    return np.sum(costs, axis=0, dtype=np.int64) if costs else np.zeros(2, np.int64)
-
-
-def redraw_stage(graph: Graph, params: Params, path: Path, place: int, fits: Fits, rng: random.Random) -> Path | None:
-    """The path with another form of the stage whose entry is step `place` (or of the head); later stages keep their parameters. None without another form."""
-    before, own = path_cost(graph, path[:place]), path[place : place + 2]
-    found: list[tuple[Path, NDArray[np.int64]]] = []
-    for pieces in _pieces(graph, path[place][0], place):
-        rest = find_path(graph, params, pieces[-1][1], place + len(pieces))
-        if rest is None:
-            continue
-        costs, *inner = (options.costs for _, _, options in pieces)
-        if inner:
-            costs = costs[:, None] + inner[0]  # of all pairs of an entry and a body
-        allowed = fits(before + path_cost(graph, rest, place + len(pieces)) + costs)
-        if [(node, end) for node, end, _ in pieces] == [(node, end) for node, end, _ in own]:
-            allowed[tuple(option for _, _, option in own)] = False
-        nodes = [(node, end, 0) for node, end, _ in pieces]
-        found.append(([*nodes, *rest], np.argwhere(allowed)))
-    total = sum(len(places) for _, places in found)
-    if not total:
-        return None
-    chosen = rng.randrange(total)
-    for pattern, places in found:
-        if chosen < len(places):
-            new = [(node, end, int(option)) for (node, end, _), option in zip(pattern, places[chosen], strict=False)]
-            return [*path[:place], *new, *pattern[len(new) :]]
-        chosen -= len(places)
-    raise AssertionError("a place beyond all replacements")
-
-
-def _pieces(graph: Graph, node: Node, place: int) -> Iterator[list[tuple[Node, Node, Options]]]:
-    """Entry and body of a stage for each pair of nodes they lead through; the head is one piece."""
-    for middle, entries in graph.steps[place][node].items():
-        if middle == END:
-            yield [(node, END, entries)]
-            continue
-        for end, insides in graph.steps[place + 1].get(middle, {}).items():
-            yield [(node, middle, entries), (middle, end, insides)]

@@ -3,6 +3,7 @@
 Of two bounded quantities the second fills the lowest `bits` of the key, so wide that no sum overflows, and the first the bits above.
 """
 
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,15 +48,29 @@ class Keys:
 
 
 class Edge(Keys):
-    """The options of one step between two nodes, equal keys merged."""
+    """The options of one step between two nodes, equal keys merged; each option counts once, or as its weight (n,)."""
 
-    def __init__(self, keys: Integers) -> None:
-        super().__init__(keys, np.ones(len(keys), np.int64))
+    def __init__(self, keys: Integers, weights: NDArray[np.float64] | None = None) -> None:
+        super().__init__(keys, np.ones(len(keys), np.int64) if weights is None else weights)
         self._order = np.argsort(keys, kind="stable")
+        self._sorted, self._weights = keys[self._order], weights
+
+    @property
+    def num_options(self) -> int:
+        """Number of options, equal keys or not."""
+        return len(self._order)
 
     def members(self, row: int) -> Integers:
         """Numbers of the options behind a row."""
-        return self._order[self.before[row] : self.before[row + 1]]
+        first, stop = (int(self._sorted.searchsorted(self.keys[row], side=side)) for side in ("left", "right"))
+        return self._order[first:stop]
+
+    def draw_member(self, row: int, rng: random.Random) -> int:
+        """One of the options behind a row, in proportion to their weights."""
+        members = self.members(row)
+        if self._weights is None:
+            return int(members[rng.randrange(len(members))])
+        return int(members[draw_index(np.cumsum(self._weights[members]), rng)])
 
 
 Arrow = tuple[Node, Node, Edge]
@@ -69,13 +84,27 @@ class Box(NamedTuple):
     high: tuple[int, ...]
 
 
+def fitting_rows(keys: Integers, sums: Integers, box: Box, bits: int) -> tuple[Integers, Integers]:
+    """First and last (excluded) of the ascending keys with which each of these sums lies inside the box in the first quantity."""
+    first = sums >> bits
+    return keys.searchsorted((box.low[0] - first) << bits), keys.searchsorted((box.high[0] + 1 - first) << bits)
+
+
+def draw_index(before: Weights, rng: random.Random) -> int:
+    """A random index, in proportion to the differences of a cumulative sum."""
+    total = before[-1]
+    target = rng.randrange(int(total)) if before.dtype == np.int64 else rng.random() * float(total)
+    return min(int(before.searchsorted(target, side="right")), len(before) - 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeyedGraph:
-    """Keyed steps from `start` to END; the second bounded quantity has the key's lowest `bits`."""
+    """Keyed steps from `start` to END; the second bounded quantity has the key's lowest `bits`. `is_weighted`: the options have weights."""
 
     start: Node
     steps: list[list[Arrow]]
     bits: int
+    is_weighted: bool = False
 
     @cached_property
     def num_paths(self) -> int:
@@ -84,7 +113,7 @@ class KeyedGraph:
         for step in reversed(self.steps):
             earlier: dict[Node, int] = {}
             for node, end, edge in step:
-                earlier[node] = earlier.get(node, 0) + int(edge.before[-1]) * ways.get(end, 0)
+                earlier[node] = earlier.get(node, 0) + edge.num_options * ways.get(end, 0)
             ways = earlier
         return ways[self.start]
 

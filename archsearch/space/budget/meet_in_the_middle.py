@@ -7,7 +7,17 @@ from functools import cached_property
 import numpy as np
 
 from archsearch.space.budget.graph import END, Integers, Node
-from archsearch.space.budget.keyed_graph import Box, Edge, KeyedGraph, Keys, Path, Weights
+from archsearch.space.budget.keyed_graph import (
+    Box,
+    Edge,
+    KeyedGraph,
+    Keys,
+    Path,
+    Weights,
+    draw_index,
+    fitting_rows,
+)
+from archsearch.space.budget.ranges import RangeTable
 from archsearch.space.budget.wavelet import WaveletMatrix
 
 _MOST_PATHS = 2**62
@@ -22,13 +32,15 @@ class TooLargeError(Exception):
 class MeetInTheMiddle:
     """The tables of a graph from both ends to its step `middle`, only with sums that can still end in the box.
 
+    Of a weighted graph paths count, and are drawn, as the products of their options' weights.
+
     By default `middle` is the step with the smallest tables. Raises TooLargeError for a table of more than `most_rows`, and where joining
     the two would take more than _MOST_JOINS look-ups.
     """
 
     def __init__(self, graph: KeyedGraph, box: Box, most_rows: int, middle: int | None = None) -> None:
         self.graph, self.box, self._most_rows = graph, box, most_rows
-        self._dtype = np.int64 if graph.num_paths < _MOST_PATHS else np.float64
+        self._dtype = np.int64 if graph.num_paths < _MOST_PATHS and not graph.is_weighted else np.float64
         count = len(graph.steps)
         one = Keys(np.zeros(1, np.int64), np.ones(1, self._dtype))
         self.left: list[dict[Node, Keys]] = [{graph.start: one}]
@@ -93,18 +105,12 @@ class MeetInTheMiddle:
                 found.setdefault(far, []).append((near, edge))
         return found
 
-    def _fitting_rows(self, left: Keys, sums: Integers) -> tuple[Integers, Integers]:
-        """First and last (excluded) row of the left table with which these sums lie inside the box in the first quantity."""
-        bits = self.graph.bits
-        first = sums >> bits
-        start = left.keys.searchsorted((self.box.low[0] - first) << bits)
-        stop = left.keys.searchsorted((self.box.high[0] + 1 - first) << bits)
-        return start, stop
-
     def _completions(self, near: Node, sums: Integers) -> Weights:
         """For each of these sums the number of paths from the start to `near` with which it lies inside the box."""
         left = self.left[-1][near]
-        start, stop = self._fitting_rows(left, sums)
+        start, stop = fitting_rows(left.keys, sums, self.box, self.graph.bits)
+        if self.graph.is_weighted:
+            return self._range_sums[near].over(start, stop)
         if len(self.box.low) == 1:
             completions: Weights = left.before[stop] - left.before[start]
             return completions
@@ -113,6 +119,11 @@ class MeetInTheMiddle:
         too_low = wavelet.below(start, stop, self.box.low[1] - second)
         inside: Weights = wavelet.below(start, stop, self.box.high[1] + 1 - second) - too_low
         return inside
+
+    @cached_property
+    def _range_sums(self) -> dict[Node, RangeTable]:
+        assert len(self.box.low) == 1, "weighted paths are counted by one quantity"
+        return {node: RangeTable(left.weights, np.add, 0.0) for node, left in self.left[-1].items()}
 
     @cached_property
     def _wavelets(self) -> dict[Node, WaveletMatrix]:
@@ -182,33 +193,32 @@ class MeetInTheMiddle:
         """Nodes of the right table, the place of each one's first row in a list of all rows, and the cumulative number of paths inside the box."""
         nodes = list(self._paths_per_row)
         starts = np.cumsum([0, *(len(self._paths_per_row[node]) for node in nodes)])
-        dtype = np.int64 if self.graph.num_paths < _MOST_PATHS else float
-        parts = [self._paths_per_row[node] * self.right[-1][node].weights.astype(dtype) for node in nodes]
+        parts = [self._paths_per_row[node] * self.right[-1][node].weights.astype(self._dtype) for node in nodes]
         return nodes, starts, np.cumsum(np.concatenate(parts)) if parts else np.zeros(0)
 
     def draw(self, rng: random.Random) -> Path:
         """A path inside the box, all of them equally likely; there is at least one."""
         nodes, starts, before = self._rows_before
-        place = _draw_index(before, rng)
+        place = draw_index(before, rng)
         which = int(starts.searchsorted(place, side="right")) - 1
         far, key = nodes[which], int(self.right[-1][nodes[which]].keys[place - starts[which]])
         edges = self._edges_to[far]
         ways = [edge.weights * self._completions(near, edge.keys + key) for near, edge in edges]
-        near, edge, crossing = _locate_row(edges, _draw_index(_concatenate(ways).cumsum(), rng))
+        near, edge, crossing = _locate_row(edges, draw_index(_concatenate(ways).cumsum(), rng))
         left_key = self._draw_left_key(near, key + int(edge.keys[crossing]), rng)
-        option = _draw_member(edge, crossing, rng)
+        option = edge.draw_member(crossing, rng)
         return [*self._path_from_start(near, left_key, rng), (near, far, option), *self._path_to_end(far, key, rng)]
 
     def _draw_left_key(self, near: Node, total: int, rng: random.Random) -> int:
         """A sum of the left table with which `total` lies inside the box, drawn in proportion to its paths."""
         left = self.left[-1][near]
-        start, stop = (int(ends[0]) for ends in self._fitting_rows(left, np.array([total])))
+        start, stop = (int(ends[0]) for ends in fitting_rows(left.keys, np.array([total]), self.box, self.graph.bits))
         fits = np.arange(start, stop)
         if len(self.box.low) > 1:
             mask = (1 << self.graph.bits) - 1
             second = (left.keys[start:stop] & mask) + (total & mask)
             fits = fits[(second >= self.box.low[1]) & (second <= self.box.high[1])]
-        return int(left.keys[fits][_draw_index(np.cumsum(left.weights[fits]), rng)])
+        return int(left.keys[fits][draw_index(np.cumsum(left.weights[fits]), rng)])
 
     def _path_from_start(self, node: Node, key: int, rng: random.Random) -> Path:
         """A random path from the start to the node with the sum `key`."""
@@ -243,8 +253,8 @@ class MeetInTheMiddle:
                 self._splits.clear()
             self._splits[known] = (ways[places].cumsum(), places, edges)
         before, places, edges = self._splits[known]
-        near, edge, row = _locate_row(edges, int(places[_draw_index(before, rng)]))
-        return near, _draw_member(edge, row, rng), key - int(edge.keys[row])
+        near, edge, row = _locate_row(edges, int(places[draw_index(before, rng)]))
+        return near, edge.draw_member(row, rng), key - int(edge.keys[row])
 
 
 def _concatenate(parts: list[Weights]) -> Weights:
@@ -258,16 +268,3 @@ def _locate_row(edges: list[tuple[Node, Edge]], place: int) -> tuple[Node, Edge,
             return near, edge, place
         place -= len(edge)
     raise AssertionError("a place beyond all edges")
-
-
-def _draw_index(before: Weights, rng: random.Random) -> int:
-    """A random index, in proportion to the differences of a cumulative sum."""
-    total = before[-1]
-    target = rng.randrange(int(total)) if before.dtype == np.int64 else rng.random() * float(total)
-    return min(int(before.searchsorted(target, side="right")), len(before) - 1)
-
-
-def _draw_member(edge: Edge, row: int, rng: random.Random) -> int:
-    """One of the options behind a row, all equally likely."""
-    members = edge.members(row)
-    return int(members[rng.randrange(len(members))])
