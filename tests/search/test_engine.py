@@ -131,7 +131,7 @@ REASONS = {
 
 
 def test_a_failing_evaluation_costs_one_trial(tmp_path: Path) -> None:
-    # A killed worker is tried once more.
+    # A killed worker is tried again.
     behaviours = [word for behaviour in REASONS for word in (behaviour, "well")][: 2 * len(REASONS) - 1]
     trials = len(behaviours) - len(FIXED)
     settings = {"behaviours": ["killed", *behaviours]}
@@ -156,7 +156,7 @@ def test_a_worker_killed_from_outside_is_tried_once_more(tmp_path: Path) -> None
     rows = results.read_rows(tmp_path / "run")
     assert [row["state"] for row in rows] == ["complete", "failed", "complete"]
     assert rows[1]["reason"].startswith("the worker process was killed (signal ")
-    assert [event["phase"] for event in listener.events].count("tried once more") == 2
+    assert [event["phase"] for event in listener.events].count("tried again") == 2
     # A paper's model that failed so is measured by the same command, once.
     again = [run(tmp_path / "run", config, 1, evaluator="misbehave") for _ in range(2)]
     assert [[row["paper"] for row in each.started] for each in again] == [[FIXED[1]], []]
@@ -171,7 +171,7 @@ def test_after_a_cuda_error_the_next_trial_is_in_another_process(tmp_path: Path)
     rows = results.read_rows(tmp_path / "run")
     assert [row["state"] for row in rows] == ["complete", "failed", "complete"]
     assert str(rows[1]["reason"]).startswith("ValueError: throughput: stages.1 at batch 128, 224 px: it failed (")
-    assert "tried once more" not in [event["phase"] for event in listener.events]
+    assert "tried again" not in [event["phase"] for event in listener.events]
     pids = [words[3] for words in noted(tmp_path / "log") if words[:1] == ["start"]]
     assert len(pids) == 6
     assert len(set(pids[:3])) == len(set(pids[3:])) == 1

@@ -207,7 +207,7 @@ class Driver:
         self._workers.submit(Job(trial=task.trial, arch=arch, settings=settings, done=dict(done)))
 
     def _hear(self, event: Event) -> None:
-        """Store what an event brings, and go on with its trial where its job has ended; once more where its worker was killed."""
+        """Store what an event brings, and go on with its trial where its job has ended; again where its worker was killed."""
         self._stalls.heard(event)
         if event["event"] not in ("done", "failed"):
             self._record(event)
@@ -215,7 +215,7 @@ class Driver:
             return
         task = self._tasks[event["trial"]]
         if _was_killed(event.get("reason")) and task.attempts <= self._retries:
-            again = {**event, "event": "progress", "phase": "tried once more", "text": event["reason"]}
+            again = {**event, "event": "progress", "phase": "tried again", "text": event["reason"]}
             self._listener.progress(again)
             self._submit(task)
         else:
