@@ -42,7 +42,7 @@ def test_a_wrong_cost_is_a_line_that_says_what_differs_and_exit_code_1(check: Ch
     done = check("self.kernel**2 * width,", "self.kernel * width,")
     assert done.exit_code == 1
     assert "block convnext macs failed at kernel=7, ratio=4 on 64 x 14x14: cost says" in " ".join(done.stdout.split())
-    assert done.stderr == "error: own.py: 1 of 12 checks failed: macs of convnext\n"
+    assert done.stderr == "error: own.py: 1 of 13 checks failed: macs of convnext\n"
     rows = json.loads(check(" + Cost(params=width)", "", "--json").stdout)
     assert {row["check"] for row in rows if not row["is_passed"]} == {"params", "space"}
 
