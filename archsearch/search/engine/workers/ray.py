@@ -64,7 +64,7 @@ class RayWorker:
         self._reader.start()
 
     def _read(self, stream: Any, trial: int, arrived: "queue.SimpleQueue[Event]") -> None:
-        """Take the events as they come, whatever the driver does meanwhile: those that nobody took are lost with a node that dies."""
+        """Read each event as soon as the actor sends it, in a thread of its own: Ray loses the events of a dead node that were not read before."""
         import ray
 
         is_over = False
