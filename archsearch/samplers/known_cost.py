@@ -20,6 +20,7 @@ from archsearch.samplers.acquisition import COMPETING, Acquisition, farthest, pa
 from archsearch.samplers.base import ProposingSampler
 from archsearch.samplers.candidates import Candidates, Costs, Rows, WholeTable, breed
 from archsearch.samplers.encoding import Encoder
+from archsearch.samplers.feasibility import Feasibility, read_constraints
 from archsearch.samplers.gaussian_process import Hyperparameters
 from archsearch.samplers.learned_pool import LearnedPool
 from archsearch.samplers.observations import (
@@ -59,7 +60,8 @@ class KnownCostSampler(ProposingSampler):
     """Bayesian optimisation where some objectives are known functions of the parameters, for any Optuna study.
 
     A candidate is proposed once, and not at all when a known objective is nan or its `pool.key` is in `already()`. Once all candidates have been proposed
-    `study.optimize` stops and `ask` raises UserError. All state lies in the study: equal studies and seeds give equal proposals.
+    `study.optimize` stops and `ask` raises UserError. All state lies in the study: equal studies and seeds give equal proposals. Constraints that trials set
+    (`Trial.set_constraint`) are modelled too, and candidates that probably break one are avoided.
 
         sampler = KnownCostSampler({1: lambda params: params["depth"] * params["width"] ** 2}, seed=0)
         study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
@@ -159,13 +161,23 @@ class KnownCostSampler(ProposingSampler):
         explores = isinstance(pool, LearnedPool) and (not pool.is_ready or rng.random() < _EXPLORING)
         if explores and (found := self._explore(study, pool, encoder, observations, rng)):
             return [found]
-        candidates = self._gather(study, pool, encoder, observations, rng, fixed)
+        feasibility = self._feasibility(study, encoder, observations)
+        candidates = self._gather(study, pool, encoder, observations, feasibility, rng, fixed)
         if self._costs.lacking and (not candidates.params or rng.random() < _EXPLORING):
             return [rng.choice(list(self._costs.lacking.values()))]
         if candidates.params:
-            return self._best(study, pool, encoder, observations, candidates, rng, range(number, number + count))
+            numbers = range(number, number + count)
+            return self._best(study, pool, encoder, observations, feasibility, candidates, rng, numbers)
         found = self._explore(study, pool, encoder, observations, rng)
         return [] if found is None else [found]
+
+    def _feasibility(self, study: Study, encoder: Encoder, observations: Observations) -> Feasibility | None:
+        """The models of the study's constraints; None where no trial has set one."""
+        values = read_constraints(study)
+        if not values:
+            return None
+        width = len(study.directions)
+        return Feasibility(values, observations, encoder, list(self._costs.known), width=width, fits=self._fits)
 
     def _encoder_for(self, pool: Pool) -> Encoder:
         """The last one, with the rows that it knows, while the pool's names are the same."""
@@ -178,6 +190,7 @@ class KnownCostSampler(ProposingSampler):
         pool: Pool,
         encoder: Encoder,
         observations: Observations,
+        feasibility: Feasibility | None,
         candidates: Candidates | Rows,
         rng: random.Random,
         numbers: range,
@@ -189,12 +202,15 @@ class KnownCostSampler(ProposingSampler):
         unknown = [index for index in range(len(study.directions)) if index not in known]
         measured = {index: observations.measured(index, known) for index in unknown}
         if any(len(rows) < START for rows in measured.values()):
+            if feasibility:
+                every = Rows(params=candidates.params, encoded=candidates.encoded, costs=candidates.costs)
+                candidates = every.at(feasibility.likely(candidates.encoded, candidates.costs))
             return self._spread(candidates, observations, encoder, rng, len(numbers))
         pending = observations.pending(known)
         models = {
             index: Surrogate(encoder, rows, pending, index, known, self._fits) for index, rows in measured.items()
         }
-        acquisition = Acquisition(models, known, observations, candidates)
+        acquisition = Acquisition(models, known, observations, candidates, feasibility)
         scores, is_optimistic = _climb(acquisition, pool, candidates, rng)
         order = np.argsort(-scores, kind="stable")
         chosen: list[int] = []
@@ -233,6 +249,7 @@ class KnownCostSampler(ProposingSampler):
         pool: Pool,
         encoder: Encoder,
         observations: Observations,
+        feasibility: Feasibility | None,
         rng: random.Random,
         fixed: Mapping[str, Any],
     ) -> Candidates | Rows:
@@ -248,7 +265,8 @@ class KnownCostSampler(ProposingSampler):
             agreeing = [row for row in pool.rows if fixed.items() <= row.items()]
             candidates.add(rng.sample(agreeing, min(len(agreeing), WHOLE_TABLE)))
             return candidates
-        front = pareto_front(observations.in_state(TrialState.COMPLETE))
+        complete = observations.in_state(TrialState.COMPLETE)
+        front = pareto_front([row for row in complete if not feasibility or feasibility.keeps(row)])
         parents = [row.params for row in front if pool.key(row.params) is not None]
         candidates.add(pool.draw(DRAWN, rng))
         candidates.add(breed(pool, parents, BRED, rng))

@@ -13,7 +13,7 @@ from archsearch.samplers.in_band import InBandSampler, Proposal
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.optuna_samplers import BASES
 from archsearch.samplers.space_pool import DESCRIBED, SpacePool, known_costs
-from archsearch.space import Arch, Band, Params, Space
+from archsearch.space import Arch, Bounds, Params, Space
 
 KNOWN_COST = "known-cost"
 SAMPLERS = (KNOWN_COST, *BASES)
@@ -30,7 +30,7 @@ def check_sampler(name: str) -> None:
 def make_sampler(
     name: str,
     space: Space,
-    band: Band,
+    bounds: Bounds,
     seed: int,
     already: Callable[[], AbstractSet[str]] = frozenset,
     *,
@@ -39,7 +39,7 @@ def make_sampler(
     batch_size: int = 1,
     features: Callable[[Arch], Mapping[str, float]] | None = None,
 ) -> InBandSampler:
-    """The sampler of that name inside `band`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
+    """The sampler of that name inside `bounds`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
 
     The known-cost sampler also needs the study's `objectives`. `predict`, where a trusted calibration exists, gives images/s of an architecture at
     `batch_size`; `features` gives numbers of an architecture, and is called for the best few candidates only.
@@ -47,9 +47,16 @@ def make_sampler(
     check_sampler(name)
     if name == KNOWN_COST:
         return KnownCostInBand(
-            space, band, seed, already, objectives=objectives, predict=predict, batch_size=batch_size, features=features
+            space,
+            bounds,
+            seed,
+            already,
+            objectives=objectives,
+            predict=predict,
+            batch_size=batch_size,
+            features=features,
         )
-    return InBandSampler(BASES[name], space, band, seed, already)
+    return InBandSampler(BASES[name], space, bounds, seed, already)
 
 
 class KnownCostInBand(InBandSampler):
@@ -58,7 +65,7 @@ class KnownCostInBand(InBandSampler):
     def __init__(
         self,
         space: Space,
-        band: Band,
+        bounds: Bounds,
         seed: int,
         already: Callable[[], AbstractSet[str]] = frozenset,
         *,
@@ -67,8 +74,8 @@ class KnownCostInBand(InBandSampler):
         batch_size: int = 1,
         features: Callable[[Arch], Mapping[str, float]] | None = None,
     ) -> None:
-        super().__init__(BASES["random"], space, band, seed, already)
-        self._pool = SpacePool(space, band, seed)
+        super().__init__(BASES["random"], space, bounds, seed, already)
+        self._pool = SpacePool(space, bounds, seed)
         self._sampler = KnownCostSampler(
             known_costs(self._pool, objectives, predict, batch_size),
             seed=seed,
