@@ -12,12 +12,13 @@ from archsearch.proxy.training.determinism import own_random_numbers
 from archsearch.proxy.training_free.az_nas import BlockSpectra, expressivity, progressivity, trainability
 from archsearch.proxy.training_free.naswot import naswot
 from archsearch.proxy.training_free.zico import zico
-from archsearch.space import Arch
+from archsearch.space import Arch, spectral_capacity
 
 # What each score is and its source; more is better in all of them.
 SCORES = {
     "params": "parameters: the baseline that every other score has to beat",
     "macs": "multiply-adds of one image, AZ-NAS's complexity",
+    "nsc": "log det(1 + W W^T) of random weights in closed form, summed over weight matrices (a reading of the abstract of arXiv 2609.23087)",
     "naswot": "log-determinant of the kernel of activation signs (Mellor et al., ICML 2021, section 3)",
     "zico": "mean over deviation of gradients across batches (Li et al., ICLR 2023, section 3)",
     "expressivity": "entropy of the feature covariances' spectra, summed over blocks (Lee and Ham, CVPR 2024, section 3)",
@@ -38,7 +39,7 @@ def scores(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """The values of `SCORES` by name, higher is better for all; params and macs are exact, of the architecture as it is.
+    """The values of `SCORES` by name, higher is better for all; params, macs and nsc are exact, of the architecture as it is.
 
     The others are of a copy at `scale`, with its paper's own initialisation and standard normal images; a seed gives the same values again, and
     the caller's random state does not change. Raises UserError for an architecture of which there is no such copy.
@@ -59,6 +60,7 @@ def scores(
         return {
             "params": float(cost.params),
             "macs": float(cost.macs),
+            "nsc": spectral_capacity(arch),
             "naswot": naswot(network, images[0]),
             "zico": _zico(network, images, labels),
             "expressivity": expressivity(entropies),
