@@ -1,3 +1,4 @@
+from .chances import FrontChances, mean_score, number_of_seeds, training_variance
 from .files import (
     damage_is_an_error,
     read_front,
@@ -65,6 +66,7 @@ __all__ = [
     "SEED_COLUMNS",
     "TRIALS_FILE",
     "Direction",
+    "FrontChances",
     "LiveFront",
     "Row",
     "check_measured",
@@ -77,8 +79,10 @@ __all__ = [
     "is_timed",
     "latest_identity",
     "latest_run",
+    "mean_score",
     "minimised",
     "missing_words",
+    "number_of_seeds",
     "ranked",
     "read_front",
     "read_manifest",
@@ -87,6 +91,7 @@ __all__ = [
     "run_state",
     "study_name",
     "timed_front",
+    "training_variance",
     "trial_ranks",
     "write_front",
     "write_manifest",

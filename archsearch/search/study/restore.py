@@ -19,6 +19,7 @@ from archsearch.results import (
     TRIALS_FILE,
     Row,
     damage_is_an_error,
+    front_members,
     read_manifest,
     read_rows,
     study_name,
@@ -31,7 +32,7 @@ from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
 from archsearch.search.study.database import create_database, run_lock
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
-from archsearch.search.study.store import AGAIN, SEEDS, STATES
+from archsearch.search.study.store import AGAIN, SEEDED, SEEDS, STATES
 from archsearch.space import Arch, propose, register_files
 
 _MOST_OTHERS = 10_000  # trials of other programs between those of a run
@@ -89,6 +90,8 @@ def _restore(folder: Path) -> Restored:
             number = row["trial"] + 1
             if not _add(study, config, row):
                 without_params.append(row["trial"])
+        if any(row["proxy_seeds"] for row in rows):
+            study.set_user_attr(SEEDED, [row["trial"] for row in front_members(rows)])
 
     with run_lock(folder):
         aside = _move_aside(database)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from functools import cache
@@ -68,6 +68,8 @@ from archsearch.version import __version__
 # Keys of the study's attributes, with the trial's number behind them: Optuna refuses further attributes of a trial that has ended.
 # A throughput_id may follow: of a second timing, or of one made anew after the trial had ended.
 AGAIN, SEEDS, TIMED = "archsearch:again:", "archsearch:seeds:", "archsearch:timed:"
+# The trials that were on the front when it was trained with further seeds.
+SEEDED = "archsearch:seeded"
 _MOST_STARTS = 2
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -123,6 +125,8 @@ class RunStore:
         self.timings = Timings(config, attrs, self._set_study)
         self._again, self._timed = _by_trial(attrs, AGAIN), _by_trial(attrs, TIMED)
         self._seeds = {number: found[""] for number, found in _by_trial(attrs, SEEDS).items()}
+        # Earlier versions trained members of the front alone, and noted none.
+        self.seeded: frozenset[int] = frozenset(attrs.get(SEEDED, self._seeds))
         is_any_waiting = False
         for record in backend.read_records(study._study_id):
             self._load_trial(record)
@@ -524,6 +528,18 @@ class RunStore:
         self._set_study(f"{SEEDS}{number}", seeds)
         self._seeds[number] = seeds
         return self._keep(self._trial(number))
+
+    def note_seeded(self, trials: Iterable[int]) -> None:
+        """Note trials as members of a front that is trained with further seeds."""
+        seeded = self.seeded.union(trials)
+        if seeded != self.seeded or not self._seeds:
+            self._set_study(SEEDED, sorted(seeded))
+            self.seeded = seeded
+
+    @property
+    def num_further_trainings(self) -> int:
+        """The trainings with further seeds, of all trials."""
+        return sum(map(len, self._seeds.values()))
 
     def scores(self, number: int) -> tuple[RungScore, ...]:
         """The scores of the rungs that a trial has finished, in order."""
