@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from archsearch.metrics import Array
 from archsearch.results.fronts import minimised
@@ -19,8 +20,6 @@ SCORE = "proxy_score"
 _PRIOR_FREEDOM = 2
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 _TINY = 1e-12  # a standard error in place of none
-
-_erfc = np.vectorize(math.erfc, otypes=[np.float64])  # results imports no scipy
 
 
 def number_of_seeds(row: Row) -> int:
@@ -60,7 +59,7 @@ class FrontChances:
         found = []
         for place, rivals in zip(self.places, self._rivals, strict=True):
             own = self._means[place] + errors[place] * _NODES  # (nodes,)
-            is_better = _normal_cdf((own[:, None] - self._means[rivals]) / errors[rivals]).prod(axis=1)
+            is_better = ndtr((own[:, None] - self._means[rivals]) / errors[rivals]).prod(axis=1)
             found.append(float(_WEIGHTS @ is_better / _WEIGHTS.sum()))
         return np.array(found)
 
@@ -82,7 +81,7 @@ class FrontChances:
                 best = rivals[np.argmax(self._means[rivals])]
                 pair = np.array([place, best])
                 away = abs(self._means[place] - self._means[best]) / deviation / moves[pair]
-                found[pair] += moves[pair] * (_normal_density(away) - away * _normal_cdf(-away))
+                found[pair] += moves[pair] * (_normal_density(away) - away * ndtr(-away))
         return found
 
 
@@ -99,7 +98,3 @@ def training_variance(rows: Sequence[Row]) -> float:
 
 def _normal_density(values: Array) -> Array:
     return np.asarray(np.exp(-(values**2) / 2) / math.sqrt(2 * math.pi))
-
-
-def _normal_cdf(values: Array) -> Array:
-    return np.asarray(0.5 * _erfc(-np.asarray(values) / math.sqrt(2.0)))

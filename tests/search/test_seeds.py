@@ -6,12 +6,16 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from support.runs import InProcessWorker, make_config, run
 from support.stub_evaluators import arch_id, fraction, noted
 
 from archsearch.report.noise import Noise, unresolved
 from archsearch.results import read_manifest, read_rows, read_trials
+from archsearch.samplers import STANDARD_ERRORS
+from archsearch.search import open_run
+from archsearch.search.study.seen import as_seen
 from archsearch.space import paper
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")
@@ -121,6 +125,21 @@ def test_a_training_that_fails_is_left_to_the_next_command_and_the_others_are_do
     mended = Trainings()
     run_close(tmp_path, mended, num_seeds=3)
     assert mended.seeds == ["pvt_tiny"]
+
+
+def test_the_sampler_is_given_the_mean_over_seeds_and_its_standard_error(tmp_path: Path) -> None:
+    run_close(tmp_path, Trainings(), num_seeds=3)
+    config = make_config(tmp_path / "log", objectives=("proxy_score", "params"), papers=tuple(CLOSE))
+    stored = optuna.load_study(study_name="test", storage=f"sqlite:///{tmp_path}/run/study.db").trials
+    with open_run(tmp_path / "run", config) as store:
+        rows = store.rows()
+        seen = [as_seen(trial, row, config, None) for trial, row in zip(stored, rows, strict=True)]
+    assert [trial.values[0] for trial in stored] == list(CLOSE.values())
+    assert [trial.user_attrs[STANDARD_ERRORS] for trial in stored] == [{"0": 0.01}] * 4
+    for trial, row in zip(seen, rows, strict=True):
+        scores = json.loads(row["proxy_seed_scores"] or f"[{row['proxy_score']}]")
+        assert trial.values == [pytest.approx(statistics.mean(scores)), row["params"]]
+        assert trial.user_attrs[STANDARD_ERRORS] == {"0": pytest.approx(0.01 / math.sqrt(len(scores)))}
 
 
 def row(trial: int, score: float, img_s: float, params: int, **changes: Any) -> dict[str, Any]:

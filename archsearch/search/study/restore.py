@@ -24,7 +24,7 @@ from archsearch.results import (
     read_rows,
     study_name,
 )
-from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, params_in_space
+from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, STANDARD_ERRORS, params_in_space
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, FULL_PHASE
@@ -32,6 +32,7 @@ from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
 from archsearch.search.study.database import create_database, run_lock
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
+from archsearch.search.study.seen import standard_errors
 from archsearch.search.study.store import AGAIN, SEEDED, SEEDS, STATES
 from archsearch.space import Arch, propose, register_files
 
@@ -183,6 +184,8 @@ def _stored_trial(config: RunConfig, row: Row) -> StoredTrial:
         attrs[OUTCOME] = {"reason": row["reason"], "finished_at": row["finished_at"].isoformat(timespec="milliseconds")}
     if row["learning_curve"]:
         attrs[CURVE] = {str(point["steps"]): point["score"] for point in json.loads(row["learning_curve"])}
+    if row["state"] == "complete" and (errors := standard_errors({**row, "proxy_seeds": None}, config.objectives)):
+        attrs[STANDARD_ERRORS] = errors
     if row["state"] == "stopped":
         names = enumerate(config.objectives)
         attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}

@@ -33,6 +33,7 @@ from archsearch.samplers import (
     FEATURES,
     KNOWN_COST,
     MEASURED,
+    STANDARD_ERRORS,
     PredictThroughput,
     Proposal,
     make_sampler,
@@ -58,7 +59,7 @@ from archsearch.search.study.rows import (
     make_row,
     timing_identity,
 )
-from archsearch.search.study.seen import as_seen, as_under_way
+from archsearch.search.study.seen import as_seen, as_under_way, standard_errors
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
@@ -364,21 +365,22 @@ class RunStore:
         return {str(rung.steps): measured["proxy_score"] for rung, measured in finished_rungs(self.config, trial)}
 
     def _changed_trials(self) -> dict[int, FrozenTrial]:
-        """Ended trials whose stored values are not of the present identity, as the sampler may see them."""
+        """Ended trials whose stored values are not of the present identity, or not of all their seeds, as the sampler may see them."""
         if self._seen is None:
-            now = self.throughput_id
+            now, depends = self.throughput_id, not DEVICE_OBJECTIVES.isdisjoint(self.config.objectives)
             numbers = {
                 number
                 for number, row in self._rows.items()
                 if row["state"] in ("complete", "stopped")
+                and depends
                 and row["throughput_id"] is not None
                 and (
                     row["throughput_id"] != now
                     or now in self._timed.get(number if row["reused_from"] is None else row["reused_from"], {})
                 )
             }
-            is_needed = numbers and not DEVICE_OBJECTIVES.isdisjoint(self.config.objectives)
-            trials = self._study.get_trials(deepcopy=False) if is_needed else []
+            numbers |= {number for number in self._seeds if "proxy_score" in self.config.objectives}
+            trials = self._study.get_trials(deepcopy=False) if numbers else []
             found = [trial for trial in trials if trial.number in numbers]
             self._seen = {one.number: as_seen(one, self._rows[one.number], self.config, now) for one in found}
         return self._seen
@@ -527,14 +529,13 @@ class RunStore:
         seeds = {**self._seeds.get(number, {}), seed: score}
         self._set_study(f"{SEEDS}{number}", seeds)
         self._seeds[number] = seeds
+        self._seen = None
         return self._keep(self._trial(number))
 
     def note_seeded(self, trials: Iterable[int]) -> None:
         """Note trials as members of a front that is trained with further seeds."""
-        seeded = self.seeded.union(trials)
-        if seeded != self.seeded or not self._seeds:
-            self._set_study(SEEDED, sorted(seeded))
-            self.seeded = seeded
+        self.seeded = self.seeded.union(trials)
+        self._set_study(SEEDED, sorted(self.seeded))
 
     @property
     def num_further_trainings(self) -> int:
@@ -579,6 +580,8 @@ class RunStore:
         if is_stopped:
             names = enumerate(self.config.objectives)
             attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}
+        if reason is None and (errors := standard_errors(row, self.config.objectives)):
+            attrs[STANDARD_ERRORS] = errors
         attrs[OUTCOME] = {"reason": reason, "finished_at": utc_now("milliseconds")}
         state = TrialState.COMPLETE if reason is None else TrialState.PRUNED if is_stopped else TrialState.FAIL
         # Not study.tell, which reads the whole trial back twice and repeats our checks.
