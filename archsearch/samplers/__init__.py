@@ -4,7 +4,7 @@ from archsearch.samplers.base import with_changed
 from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.make import KNOWN_COST, SAMPLERS, PredictThroughput, check_sampler, make_sampler
-from archsearch.samplers.observations import CURVE, MEASURED
+from archsearch.samplers.observations import CURVE, MEASURED, STANDARD_ERRORS
 from archsearch.samplers.pool import Pool, TablePool
 from archsearch.samplers.rerank import FEATURES
 from archsearch.samplers.space_pool import DESCRIBED, params_in_space
@@ -16,6 +16,7 @@ __all__ = [
     "KNOWN_COST",
     "MEASURED",
     "SAMPLERS",
+    "STANDARD_ERRORS",
     "InBandSampler",
     "KnownCostSampler",
     "Pool",

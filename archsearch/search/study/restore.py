@@ -19,11 +19,12 @@ from archsearch.results import (
     TRIALS_FILE,
     Row,
     damage_is_an_error,
+    front_members,
     read_manifest,
     read_rows,
     study_name,
 )
-from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, params_in_space
+from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, STANDARD_ERRORS, params_in_space
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
 from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, FULL_PHASE
@@ -31,8 +32,8 @@ from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
 from archsearch.search.study.database import create_database, run_lock
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
-from archsearch.search.study.seen import constraint_attrs
-from archsearch.search.study.store import AGAIN, SEEDS, STATES
+from archsearch.search.study.seen import constraint_attrs, standard_errors
+from archsearch.search.study.store import AGAIN, SEEDED, SEEDS, STATES
 from archsearch.space import Arch, propose, register_files
 
 _MOST_OTHERS = 10_000  # trials of other programs between those of a run
@@ -90,6 +91,8 @@ def _restore(folder: Path) -> Restored:
             number = row["trial"] + 1
             if not _add(study, config, row):
                 without_params.append(row["trial"])
+        if any(row["proxy_seeds"] for row in rows):
+            study.set_user_attr(SEEDED, [row["trial"] for row in front_members(rows)])
 
     with run_lock(folder):
         aside = _move_aside(database)
@@ -182,6 +185,8 @@ def _stored_trial(config: RunConfig, row: Row) -> StoredTrial:
         attrs[OUTCOME] = {"reason": row["reason"], "finished_at": row["finished_at"].isoformat(timespec="milliseconds")}
     if row["learning_curve"]:
         attrs[CURVE] = {str(point["steps"]): point["score"] for point in json.loads(row["learning_curve"])}
+    if row["state"] == "complete" and (errors := standard_errors({**row, "proxy_seeds": None}, config.objectives)):
+        attrs[STANDARD_ERRORS] = errors
     if row["state"] == "stopped":
         names = enumerate(config.objectives)
         attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}

@@ -4,7 +4,7 @@ import contextlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from functools import cache
@@ -33,6 +33,7 @@ from archsearch.samplers import (
     FEATURES,
     KNOWN_COST,
     MEASURED,
+    STANDARD_ERRORS,
     PredictThroughput,
     Proposal,
     make_sampler,
@@ -58,7 +59,7 @@ from archsearch.search.study.rows import (
     make_row,
     timing_identity,
 )
-from archsearch.search.study.seen import as_seen, as_under_way, constraint_attrs
+from archsearch.search.study.seen import as_seen, as_under_way, constraint_attrs, standard_errors
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
@@ -68,6 +69,8 @@ from archsearch.version import __version__
 # Keys of the study's attributes, with the trial's number behind them: Optuna refuses further attributes of a trial that has ended.
 # A throughput_id may follow: of a second timing, or of one made anew after the trial had ended.
 AGAIN, SEEDS, TIMED = "archsearch:again:", "archsearch:seeds:", "archsearch:timed:"
+# The trials that were on the front when it was trained with further seeds.
+SEEDED = "archsearch:seeded"
 _MOST_STARTS = 2
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -123,6 +126,8 @@ class RunStore:
         self.timings = Timings(config, attrs, self._set_study)
         self._again, self._timed = _by_trial(attrs, AGAIN), _by_trial(attrs, TIMED)
         self._seeds = {number: found[""] for number, found in _by_trial(attrs, SEEDS).items()}
+        # Earlier versions trained members of the front alone, and noted none.
+        self.seeded: frozenset[int] = frozenset(attrs.get(SEEDED, self._seeds))
         is_any_waiting = False
         for record in backend.read_records(study._study_id):
             self._load_trial(record)
@@ -360,21 +365,22 @@ class RunStore:
         return {str(rung.steps): measured["proxy_score"] for rung, measured in finished_rungs(self.config, trial)}
 
     def _changed_trials(self) -> dict[int, FrozenTrial]:
-        """Ended trials whose stored values are not of the present identity, as the sampler may see them."""
+        """Ended trials whose stored values are not of the present identity, or not of all their seeds, as the sampler may see them."""
         if self._seen is None:
-            now = self.throughput_id
+            now, depends = self.throughput_id, not DEVICE_OBJECTIVES.isdisjoint(self.config.objectives)
             numbers = {
                 number
                 for number, row in self._rows.items()
                 if row["state"] in ("complete", "stopped")
+                and depends
                 and row["throughput_id"] is not None
                 and (
                     row["throughput_id"] != now
                     or now in self._timed.get(number if row["reused_from"] is None else row["reused_from"], {})
                 )
             }
-            is_needed = numbers and not DEVICE_OBJECTIVES.isdisjoint(self.config.objectives)
-            trials = self._study.get_trials(deepcopy=False) if is_needed else []
+            numbers |= {number for number in self._seeds if "proxy_score" in self.config.objectives}
+            trials = self._study.get_trials(deepcopy=False) if numbers else []
             found = [trial for trial in trials if trial.number in numbers]
             self._seen = {one.number: as_seen(one, self._rows[one.number], self.config, now) for one in found}
         return self._seen
@@ -523,7 +529,18 @@ class RunStore:
         seeds = {**self._seeds.get(number, {}), seed: score}
         self._set_study(f"{SEEDS}{number}", seeds)
         self._seeds[number] = seeds
+        self._seen = None
         return self._keep(self._trial(number))
+
+    def note_seeded(self, trials: Iterable[int]) -> None:
+        """Note trials as members of a front that is trained with further seeds."""
+        self.seeded = self.seeded.union(trials)
+        self._set_study(SEEDED, sorted(self.seeded))
+
+    @property
+    def num_further_trainings(self) -> int:
+        """The trainings with further seeds, of all trials."""
+        return sum(map(len, self._seeds.values()))
 
     def scores(self, number: int) -> tuple[RungScore, ...]:
         """The scores of the rungs that a trial has finished, in order."""
@@ -563,6 +580,8 @@ class RunStore:
         if is_stopped:
             names = enumerate(self.config.objectives)
             attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}
+        if reason is None and (errors := standard_errors(row, self.config.objectives)):
+            attrs[STANDARD_ERRORS] = errors
         attrs[OUTCOME] = {"reason": reason, "finished_at": utc_now("milliseconds")}
         state = TrialState.COMPLETE if reason is None else TrialState.PRUNED if is_stopped else TrialState.FAIL
         with self._writing():
