@@ -119,10 +119,11 @@ SCHEMA = pa.schema(
         pa.field("compile_s", pa.float64()),
         pa.field("proxy_peak_memory_bytes", pa.int64()),
         pa.field("activations", pa.int64()),
+        pa.field("taken_from", pa.string()),
     ]
 )
 # Grows by one when a column is added or gets another meaning; null in files from before there was one.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # Columns that a file of an earlier version may lack; they are then read as empty.
 LATER_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_predicted_img_s") :])
 FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
@@ -147,6 +148,7 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     "throughput_change",
     "other_cores",
     "activations",
+    "taken_from",
     *RUNG_COLUMNS,
     *SEED_COLUMNS,
     *RUN_COLUMNS,
