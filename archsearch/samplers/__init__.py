@@ -2,6 +2,7 @@
 
 from archsearch.samplers.base import with_changed
 from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
+from archsearch.samplers.inputs import Inputs
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.make import KNOWN_COST, SAMPLERS, PredictThroughput, check_sampler, make_sampler
 from archsearch.samplers.observations import CURVE, MEASURED
@@ -17,6 +18,7 @@ __all__ = [
     "MEASURED",
     "SAMPLERS",
     "InBandSampler",
+    "Inputs",
     "KnownCostSampler",
     "Pool",
     "PredictThroughput",
