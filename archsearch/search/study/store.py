@@ -47,6 +47,7 @@ from archsearch.search.study.database import (
     storage_errors,
 )
 from archsearch.search.study.donors import DONOR, Donor, reference_rates, take_over
+from archsearch.search.study.earlier import EarlierRuns
 from archsearch.search.study.enqueued import enqueued_proposal
 from archsearch.search.study.rows import (
     ARCH,
@@ -98,6 +99,7 @@ class RunStore:
         self._storage = study._storage
         self.watch = FileWatch(None)
         self.donors = self._take(donors)
+        self.earlier_runs = EarlierRuns(config, self.donors)
         self._sampler = make_sampler(
             config.sampler,
             config.space,
@@ -108,6 +110,7 @@ class RunStore:
             predict=predict,
             batch_size=config.settings["batch_size"],
             features=_make_features(config),
+            donors=self.earlier_runs.models,
         )
         study.sampler = self._sampler
         self.notices: list[str] = []  # what was done to trials that others had put into the study
