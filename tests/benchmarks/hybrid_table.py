@@ -30,7 +30,7 @@ from archsearch.space import Arch, Band, draw
 from archsearch.throughput import Protocol, measure
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-SPACE = DATA / "hybrid_table.toml"
+SPACE, TABLE = DATA / "hybrid_table.toml", DATA / "hybrid_table.parquet"
 BAND, NUM_DRAWN = Band.around(1_200_000_000, 0.05), 150  # of the second table
 RUNGS = (12, 48, 96)  # steps
 SECOND_SEED_SHARE = 0.1
