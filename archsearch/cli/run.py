@@ -162,6 +162,15 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     help=f"The sampler that proposes candidates: {', '.join(SAMPLER_NAMES[:-1])} or {SAMPLER_NAMES[-1]}.",
 )
 @click.option(
+    "--from",
+    "earlier_runs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FOLDER",
+    help="Take the figures of an earlier run: what was measured alike is not measured again, and its scores guide the known-cost sampler. "
+    "They are kept in the new run. Several times for several runs.",
+)
+@click.option(
     "--storage",
     metavar="URL",
     help="Database of the study, such as postgresql://user@host/name.  [default: study.db in the run's folder]",

@@ -137,6 +137,7 @@ def build_report(folder: Path) -> Document:
         "again": again_document(rows, objectives),
         "predicted": predicted_document(complete),
         "calibration": manifest.get("calibration"),
+        "taken_from": manifest.get("taken_from", []),
         "training": manifest.get("training"),
         "starved": _starved(complete),
         "busy": busy_document(rows),

@@ -140,11 +140,22 @@ def _reliability(document: Document) -> Iterator[str]:
         *_resolution(document),
         *([again_sentence(document["again"])] if document["again"] else []),
         *([predicted_sentence(document["predicted"])] if document["predicted"] else []),
+        *map(taken_sentence, document["taken_from"]),
         *_transfer(document),
         *([audit_sentence(document)] if document["score"]["proxy_id"] else []),
     ]
     if sentences:
         yield "\n".join(sentences)
+
+
+def taken_sentence(taken: Document) -> str:
+    """What was taken from an earlier run, and how well its scores order this run's."""
+    used = f"{taken['timings']} timings and {taken['scores']} scores of {taken['folder']} used again"
+    order = taken["order"]
+    if order is None:
+        return f"{used}; too few scores to tell how well it orders this run's trials."
+    number = f"{order['trials']} trials measured here"
+    return f"{used}; its scores order this run's {number} by tau {order['tau']:.2f} +-{order['standard_error']:.2f}."
 
 
 def _transfer(document: Document) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """Samplers for Optuna: one that knows the costs of its candidates beforehand, for any study, and those of a run, which stay inside its band."""
 
 from archsearch.samplers.base import with_changed
+from archsearch.samplers.donor_model import FEWEST_SCORES, ArchDonor, DonorModel
 from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
+from archsearch.samplers.inputs import Inputs
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.make import KNOWN_COST, SAMPLERS, PredictThroughput, check_sampler, make_sampler
 from archsearch.samplers.observations import CURVE, MEASURED, STANDARD_ERRORS
@@ -13,11 +15,15 @@ __all__ = [
     "CURVE",
     "DESCRIBED",
     "FEATURES",
+    "FEWEST_SCORES",
     "KNOWN_COST",
     "MEASURED",
     "SAMPLERS",
     "STANDARD_ERRORS",
+    "ArchDonor",
+    "DonorModel",
     "InBandSampler",
+    "Inputs",
     "KnownCostSampler",
     "Pool",
     "PredictThroughput",

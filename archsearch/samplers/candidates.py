@@ -106,7 +106,7 @@ class Candidates:
         self._pool, self._encoder, self._costs, self._signs, self._fixed = pool, encoder, costs, signs, fixed
         self._keys: set[Hashable] = set(seen)
         self.params: list[Params] = []
-        self.encoded: Array = np.zeros((0, len(encoder.groups)))
+        self.encoded: Array = np.zeros((0, len(encoder.groups) + encoder.num_inputs))
         self.costs: Array = np.zeros((0, len(costs.known)))
 
     def __len__(self) -> int:

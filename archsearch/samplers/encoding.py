@@ -96,6 +96,8 @@ class Encoder:
     name, and 0 where both do. `pairs`: the groups of names read in two ways, as number and as code.
     """
 
+    num_inputs = 0  # columns after those of the names: see InputEncoder
+
     def __init__(
         self, distributions: Mapping[str, BaseDistribution], ordered: Mapping[str, bool] | None = None
     ) -> None:

@@ -6,7 +6,7 @@ gpytorch along for a few hundred rows; the tests hold likelihood, gradient and p
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ Indices = NDArray[np.int64]
 _AMPLITUDE = (0.0, 1.0)
 _NOISE = (np.log(0.01), 2.0)
 _WEIGHT_DEVIATION = 1.0
+_SLOPE = (np.log(0.25), 1.5)
 # Of the logit of a code's share beside a number; the logit of no share; and by how much its log posterior must be better for numbers alone: with few
 # observations a mixture is the safer guess.
 _SHARE = (0.0, 2.0)
@@ -44,22 +45,27 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """Of standardised outputs: `amplitude` and `noise` are variances, `weights` has one number for each group of columns."""
+    """Of standardised outputs: `amplitude` and `noise` are variances, `weights` has one number for each group of columns.
+
+    `slopes` (J,) are the prior variances of the slopes of further inputs.
+    """
 
     amplitude: float
     noise: float
     weights: Array
+    slopes: Array = field(default_factory=lambda: np.zeros(0))
 
     @property
     def logs(self) -> Array:
-        """As one vector of logarithms: amplitude, noise, weights."""
-        return np.log(np.concatenate(([self.amplitude, self.noise], self.weights)))
+        """As one vector of logarithms: amplitude, noise, weights, slopes."""
+        return np.log(np.concatenate(([self.amplitude, self.noise], self.weights, self.slopes)))
 
     @classmethod
-    def from_logs(cls, logs: Array) -> "Hyperparameters":
+    def from_logs(cls, logs: Array, num_slopes: int = 0) -> "Hyperparameters":
         """From `logs`."""
         values = np.exp(logs)
-        return cls(amplitude=float(values[0]), noise=float(values[1]), weights=values[2:])
+        last = len(values) - num_slopes
+        return cls(amplitude=float(values[0]), noise=float(values[1]), weights=values[2:last], slopes=values[last:])
 
 
 def kernel(first: Inputs, second: Inputs, groups: Indices, at: Hyperparameters) -> Array:
@@ -109,8 +115,12 @@ class HyperparameterFit:
         extra_noise: Array,
         groups: Indices,
         pairs: Sequence[tuple[int, int]] = (),
+        given: Array | None = None,
     ) -> None:
-        """`extra_noise` (N,): variances of outputs that are not measured but inferred. `pairs`: groups that are two readings of one name."""
+        """`extra_noise` (N,): variances of outputs that are not measured but inferred. `pairs`: groups that are two readings of one name.
+
+        `given` (N, J): further inputs, whose slopes are normal around 0 with variances that are fitted.
+        """
         self.outputs, self.extra_noise = outputs, extra_noise
         number = int(groups.max()) + 1 if len(groups) else 0
         weighed = [_weigh(Inputs(inputs.rows[:, groups == group], inputs.known), np.ones(1)) for group in range(number)]
@@ -122,12 +132,14 @@ class HyperparameterFit:
         weight = 2.0 / max(1, number - len(pairs))
         means, deviations = np.full(number, np.log(weight)), np.full(number, _WEIGHT_DEVIATION)
         means[self._second], deviations[self._second] = _SHARE
-        self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], means))
-        self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], deviations))
+        self._given = np.zeros((len(outputs), 0)) if given is None else given
+        slopes = np.ones(self._given.shape[1])
+        self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], means, _SLOPE[0] * slopes))
+        self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], deviations, _SLOPE[1] * slopes))
 
     def unpack(self, vector: Array) -> Hyperparameters:
         """The hyperparameters of a vector."""
-        at = Hyperparameters.from_logs(vector)
+        at = Hyperparameters.from_logs(vector, self._given.shape[1])
         share = expit(vector[2 + self._second])
         common = at.weights[self._first]
         at.weights[self._first], at.weights[self._second] = common * (1 - share), common * share
@@ -138,6 +150,8 @@ class HyperparameterFit:
         at, number = self.unpack(vector), len(self.outputs)
         smooth = at.amplitude * np.exp(-(at.weights @ self.per_group)).reshape(number, number)
         matrix = smooth + self.linear + np.diag(at.noise + self.extra_noise + _JITTER)
+        if len(at.slopes):
+            matrix += (self._given * at.slopes) @ self._given.T
         factor = cho_factor(matrix, lower=True, check_finite=False)
         alpha = cho_solve(factor, self.outputs, check_finite=False)
         inverse = cho_solve(factor, np.eye(number), check_finite=False)
@@ -148,7 +162,8 @@ class HyperparameterFit:
         share = expit(vector[2 + self._second])
         first, second = by_log[self._first], by_log[self._second]
         by_log[self._first], by_log[self._second] = first + second, (1 - share) * second - share * first
-        gradient = np.concatenate(([0.5 * weighted.sum(), 0.5 * at.noise * np.trace(inner)], by_log))
+        by_slope = 0.5 * at.slopes * ((inner @ self._given) * self._given).sum(axis=0)
+        gradient = np.concatenate(([0.5 * weighted.sum(), 0.5 * at.noise * np.trace(inner)], by_log, by_slope))
         away = (vector - self.means) / self.deviations
         return float(likelihood + 0.5 * away @ away), np.asarray(gradient + away / self.deviations)
 

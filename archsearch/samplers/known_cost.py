@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from archsearch.samplers.candidates import Candidates, Costs, Rows, WholeTable, 
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.feasibility import Feasibility, read_constraints
 from archsearch.samplers.gaussian_process import Hyperparameters
+from archsearch.samplers.inputs import BELIEVED_SLOPE, InputEncoder, Inputs, KnownInputs
 from archsearch.samplers.learned_pool import LearnedPool
 from archsearch.samplers.observations import (
     FIXED,
@@ -35,10 +37,11 @@ from archsearch.samplers.observations import (
 )
 from archsearch.samplers.pool import Params, Pool, TablePool, shorten
 from archsearch.samplers.rerank import SHORTLIST, Reranker
-from archsearch.samplers.surrogate import Surrogate
+from archsearch.samplers.surrogate import NO_SLOPES, Surrogate
 
 # Values of an unknown objective before it is modelled; until then candidates are spread out.
 START = 4
+_START_GUIDED = 1  # of an objective that inputs estimate: spread-out candidates would only delay what they say
 DRAWN = 600  # candidates of a proposal that are drawn
 BRED = 240  # candidates that are mutants or crossovers of the front's
 WHOLE_TABLE = 20_000  # a finite table of up to so many rows is searched completely
@@ -79,6 +82,7 @@ class KnownCostSampler(ProposingSampler):
             categories whose choices are numbers the trials decide.
         features: numbers too expensive to compute for every candidate: the best few are re-ranked with them, by models of the trials whose user attribute
             `features` has the same names.
+        inputs: numbers for every candidate, of which the models learn how the unknown objectives depend on them; with candidates or a pool only.
     """
 
     def __init__(
@@ -93,10 +97,13 @@ class KnownCostSampler(ProposingSampler):
         describe: Callable[[FrozenTrial], Params] = own_params,
         features: Callable[[Params], Mapping[str, float]] | None = None,
         ordered: Mapping[str, bool] | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
         """See the class. Raises UserError for both candidates and a pool, an empty table, and values of another kind."""
         if candidates is not None and pool is not None:
             raise UserError("KnownCostSampler: got both candidates and pool; give one of them")
+        if inputs is not None and candidates is None and pool is None:
+            raise UserError("KnownCostSampler: inputs need candidates or a pool; give one of them")
         self._pool = TablePool(candidates) if candidates is not None else pool
         self._seed = random.SystemRandom().getrandbits(32) if seed is None else seed
         self._costs = Costs(known, guessed=self._pool is None)
@@ -106,6 +113,8 @@ class KnownCostSampler(ProposingSampler):
         self._fits: dict[Hashable, Hyperparameters] = {}
         self._read: dict[int, dict[int, Read]] = {}
         self._encoder: Encoder | None = None
+        self._inputs = inputs
+        self._known_inputs: KnownInputs | None = None
         self._reranker = None if features is None else Reranker(features)
         self._proposals: dict[tuple[int, int, int], Params] = {}
         self._warned: set[tuple[int, int]] = set()  # studies whose learned space is used up
@@ -137,6 +146,11 @@ class KnownCostSampler(ProposingSampler):
         with self._lock:
             return [dict(params) for params in self._choose(study, number, count, fixed or {})]
 
+    def _curve_of_or_first(self, study: Study) -> int | None:
+        if self._curve_of is not None:
+            return self._curve_of
+        return min((index for index in range(len(study.directions)) if index not in self._costs.known), default=None)
+
     def _explain_exhausted(self, fixed: Mapping[str, Any]) -> str:
         which = f" with {dict(fixed)}" if fixed else ""
         if not isinstance(self._pool, TablePool):
@@ -149,8 +163,7 @@ class KnownCostSampler(ProposingSampler):
         self._check(study)
         pool = self._pool if self._pool is not None else LearnedPool(study, number, self._seed, fixed)
         self._check_ordered(pool)
-        unknown = [index for index in range(len(study.directions)) if index not in self._costs.known]
-        curve_of = self._curve_of if self._curve_of is not None else min(unknown, default=None)
+        curve_of = self._curve_of_or_first(study)
         cache = None if self._pool is None else self._read.setdefault(study._study_id, {})
         observations = read_observations(study, pool, self._costs, curve_of, number, self._describe, cache)
         if isinstance(pool, LearnedPool):
@@ -182,7 +195,27 @@ class KnownCostSampler(ProposingSampler):
     def _encoder_for(self, pool: Pool) -> Encoder:
         """The last one, with the rows that it knows, while the pool's names are the same."""
         last = self._encoder
-        return last if last and last.distributions == pool.distributions else Encoder(pool.distributions, self._ordered)
+        return last if last and last.distributions == pool.distributions else self._make_encoder(pool)
+
+    def _make_encoder(self, pool: Pool, more: Mapping[str, BaseDistribution] | None = None) -> Encoder:
+        """Of the pool's names and `more`."""
+        distributions = {**pool.distributions, **(more or {})}
+        if self._inputs is None:
+            return Encoder(distributions, self._ordered)
+        if self._known_inputs is None:
+            self._known_inputs = KnownInputs(self._inputs, pool, _reference(pool, self._seed))
+        return InputEncoder(distributions, self._ordered, self._known_inputs)
+
+    def _start(self, study: Study, objective: int) -> int:
+        """How many values of an objective there must be before it is modelled."""
+        return _START_GUIDED if self._slopes(study, objective).any() else START
+
+    def _slopes(self, study: Study, objective: int) -> Array:
+        """Of the inputs, as they are believed to be for this objective, minimised."""
+        if self._known_inputs is None:
+            return NO_SLOPES
+        sign = signs(study)[objective] if objective == self._curve_of_or_first(study) else 0
+        return sign * BELIEVED_SLOPE * self._known_inputs.is_estimate
 
     def _best(
         self,
@@ -201,14 +234,15 @@ class KnownCostSampler(ProposingSampler):
         known = list(self._costs.known)
         unknown = [index for index in range(len(study.directions)) if index not in known]
         measured = {index: observations.measured(index, known) for index in unknown}
-        if any(len(rows) < START for rows in measured.values()):
+        if any(len(rows) < self._start(study, index) for index, rows in measured.items()):
             if feasibility:
                 every = Rows(params=candidates.params, encoded=candidates.encoded, costs=candidates.costs)
                 candidates = every.at(feasibility.likely(candidates.encoded, candidates.costs))
             return self._spread(candidates, observations, encoder, rng, len(numbers))
         pending = observations.pending(known)
         models = {
-            index: Surrogate(encoder, rows, pending, index, known, self._fits) for index, rows in measured.items()
+            index: Surrogate(encoder, rows, pending, index, known, self._fits, self._slopes(study, index))
+            for index, rows in measured.items()
         }
         acquisition = Acquisition(models, known, observations, candidates, feasibility)
         scores, is_optimistic = _climb(acquisition, pool, candidates, rng)
@@ -234,7 +268,8 @@ class KnownCostSampler(ProposingSampler):
                         observations=observations,
                         unknown=unknown,
                         known=known,
-                        ordered=self._ordered,
+                        make_encoder=partial(self._make_encoder, pool),
+                        slopes={index: self._slopes(study, index) for index in unknown},
                     )
                 ]
                 observations = observations.with_pending(
@@ -442,6 +477,11 @@ def _fixed_outside(study: Study) -> Params:
     while isinstance(sampler, PartialFixedSampler):
         fixed, sampler = {**sampler._fixed_params, **fixed}, sampler._base_sampler
     return fixed
+
+
+def _reference(pool: Pool, seed: int) -> Sequence[Params]:
+    """Candidates over which inputs are standardised, the same in every process."""
+    return pool.draw(WHOLE_TABLE if isinstance(pool, TablePool) else DRAWN, random.Random(seed))
 
 
 def _list_all(pool: Pool) -> Sequence[Params]:

@@ -59,7 +59,8 @@ class Reranker:
         observations: Observations,
         unknown: Sequence[int],
         known: Sequence[int],
-        ordered: Mapping[str, bool],
+        make_encoder: Callable[[Mapping[str, BaseDistribution]], Encoder],
+        slopes: Mapping[int, Array],
     ) -> int:
         """The place of one of `best`, whose known objectives are `costs` (N, K): the first while too few trials have features."""
         attributes = {trial.number: trial.user_attrs.get(FEATURES) for trial in study.get_trials(deepcopy=False)}
@@ -80,7 +81,7 @@ class Reranker:
         spans = _feature_distributions(names, list(by_trial.values()))
         if spans != self._spans:  # with fits on another scale a proposal would depend on when this process began
             self._spans, self._fits = spans, {}
-        encoder = Encoder({**pool.distributions, **spans}, ordered)
+        encoder = make_encoder(spans)
         pending = [_with_features(row, by_trial.get(row.number, usual), names) for row in observations.pending(known)]
         models = {
             index: Surrogate(
@@ -90,6 +91,7 @@ class Reranker:
                 index,
                 known,
                 self._fits,
+                slopes[index],
             )
             for index, rows in measured.items()
         }

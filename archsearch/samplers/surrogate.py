@@ -13,6 +13,7 @@ from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior
 from archsearch.samplers.observations import MOST_FITTED, Observation
 
+NO_SLOPES: Array = np.zeros(0)
 _GROWTH = 1.15  # of the data, and one more observation at least, before hyperparameters are refitted
 _MOST_REMEMBERED = 50
 # Weight of a standardised cost beside parameters, whose distances are up to 1: costs that differ by 2 standard deviations have a distance of 1.
@@ -77,13 +78,15 @@ class Surrogate:
         objective: int,
         known: Sequence[int],
         cache: dict[Hashable, Hyperparameters],
+        slopes: Array = NO_SLOPES,
     ) -> None:
         """`rows` have a finite value of the objective; `known`: indices of the known objectives; `cache`: of hyperparameters.
 
+        `slopes` (J,): of the encoder's further inputs, as they are believed to be before there is data.
         Pending trials count with `pending_values`: what is known of the objective already, else what is predicted (Kriging believer).
         """
-        data = _TrainingData(encoder, rows, objective, known)
-        at = _hyperparameters(encoder, rows, objective, known, cache)
+        at = _hyperparameters(encoder, rows, objective, known, cache, slopes)
+        data = _TrainingData(encoder, rows, objective, known, slopes, at.slopes)
         self.scale, self._data = data.scale, data
         self._posterior = Posterior(data.inputs, data.outputs, data.extra, data.groups, at)
         self._outputs, self._extra = data.outputs, data.extra
@@ -92,10 +95,13 @@ class Surrogate:
         for places in (np.flatnonzero(is_known), np.flatnonzero(~is_known)):
             if len(places):
                 some = [pending[int(place)] for place in places]
-                inputs = data.make_inputs(encoder.encode(row.params for row in some), stack_costs(some, known))
-                values = self.pending_values[places] if is_known[places[0]] else self._posterior.predict(inputs)[0]
+                encoded = encoder.encode(row.params for row in some)
+                inputs, trend = data.make_inputs(encoded, stack_costs(some, known)), data.trend(encoded)
+                values = (
+                    self.pending_values[places] if is_known[places[0]] else self._posterior.predict(inputs)[0] + trend
+                )
                 self.pending_values[places] = values
-                self._extend(inputs, values, np.array([row.variances.get(objective, 0.0) for row in some]))
+                self._extend(inputs, values - trend, np.array([row.variances.get(objective, 0.0) for row in some]))
 
     def _extend(self, inputs: Inputs, outputs: Array, variances: Array) -> None:
         """Condition on more rows, whose outputs have errors of these variances in the objective's own units."""
@@ -108,32 +114,50 @@ class Surrogate:
     def believe(self, encoded: Array, costs: Array) -> float:
         """Take one more candidate (1, W) for measured as predicted; returns that value."""
         inputs = self._data.make_inputs(encoded, costs)
-        mean = float(self._posterior.predict(inputs)[0][0])
+        mean = self._posterior.predict(inputs)[0] + self._data.trend(encoded)
         self._posterior.believe(inputs)
-        return mean
+        return float(mean[0])
 
     def predict(self, encoded: Array, costs: Array) -> tuple[Array, Array]:
         """Means and deviations (P,) of candidates with known objectives `costs` (P, K)."""
-        return self._posterior.predict(self._data.make_inputs(encoded, costs))
+        inputs = self._data.make_inputs(encoded, costs)
+        means, deviations = self._posterior.predict(inputs)
+        return means + self._data.trend(encoded), deviations
 
 
 class _TrainingData:
     """Observations as inputs and outputs of the process, on scales of their own."""
 
-    def __init__(self, encoder: Encoder, rows: Sequence[Observation], objective: int, known: Sequence[int]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        rows: Sequence[Observation],
+        objective: int,
+        known: Sequence[int],
+        slopes: Array,
+        variances: Array,
+    ) -> None:
+        """`slopes`, `variances` (J,): means and variances of the slopes of the encoder's further inputs."""
         values, costs = np.array([row.values[objective] for row in rows]), stack_costs(rows, known)
         self.scale, self._cost_scale = Scale.fit(values), CostScale.fit(costs)
         first = len(np.unique(encoder.groups))
         self.groups = np.concatenate((encoder.groups, first + np.arange(len(known))))
-        self.pairs = encoder.pairs
-        self.inputs = self.make_inputs(encoder.encode(row.params for row in rows), costs)
-        self.outputs = self.scale(values)
+        self.pairs, self._width = encoder.pairs, len(encoder.groups)
+        self._slopes, self._roots = slopes, np.sqrt(variances)
+        encoded = encoder.encode(row.params for row in rows)
+        self.inputs, self.given = self.make_inputs(encoded, costs), encoded[:, self._width :]
+        self.outputs = self.scale(values) - self.trend(encoded)
         self.extra = np.array([row.variances.get(objective, 0.0) for row in rows]) / self.scale.unit**2
 
     def make_inputs(self, encoded: Array, costs: Array) -> Inputs:
-        """Encoded rows with the standardised costs as further columns."""
-        features = self._cost_scale(costs)
-        return Inputs(np.hstack((encoded, _FEATURE * features)), features)
+        """Encoded rows with the standardised costs as further columns; the further inputs have slopes of unit variance."""
+        features, names, given = self._cost_scale(costs), encoded[:, : self._width], encoded[:, self._width :]
+        known = np.hstack((features, given * self._roots)) if given.shape[1] else features
+        return Inputs(np.hstack((names, _FEATURE * features)), known)
+
+    def trend(self, encoded: Array) -> Array:
+        """The outputs (N,) that are believed before there is data."""
+        return np.asarray(encoded[:, self._width :] @ self._slopes)
 
 
 def _hyperparameters(
@@ -142,20 +166,24 @@ def _hyperparameters(
     objective: int,
     known: Sequence[int],
     cache: dict[Hashable, Hyperparameters],
+    slopes: Array,
 ) -> Hyperparameters:
     """Hyperparameters fitted to some rows on their own scales: they depend on nothing but the study."""
     first = [row for row in rows if row.is_fitted] or _first(rows)
     content = tuple(
         (row.number, *row.pick_values((objective, *known)), row.variances.get(objective, 0.0)) for row in first
     )
-    key = (objective, *known, *encoder.names, *encoder.pairs, content)
+    key = (objective, *known, *encoder.names, *encoder.pairs, *slopes, content)
     if key not in cache:
         if len(cache) >= _MOST_REMEMBERED:
             cache.clear()
-        data = _TrainingData(encoder, first, objective, known)
+        data = _TrainingData(encoder, first, objective, known, slopes, np.ones(len(slopes)))
         chosen = np.array(sorted(random.Random(len(first)).sample(range(len(first)), min(len(first), MOST_FITTED))))
-        part = Inputs(data.inputs.rows[chosen], data.inputs.known[chosen])
-        cache[key] = HyperparameterFit(part, data.outputs[chosen], data.extra[chosen], data.groups, data.pairs).best()
+        part = Inputs(data.inputs.rows[chosen], data.inputs.known[chosen, : len(known)])
+        fit = HyperparameterFit(
+            part, data.outputs[chosen], data.extra[chosen], data.groups, data.pairs, data.given[chosen]
+        )
+        cache[key] = fit.best()
     return cache[key]
 
 

@@ -29,7 +29,7 @@ import optuna
 import pyarrow.parquet as pq
 from clock import Row, arguments, host_key, write
 from hpo_bench import hpo_bench
-from hybrids import HybridTable
+from hybrids import TABLE, HybridTable
 from nas_bench_201 import DATASETS, nas_bench_201
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
@@ -45,11 +45,11 @@ SPREAD = 0.3  # of the durations
 COLUMNS = ("problem", "sampler", "workers", "seeds", *(f"@{mark}" for mark in MARKS), "ms an ask", "repeats")
 
 
-def hybrids() -> TableProblem:
+def hybrids(path: Path = TABLE, name: str = "hybrids") -> TableProblem:
     """Our own small hybrids: the score at the last rung of seed 0, throughput and parameters, of which the last two are known."""
-    rows = HybridTable.load().rows
+    rows = HybridTable.load(path).rows
     return TableProblem(
-        name="hybrids",
+        name=name,
         candidates=[row.choices for row in rows],
         values=np.array([(row.scores[-1].value, row.throughput_img_s, row.params) for row in rows]),
         directions=("maximize", "maximize", "minimize"),

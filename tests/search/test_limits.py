@@ -27,7 +27,8 @@ NUMBER = 12
 def records(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run, null as None."""
     frame = results.read_trials(folder).astype(object)
-    return list(frame.where(frame.notna(), None).to_dict("records"))
+    rows = frame.where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from archsearch.search.engine.promotion import Ending, judge, stages
 from archsearch.search.engine.stalls import Stalls
 from archsearch.search.engine.workers.base import KILLED, Event, Job, Workers
 from archsearch.search.engine.workers.process import LOG_FILE
-from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, SEED_PHASE, TIMING_PHASE
+from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FULL_PHASE, RUNG_PHASE, SEED_PHASE, TIMING_PHASE
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, paper
 from archsearch.system import interruptions
@@ -345,11 +345,17 @@ class Driver:
         has_rungs = len(self._stages) > 1
         names_phases = has_rungs or FREE_PHASE in self._stages[0]
         for stage, phases in enumerate(self._stages, start=1):
-            if not self._store.phases(row["trial"]).keys() >= set(phases):
-                last = yield phases if names_phases else None
+            done = self._store.phases(row["trial"]).keys()
+            # Where the final score was taken from an earlier run no training is left that could be stopped.
+            is_trained = FULL_PHASE in done
+            left = [
+                phase for phase in phases if phase not in done and not (is_trained and phase.startswith(RUNG_PHASE))
+            ]
+            if left:
+                last = yield left if names_phases else None
                 if "reason" in last:
                     return Ending(reason=last["reason"])
-            ending = judge(self._config, self._store, row, stage) if has_rungs else None
+            ending = judge(self._config, self._store, row, stage) if has_rungs and not is_trained else None
             if ending is not None:
                 return ending
         return Ending()

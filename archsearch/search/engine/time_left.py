@@ -112,10 +112,11 @@ class TimeLeft:
         points = json.loads(row["learning_curve"] or "[]")
         seconds = {"count": row["seconds_count"], "throughput": row["seconds_throughput"]}
         seconds |= {name: point["seconds"] for name, point in zip(self._spans, points, strict=False)}
-        for name, value in seconds.items():
-            if value is not None:
-                self._seconds[name].add(value)
-        self._count(row, {name for name, value in seconds.items() if value is not None})
+        taken = json.loads(row["taken_from"] or "{}")
+        known = {name: value for name, value in seconds.items() if value is not None and name not in taken}
+        for name, value in known.items():
+            self._seconds[name].add(value)
+        self._count(row, set(known))
 
     def _count(self, row: Row, done: set[str]) -> None:
         """Note how far a sampled trial came; one that failed says nothing."""

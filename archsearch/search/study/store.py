@@ -47,6 +47,8 @@ from archsearch.search.study.database import (
     FileWatch,
     storage_errors,
 )
+from archsearch.search.study.donors import DONOR, Donor, reference_rates, take_over
+from archsearch.search.study.earlier import EarlierRuns
 from archsearch.search.study.enqueued import enqueued_proposal
 from archsearch.search.study.rows import (
     ARCH,
@@ -91,12 +93,16 @@ class RunStore:
         backend: RunStorage,
         where: str,
         predict: PredictThroughput | None = None,
+        donors: Sequence[Donor] = (),
     ) -> None:
-        """`backend` holds the study."""
+        """`backend` holds the study. `donors` are earlier runs that it has not taken figures from yet; they are stored."""
         self.folder, self.config, self.where = folder, config, where
         self._study, self._backend, self.study_name = study, backend, study.study_name
         # Used directly, because it stores a whole trial in one transaction.
         self._storage = study._storage
+        self.watch = FileWatch(None)
+        self.donors = self._take(donors)
+        self.earlier_runs = EarlierRuns(config, self.donors)
         self._sampler = make_sampler(
             config.sampler,
             config.space,
@@ -107,9 +113,9 @@ class RunStore:
             predict=predict,
             batch_size=config.settings["batch_size"],
             features=_make_features(config),
+            donors=self.earlier_runs.models,
         )
         study.sampler = self._sampler
-        self.watch = FileWatch(None)
         self.notices: list[str] = []  # what was done to trials that others had put into the study
         self._num_foreign = 0
         self._trial_ids: dict[int, int] = {}
@@ -136,6 +142,16 @@ class RunStore:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if is_any_waiting else ():
             self._adopt(trial)
         self._rows = dict(sorted(self._rows.items()))  # one that was adopted may come before others
+
+    def _take(self, donors: Sequence[Donor]) -> list[Donor]:
+        """The earlier runs that are stored in the study, these with them."""
+        attrs = self._study.user_attrs
+        taken = [Donor.from_dict(attrs[f"{DONOR}{place}"]) for place in range(_num_donors(attrs))]
+        for donor in donors:
+            if not any(donor.is_same_run(other) for other in taken):
+                self._set_study(f"{DONOR}{len(taken)}", donor.to_dict())
+                taken.append(donor)
+        return taken
 
     def stop_waiting_when(self, is_stopped: Callable[[], bool]) -> None:
         """A wait for a lost database ends with KeyboardInterrupt as soon as `is_stopped()`."""
@@ -299,7 +315,13 @@ class RunStore:
 
         `usual_rate`: images/s of the reference in a calibration for them. With `remeasure` the caller times `left_to_remeasure`.
         """
-        self.timings.measure_here(conditions, self._rows.values(), wants_ratios=remeasure, usual_rate=usual_rate)
+        self.timings.measure_here(
+            conditions,
+            self._rows.values(),
+            wants_ratios=remeasure,
+            usual_rate=usual_rate,
+            taken_rates=reference_rates(self.donors),
+        )
         self._identity_changed()
 
     def _identity_changed(self) -> None:
@@ -411,7 +433,7 @@ class RunStore:
         return self._keep(StoredTrial(number=number, trial_id=trial_id, state="running", attrs=attrs))
 
     def _attributes(self, arch: Arch, paper: str | None = None, predicted_img_s: float | None = None) -> dict[str, Any]:
-        """The attributes of a trial that starts; figures measured before are copied."""
+        """The attributes of a trial that starts; figures measured before, in this run or in an earlier one, are copied."""
         cost = arch.cost()
         # The first complete trial of the architecture, else the first stopped one: a fixed trial is never stopped.
         same = [self._rows[number] for number in self._numbers.get(arch.arch_id, ())]
@@ -432,12 +454,33 @@ class RunStore:
             "torch_version": _torch_version(),
             "python_version": platform.python_version(),
             "throughput_predicted_img_s": predicted_img_s,
+            "taken_from": None,
         }
         figures = self._trial(known["trial"]).phases if known else {}
         attrs = {ARCH: arch.to_dict(), CANDIDATE: candidate, **{f"{PHASE}{key}": figures[key] for key in figures}}
+        if known is None:
+            self._take_over(arch.arch_id, attrs)
         if paper is not None:
             attrs[DESCRIBED] = params_in_space(arch, self.config.space)
         return attrs
+
+    def _take_over(self, arch_id: str, attrs: dict[str, Any]) -> None:
+        """Add to a trial's attributes what earlier runs measured of its architecture as it would be measured here."""
+        now = self.timings.throughput_id
+        found = take_over(self.donors, arch_id, self.config, now)
+        if TIMING_PHASE in found:
+            trial, values = (
+                StoredTrial(number=-1, trial_id=-1, state="running", attrs=attrs),
+                found[TIMING_PHASE].values,
+            )
+            if identity_digest(timing_identity(self.config, trial, values)) == now:
+                as_timed = {**values, "throughput_img_s": values.pop("throughput_raw_img_s")}
+                values |= self._ranked_figures(trial, TIMING_PHASE, as_timed)
+            else:
+                del found[TIMING_PHASE]
+        attrs |= {f"{PHASE}{phase}": taken.values for phase, taken in found.items()}
+        if found:
+            attrs[CANDIDATE]["taken_from"] = json.dumps({phase: taken.origin for phase, taken in found.items()})
 
     def _num_trials(self) -> int:
         return len(self._rows) + self._num_foreign
@@ -622,6 +665,10 @@ class RunStore:
         with self._writing():
             self._backend.write_trial(trial.trial_id, attrs, state, values)
         trial.attrs |= attrs
+
+
+def _num_donors(attrs: Mapping[str, Any]) -> int:
+    return sum(key.startswith(DONOR) for key in attrs)
 
 
 def _kind(row: Row) -> tuple[str, bool, str | None]:
