@@ -108,7 +108,7 @@ class _Watch:
         self._member_finished(row)
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
-        """The member of the front is under way."""
+        """The training is under way."""
         self.clock.seed_started(row, place, total)
         self._begin(row, f"training the front with other seeds {place}/{total}: ")
 
@@ -288,7 +288,7 @@ def describe_recheck(row: Row, reason: str | None) -> str:
 
 
 def describe_seeds(row: Row, reason: str | None) -> str:
-    """A member of the front that was trained with another seed, in one line."""
+    """A trial of the front or near it that was trained with another seed, in one line."""
     name = row["paper"] or row["architecture"]
     if reason is not None:
         return f"trial {row['trial']} could not be trained with another seed ({reason}): {name}"

@@ -66,22 +66,23 @@ class FrontChances:
     def gains(self, under_way: Sequence[int] = ()) -> Array:
         """By place (N,): how much one more training of each trial is worth, in standard deviations of a training.
 
-        It is by how much the chosen one of two, a trial and its best rival, is expected to be better in truth for that training, summed over all such
-        twos of `places` (the knowledge gradient; Frazier, Powell and Dayanik, 2008). `under_way`: places that are trained now, which will tell their part.
+        It is by how much the chosen one of two, a trial and its best rival, is expected to be better in truth for that training (the knowledge gradient;
+        Frazier, Powell and Dayanik, 2008), the largest over all such twos of `places`: their sum spends more on the rivals of many, and left more
+        trials wrongly on the front. `under_way`: places that are trained now, which will tell their part.
         """
         trainings = self._trainings.copy()
         trainings[np.array(under_way, dtype=np.int64)] += 1
         deviation = max(math.sqrt(self.variance), _TINY)
-        moves = 1 / np.sqrt(
-            trainings * (trainings + 1)
-        )  # by how much one more training moves a mean: the standard deviation of that
+        # One more training moves a mean by so many standard deviations of a training.
+        moves = 1 / np.sqrt(trainings * (trainings + 1))
         found = np.zeros(len(self._means))
         for place, rivals in zip(self.places, self._rivals, strict=True):
             if len(rivals):
                 best = rivals[np.argmax(self._means[rivals])]
                 pair = np.array([place, best])
                 away = abs(self._means[place] - self._means[best]) / deviation / moves[pair]
-                found[pair] += moves[pair] * (_normal_density(away) - away * ndtr(-away))
+                gains = moves[pair] * (_normal_density(away) - away * ndtr(-away))
+                found[pair] = np.maximum(found[pair], gains)
         return found
 
 

@@ -6,7 +6,8 @@
 Every evaluation is a look-up and counts, a repeated one too. Parts can be run apart and in any order: rows of the same problem, sampler and seed are
 replaced in the file, others stay, and `--new` leaves out runs that the file already has. All samplers have Optuna's defaults but for what
 their names say, and `known-cost` is given the table's candidates and the objectives that are known beforehand, not the front; `known-cost-learned` has to
-learn the candidates from its trials. Times of an ask are the processor's, so that other work on the machine does not count.
+learn the candidates from its trials. Where evaluations are noisy shares are of the true values, and `known-cost-untold` is not given the standard
+errors. Times of an ask are the processor's, so that other work on the machine does not count.
 
 With several `--workers` a run is simulated: evaluations take about 1 (normal, a spread of 30 %) and end in the order of their durations. Whenever nothing
 asked for is left, the sampler is asked for as many candidates as workers are free, or for an eighth of the workers where fewer are: `known-cost` at once,
@@ -20,6 +21,7 @@ import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -37,9 +39,11 @@ from optuna.trial import TrialState, create_trial
 from table_problem import TableProblem
 
 from archsearch.report import make_console, make_table, show
-from archsearch.samplers import KnownCostSampler
+from archsearch.samplers import STANDARD_ERRORS, KnownCostSampler
 
 NAME = "samplers"
+NOISE, KNOWN_NOISE = 0.02, 0.011
+UNTOLD = ("known-cost-untold",)  # samplers that are not told the standard errors
 MARKS = (25, 50, 100, 200)
 SPREAD = 0.3  # of the durations
 COLUMNS = ("problem", "sampler", "workers", "seeds", *(f"@{mark}" for mark in MARKS), "ms an ask", "repeats")
@@ -57,11 +61,24 @@ def hybrids(path: Path = TABLE, name: str = "hybrids") -> TableProblem:
     )
 
 
+def noisy_hybrids() -> TableProblem:
+    """The same where each score has a further normal error, of standard deviation 0.02, of which 0.011 is known."""
+    exact = hybrids()
+
+    def observe(row: int, seed: int) -> np.ndarray:
+        score, *known = exact.values[row]
+        return np.array([score + np.random.default_rng((seed, row)).normal(0, NOISE), *known])
+
+    return replace(exact, name="hybrids-noisy", observe=observe, standard_error=lambda _: KNOWN_NOISE)
+
+
 PROBLEMS: dict[str, Callable[[], TableProblem]] = {
     **{dataset: partial(nas_bench_201, dataset) for dataset in DATASETS},
     **{f"{dataset}-as-numbers": partial(nas_bench_201, dataset, as_numbers=True) for dataset in DATASETS},
     **{f"hpobench-{dataset}": partial(hpo_bench, dataset) for dataset in ("vehicle", "segment")},
     "hybrids": hybrids,
+    "hybrids-noisy": noisy_hybrids,
+    **{f"{dataset}-one-training": partial(nas_bench_201, dataset, is_noisy=True) for dataset in DATASETS},
 }
 SAMPLERS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
     "random": lambda _, seed: RandomSampler(seed=seed),
@@ -71,6 +88,7 @@ SAMPLERS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
     "tpe-multivariate-group": lambda _, seed: TPESampler(seed=seed, multivariate=True, group=True),
     "gp": lambda _, seed: GPSampler(seed=seed),
     "known-cost": lambda problem, seed: KnownCostSampler(problem.known_functions(), problem.candidates, seed),
+    "known-cost-untold": lambda problem, seed: KnownCostSampler(problem.known_functions(), problem.candidates, seed),
     "known-cost-learned": lambda problem, seed: KnownCostSampler(problem.known_functions(), seed=seed),
 }
 
@@ -90,7 +108,13 @@ class Run(NamedTuple):
 
 
 def search(
-    problem: TableProblem, sampler: BaseSampler, evaluations: int, workers: int = 1, seed: int = 0
+    problem: TableProblem,
+    sampler: BaseSampler,
+    evaluations: int,
+    workers: int = 1,
+    seed: int = 0,
+    *,
+    tells_errors: bool = True,
 ) -> tuple[list[int], list[float]]:
     """Rows of the table in the order in which their evaluations ended, and the processor's seconds of each ask, a batch's shared evenly."""
     study = optuna.create_study(directions=problem.directions, sampler=sampler)
@@ -109,7 +133,10 @@ def search(
             ends_at = now + max(0.1, durations.gauss(1, SPREAD))
             heapq.heappush(under_way, (ends_at, *asked.popleft()))
         now, trial, row = heapq.heappop(under_way)
-        study.tell(trial, problem.values[row].tolist())
+        if problem.standard_error is not None and tells_errors:
+            trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, trial)
+            study._storage.set_trial_user_attr(trial_id, STANDARD_ERRORS, {"0": problem.standard_error(row)})
+        study.tell(trial, problem.evaluate(row, seed).tolist())
         rows.append(row)
     return rows, seconds
 
@@ -129,7 +156,8 @@ def _ask(problem: TableProblem, study: optuna.Study, number: int) -> list[tuple[
 
 def rows_of(run: Run, problem: TableProblem, evaluations: int) -> Iterator[Row]:
     """One row a mark that the search reaches."""
-    tried, seconds = search(problem, SAMPLERS[run.sampler](problem, run.seed), evaluations, run.workers, run.seed)
+    sampler, tells_errors = SAMPLERS[run.sampler](problem, run.seed), run.sampler not in UNTOLD
+    tried, seconds = search(problem, sampler, evaluations, run.workers, run.seed, tells_errors=tells_errors)
     start = 0
     for mark in (mark for mark in (*MARKS, evaluations) if mark <= evaluations):
         if mark > start:
@@ -137,6 +165,7 @@ def rows_of(run: Run, problem: TableProblem, evaluations: int) -> Iterator[Row]:
                 **run._asdict(),
                 "evaluations": mark,
                 "share": problem.share(tried[:mark]),
+                "share_chosen": problem.share(problem.chosen(tried[:mark], run.seed)),
                 "repeats": mark - len(set(tried[:mark])),
                 "ask_ms": 1e3 * statistics.fmean(seconds[start:mark]),
                 "ask_ms_max": 1e3 * max(seconds[start:mark]),
@@ -172,12 +201,16 @@ def _spread(shares: Sequence[float]) -> str:
 
 
 def before(folder: Path) -> list[Row]:
-    """What earlier calls left in the file; older ones had one worker and did not say so."""
+    """What earlier calls left in the file; older ones had one worker and no noise, and did not say so."""
     path = folder / f"{NAME}-{host_key()}.parquet"
-    return [{"workers": 1, **row} for row in pq.read_table(path).to_pylist()] if path.exists() else []
+    return (
+        [{"workers": 1, "share_chosen": row["share"], **row} for row in pq.read_table(path).to_pylist()]
+        if path.exists()
+        else []
+    )
 
 
-def _seeds(text: str) -> range:
+def parse_seeds(text: str) -> range:
     first, _, last = text.partition("-")
     return range(int(first), int(last or first) + 1)
 
@@ -188,7 +221,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--problems", nargs="+", choices=list(PROBLEMS), default=list(DATASETS), help="default: NAS-Bench-201"
     )
     parser.add_argument(
-        "--seeds", type=_seeds, default=range(20), metavar="A-B", help="both ends included (default 0-19)"
+        "--seeds", type=parse_seeds, default=range(20), metavar="A-B", help="both ends included (default 0-19)"
     )
     parser.add_argument("--evaluations", type=int, default=max(MARKS))
     parser.add_argument("--workers", nargs="+", type=int, default=[1], metavar="N", help="default 1")

@@ -72,9 +72,8 @@ class Trainings:
     def __call__(self, arch: Any, settings: Any, done: Any, emit: Any) -> None:
         name = self._names[arch_id(arch)]
         for phase in settings.get("phases", ("count", "proxy")):
-            values: dict[str, float] = (
-                {"macs_fvcore": 1} if phase == "count" else {"proxy_score": CLOSE[name], "proxy_score_se": 0.01}
-            )
+            score = {"proxy_score": CLOSE[name], "proxy_score_se": 0.01}
+            values: dict[str, float] = {"macs_fvcore": 1} if phase == "count" else score
             if phase.startswith("seed@"):
                 if name in self._broken:
                     continue

@@ -149,7 +149,7 @@ class TimeLeft:
         self._begin("again", row, total - place)
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
-        """A member of the front is trained with a further seed."""
+        """A trial of the front or near it is trained with a further seed."""
         self._begin("seeds", row, total - place)
 
     def member_finished(self, row: Row | None = None) -> None:
