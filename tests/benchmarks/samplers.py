@@ -12,10 +12,13 @@ errors. Times of an ask are the processor's, so that other work on the machine d
 With several `--workers` a run is simulated: evaluations take about 1 (normal, a spread of 30 %) and end in the order of their durations. Whenever nothing
 asked for is left, the sampler is asked for as many candidates as workers are free, or for an eighth of the workers where fewer are: `known-cost` at once,
 from one fit, the others one after another, as Optuna does it. What is under way when the last evaluation ends does not count.
+
+`botorch-...` and `ax` run only when `--only` names them: rival_samplers.py says what they are and how they are installed.
 """
 
 import argparse
 import heapq
+import importlib
 import random
 import statistics
 import time
@@ -24,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -44,7 +47,7 @@ from archsearch.samplers import STANDARD_ERRORS, KnownCostSampler
 NAME = "samplers"
 NOISE, KNOWN_NOISE = 0.02, 0.011
 UNTOLD = ("known-cost-untold",)  # samplers that are not told the standard errors
-MARKS = (25, 50, 100, 200)
+MARKS = (10, 25, 50, 100, 200)
 SPREAD = 0.3  # of the durations
 COLUMNS = ("problem", "sampler", "workers", "seeds", *(f"@{mark}" for mark in MARKS), "ms an ask", "repeats")
 
@@ -80,7 +83,7 @@ PROBLEMS: dict[str, Callable[[], TableProblem]] = {
     "hybrids-noisy": noisy_hybrids,
     **{f"{dataset}-one-training": partial(nas_bench_201, dataset, is_noisy=True) for dataset in DATASETS},
 }
-SAMPLERS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
+OWN: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
     "random": lambda _, seed: RandomSampler(seed=seed),
     "nsga2-20": lambda _, seed: NSGAIISampler(seed=seed, population_size=20),
     "nsga2-50": lambda _, seed: NSGAIISampler(seed=seed, population_size=50),
@@ -91,6 +94,24 @@ SAMPLERS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
     "known-cost-untold": lambda problem, seed: KnownCostSampler(problem.known_functions(), problem.candidates, seed),
     "known-cost-learned": lambda problem, seed: KnownCostSampler(problem.known_functions(), seed=seed),
 }
+
+
+def _rival(kind: str, problem: TableProblem, seed: int, **options: Any) -> BaseSampler:
+    """Of a library that need not be installed; where it is not, the script ends."""
+    try:
+        module = importlib.import_module("rival_samplers")
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"samplers.py: {error.name} is not installed; rival_samplers.py says how it is") from None
+    sampler: BaseSampler = getattr(module, kind)(problem, seed, **options)
+    return sampler
+
+
+RIVALS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
+    "botorch-4": partial(_rival, "BoTorchSampler", start=4),
+    "botorch-14": partial(_rival, "BoTorchSampler", start=14),
+    "ax": partial(_rival, "AxSampler"),
+}
+SAMPLERS = OWN | RIVALS
 
 
 class Run(NamedTuple):
@@ -182,7 +203,11 @@ def summary(rows: Sequence[Row]) -> Iterator[list[str]]:
     for (problem, place, workers), found in sorted(groups.items()):
         last = found[max(found)]
         shares = [_spread([row["share"] for row in found[mark]]) if mark in found else "-" for mark in MARKS]
-        asks = statistics.fmean(row["ask_ms"] for at in found.values() for row in at)
+        # A row's times are those since the mark before it.
+        asks = np.average(
+            [statistics.fmean(row["ask_ms"] for row in found[mark]) for mark in sorted(found)],
+            weights=np.diff([0, *sorted(found)]),
+        )
         repeats = statistics.fmean(row["repeats"] for row in last)
         yield [
             problem,
@@ -216,7 +241,9 @@ def parse_seeds(text: str) -> range:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS), help="samplers")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(SAMPLERS), help="samplers (default: all but those of rival_samplers.py)"
+    )
     parser.add_argument(
         "--problems", nargs="+", choices=list(PROBLEMS), default=list(DATASETS), help="default: NAS-Bench-201"
     )
@@ -229,24 +256,23 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    """Search, write after every sampler, print."""
+    """Search, write after every run, print."""
     options = arguments(__doc__ or "", add=_options)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if options.smoke:
-        options.only, options.seeds, options.evaluations = ["random", "known-cost"], range(2), 25
+        options.only, options.seeds, options.evaluations = options.only or ["random", "known-cost"], range(2), 25
     rows, console = before(options.out), make_console()
     done = {Run.of(row) for row in rows} if options.new else set()
     for name in options.problems:
         problem = PROBLEMS[name]()
-        for sampler in options.only:
+        for sampler in options.only or OWN:
             runs = [Run(problem.name, sampler, seed, workers) for workers in options.workers for seed in options.seeds]
-            runs = [run for run in runs if run not in done]
-            found = [row for run in runs for row in rows_of(run, problem, options.evaluations)]
-            if not found:
-                continue
-            # Another call may have written meanwhile.
-            rows = [row for row in before(options.out) if Run.of(row) not in runs] + found
-            write(options.out, NAME, rows)
+            for run in runs:
+                if run not in done:
+                    found = list(rows_of(run, problem, options.evaluations))
+                    # Another call may have written meanwhile.
+                    rows = [row for row in before(options.out) if Run.of(row) != run] + found
+                    write(options.out, NAME, rows)
     show(console, make_table(COLUMNS, summary(rows), left=("problem", "sampler")))
 
 
