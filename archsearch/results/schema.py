@@ -119,10 +119,12 @@ SCHEMA = pa.schema(
         pa.field("compile_s", pa.float64()),
         pa.field("proxy_peak_memory_bytes", pa.int64()),
         pa.field("activations", pa.int64()),
+        pa.field("outside", pa.string()),
+        pa.field("train_memory_bytes", pa.int64()),
     ]
 )
 # Grows by one when a column is added or gets another meaning; null in files from before there was one.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # Columns that a file of an earlier version may lack; they are then read as empty.
 LATER_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_predicted_img_s") :])
 FRONT_SCHEMA = SCHEMA.insert(0, _required("front_name", pa.string()))
@@ -147,6 +149,7 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     "throughput_change",
     "other_cores",
     "activations",
+    "outside",
     *RUNG_COLUMNS,
     *SEED_COLUMNS,
     *RUN_COLUMNS,

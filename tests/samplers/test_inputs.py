@@ -15,7 +15,7 @@ from archsearch.errors import UserError
 from archsearch.metrics import Array
 from archsearch.samplers import InBandSampler, KnownCostSampler, make_sampler
 from archsearch.samplers.inputs import JoinedInputs
-from archsearch.space import Band
+from archsearch.space import Band, Bounds
 
 Params = dict[str, Any]
 TABLE: list[Params] = [{"a": a, "b": b, "c": c} for a in "uvwxyz" for b in "uvwxyz" for c in "uvwxyz"]
@@ -125,7 +125,7 @@ def test_a_run_is_led_by_scores_of_its_architectures() -> None:
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
 
     def sampler(**options: Any) -> InBandSampler:
-        return make_sampler("known-cost", space, band, 0, objectives=("proxy_score",), **options)
+        return make_sampler("known-cost", space, Bounds(macs=band), 0, objectives=("proxy_score",), **options)
 
     study = optuna.create_study(direction="maximize")
     plain = sampler().propose_many(study, 0, 3)

@@ -197,7 +197,13 @@ class Driver:
             return
         task.attempts += 1
         self._stalls.submitted(task.trial)
-        settings = {**self._config.settings, "seed": self._config.seed, "blocks": dict(self._config.blocks)}
+        config = self._config
+        settings = {
+            **config.settings,
+            "seed": config.seed,
+            "blocks": dict(config.blocks),
+            "limits": list(config.limits),
+        }
         if task.phases is not None:
             settings["phases"] = list(task.phases)
         if ahead := self._ahead():

@@ -31,6 +31,7 @@ from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
 from archsearch.search.study.database import create_database, run_lock
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
+from archsearch.search.study.seen import constraint_attrs
 from archsearch.search.study.store import AGAIN, SEEDS, STATES
 from archsearch.space import Arch, propose, register_files
 
@@ -148,6 +149,7 @@ def _add(study: optuna.Study, config: RunConfig, row: Row) -> bool:
         params=params,
         distributions={name: CategoricalDistribution(config.space.parameters()[name]) for name in params},
         user_attrs=attrs,
+        system_attrs=dict(constraint_attrs(row, config)),
     )
     study._storage.create_new_trial(study._study_id, trial)
     for identity, values in stored.again.items():
@@ -202,7 +204,11 @@ def _phases(config: RunConfig, row: Row) -> dict[str, dict[str, Any]]:
     throughput = [*_TIMED, *(name for name in _columns_of("throughput_") if name not in _AGAIN)]
     if row["mode"] != config.settings["mode"]:  # a network that does not compile
         throughput.append("mode")
-    columns = {"count": ["macs_fvcore"], "throughput": throughput, FREE_PHASE: _columns_of(f"{FREE_PHASE}_")}
+    columns = {
+        "count": ["macs_fvcore", "train_memory_bytes"],
+        "throughput": throughput,
+        FREE_PHASE: _columns_of(f"{FREE_PHASE}_"),
+    }
     phases = {phase: _values(row, names) for phase, names in columns.items()}
     for point, rung in zip(json.loads(row["learning_curve"] or "[]"), config.trainings, strict=False):
         score = {
