@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import UserError, did_you_mean
 from archsearch.metrics import Array
-from archsearch.samplers.acquisition import COMPETING, Acquisition, farthest, pareto_front
+from archsearch.samplers.acquisition import Acquisition, pareto_front
 from archsearch.samplers.base import ProposingSampler
 from archsearch.samplers.candidates import Candidates, Costs, Rows, WholeTable, breed
 from archsearch.samplers.encoding import Encoder
@@ -37,7 +37,8 @@ from archsearch.samplers.observations import (
 )
 from archsearch.samplers.pool import Params, Pool, TablePool, shorten
 from archsearch.samplers.rerank import SHORTLIST, Reranker
-from archsearch.samplers.surrogate import NO_SLOPES, Surrogate
+from archsearch.samplers.start import NO_SLOPES, first_candidates
+from archsearch.samplers.surrogate import Surrogate
 
 # Values of an unknown objective before it is modelled; until then candidates are spread out.
 START = 4
@@ -46,10 +47,6 @@ DRAWN = 600  # candidates of a proposal that are drawn
 BRED = 240  # candidates that are mutants or crossovers of the front's
 WHOLE_TABLE = 20_000  # a finite table of up to so many rows is searched completely
 _MORE_DRAWS = 4
-# How many rows of a whole table compete for a place among the first trials: other candidates are drawn at random anyway. The very first is drawn from
-# the most ordinary rows: the most ordinary one alone left 30 seeds with 12 different runs on the table of hybrids, a tenth with 28 and the same front.
-_MOST_COMPETING = 500
-_FIRST_AMONG = 0.1
 _EXPLORING = 0.5  # share of the trials that show what is still open in a learned space
 _EXPLORED = 16  # candidates that such a trial is chosen from
 # Local search: rounds, best candidates in each, and neighbours of each.
@@ -238,7 +235,8 @@ class KnownCostSampler(ProposingSampler):
             if feasibility:
                 every = Rows(params=candidates.params, encoded=candidates.encoded, costs=candidates.costs)
                 candidates = every.at(feasibility.likely(candidates.encoded, candidates.costs))
-            return self._spread(candidates, observations, encoder, rng, len(numbers))
+            slopes = np.sum([self._slopes(study, index) for index in unknown], axis=0)
+            return first_candidates(candidates, observations, encoder, known, rng, len(numbers), slopes)
         pending = observations.pending(known)
         models = {
             index: Surrogate(encoder, rows, pending, index, known, self._fits, self._slopes(study, index))
@@ -325,31 +323,8 @@ class KnownCostSampler(ProposingSampler):
         )
         candidates.add(wholes)
         if len(candidates):
-            return self._spread(candidates, observations, encoder, rng, 1)[0]
+            return first_candidates(candidates, observations, encoder, list(self._costs.known), rng, 1)[0]
         return next((part for part, whole in zip(parts, wholes, strict=True) if whole is None), None)
-
-    def _spread(
-        self,
-        candidates: Candidates | Rows,
-        observations: Observations,
-        encoder: Encoder,
-        rng: random.Random,
-        count: int,
-    ) -> list[Params]:
-        """Candidates far from all trials and from each other, before there is a model."""
-        known = list(self._costs.known)
-        competing, first_among = COMPETING, 0.0
-        if isinstance(candidates, Rows):
-            competing, first_among = min(_MOST_COMPETING / len(candidates.params), COMPETING), _FIRST_AMONG
-        left, chosen = Rows(params=list(candidates.params), encoded=candidates.encoded, costs=candidates.costs), []
-        for _ in range(min(count, len(left.params))):
-            place = farthest(encoder, observations.rows, left, known, rng, competing=competing, first_among=first_among)
-            chosen.append(left.params[place])
-            observations = observations.with_pending(
-                -1, left.params[place], dict(zip(known, left.costs[place], strict=True))
-            )
-            left = left.without(place)
-        return chosen
 
     def _rng(self, number: int) -> random.Random:
         return random.Random(f"{self._seed}/{number}")

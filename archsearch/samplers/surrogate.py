@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior
 from archsearch.samplers.observations import MOST_FITTED, Observation
 
-NO_SLOPES: Array = np.zeros(0)
 _GROWTH = 1.15  # of the data, and one more observation at least, before hyperparameters are refitted
 _MOST_REMEMBERED = 50
 # Weight of a standardised cost beside parameters, whose distances are up to 1: costs that differ by 2 standard deviations have a distance of 1.
@@ -78,15 +77,15 @@ class Surrogate:
         objective: int,
         known: Sequence[int],
         cache: dict[Hashable, Hyperparameters],
-        slopes: Array = NO_SLOPES,
+        slopes: Array | None = None,
     ) -> None:
         """`rows` have a finite value of the objective; `known`: indices of the known objectives; `cache`: of hyperparameters.
 
-        `slopes` (J,): of the encoder's further inputs, as they are believed to be before there is data.
+        `slopes` (J,): of the encoder's further inputs, as they are believed to be before there is data; without it these have no effect.
         Pending trials count with `pending_values`: what is known of the objective already, else what is predicted (Kriging believer).
         """
         at = _hyperparameters(encoder, rows, objective, known, cache, slopes)
-        data = _TrainingData(encoder, rows, objective, known, slopes, at.slopes)
+        data = _TrainingData(encoder, rows, objective, known, at.slope_means, at.slope_variances)
         self.scale, self._data = data.scale, data
         self._posterior = Posterior(data.inputs, data.outputs, data.extra, data.groups, at)
         self._outputs, self._extra = data.outputs, data.extra
@@ -166,25 +165,54 @@ def _hyperparameters(
     objective: int,
     known: Sequence[int],
     cache: dict[Hashable, Hyperparameters],
-    slopes: Array,
+    slopes: Array | None,
 ) -> Hyperparameters:
     """Hyperparameters fitted to some rows on their own scales: they depend on nothing but the study."""
     first = [row for row in rows if row.is_fitted] or _first(rows)
     content = tuple(
         (row.number, *row.pick_values((objective, *known)), row.variances.get(objective, 0.0)) for row in first
     )
-    key = (objective, *known, *encoder.names, *encoder.pairs, *slopes, content)
+    key = (objective, *known, *encoder.names, *encoder.pairs, *(() if slopes is None else slopes), content)
     if key not in cache:
         if len(cache) >= _MOST_REMEMBERED:
             cache.clear()
-        data = _TrainingData(encoder, first, objective, known, slopes, np.ones(len(slopes)))
-        chosen = np.array(sorted(random.Random(len(first)).sample(range(len(first)), min(len(first), MOST_FITTED))))
-        part = Inputs(data.inputs.rows[chosen], data.inputs.known[chosen, : len(known)])
-        fit = HyperparameterFit(
-            part, data.outputs[chosen], data.extra[chosen], data.groups, data.pairs, data.given[chosen]
-        )
-        cache[key] = fit.best()
+        cache[key] = _choose_inputs(encoder, first, objective, known, slopes)
     return cache[key]
+
+
+def _choose_inputs(
+    encoder: Encoder, rows: Sequence[Observation], objective: int, known: Sequence[int], slopes: Array | None
+) -> Hyperparameters:
+    """The fit with all inputs, or without those estimates without which it is better; with none where nothing is said of their slopes."""
+    is_used = np.full(encoder.num_inputs, slopes is not None)
+    slopes = np.zeros(encoder.num_inputs) if slopes is None else slopes
+    best, loss = _fit(encoder, rows, objective, known, slopes, is_used)
+    for place in np.flatnonzero(slopes):
+        fewer = is_used & (np.arange(len(slopes)) != place)
+        found, found_loss = _fit(encoder, rows, objective, known, slopes, fewer)
+        if found_loss < loss:
+            best, loss, is_used = found, found_loss, fewer
+    return best
+
+
+def _fit(
+    encoder: Encoder,
+    rows: Sequence[Observation],
+    objective: int,
+    known: Sequence[int],
+    slopes: Array,
+    is_used: NDArray[np.bool_],
+) -> tuple[Hyperparameters, float]:
+    """Hyperparameters with some of the inputs, and their loss."""
+    means, variances = slopes * is_used, np.zeros(len(slopes))
+    data = _TrainingData(encoder, rows, objective, known, means, variances)
+    chosen = np.array(sorted(random.Random(len(rows)).sample(range(len(rows)), min(len(rows), MOST_FITTED))))
+    part = Inputs(data.inputs.rows[chosen], data.inputs.known[chosen, : len(known)])
+    given = data.given[np.ix_(chosen, is_used)]
+    fit = HyperparameterFit(part, data.outputs[chosen], data.extra[chosen], data.groups, data.pairs, given)
+    at, loss = fit.best_and_loss()
+    variances[is_used] = at.slope_variances
+    return replace(at, slope_means=means, slope_variances=variances), loss
 
 
 def _first(rows: Sequence[Observation]) -> Sequence[Observation]:

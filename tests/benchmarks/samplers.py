@@ -6,8 +6,9 @@
 Every evaluation is a look-up and counts, a repeated one too. Parts can be run apart and in any order: rows of the same problem, sampler and seed are
 replaced in the file, others stay, and `--new` leaves out runs that the file already has. All samplers have Optuna's defaults but for what
 their names say, and `known-cost` is given the table's candidates and the objectives that are known beforehand, not the front; `known-cost-learned` has to
-learn the candidates from its trials. Where evaluations are noisy shares are of the true values, and `known-cost-untold` is not given the standard
-errors. Times of an ask are the processor's, so that other work on the machine does not count.
+learn the candidates from its trials. `known-cost+...` is also given inputs for every candidate (table_inputs.py); `+donor` is for NAS-Bench-201. Where
+evaluations are noisy shares are of the true values, and `known-cost-untold` is not given the standard errors. Times of an ask are the processor's, so that
+other work on the machine does not count.
 
 With several `--workers` a run is simulated: evaluations take about 1 (normal, a spread of 30 %) and end in the order of their durations. Whenever nothing
 asked for is left, the sampler is asked for as many candidates as workers are free, or for an eighth of the workers where fewer are: `known-cost` at once,
@@ -39,6 +40,7 @@ from nas_bench_201 import DATASETS, nas_bench_201
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
+from table_inputs import INPUTS, TableInputs
 from table_problem import TableProblem
 
 from archsearch.report import make_console, make_table, show
@@ -111,7 +113,17 @@ RIVALS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
     "botorch-14": partial(_rival, "BoTorchSampler", start=14),
     "ax": partial(_rival, "AxSampler"),
 }
-SAMPLERS = OWN | RIVALS
+
+
+def _with_inputs(
+    make: Callable[[TableProblem, int], TableInputs], problem: TableProblem, seed: int
+) -> KnownCostSampler:
+    """known-cost with inputs that it is given for the whole table."""
+    return KnownCostSampler(problem.known_functions(), problem.candidates, seed, inputs=make(problem, seed))
+
+
+GIVEN = {f"known-cost+{name}": partial(_with_inputs, make) for name, make in INPUTS.items()}
+SAMPLERS = OWN | RIVALS | GIVEN
 
 
 class Run(NamedTuple):
@@ -242,7 +254,7 @@ def parse_seeds(text: str) -> range:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--only", nargs="+", choices=list(SAMPLERS), help="samplers (default: all but those of rival_samplers.py)"
+        "--only", nargs="+", choices=list(SAMPLERS), help="samplers (default: all but rivals and those with inputs)"
     )
     parser.add_argument(
         "--problems", nargs="+", choices=list(PROBLEMS), default=list(DATASETS), help="default: NAS-Bench-201"
