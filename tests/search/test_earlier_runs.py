@@ -54,10 +54,9 @@ def test_what_was_measured_alike_is_not_measured_again(tmp_path: Path, old: Path
     shared = rows.head(5)
     assert shared["arch_id"].tolist() == before["arch_id"].tolist()
     pd.testing.assert_frame_equal(shared[FIGURES], before[FIGURES])
-    for row in shared.itertuples():
-        phases = dict.fromkeys(("count", "throughput", "proxy"), f"test:{row.trial}")
-        assert json.loads(row.taken_from) == phases
-        assert (row.seconds_total, row.state) == (0.0, "complete")
+    for row in shared.to_dict("records"):
+        assert json.loads(row["taken_from"]) == dict.fromkeys(("count", "throughput", "proxy"), f"test:{row['trial']}")
+        assert (row["seconds_total"], row["state"]) == (0.0, "complete")
     assert rows["taken_from"][5:].isna().all()
     new = {written(text) for text in rows["arch"].tolist()[5:]}
     assert measured(tmp_path / "log") == {(arch, phase) for arch in new for phase in ("count", "throughput", "proxy")}
@@ -84,11 +83,13 @@ def test_the_old_folder_may_be_gone_and_need_not_be_named_again(tmp_path: Path, 
 
 
 def test_of_another_machine_or_another_proxy_only_the_rest_is_used_again(tmp_path: Path, old: Path) -> None:
-    for name, machine, settings, again in [
+    other_seed = {"proxy": {"recipe": {"steps": 400, "batch_size": 32, "seed": 1}}}
+    cases: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
         ("machine", B, {}, {"throughput"}),
         ("proxy", A, OTHER_PROXY, {"proxy"}),
-        ("seed", A, {"proxy": {"recipe": {"steps": 400, "batch_size": 32, "seed": 1}}}, {"proxy"}),
-    ]:
+        ("seed", A, other_seed, {"proxy"}),
+    ]
+    for name, machine, settings, again in cases:
         log = tmp_path / f"{name}_log"
         on(machine, tmp_path / name, make_config(log, settings=settings), 3, earlier=[old])
         assert {phase for _, phase in measured(log)} == again
