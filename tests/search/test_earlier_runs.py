@@ -146,8 +146,11 @@ def test_a_restored_study_keeps_what_its_rows_say(tmp_path: Path, old: Path) -> 
     before = rows_of(folder)
     (folder / "study.db").unlink()
     assert restore_run(folder).changed == ()
-    on(A, folder, make_config(tmp_path / "log"), 3)
-    pd.testing.assert_frame_equal(rows_of(folder)[["taken_from", *FIGURES]], before[["taken_from", *FIGURES]])
+    # The earlier run itself is not in the rows: named again, it is taken again.
+    on(A, folder, make_config(tmp_path / "log"), 4)
+    on(A, folder, make_config(tmp_path / "log"), 4, earlier=[old])
+    pd.testing.assert_frame_equal(rows_of(folder)[["taken_from", *FIGURES]].head(5), before[["taken_from", *FIGURES]])
+    assert [one["timings"] for one in results.read_manifest(folder)["taken_from"]] == [5]
 
 
 def test_what_cannot_be_taken_is_refused_in_one_sentence(tmp_path: Path, old: Path) -> None:

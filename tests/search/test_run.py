@@ -207,7 +207,7 @@ def test_a_real_run_takes_the_figures_of_an_earlier_one(space: Path, tmp_path: P
     assert (rows.seconds_proxy[0], rows.seconds_throughput[0]) == (0, 0)
     assert rows.seconds_proxy[1] > 0
     said = " ".join(done.output.split())
-    assert f"took the figures of 1 trials of {old}; they are kept in this run" in said
+    assert f"took the figures of 1 trials from {old}; they are kept in this run" in said
     assert "throughput from old:0, score from old:0" in said
     assert "1 timings and 1 scores of" in said
 

@@ -87,7 +87,7 @@ class Donor:
 
     def is_same_run(self, other: "Donor") -> bool:
         """Whether both were taken from one run, wherever its folder was."""
-        return self.folder == other.folder or (self.run, self.begun_at) == (other.run, other.begun_at)
+        return (self.run, self.begun_at) == (other.run, other.begun_at)
 
 
 @dataclass(frozen=True, kw_only=True)
