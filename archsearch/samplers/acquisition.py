@@ -135,7 +135,8 @@ def farthest(
         return int(some[ordinary[rng.randrange(max(1, int(first_among * len(ordinary))))]])
     others = _ranks(stack_costs(tried, known), candidates.costs)
     distances = np.abs(costs[:, None, :] - others[None, :, :]).sum(axis=2)
-    first, second = candidates.encoded[some], encoder.encode(row.params for row in tried)
+    first = candidates.encoded[some][:, : len(encoder.groups)]
+    second = encoder.encode_names(row.params for row in tried)
     squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)[None, :] - 2 * first @ second.T
     distances += _VARIETY * squares / max(1, len(encoder.names))
     return int(some[np.argmax(distances.min(axis=1))])

@@ -96,7 +96,7 @@ class Encoder:
     name, and 0 where both do. `pairs`: the groups of names read in two ways, as number and as code.
     """
 
-    num_inputs = 0  # columns after those of the names: see InputEncoder
+    num_inputs = 0  # columns of a row after those of the names: see InputEncoder
 
     def __init__(
         self, distributions: Mapping[str, BaseDistribution], ordered: Mapping[str, bool] | None = None
@@ -118,6 +118,10 @@ class Encoder:
         ] = {}  # rows by the values of all names: from one ask to the next most are the same
 
     def encode(self, rows: Iterable[Mapping[str, Any]]) -> Array:
+        """All columns of N dictionaries."""
+        return self.encode_names(rows)
+
+    def encode_names(self, rows: Iterable[Mapping[str, Any]]) -> Array:
         """The rows (N, W) of N dictionaries; unknown names have no effect."""
         keys = [tuple(map(row.get, self.names, repeat(ABSENT))) for row in rows]
         if not all(map(self._known.__contains__, keys)):

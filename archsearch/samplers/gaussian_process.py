@@ -23,7 +23,7 @@ Indices = NDArray[np.int64]
 _AMPLITUDE = (0.0, 1.0)
 _NOISE = (np.log(0.01), 2.0)
 _WEIGHT_DEVIATION = 1.0
-_SLOPE = (np.log(0.25), 1.5)
+_SLOPE_VARIANCE = (np.log(0.25), 1.5)
 # Of the logit of a code's share beside a number; the logit of no share; and by how much its log posterior must be better for numbers alone: with few
 # observations a mixture is the safer guess.
 _SHARE = (0.0, 2.0)
@@ -47,25 +47,28 @@ class Inputs(NamedTuple):
 class Hyperparameters:
     """Of standardised outputs: `amplitude` and `noise` are variances, `weights` has one number for each group of columns.
 
-    `slopes` (J,) are the prior variances of the slopes of further inputs.
+    The slopes of further inputs are normal with `slope_means` (J,), which are given, and `slope_variances`, which are fitted.
     """
 
     amplitude: float
     noise: float
     weights: Array
-    slopes: Array = field(default_factory=lambda: np.zeros(0))
+    slope_variances: Array = field(default_factory=lambda: np.zeros(0))
+    slope_means: Array = field(default_factory=lambda: np.zeros(0))
 
     @property
     def logs(self) -> Array:
-        """As one vector of logarithms: amplitude, noise, weights, slopes."""
-        return np.log(np.concatenate(([self.amplitude, self.noise], self.weights, self.slopes)))
+        """As one vector of logarithms: amplitude, noise, weights, variances of slopes."""
+        return np.log(np.concatenate(([self.amplitude, self.noise], self.weights, self.slope_variances)))
 
     @classmethod
     def from_logs(cls, logs: Array, num_slopes: int = 0) -> "Hyperparameters":
         """From `logs`."""
         values = np.exp(logs)
         last = len(values) - num_slopes
-        return cls(amplitude=float(values[0]), noise=float(values[1]), weights=values[2:last], slopes=values[last:])
+        return cls(
+            amplitude=float(values[0]), noise=float(values[1]), weights=values[2:last], slope_variances=values[last:]
+        )
 
 
 def kernel(first: Inputs, second: Inputs, groups: Indices, at: Hyperparameters) -> Array:
@@ -105,7 +108,8 @@ class HyperparameterFit:
     """The negative log posterior of the hyperparameters, and its gradient, on some data.
 
     They are searched as one vector: the logarithms of amplitude, noise, and each group's weight. Two groups that are readings of one name have, in these
-    places, the logarithm of their common weight and the logit of the second's share in it: the likelihood decides between them.
+    places, the logarithm of their common weight and the logit of the second's share in it: the likelihood decides between them. The logarithms of the
+    variances of further inputs' slopes come last.
     """
 
     def __init__(
@@ -134,8 +138,8 @@ class HyperparameterFit:
         means[self._second], deviations[self._second] = _SHARE
         self._given = np.zeros((len(outputs), 0)) if given is None else given
         slopes = np.ones(self._given.shape[1])
-        self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], means, _SLOPE[0] * slopes))
-        self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], deviations, _SLOPE[1] * slopes))
+        self.means = np.concatenate(([_AMPLITUDE[0], _NOISE[0]], means, _SLOPE_VARIANCE[0] * slopes))
+        self.deviations = np.concatenate(([_AMPLITUDE[1], _NOISE[1]], deviations, _SLOPE_VARIANCE[1] * slopes))
 
     def unpack(self, vector: Array) -> Hyperparameters:
         """The hyperparameters of a vector."""
@@ -150,8 +154,8 @@ class HyperparameterFit:
         at, number = self.unpack(vector), len(self.outputs)
         smooth = at.amplitude * np.exp(-(at.weights @ self.per_group)).reshape(number, number)
         matrix = smooth + self.linear + np.diag(at.noise + self.extra_noise + _JITTER)
-        if len(at.slopes):
-            matrix += (self._given * at.slopes) @ self._given.T
+        if len(at.slope_variances):
+            matrix += (self._given * at.slope_variances) @ self._given.T
         factor = cho_factor(matrix, lower=True, check_finite=False)
         alpha = cho_solve(factor, self.outputs, check_finite=False)
         inverse = cho_solve(factor, np.eye(number), check_finite=False)
@@ -162,21 +166,27 @@ class HyperparameterFit:
         share = expit(vector[2 + self._second])
         first, second = by_log[self._first], by_log[self._second]
         by_log[self._first], by_log[self._second] = first + second, (1 - share) * second - share * first
-        by_slope = 0.5 * at.slopes * ((inner @ self._given) * self._given).sum(axis=0)
+        by_slope = 0.5 * at.slope_variances * ((inner @ self._given) * self._given).sum(axis=0)
         gradient = np.concatenate(([0.5 * weighted.sum(), 0.5 * at.noise * np.trace(inner)], by_log, by_slope))
         away = (vector - self.means) / self.deviations
         return float(likelihood + 0.5 * away @ away), np.asarray(gradient + away / self.deviations)
 
     def best(self) -> Hyperparameters:
-        """The mode, searched from the priors' means by L-BFGS-B; that without any share of codes where it is clearly the better one."""
+        """The mode alone."""
+        return self.best_and_loss()[0]
+
+    def best_and_loss(self) -> tuple[Hyperparameters, float]:
+        """The mode and its loss, searched from the priors' means by L-BFGS-B; that without any share of codes where it is clearly the better one."""
         mixed, loss = self._search(self.means)
         if not len(self._second):
-            return self.unpack(mixed)
+            return self.unpack(mixed), loss
         start = self.means.copy()
         start[2 + self._second] = _NO_SHARE
         ordered, ordered_loss = self._search(start, keep=2 + self._second)
         prior = 0.5 * (((start - self.means) / self.deviations) ** 2).sum()  # of shares that are no parameters here
-        return self.unpack(ordered if ordered_loss - prior + _CLEARLY < loss else mixed)
+        if ordered_loss - prior + _CLEARLY < loss:
+            return self.unpack(ordered), ordered_loss - prior
+        return self.unpack(mixed), loss
 
     def _search(self, start: Array, keep: Indices = _NONE) -> tuple[Array, float]:
         """The vector of the least loss and that loss; entries `keep` stay as they are in `start`."""

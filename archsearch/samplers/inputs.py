@@ -121,4 +121,4 @@ class InputEncoder(Encoder):
     def encode(self, rows: Iterable[Mapping[str, Any]]) -> Array:
         """The rows (N, W + J) of N dictionaries."""
         every = list(rows)
-        return np.hstack((super().encode(every), self._given(every)))
+        return np.hstack((self.encode_names(every), self._given(every)))

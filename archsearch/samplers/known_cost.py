@@ -1,6 +1,7 @@
 """A sampler that takes known objectives from functions and models only the others, by expected hypervolume improvement."""
 
 import contextlib
+import math
 import random
 import threading
 import warnings
@@ -36,11 +37,11 @@ from archsearch.samplers.observations import (
 )
 from archsearch.samplers.pool import Params, Pool, TablePool, shorten
 from archsearch.samplers.rerank import SHORTLIST, Reranker
-from archsearch.samplers.surrogate import NO_SLOPES, Surrogate
+from archsearch.samplers.start import most_promising
+from archsearch.samplers.surrogate import NO_SLOPES, Surrogate, stack_costs
 
 # Values of an unknown objective before it is modelled; until then candidates are spread out.
 START = 4
-_START_GUIDED = 1  # of an objective that inputs estimate: spread-out candidates would only delay what they say
 DRAWN = 600  # candidates of a proposal that are drawn
 BRED = 240  # candidates that are mutants or crossovers of the front's
 WHOLE_TABLE = 20_000  # a finite table of up to so many rows is searched completely
@@ -194,10 +195,6 @@ class KnownCostSampler(ProposingSampler):
             self._known_inputs = KnownInputs(self._inputs, pool, _reference(pool, self._seed))
         return InputEncoder(distributions, self._ordered, self._known_inputs)
 
-    def _start(self, study: Study, objective: int) -> int:
-        """How many values of an objective there must be before it is modelled."""
-        return _START_GUIDED if self._slopes(study, objective).any() else START
-
     def _slopes(self, study: Study, objective: int) -> Array:
         """Of the inputs, as they are believed to be for this objective, minimised."""
         if self._known_inputs is None:
@@ -221,8 +218,9 @@ class KnownCostSampler(ProposingSampler):
         known = list(self._costs.known)
         unknown = [index for index in range(len(study.directions)) if index not in known]
         measured = {index: observations.measured(index, known) for index in unknown}
-        if any(len(rows) < self._start(study, index) for index, rows in measured.items()):
-            return self._spread(candidates, observations, encoder, rng, len(numbers))
+        if any(len(rows) < START for rows in measured.values()):
+            slopes = np.sum([self._slopes(study, index) for index in unknown], axis=0)
+            return self._spread(candidates, observations, encoder, rng, len(numbers), slopes)
         pending = observations.pending(known)
         models = {
             index: Surrogate(encoder, rows, pending, index, known, self._fits, self._slopes(study, index))
@@ -317,15 +315,21 @@ class KnownCostSampler(ProposingSampler):
         encoder: Encoder,
         rng: random.Random,
         count: int,
+        slopes: Array = NO_SLOPES,
     ) -> list[Params]:
-        """Candidates far from all trials and from each other, before there is a model."""
+        """Candidates before there is a model: the most promising by their estimates, else some far from all trials and from each other."""
         known = list(self._costs.known)
         competing, first_among = COMPETING, 0.0
         if isinstance(candidates, Rows):
             competing, first_among = min(_MOST_COMPETING / len(candidates.params), COMPETING), _FIRST_AMONG
         left, chosen = Rows(params=list(candidates.params), encoded=candidates.encoded, costs=candidates.costs), []
         for _ in range(min(count, len(left.params))):
-            place = farthest(encoder, observations.rows, left, known, rng, competing=competing, first_among=first_among)
+            if slopes.any():
+                place = most_promising(*_as_estimated(left, observations, encoder, slopes, known), rng)
+            else:
+                place = farthest(
+                    encoder, observations.rows, left, known, rng, competing=competing, first_among=first_among
+                )
             chosen.append(left.params[place])
             observations = observations.with_pending(
                 -1, left.params[place], dict(zip(known, left.costs[place], strict=True))
@@ -459,6 +463,18 @@ def _fixed_outside(study: Study) -> Params:
     while isinstance(sampler, PartialFixedSampler):
         fixed, sampler = {**sampler._fixed_params, **fixed}, sampler._base_sampler
     return fixed
+
+
+def _as_estimated(
+    candidates: Rows, observations: Observations, encoder: Encoder, slopes: Array, known: Sequence[int]
+) -> tuple[Array, Array]:
+    """Candidates and trials with the objective that the inputs estimate, and the known ones."""
+    tried = [row for row in observations.rows if all(map(math.isfinite, row.pick_values(known)))]
+    encoded, width = encoder.encode(row.params for row in tried), len(encoder.groups)
+    return (
+        np.column_stack((candidates.encoded[:, width:] @ slopes, candidates.costs)),
+        np.column_stack((encoded[:, width:] @ slopes, stack_costs(tried, known))),
+    )
 
 
 def _reference(pool: Pool, seed: int) -> Sequence[Params]:

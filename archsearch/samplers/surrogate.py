@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,7 @@ class Surrogate:
         Pending trials count with `pending_values`: what is known of the objective already, else what is predicted (Kriging believer).
         """
         at = _hyperparameters(encoder, rows, objective, known, cache, slopes)
-        data = _TrainingData(encoder, rows, objective, known, slopes, at.slopes)
+        data = _TrainingData(encoder, rows, objective, known, at.slope_means, at.slope_variances)
         self.scale, self._data = data.scale, data
         self._posterior = Posterior(data.inputs, data.outputs, data.extra, data.groups, at)
         self._outputs, self._extra = data.outputs, data.extra
@@ -175,14 +175,42 @@ def _hyperparameters(
     if key not in cache:
         if len(cache) >= _MOST_REMEMBERED:
             cache.clear()
-        data = _TrainingData(encoder, first, objective, known, slopes, np.ones(len(slopes)))
-        chosen = np.array(sorted(random.Random(len(first)).sample(range(len(first)), min(len(first), MOST_FITTED))))
-        part = Inputs(data.inputs.rows[chosen], data.inputs.known[chosen, : len(known)])
-        fit = HyperparameterFit(
-            part, data.outputs[chosen], data.extra[chosen], data.groups, data.pairs, data.given[chosen]
-        )
-        cache[key] = fit.best()
+        cache[key] = _choose_inputs(encoder, first, objective, known, slopes)
     return cache[key]
+
+
+def _choose_inputs(
+    encoder: Encoder, rows: Sequence[Observation], objective: int, known: Sequence[int], slopes: Array
+) -> Hyperparameters:
+    """The fit with all inputs, or without those estimates without which it is better."""
+    is_used = np.ones(len(slopes), dtype=bool)
+    best, loss = _fit(encoder, rows, objective, known, slopes, is_used)
+    for place in np.flatnonzero(slopes):
+        fewer = is_used & (np.arange(len(slopes)) != place)
+        found, found_loss = _fit(encoder, rows, objective, known, slopes, fewer)
+        if found_loss < loss:
+            best, loss, is_used = found, found_loss, fewer
+    return best
+
+
+def _fit(
+    encoder: Encoder,
+    rows: Sequence[Observation],
+    objective: int,
+    known: Sequence[int],
+    slopes: Array,
+    is_used: NDArray[np.bool_],
+) -> tuple[Hyperparameters, float]:
+    """Hyperparameters with some of the inputs, and their loss."""
+    means, variances = slopes * is_used, np.zeros(len(slopes))
+    data = _TrainingData(encoder, rows, objective, known, means, variances)
+    chosen = np.array(sorted(random.Random(len(rows)).sample(range(len(rows)), min(len(rows), MOST_FITTED))))
+    part = Inputs(data.inputs.rows[chosen], data.inputs.known[chosen, : len(known)])
+    given = data.given[np.ix_(chosen, is_used)]
+    fit = HyperparameterFit(part, data.outputs[chosen], data.extra[chosen], data.groups, data.pairs, given)
+    at, loss = fit.best_and_loss()
+    variances[is_used] = at.slope_variances
+    return replace(at, slope_means=means, slope_variances=variances), loss
 
 
 def _first(rows: Sequence[Observation]) -> Sequence[Observation]:
