@@ -4,7 +4,7 @@ Usage: python tests/benchmarks/hybrid_table.py train WORK   (any number of these
        python tests/benchmarks/hybrid_table.py time WORK    (one, on a quiet core: about 2 s a hybrid)
        python tests/benchmarks/hybrid_table.py write WORK [--out FILE]
 
-With `--table hybrid_table_2` the same at a smaller budget: 150 hybrids whose second stage has one block instead of two.
+With `--table hybrid_table_2` the same at a smaller budget: 75 hybrids whose second stage has one block instead of two.
 
 WORK is a folder for what is finished so far; after an interruption the same commands go on. Small copies (32 px, widths 1/4) are trained on the embedded
 Fashion-MNIST at batch 32 with the shipped recipe, and scored on the way at each rung; throughput is that of the whole hybrid at 224 px, one thread.
@@ -32,7 +32,7 @@ from archsearch.throughput import Protocol, measure
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPACE, TABLE = DATA / "hybrid_table.toml", DATA / "hybrid_table.parquet"
-NUM_SMALLER = 150  # hybrids of the second table
+NUM_SMALLER = 75  # hybrids of the second table
 RUNGS = (12, 48, 96)  # steps
 SECOND_SEED_SHARE = 0.1
 BATCH_SIZE = 2  # of the timing
