@@ -143,5 +143,5 @@ def reference_rates(donors: Sequence[Donor]) -> dict[str, float]:
 
 def taken_phases(row: Row) -> dict[str, str]:
     """The phases of a trial that were taken from earlier runs, with `RUN:TRIAL` of each: the column `taken_from`."""
-    phases: dict[str, str] = json.loads(row["taken_from"] or "{}")
+    phases: dict[str, str] = json.loads(row.get("taken_from") or "{}")
     return phases
