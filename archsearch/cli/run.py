@@ -169,7 +169,7 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     multiple=True,
     metavar="FOLDER",
     help="Take the figures of an earlier run: what was measured alike is not measured again, and its scores guide the known-cost sampler. "
-    "They are kept in the new run. Several times for several runs.",
+    "They are kept in the new run. Several times for several runs.  [default: none]",
 )
 @click.option(
     "--storage",

@@ -42,7 +42,6 @@ from archsearch.samplers.surrogate import Surrogate
 
 # Values of an unknown objective before it is modelled; until then candidates are spread out.
 START = 4
-_START_GUIDED = 1  # of an objective that inputs estimate: spread-out candidates would only delay what they say
 DRAWN = 600  # candidates of a proposal that are drawn
 BRED = 240  # candidates that are mutants or crossovers of the front's
 WHOLE_TABLE = 20_000  # a finite table of up to so many rows is searched completely
@@ -203,10 +202,6 @@ class KnownCostSampler(ProposingSampler):
             self._known_inputs = KnownInputs(self._inputs, pool, _reference(pool, self._seed))
         return InputEncoder(distributions, self._ordered, self._known_inputs)
 
-    def _start(self, study: Study, objective: int) -> int:
-        """How many values of an objective there must be before it is modelled."""
-        return _START_GUIDED if self._slopes(study, objective).any() else START
-
     def _slopes(self, study: Study, objective: int) -> Array:
         """Of the inputs, as they are believed to be for this objective, minimised."""
         if self._known_inputs is None:
@@ -231,7 +226,7 @@ class KnownCostSampler(ProposingSampler):
         known = list(self._costs.known)
         unknown = [index for index in range(len(study.directions)) if index not in known]
         measured = {index: observations.measured(index, known) for index in unknown}
-        if any(len(rows) < self._start(study, index) for index, rows in measured.items()):
+        if any(len(rows) < START for rows in measured.values()):
             if feasibility:
                 every = Rows(params=candidates.params, encoded=candidates.encoded, costs=candidates.costs)
                 candidates = every.at(feasibility.likely(candidates.encoded, candidates.costs))

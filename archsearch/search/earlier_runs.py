@@ -26,30 +26,27 @@ from archsearch.system import utc_now
 
 
 def read_donors(folders: Sequence[Path], config: RunConfig, own: Path) -> list[Donor]:
-    """The runs in these folders, for the run of `config` in the folder `own`; those that it has taken already are left out, wherever they are now.
+    """The runs in these folders, for the run of `config` in the folder `own`; one that it has taken before and that is gone is left out.
 
     Raises UserError for a folder that holds no run, for the run itself, and for a run of which nothing can be used.
     """
-    known = _taken_before(own)
-    paths = dict.fromkeys(folder.absolute() for folder in folders)
-    return [read_donor(path, config, own) for path in paths if not _is_taken(path, known)]
+    taken_before = _taken_before(own)
+    donors: list[Donor] = []
+    for folder in dict.fromkeys(folder.absolute() for folder in folders):
+        try:
+            donors.append(read_donor(folder, config, own))
+        except UserError:
+            if str(folder) not in taken_before:
+                raise
+    return donors
 
 
-def _taken_before(own: Path) -> list[dict[str, Any]]:
-    """What the run's manifest says of the runs that it has taken figures from."""
+def _taken_before(own: Path) -> set[str]:
+    """The folders of the runs that the run in `own` has taken figures from."""
     if not (own / MANIFEST_FILE).exists():
-        return []
+        return set()
     with damage_is_an_error(own):
-        return list(read_manifest(own).get("taken_from", ()))
-
-
-def _is_taken(folder: Path, known: Sequence[dict[str, Any]]) -> bool:
-    if any(one["folder"] == str(folder) for one in known):
-        return True
-    if not (folder / MANIFEST_FILE).exists():
-        return False
-    manifest = _manifest(folder)
-    return any((one["run"], one["begun_at"]) == (study_name(manifest), manifest["created_at"]) for one in known)
+        return {one["folder"] for one in read_manifest(own).get("taken_from", ())}
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -225,8 +225,6 @@ def carry_out(
         config = store.config
         for notice in store.notices:
             say(notice)
-        for donor in donors:
-            say(f"took the figures of {len(donor.trials)} trials of {donor.folder}; they are kept in this run")
         _measure_here(store, request, predictor, arguments, say, cluster)
         if store.rows():
             say(f"going on with {folder}")

@@ -2,15 +2,16 @@
 
     python tests/benchmarks/earlier_runs.py [--problems hybrids hybrids-2 imagenet16-120] [--seeds 0-19] [--evaluations 75]
 
-    hybrids          the table of small hybrids; the earlier run is the whole second table: the default space at 1.2 GFLOPs, the same proxy
-    hybrids-2        that second table; the earlier run is the whole first one
+    hybrids          the table of small hybrids; the earlier run is 50 of the second table, the same space at a smaller budget, others for each seed
+    hybrids-2        that second table; the earlier run is 50 of the first one
     imagenet16-120   NAS-Bench-201; the earlier run is one of 100 evaluations of the known-cost sampler on CIFAR-10, another for each seed
 
 The scores of the earlier run are modelled as `archsearch run --from` does it. None of the candidates was in the earlier run but those of NAS-Bench-201,
-whose figures on the other data set are another objective: nothing is reused, every evaluation counts.
+whose figures on the other data set are another objective: nothing is reused, every evaluation counts. The proxy of the two tables of hybrids is the same.
 """
 
 import argparse
+import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +29,14 @@ from archsearch import load_space
 from archsearch.metrics import Array
 from archsearch.report import make_console, make_table, show
 from archsearch.samplers import ArchDonor, DonorModel, KnownCostSampler
-from archsearch.space import Params, Space
+from archsearch.space import Params
 
 NAME = "earlier_runs"
 KINDS = ("none", "earlier run", "reversed")
 MARKS = (5, 10, 15, 25, 50)
 TARGET_AT = 50  # evaluations of the sampler without an earlier run
 DONOR_EVALUATIONS, DONOR_SEED = 100, 100
+DONOR_HYBRIDS = 50
 COLUMNS = ("problem", "scores of", "seeds", *(f"@{mark}" for mark in MARKS), "evaluations to reach @50 of none")
 
 Predict = Callable[[Sequence[Params]], Array]
@@ -55,40 +57,25 @@ class Predictions:
 
 def first_hybrids() -> tuple[TableProblem, Callable[[int, float], Predict]]:
     """The first table with the second as the earlier run."""
-    return hybrids(), _from_archs(
-        load_space(hybrid_table.SPACE), hybrid_table.every(), hybrid_table.drawn(), SECOND_TABLE
-    )
+    return hybrids(), _from_archs(hybrid_table.every(), hybrid_table.smaller(), SECOND_TABLE)
 
 
 def second_hybrids() -> tuple[TableProblem, Callable[[int, float], Predict]]:
     """The second table with the first as the earlier run."""
-    space, own = load_space("hybrid"), hybrid_table.drawn()
-    table = hybrids(SECOND_TABLE, "hybrids-2")
-
-    def suggest(trial: optuna.Trial) -> Params:
-        asked: Params = {}
-
-        def pick(name: str, choices: Sequence[object]) -> object:
-            asked[name] = trial._suggest(name, table.distributions[name])
-            return asked[name]
-
-        space.sample(pick)  # type: ignore[arg-type]  # the table's choices are the space's
-        return asked
-
-    problem = TableProblem(**{**vars(table), "suggest": suggest})
-    return problem, _from_archs(space, own, hybrid_table.every(), hybrid_table.TABLE)
+    return hybrids(SECOND_TABLE, "hybrids-2"), _from_archs(
+        hybrid_table.smaller(), hybrid_table.every(), hybrid_table.TABLE
+    )
 
 
-def _from_archs(
-    space: Space, own: hybrid_table.Hybrids, others: hybrid_table.Hybrids, path: Path
-) -> Callable[[int, float], Predict]:
+def _from_archs(own: hybrid_table.Hybrids, others: hybrid_table.Hybrids, path: Path) -> Callable[[int, float], Predict]:
     """For a seed and a sign of the scores: the model of another table's architectures as a function of this one's parameters."""
-    table = HybridTable.load(path)
+    space, table = load_space(hybrid_table.SPACE), HybridTable.load(path)
     archs = {tuple(sorted(params.items())): arch for params, arch in own}
     found = [(arch, table.of(params).scores[-1].value) for params, arch in others]
 
     def make(seed: int, sign: float) -> Predict:
-        donor = ArchDonor(space, [arch for arch, _ in found], [sign * score for _, score in found])
+        some = random.Random(seed).sample(found, DONOR_HYBRIDS)
+        donor = ArchDonor(space, [arch for arch, _ in some], [sign * score for _, score in some])
         return lambda candidates: donor.predict([archs[tuple(sorted(params.items()))] for params in candidates])
 
     return make

@@ -54,10 +54,9 @@ def test_what_was_measured_alike_is_not_measured_again(tmp_path: Path, old: Path
     shared = rows.head(5)
     assert shared["arch_id"].tolist() == before["arch_id"].tolist()
     pd.testing.assert_frame_equal(shared[FIGURES], before[FIGURES])
-    for row in shared.itertuples():
-        phases = dict.fromkeys(("count", "throughput", "proxy"), f"test:{row.trial}")
-        assert json.loads(str(row.taken_from)) == phases
-        assert (row.seconds_total, row.state) == (0.0, "complete")
+    for row in shared.to_dict("records"):
+        assert json.loads(row["taken_from"]) == dict.fromkeys(("count", "throughput", "proxy"), f"test:{row['trial']}")
+        assert (row["seconds_total"], row["state"]) == (0.0, "complete")
     assert rows["taken_from"][5:].isna().all()
     new = {written(text) for text in rows["arch"].tolist()[5:]}
     assert measured(tmp_path / "log") == {(arch, phase) for arch in new for phase in ("count", "throughput", "proxy")}
@@ -84,10 +83,11 @@ def test_the_old_folder_may_be_gone_and_need_not_be_named_again(tmp_path: Path, 
 
 
 def test_of_another_machine_or_another_proxy_only_the_rest_is_used_again(tmp_path: Path, old: Path) -> None:
-    cases: list[tuple[str, Any, dict[str, Any], set[str]]] = [
+    other_seed = {"proxy": {"recipe": {"steps": 400, "batch_size": 32, "seed": 1}}}
+    cases: list[tuple[str, dict[str, Any], dict[str, Any], set[str]]] = [
         ("machine", B, {}, {"throughput"}),
         ("proxy", A, OTHER_PROXY, {"proxy"}),
-        ("seed", A, {"proxy": {"recipe": {"steps": 400, "batch_size": 32, "seed": 1}}}, {"proxy"}),
+        ("seed", A, other_seed, {"proxy"}),
     ]
     for name, machine, settings, again in cases:
         log = tmp_path / f"{name}_log"
@@ -146,8 +146,11 @@ def test_a_restored_study_keeps_what_its_rows_say(tmp_path: Path, old: Path) -> 
     before = rows_of(folder)
     (folder / "study.db").unlink()
     assert restore_run(folder).changed == ()
-    on(A, folder, make_config(tmp_path / "log"), 3)
-    pd.testing.assert_frame_equal(rows_of(folder)[["taken_from", *FIGURES]], before[["taken_from", *FIGURES]])
+    # The earlier run itself is not in the rows: named again, it is taken again.
+    on(A, folder, make_config(tmp_path / "log"), 4)
+    on(A, folder, make_config(tmp_path / "log"), 4, earlier=[old])
+    pd.testing.assert_frame_equal(rows_of(folder)[["taken_from", *FIGURES]].head(5), before[["taken_from", *FIGURES]])
+    assert [one["timings"] for one in results.read_manifest(folder)["taken_from"]] == [5]
 
 
 def test_what_cannot_be_taken_is_refused_in_one_sentence(tmp_path: Path, old: Path) -> None:

@@ -13,6 +13,7 @@ from archsearch.search.config import RunConfig
 from archsearch.search.engine.listener import Tally
 from archsearch.search.engine.promotion import stages
 from archsearch.search.rungs import AGAIN_PHASE, FULL_PHASE, SEED_PHASE, TIMING_PHASE, phase_kind
+from archsearch.search.study.donors import taken_phases
 
 # How much of a training the history counts for beside its own steps.
 _PRIOR_SHARE = 0.1
@@ -112,7 +113,7 @@ class TimeLeft:
         points = json.loads(row["learning_curve"] or "[]")
         seconds = {"count": row["seconds_count"], "throughput": row["seconds_throughput"]}
         seconds |= {name: point["seconds"] for name, point in zip(self._spans, points, strict=False)}
-        taken = json.loads(row["taken_from"] or "{}")
+        taken = taken_phases(row)
         known = {name: value for name, value in seconds.items() if value is not None and name not in taken}
         for name, value in known.items():
             self._seconds[name].add(value)

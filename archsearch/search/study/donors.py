@@ -87,7 +87,7 @@ class Donor:
 
     def is_same_run(self, other: "Donor") -> bool:
         """Whether both were taken from one run, wherever its folder was."""
-        return self.folder == other.folder or (self.run, self.begun_at) == (other.run, other.begun_at)
+        return (self.run, self.begun_at) == (other.run, other.begun_at)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,5 +143,5 @@ def reference_rates(donors: Sequence[Donor]) -> dict[str, float]:
 
 def taken_phases(row: Row) -> dict[str, str]:
     """The phases of a trial that were taken from earlier runs, with `RUN:TRIAL` of each: the column `taken_from`."""
-    phases: dict[str, str] = json.loads(row["taken_from"] or "{}")
+    phases: dict[str, str] = json.loads(row.get("taken_from") or "{}")
     return phases

@@ -101,6 +101,9 @@ class RunStore:
         # Used directly, because it stores a whole trial in one transaction.
         self._storage = study._storage
         self.watch = FileWatch(None)
+        self.notices: list[
+            str
+        ] = []  # what was taken from earlier runs, and done to trials that others had put into the study
         self.donors = self._take(donors)
         self.earlier_runs = EarlierRuns(config, self.donors)
         self._sampler = make_sampler(
@@ -116,7 +119,6 @@ class RunStore:
             donors=self.earlier_runs.models,
         )
         study.sampler = self._sampler
-        self.notices: list[str] = []  # what was done to trials that others had put into the study
         self._num_foreign = 0
         self._trial_ids: dict[int, int] = {}
         self._running: dict[int, StoredTrial] = {}
@@ -151,6 +153,9 @@ class RunStore:
             if not any(donor.is_same_run(other) for other in taken):
                 self._set_study(f"{DONOR}{len(taken)}", donor.to_dict())
                 taken.append(donor)
+                self.notices.append(
+                    f"took the figures of {len(donor.trials)} trials from {donor.folder}; they are kept in this run"
+                )
         return taken
 
     def stop_waiting_when(self, is_stopped: Callable[[], bool]) -> None:
