@@ -23,6 +23,7 @@ PAGE = (CHECKOUT / "archsearch" / "docs" / "benchmarks.md").read_text()
         ("repeatability", ["--busy", "1", "--drawn", "2"], 2 * 2),
         ("samplers", ["--problems", "cifar10"], 4),
         ("ask_time", [], 4 + 3 * 2),  # the sampler on a table and a pool; those of runs, by batches of 1 and 8
+        ("spectral_readings", [], 2 + 8),  # two counts and eight readings
         ("rungs", [], 2 * 2 * 20),  # two samplers, with rungs and without
     ],
 )
