@@ -31,7 +31,7 @@ SEED_SD, STANDARD_ERROR = 0.018, 0.011
 MOST = 100  # trainings of one trial
 COLUMNS = (
     *("trials", "seeds", "judged by", "spent", "searches", "front", "true front"),
-    *("wrong members", "to even", "hypervolume", "to even ", "Brier score"),
+    *("wrong members", "to even", "hypervolume", "to even ", "chance", "truly in", "Brier score"),
 )
 
 
@@ -146,6 +146,7 @@ def rows_of(problem: TableProblem, trials: int, number: int, seed: int) -> Itera
                 "wrongly_in": len(front - true),
                 "wrongly_out": len(true - front),
                 "share": problem.share([search.places[trial] for trial in front]) if front else 0.0,
+                "chance": float(np.mean(chances[sorted(front)])) if front else None,
                 "brier": float(np.mean((chances - is_true) ** 2)),
             }
 
@@ -169,6 +170,8 @@ def summary(rows: Sequence[Row]) -> Iterator[list[str]]:
             f"{statistics.fmean(row['true_front'] for row in found.values()):.1f}",
             *_with_difference(wrong, ".1f"),
             *_with_difference(shares, ".4f"),
+            f"{statistics.fmean(row['chance'] for row in found.values() if row['front']):.3f}",
+            f"{statistics.fmean(1 - row['wrongly_in'] / row['front'] for row in found.values() if row['front']):.3f}",
             f"{statistics.fmean(row['brier'] for row in found.values()):.3f}",
         ]
 
