@@ -18,7 +18,10 @@ _SCALES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*(?:FLOPs?|MACs?)?\s*", re.IGNORECASE)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)\s*", re.IGNORECASE)
+_PLAIN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:img/s|images/s)?\s*")
 _SIDES = re.compile(r"\s*(\d{1,4})(?:\s*[xX×]\s*(\d{1,4}))?\s*")
+_MILLISECONDS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", re.IGNORECASE)
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B\s*", re.IGNORECASE)
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)\s*", re.IGNORECASE)
 # Multiply-adds or parameters: a thousand times what the largest networks have, and sums of them stay far below 64 bits.
 MOST_COUNT = 10**15
@@ -79,6 +82,38 @@ def parse_seconds(text: str, where: str = "--timeout") -> float:
             f"{where}: {shown(text)} is not a duration; write a positive number with s, m, h or d, such as 90s or 2h, at most 3650d"
         )
     return seconds
+
+
+def parse_milliseconds(text: str, where: str = "--max-latency") -> float:
+    """`8ms`, `800us` or `0.5s` in milliseconds; UserError for other text."""
+    match = _MILLISECONDS.fullmatch(text)
+    value = float(match[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[match[2].lower()] if match else 0.0
+    if not 0 < value <= 1000 * _MOST_SECONDS:
+        raise UserError(
+            f"{where}: {shown(text)} is not a latency; write a positive number with us, ms or s, such as 8ms"
+        )
+    return value
+
+
+def parse_bytes(text: str, where: str = "--max-memory") -> int:
+    """`2GB` (2 * 10^9) or `2GiB` (2 * 2^30) in bytes; UserError for other text."""
+    match = _BYTES.fullmatch(text)
+    base = 1024 if match and match[3] else 1000
+    value = float(match[1]) * base ** " KMGT".index(match[2].upper() or " ") if match else 0.0
+    if not 1 <= value <= MOST_COUNT:
+        raise UserError(
+            f"{where}: {shown(text)} is not a memory; write a positive number with MB, GB, MiB or GiB, such as 2GB"
+        )
+    return round(value)
+
+
+def parse_rate(text: str, where: str = "--min-throughput") -> float:
+    """`900` images/s as a number; UserError for other text."""
+    match = _PLAIN.fullmatch(text)
+    value = float(match[1]) if match else 0.0
+    if not 0 < value <= MOST_COUNT:
+        raise UserError(f"{where}: {shown(text)} is not a rate; write a positive number of images/s, such as 900")
+    return value
 
 
 def parse_sides(text: str, where: str = "--image-size") -> ImageSize:

@@ -21,7 +21,7 @@ PAGE = (CHECKOUT / "archsearch" / "docs" / "benchmarks.md").read_text()
         ("blocks", ["--only", "lka", "--stage", "4"], 2 * 2),  # two dtypes, two passes
         ("against_timm", ["--tasks", "forward", "memory"], 3 + 2),
         ("repeatability", ["--busy", "1", "--drawn", "2"], 2 * 2),
-        ("samplers", ["--problems", "cifar10"], 4),
+        ("samplers", ["--problems", "cifar10"], 8),
         ("earlier_runs", [], 3 * 2 * 6),  # without an earlier run, with one, and with its scores reversed
         ("ask_time", [], 4 + 3 * 2),  # the sampler on a table and a pool; those of runs, by batches of 1 and 8
         ("rungs", [], 2 * 2 * 20),  # two samplers, with rungs and without

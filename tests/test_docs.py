@@ -163,7 +163,7 @@ def test_the_checkpoint_example_says_what_it_prints(
 
 
 def test_the_sampler_example_runs_a_study(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = code_blocks("search", "python")
+    code, with_inputs = code_blocks("search", "python")
     names, printed = run_code(code, capsys)
     assert printed == printed_lines(code)
     study = names["study"]
@@ -174,6 +174,7 @@ def test_the_sampler_example_runs_a_study(capsys: pytest.CaptureFixture[str]) ->
 
     study.optimize(objective, n_trials=12)
     assert len({(trial.params["width"], trial.params["depth"]) for trial in study.trials}) == 12
+    assert run_code(f"{code}\n{with_inputs}", capsys)[0]["sampler"].propose(study, 0)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])

@@ -12,12 +12,17 @@ from archsearch.errors import UserError, shown
 from archsearch.units import (
     MOST_CHANNELS,
     ImageSize,
+    parse_bytes,
     parse_count_range,
     parse_macs,
+    parse_milliseconds,
+    parse_rate,
     parse_seconds,
     parse_share,
     parse_sides,
 )
+
+ANY_BUDGET = "any"
 
 # Four digits: no machine has ten thousand cores, and the list of a longer range would fill the memory.
 MOST_CORES = 9999
@@ -119,9 +124,9 @@ def number_option(
     return click.option(*names, type=number, default=default, show_default=default is not None, metavar="N", help=help)
 
 
-def budget_option(help: str, *, default: str | None = None, required: bool = False) -> Callable[[Function], Function]:
+def budget_option(help: str, *, default: str | None = None) -> Callable[[Function], Function]:
     """`--budget MACS`."""
-    shown = {"default": default, "show_default": True} if default else {"required": required}
+    shown: dict[str, Any] = {"default": default, "show_default": True} if default else {}
     return click.option("--budget", "budget_macs", type=MACS, metavar="MACS", help=help, **shown)
 
 
@@ -219,6 +224,95 @@ params_option = click.option(
     metavar="LOW-HIGH",
     help="Only architectures with so many parameters, such as 20M-30M.  [default: any number]",
 )
+
+
+def _parse_any(text: str, where: str) -> float:
+    """Multiply-adds, `any` as 0."""
+    if text.strip() == ANY_BUDGET:
+        return 0
+    try:
+        return parse_macs(text, where)
+    except UserError as error:
+        raise UserError(f"{error}; any takes architectures of any cost") from None
+
+
+BUDGET_OR_ANY = Quantity("macs", _parse_any)
+
+
+def _parse_floors(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
+    """`NAME=VALUE` pairs as a dictionary."""
+    found: dict[str, float] = {}
+    for text in value:
+        name, _, number = (part.strip() for part in text.partition("="))
+        try:
+            floor = float(number)
+        except ValueError:
+            floor = math.nan
+        if name != "proxy_score" or not 0 < floor < 1:
+            raise UserError(
+                f"--min: got {shown(text)}; write proxy_score=SHARE, a share between 0 and 1, such as proxy_score=0.7"
+            )
+        found[name] = max(floor, found.get(name, 0.0))
+    return found
+
+
+# Of the options below: the column that each limits, and whether it is its least or its most.
+LIMIT_OPTIONS = {
+    "min_throughput": ("throughput_img_s", True),
+    "max_latency": ("latency_ms", False),
+    "max_memory": ("peak_memory_bytes", False),
+    "max_train_memory": ("train_memory_bytes", False),
+}
+
+
+def limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The limits of a run, handed to the command as one mapping `limits`: [least, most] by column."""
+
+    @functools.wraps(function)
+    def command(*arguments: Any, **given: Any) -> Any:
+        params, floors = given.pop("params"), given.pop("floors")
+        limits: dict[str, list[float | None]] = {"params": list(params)} if params else {}
+        for option, (column, is_least) in LIMIT_OPTIONS.items():
+            if (value := given.pop(option)) is not None:
+                limits[column] = [value, None] if is_least else [None, value]
+        limits |= {name: [floor, None] for name, floor in floors.items()}
+        return function(*arguments, limits=limits, **given)
+
+    def option(name: str, kind: click.ParamType, metavar: str, help: str) -> Callable[[Function], Function]:  # type: ignore[type-arg]  # as above
+        return click.option(name, type=kind, metavar=metavar, help=f"{help}  [default: no limit]")
+
+    rest = "A candidate outside is stopped before its training."
+    return _apply(
+        params_option,
+        option(
+            "--max-latency",
+            Quantity("latency", parse_milliseconds),
+            "TIME",
+            f"Longest forward pass of a batch of --batch-size, such as 8ms. {rest}",
+        ),
+        option("--min-throughput", Quantity("rate", parse_rate), "IMG/S", f"Least images per second. {rest}"),
+        option(
+            "--max-memory",
+            Quantity("memory", parse_bytes),
+            "BYTES",
+            f"Most memory of a timed forward pass, weights included, such as 2GB. {rest}",
+        ),
+        option(
+            "--max-train-memory",
+            Quantity("memory", parse_bytes),
+            "BYTES",
+            "Most memory that training the whole network with AdamW takes on a GPU at --batch-size, by what a step saves, such as 24GB; known "
+            f"before anything is timed. {rest}",
+        ),
+        click.option(
+            "--min",
+            "floors",
+            multiple=True,
+            callback=_parse_floors,
+            metavar="proxy_score=SHARE",
+            help="Least score of the front's members.  [default: none]",
+        ),
+    )(command)
 
 
 def _apply(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:

@@ -10,14 +10,15 @@ import click
 
 from archsearch.cli.app import RESULTS, TIMED_OUT
 from archsearch.cli.options import (
+    BUDGET_OR_ANY,
     SECONDS,
     STALL,
     SizedCommand,
     Workers,
-    budget_option,
     fix_option,
     image_size_option,
     images_options,
+    limit_options,
     measuring_options,
     number_option,
     seed_option,
@@ -32,8 +33,16 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 
 @click.command(cls=SizedCommand)
 @click.argument("space", default="hybrid")
-@budget_option("Multiply-adds of one image, what vision papers call FLOPs: 4.5GFLOPs, 800M.", required=True)
+@click.option(
+    "--budget",
+    "budget_macs",
+    type=BUDGET_OR_ANY,
+    required=True,
+    metavar="MACS|any",
+    help="Multiply-adds of one image, what vision papers call FLOPs: 4.5GFLOPs, 800M; any for architectures of any cost.",
+)
 @tolerance_option
+@limit_options
 @fix_option
 @image_size_option("the space's own")
 @number_option(
@@ -249,6 +258,7 @@ def _request(options: dict[str, Any]) -> Any:
     from archsearch.results import check_objectives
     from archsearch.search import RunRequest
 
+    options["budget_macs"] = options["budget_macs"] or None  # any
     objectives = tuple(name.strip() for name in options.pop("objectives").split(","))
     check_objectives(objectives)
     rungs = _rungs(options.pop("rungs"), options.pop("no_rungs"))

@@ -5,6 +5,7 @@ from .profiles import Profile, load_profile, profile_names, profile_text
 from .scale import Scale, shrink
 from .task import LoadedData, LowerRung, ProxyTask, choose_profile, load_images
 from .training.batches import Loader
+from .training.memory import train_step_bytes
 from .training.recipe import STARVED_UNDER, Recipe, check_rungs, is_starved
 from .training.train import ProxyScore, Training, TrainingProgress, start_training, train_and_score
 
@@ -35,4 +36,5 @@ __all__ = [
     "shrink",
     "start_training",
     "train_and_score",
+    "train_step_bytes",
 ]

@@ -34,6 +34,7 @@ from archsearch.results import (
     front_rows,
     is_timed,
     latest_identity,
+    limits_of,
     minimised,
     ranked,
     read_manifest,
@@ -78,7 +79,8 @@ def build_report(folder: Path) -> Document:
     complete = comparable(originals, objectives, throughput_id)
     front = sorted(front_members(rows), key=lambda row: tuple(minimised([row], objectives)[0]))
     noise = Noise.from_rows(complete)
-    dominated_by = unresolved(front, complete, objectives, noise)
+    inside = [row for row in complete if row["outside"] is None]
+    dominated_by = unresolved(front, inside, objectives, noise)
     counts = _counts(rows, manifest)
     state, missing = _standing(folder, manifest, counts)
     audit = read_audit(folder.absolute().parent, manifest["proxy_id"])
@@ -95,6 +97,8 @@ def build_report(folder: Path) -> Document:
         "budget_macs": manifest["budget_macs"],
         "tolerance": manifest["tolerance"],
         "band": manifest["band"],
+        "limits": [str(limit) for limit in limits_of(manifest.get("limits", {}))],
+        "num_outside": sum(row["outside"] is not None and not row["is_fixed"] for row in complete),
         "objectives": {name: OBJECTIVES[name] for name in objectives},
         "sampler": manifest["sampler"],
         "seed": manifest["seed"],
@@ -115,7 +119,7 @@ def build_report(folder: Path) -> Document:
             for row, ties in zip(front, score_ties(front, noise), strict=True)
         ],
         "pair_fronts": _pair_fronts(rows, objectives, throughput_id),
-        "hypervolume": _hypervolume(complete, front, objectives),
+        "hypervolume": _hypervolume(inside, front, objectives),
         "throughput_id": throughput_id,
         "ranked_figure": next(
             (row_identity(row)["figure"] for row in rows if row["throughput_id"] == throughput_id), None

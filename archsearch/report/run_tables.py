@@ -106,6 +106,9 @@ def _heads(document: Document) -> Iterator[str]:
     if document["noisy"]:
         yield noisy_sentence(document["noisy"], _remeasure_command(document))
     yield headline(document)
+    if document["num_outside"]:
+        were = "candidate is" if document["num_outside"] == 1 else "candidates are"
+        yield f"{document['num_outside']} complete {were} outside a limit ({', '.join(document['limits'])}), and in no front."
     if document["not_compiled"]:
         yield not_compiled_sentence(document["not_compiled"])
     if document["left_out"]:
@@ -191,22 +194,33 @@ def audit_sentence(document: Document) -> str:
 
 def headline(document: Document) -> str:
     """The run, its state, its band, and the numbers of its trials."""
-    counts, (low, high) = document["trials"], document["band"]
+    counts = document["trials"]
     reused = f" ({counts['reused']} reused)" if counts["reused"] else ""
     stopped = f", {counts['stopped']} stopped early" if counts["stopped"] else ""
     running = f", {counts['running']} at work" if counts["running"] else ""
     all_met = "; the band holds no architecture that it has not met" if document["exhausted"] else ""
     return (
         f"Run {document['run']}, {_STATES[document['state']]} at {document['updated_at']}: {document['space']} at "
-        f"{format_count(document['budget_macs'])} MACs, band {format_count(low)} to {format_count(high)}; of {counts['asked']} trials "
+        f"{_budget_text(document)}; of {counts['asked']} trials "
         f"{counts['complete']} complete{reused}{stopped}, {counts['failed']} failed{running}{all_met}."
     )
 
 
+def _budget_text(document: Document) -> str:
+    """`4.50G MACs, band 4.28G to 4.72G, latency_ms up to 8 ms`, or `any MACs`."""
+    budget = "any MACs"
+    if document["band"]:
+        low, high = map(format_count, document["band"])
+        budget = f"{format_count(document['budget_macs'])} MACs, band {low} to {high}"
+    return ", ".join([budget, *document["limits"]])
+
+
 def _nothing_sentence(document: Document) -> str:
     counts = document["trials"]
-    if counts["failed"]:
+    if counts["failed"] and not counts["complete"]:
         return f"No trial is complete, so there is no front: all {counts['failed']} that ended failed."
+    if counts["complete"]:
+        return f"No complete trial keeps the limits ({', '.join(document['limits'])}), so there is no front."
     return "No trial is complete yet, so there is no front."
 
 
@@ -278,7 +292,11 @@ def fixed_table(rows: Sequence[Document]) -> Group:
     """The papers' models as measured here, beside their published figures."""
     columns = ["fixed trial", "trial", "score", "img/s", "MACs", "paper's", "params", "paper's", "top-1"]
     title = "Fixed trials: measured here, and the papers' figures (top-1 is ImageNet-1K)"
-    return titled(title, make_table(columns, [_fixed_row(row) for row in rows], left=["fixed trial"]))
+    cells = [_fixed_row(row) for row in rows]
+    if any(row["outside"] for row in rows):
+        columns, title = [*columns, "outside"], f"{title}; one that is outside a limit is in no front"
+        cells = [[*own, row["outside"] or ""] for own, row in zip(cells, rows, strict=True)]
+    return titled(title, make_table(columns, cells, left=["fixed trial", "outside"]))
 
 
 def _fixed_row(row: Document) -> list[str]:
@@ -321,13 +339,13 @@ def dominance_sentences(document: Document) -> Iterator[str]:
 
 
 def stopped_table(document: Document) -> Group:
-    """Stopped trials by the rung at which they stopped: how many, and the reasons of the last few."""
+    """Stopped trials by the rung at which they stopped, or before the first one: how many, and the reasons of the last few."""
     cells = []
     for rung, number in document["stopped_at"].items():
         latest = [row for row in document["stopped"] if row["rung"] == rung][-_REASONS_SHOWN:]
-        cells += [] if latest else [[str(rung), str(number), "", "", ""]]
+        cells += [] if latest else [[str(rung or "before"), str(number), "", "", ""]]
         for place, row in enumerate(latest):
-            first = [str(rung), str(number)] if place == 0 else ["", ""]
+            first = [str(rung or "before"), str(number)] if place == 0 else ["", ""]
             score = score_text({"proxy_score": row["rung_score"], "proxy_score_se": row["rung_score_se"]})
             cells.append([*first, str(row["trial"]), score, row["reason"]])
     columns = ["rung", "stopped", "trial", "score there", "why (the last ones)"]
@@ -341,13 +359,15 @@ def training_sentence(training: Document) -> str:
     spent, saved = training["images_spent"], training["images_not_spent"]
     words = f"Training: {format_count(spent)} images in {format_seconds(training['seconds_spent'])}"
     steps = training["rungs"]
-    if len(steps) == 1:
-        return f"{words}, without rungs."
-    words += f", with rungs at {', '.join(map(str, steps[:-1]))} of {steps[-1]} steps"
+    rungs = (
+        f"with rungs at {', '.join(map(str, steps[:-1]))} of {steps[-1]} steps" if len(steps) > 1 else "without rungs"
+    )
     if not training["stopped"]:
-        return f"{words}; no trial was stopped."
+        return f"{words}, {rungs}; no trial was stopped." if len(steps) > 1 else f"{words}, {rungs}."
     share, seconds = f"{saved / (spent + saved):.0%}", format_seconds(training["seconds_not_spent"])
-    return f"{words}, which saved {format_count(saved)} images ({share} of what the same candidates would have taken, about {seconds})."
+    which = "which" if len(steps) > 1 else "and limits that"
+    rest = f", about {seconds}" if training["seconds_not_spent"] else ""
+    return f"{words}, {rungs}, {which} saved {format_count(saved)} images ({share} of what the same candidates would have taken{rest})."
 
 
 def failed_table(document: Document) -> Group:

@@ -129,7 +129,15 @@ def _band_document(query: SpaceQuery, whole: InBand, inside: InBand) -> dict[str
         "architectures": inside.count,
         "architectures_is_exact": inside.is_exact,
         "share": inside.count / whole.count,
+        "share_of_budget": _share_of_budget(query, whole, inside),
     }
+
+
+def _share_of_budget(query: SpaceQuery, whole: InBand, inside: InBand) -> float | None:
+    """The share of the budget's band that the parameters allowed leave; None without both."""
+    if query.band is None or query.params_band is None:
+        return None
+    return inside.count / InBand(whole.space, query.band).count
 
 
 def space_parts(query: SpaceQuery, document: Document) -> list[RenderableType]:
@@ -150,7 +158,9 @@ def _sentences(query: SpaceQuery, document: Document) -> list[str]:
     band = document["band"]
     if band:
         count = count_words(band["architectures"], is_exact=band["architectures_is_exact"])
-        words.append(f"{count} of them{query.bounds_text}: {band['share']:.3%}.")
+        left = band["share_of_budget"]
+        of_band = "" if left is None else f", and {left:.3%} of those with {query.band}"
+        words.append(f"{count} of them{query.bounds_text}: {band['share']:.3%}{of_band}.")
     return words
 
 

@@ -19,6 +19,7 @@ from .fronts import (
     timed_front,
     trial_ranks,
 )
+from .limits import LIMITED, LIMITED_BY_PHASE, Limit, limits_of, outside
 from .manifest import (
     LOCK_FILE,
     MANIFEST_FILE,
@@ -54,6 +55,8 @@ __all__ = [
     "DEVICE_OBJECTIVES",
     "ENDED",
     "FRONT_SCHEMA",
+    "LIMITED",
+    "LIMITED_BY_PHASE",
     "LOCK_FILE",
     "MANIFEST_FILE",
     "MEASURED_COLUMNS",
@@ -65,6 +68,7 @@ __all__ = [
     "SEED_COLUMNS",
     "TRIALS_FILE",
     "Direction",
+    "Limit",
     "LiveFront",
     "Row",
     "check_measured",
@@ -77,8 +81,10 @@ __all__ = [
     "is_timed",
     "latest_identity",
     "latest_run",
+    "limits_of",
     "minimised",
     "missing_words",
+    "outside",
     "ranked",
     "read_front",
     "read_manifest",

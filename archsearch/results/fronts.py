@@ -33,7 +33,7 @@ def latest_identity(rows: Reversible[Row]) -> str | None:
 
 
 def ranked(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None = None) -> list[Row]:
-    """The same rows with `front` set: 0 for the Pareto front of the complete ones, 1 for the next front, None for the others.
+    """The same rows with `front` set: 0 for the Pareto front of the complete ones that keep all limits, 1 for the next front, None for the others.
 
     Where an objective depends on the device only rows of this identity are ranked, by default those of the latest timing's.
     """
@@ -82,9 +82,13 @@ def comparable(rows: Sequence[Row], objectives: Sequence[str], throughput_id: st
 
 
 def _rankable(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None) -> list[Row]:
-    """The complete rows of one identity that have every objective; asserts that they were measured under the same conditions."""
+    """The complete rows of one identity that have every objective and keep all limits; asserts that they were measured under the same conditions."""
     within = comparable(rows, objectives, throughput_id)
-    chosen = [row for row in within if row["state"] == "complete" and None not in map(row.get, objectives)]
+    chosen = [
+        row
+        for row in within
+        if row["state"] == "complete" and row["outside"] is None and None not in map(row.get, objectives)
+    ]
     # A network that does not compile is timed eager, which is another identity: ranked only where no objective depends on it.
     for column in {*CONDITION_COLUMNS, "proxy_id"} - {"mode"}:
         values = {row[column] for row in chosen}

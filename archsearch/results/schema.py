@@ -119,6 +119,8 @@ SCHEMA = pa.schema(
         pa.field("compile_s", pa.float64()),
         pa.field("proxy_peak_memory_bytes", pa.int64()),
         pa.field("activations", pa.int64()),
+        pa.field("outside", pa.string()),
+        pa.field("train_memory_bytes", pa.int64()),
         pa.field("taken_from", pa.string()),
     ]
 )
@@ -148,6 +150,7 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     "throughput_change",
     "other_cores",
     "activations",
+    "outside",
     "taken_from",
     *RUNG_COLUMNS,
     *SEED_COLUMNS,

@@ -12,12 +12,14 @@ from optuna.trial import TrialState
 from archsearch.metrics import Array, is_dominated
 from archsearch.samplers.ehvi import Boxes, expected_improvement, undominated_boxes
 from archsearch.samplers.encoding import Encoder
+from archsearch.samplers.feasibility import Feasibility
 from archsearch.samplers.observations import Observation, Observations
 from archsearch.samplers.surrogate import Surrogate, stack_costs
 
 # The reference lies beyond the worst value by this share of the objective's range, so that the ends of the front gain something too.
 _MARGIN = 0.1
 _OPTIMISM = 2.0
+_TINY = 1e-9  # where nothing that keeps the constraints can improve the front, what more likely keeps them comes first
 _REFRESHED = 32  # scores brought up to date at once
 # Weight of parameters, whose mean distance is at most 1, beside known costs by rank.
 _VARIETY = 0.5
@@ -39,7 +41,8 @@ class EncodedCandidates(Protocol):
 class Acquisition:
     """Expected hypervolume improvement over complete and pending trials: unknown objectives as their models scale them, known ones in their own units.
 
-    The reference is the worst value of each objective, of known ones among the candidates too, plus a tenth of the range.
+    The reference is the worst value of each objective, of known ones among the candidates too, plus a tenth of the range. With a `feasibility` only trials that
+    keep the constraints count, and a score is multiplied by the probability that its candidate does (Gardner et al., 2014).
     """
 
     def __init__(
@@ -48,11 +51,15 @@ class Acquisition:
         known: Sequence[int],
         observations: Observations,
         candidates: EncodedCandidates,
+        feasibility: Feasibility | None = None,
     ) -> None:
         """`models` (by index of the objective) and `known` together cover every objective."""
         self._models, self._known, self._candidates = models, list(known), candidates
+        self._feasibility = feasibility
         self._width = len(models) + len(known)
         complete, pending = observations.in_state(TrialState.COMPLETE), observations.pending(known)
+        if feasibility:
+            complete = [row for row in complete if feasibility.keeps(row)]
         points = np.zeros((len(complete) + len(pending), self._width))
         points[:, self._known] = stack_costs([*complete, *pending], known)
         for index, model in models.items():
@@ -109,7 +116,10 @@ class Acquisition:
             means[:, index], deviations[:, index] = model.predict(encoded, costs)
         if is_optimistic:
             means, deviations = means - _OPTIMISM * deviations, np.zeros_like(deviations)
-        return expected_improvement(self._boxes, means, deviations)
+        scores = expected_improvement(self._boxes, means, deviations)
+        if not self._feasibility:
+            return scores
+        return (scores + _TINY * is_optimistic) * self._feasibility(encoded, costs)
 
 
 def farthest(

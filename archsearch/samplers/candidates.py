@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from archsearch.errors import ArchsearchError, UserError
 from archsearch.metrics import Array
@@ -165,6 +166,11 @@ class Rows:
     params: list[Params]
     encoded: Array
     costs: Array
+
+    def at(self, places: NDArray[np.int64]) -> "Rows":
+        """Those at these places."""
+        chosen = [self.params[place] for place in places]
+        return Rows(params=chosen, encoded=self.encoded[places], costs=self.costs[places])
 
     def without(self, place: int) -> "Rows":
         """All but the one at this place."""

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from archsearch.blocks import Scalar
 from archsearch.errors import UserError
 from archsearch.samplers.base import ProposingSampler, with_changed
-from archsearch.space import Arch, Band, Params, Space, cached_in_band, draw, mutate, repair
+from archsearch.space import Arch, Bounds, Params, Space, cached_in_band, draw, mutate, repair
 
 _STEPS = 18
 # In a band of N architectures N (log N + _SURE) draws miss a given one with a probability of exp(-_SURE) / N: then the band is taken to be used up. A band
@@ -44,11 +44,11 @@ class InBandSampler(ProposingSampler):
         self,
         base: Callable[[int], BaseSampler],
         space: Space,
-        band: Band,
+        bounds: Bounds,
         seed: int,
         already: Callable[[], AbstractSet[str]] = frozenset,
     ) -> None:
-        self._base, self._space, self._band, self._seed, self._already = base, space, band, seed, already
+        self._base, self._space, self._bounds, self._seed, self._already = base, space, bounds, seed, already
         self._distributions = {name: CategoricalDistribution(choices) for name, choices in space.parameters().items()}
         self._always: dict[str, BaseDistribution] = {name: self._distributions[name] for name in always_asked(space)}
         self._proposals: dict[int, Proposal] = {}
@@ -102,10 +102,10 @@ class InBandSampler(ProposingSampler):
 
         if relative:
             self._space.sample(pick)
-            found = repair(self._space, self._band, asked, rng)
+            found = repair(self._space, self._bounds, asked, rng)
         else:
             # The base sampler has no data yet, or is random: a uniform draw. Drawing name by name would favour blocks with few fields.
-            found = draw(self._space, self._band, rng)
+            found = draw(self._space, self._bounds, rng)
         unseen = self._unseen(*found, rng, taken)
         return unseen and Proposal(params=unseen[0], arch=unseen[1], system_attrs=trial.system_attrs)
 
@@ -124,10 +124,10 @@ class InBandSampler(ProposingSampler):
                 return params, arch
             # Each step starts from the last one: a walk away from what is known.
             moved, _ = mutate(self._space, params, rng)
-            params, arch = repair(self._space, self._band, moved, rng)
-        number = min(cached_in_band(self._space, self._band).count, _MOST_SEARCHED)
+            params, arch = repair(self._space, self._bounds, moved, rng)
+        number = min(cached_in_band(self._space, self._bounds).count, _MOST_SEARCHED)
         for _ in range(math.ceil(number * (math.log(number) + _SURE))):
-            params, arch = draw(self._space, self._band, rng)
+            params, arch = draw(self._space, self._bounds, rng)
             if arch.arch_id not in seen:
                 return params, arch
         return None
@@ -142,7 +142,7 @@ class InBandSampler(ProposingSampler):
         if proposal is None:
             proposal = self.propose(study, trial.number)
             if proposal is None:
-                raise UserError(f"{self._space.source}: all architectures with {self._band} have been proposed")
+                raise UserError(f"{self._space.source}: all architectures with {self._bounds} have been proposed")
             self._proposals[trial.number] = proposal
             for key, value in proposal.system_attrs.items():
                 study._storage.set_trial_system_attr(trial._trial_id, key, value)  # as Optuna's own samplers do

@@ -1,7 +1,6 @@
 """A sampler that takes known objectives from functions and models only the others, by expected hypervolume improvement."""
 
 import contextlib
-import math
 import random
 import threading
 import warnings
@@ -18,10 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.errors import UserError, did_you_mean
 from archsearch.metrics import Array
-from archsearch.samplers.acquisition import COMPETING, Acquisition, farthest, pareto_front
+from archsearch.samplers.acquisition import Acquisition, pareto_front
 from archsearch.samplers.base import ProposingSampler
 from archsearch.samplers.candidates import Candidates, Costs, Rows, WholeTable, breed
 from archsearch.samplers.encoding import Encoder
+from archsearch.samplers.feasibility import Feasibility, read_constraints
 from archsearch.samplers.gaussian_process import Hyperparameters
 from archsearch.samplers.inputs import BELIEVED_SLOPE, InputEncoder, Inputs, KnownInputs
 from archsearch.samplers.learned_pool import LearnedPool
@@ -37,8 +37,8 @@ from archsearch.samplers.observations import (
 )
 from archsearch.samplers.pool import Params, Pool, TablePool, shorten
 from archsearch.samplers.rerank import SHORTLIST, Reranker
-from archsearch.samplers.start import most_promising
-from archsearch.samplers.surrogate import NO_SLOPES, Surrogate, stack_costs
+from archsearch.samplers.start import NO_SLOPES, first_candidates
+from archsearch.samplers.surrogate import Surrogate
 
 # Values of an unknown objective before it is modelled; until then candidates are spread out.
 START = 4
@@ -46,10 +46,6 @@ DRAWN = 600  # candidates of a proposal that are drawn
 BRED = 240  # candidates that are mutants or crossovers of the front's
 WHOLE_TABLE = 20_000  # a finite table of up to so many rows is searched completely
 _MORE_DRAWS = 4
-# How many rows of a whole table compete for a place among the first trials: other candidates are drawn at random anyway. The very first is drawn from
-# the most ordinary rows: the most ordinary one alone left 30 seeds with 12 different runs on the table of hybrids, a tenth with 28 and the same front.
-_MOST_COMPETING = 500
-_FIRST_AMONG = 0.1
 _EXPLORING = 0.5  # share of the trials that show what is still open in a learned space
 _EXPLORED = 16  # candidates that such a trial is chosen from
 # Local search: rounds, best candidates in each, and neighbours of each.
@@ -63,7 +59,8 @@ class KnownCostSampler(ProposingSampler):
     """Bayesian optimisation where some objectives are known functions of the parameters, for any Optuna study.
 
     A candidate is proposed once, and not at all when a known objective is nan or its `pool.key` is in `already()`. Once all candidates have been proposed
-    `study.optimize` stops and `ask` raises UserError. All state lies in the study: equal studies and seeds give equal proposals.
+    `study.optimize` stops and `ask` raises UserError. All state lies in the study: equal studies and seeds give equal proposals. Constraints that trials set
+    (`Trial.set_constraint`) are modelled too, and candidates that probably break one are avoided.
 
         sampler = KnownCostSampler({1: lambda params: params["depth"] * params["width"] ** 2}, seed=0)
         study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
@@ -173,13 +170,23 @@ class KnownCostSampler(ProposingSampler):
         explores = isinstance(pool, LearnedPool) and (not pool.is_ready or rng.random() < _EXPLORING)
         if explores and (found := self._explore(study, pool, encoder, observations, rng)):
             return [found]
-        candidates = self._gather(study, pool, encoder, observations, rng, fixed)
+        feasibility = self._feasibility(study, encoder, observations)
+        candidates = self._gather(study, pool, encoder, observations, feasibility, rng, fixed)
         if self._costs.lacking and (not candidates.params or rng.random() < _EXPLORING):
             return [rng.choice(list(self._costs.lacking.values()))]
         if candidates.params:
-            return self._best(study, pool, encoder, observations, candidates, rng, range(number, number + count))
+            numbers = range(number, number + count)
+            return self._best(study, pool, encoder, observations, feasibility, candidates, rng, numbers)
         found = self._explore(study, pool, encoder, observations, rng)
         return [] if found is None else [found]
+
+    def _feasibility(self, study: Study, encoder: Encoder, observations: Observations) -> Feasibility | None:
+        """The models of the study's constraints; None where no trial has set one."""
+        values = read_constraints(study)
+        if not values:
+            return None
+        width = len(study.directions)
+        return Feasibility(values, observations, encoder, list(self._costs.known), width=width, fits=self._fits)
 
     def _encoder_for(self, pool: Pool) -> Encoder:
         """The last one, with the rows that it knows, while the pool's names are the same."""
@@ -208,6 +215,7 @@ class KnownCostSampler(ProposingSampler):
         pool: Pool,
         encoder: Encoder,
         observations: Observations,
+        feasibility: Feasibility | None,
         candidates: Candidates | Rows,
         rng: random.Random,
         numbers: range,
@@ -219,14 +227,17 @@ class KnownCostSampler(ProposingSampler):
         unknown = [index for index in range(len(study.directions)) if index not in known]
         measured = {index: observations.measured(index, known) for index in unknown}
         if any(len(rows) < START for rows in measured.values()):
+            if feasibility:
+                every = Rows(params=candidates.params, encoded=candidates.encoded, costs=candidates.costs)
+                candidates = every.at(feasibility.likely(candidates.encoded, candidates.costs))
             slopes = np.sum([self._slopes(study, index) for index in unknown], axis=0)
-            return self._spread(candidates, observations, encoder, rng, len(numbers), slopes)
+            return first_candidates(candidates, observations, encoder, known, rng, len(numbers), slopes)
         pending = observations.pending(known)
         models = {
             index: Surrogate(encoder, rows, pending, index, known, self._fits, self._slopes(study, index))
             for index, rows in measured.items()
         }
-        acquisition = Acquisition(models, known, observations, candidates)
+        acquisition = Acquisition(models, known, observations, candidates, feasibility)
         scores, is_optimistic = _climb(acquisition, pool, candidates, rng)
         order = np.argsort(-scores, kind="stable")
         chosen: list[int] = []
@@ -266,6 +277,7 @@ class KnownCostSampler(ProposingSampler):
         pool: Pool,
         encoder: Encoder,
         observations: Observations,
+        feasibility: Feasibility | None,
         rng: random.Random,
         fixed: Mapping[str, Any],
     ) -> Candidates | Rows:
@@ -281,7 +293,8 @@ class KnownCostSampler(ProposingSampler):
             agreeing = [row for row in pool.rows if fixed.items() <= row.items()]
             candidates.add(rng.sample(agreeing, min(len(agreeing), WHOLE_TABLE)))
             return candidates
-        front = pareto_front(observations.in_state(TrialState.COMPLETE))
+        complete = observations.in_state(TrialState.COMPLETE)
+        front = pareto_front([row for row in complete if not feasibility or feasibility.keeps(row)])
         parents = [row.params for row in front if pool.key(row.params) is not None]
         candidates.add(pool.draw(DRAWN, rng))
         candidates.add(breed(pool, parents, BRED, rng))
@@ -305,37 +318,8 @@ class KnownCostSampler(ProposingSampler):
         )
         candidates.add(wholes)
         if len(candidates):
-            return self._spread(candidates, observations, encoder, rng, 1)[0]
+            return first_candidates(candidates, observations, encoder, list(self._costs.known), rng, 1)[0]
         return next((part for part, whole in zip(parts, wholes, strict=True) if whole is None), None)
-
-    def _spread(
-        self,
-        candidates: Candidates | Rows,
-        observations: Observations,
-        encoder: Encoder,
-        rng: random.Random,
-        count: int,
-        slopes: Array = NO_SLOPES,
-    ) -> list[Params]:
-        """Candidates before there is a model: the most promising by their estimates, else some far from all trials and from each other."""
-        known = list(self._costs.known)
-        competing, first_among = COMPETING, 0.0
-        if isinstance(candidates, Rows):
-            competing, first_among = min(_MOST_COMPETING / len(candidates.params), COMPETING), _FIRST_AMONG
-        left, chosen = Rows(params=list(candidates.params), encoded=candidates.encoded, costs=candidates.costs), []
-        for _ in range(min(count, len(left.params))):
-            if slopes.any():
-                place = most_promising(*_as_estimated(left, observations, encoder, slopes, known), rng)
-            else:
-                place = farthest(
-                    encoder, observations.rows, left, known, rng, competing=competing, first_among=first_among
-                )
-            chosen.append(left.params[place])
-            observations = observations.with_pending(
-                -1, left.params[place], dict(zip(known, left.costs[place], strict=True))
-            )
-            left = left.without(place)
-        return chosen
 
     def _rng(self, number: int) -> random.Random:
         return random.Random(f"{self._seed}/{number}")
@@ -463,18 +447,6 @@ def _fixed_outside(study: Study) -> Params:
     while isinstance(sampler, PartialFixedSampler):
         fixed, sampler = {**sampler._fixed_params, **fixed}, sampler._base_sampler
     return fixed
-
-
-def _as_estimated(
-    candidates: Rows, observations: Observations, encoder: Encoder, slopes: Array, known: Sequence[int]
-) -> tuple[Array, Array]:
-    """Candidates and trials with the objective that the inputs estimate, and the known ones."""
-    tried = [row for row in observations.rows if all(map(math.isfinite, row.pick_values(known)))]
-    encoded, width = encoder.encode(row.params for row in tried), len(encoder.groups)
-    return (
-        np.column_stack((candidates.encoded[:, width:] @ slopes, candidates.costs)),
-        np.column_stack((encoded[:, width:] @ slopes, stack_costs(tried, known))),
-    )
 
 
 def _reference(pool: Pool, seed: int) -> Sequence[Params]:

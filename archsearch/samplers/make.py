@@ -17,7 +17,7 @@ from archsearch.samplers.inputs import Inputs, JoinedInputs
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.optuna_samplers import BASES
 from archsearch.samplers.space_pool import DESCRIBED, SpacePool, known_costs
-from archsearch.space import Arch, Band, Params, Space
+from archsearch.space import Arch, Bounds, Params, Space
 
 KNOWN_COST = "known-cost"
 SAMPLERS = (KNOWN_COST, *BASES)
@@ -34,7 +34,7 @@ def check_sampler(name: str) -> None:
 def make_sampler(
     name: str,
     space: Space,
-    band: Band,
+    bounds: Bounds,
     seed: int,
     already: Callable[[], AbstractSet[str]] = frozenset,
     *,
@@ -46,7 +46,7 @@ def make_sampler(
     scores: Mapping[str, Callable[[Arch], float]] | None = None,
     donors: Sequence[ArchDonor] = (),
 ) -> InBandSampler:
-    """The sampler of that name inside `band`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
+    """The sampler of that name inside `bounds`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
 
     The known-cost sampler also needs the study's `objectives`. `predict`, where a trusted calibration exists, gives images/s of an architecture at
     `batch_size`; `features` gives numbers of an architecture, and is called for the best few candidates only. Numbers for every candidate: `inputs` of its
@@ -57,7 +57,7 @@ def make_sampler(
     if name == KNOWN_COST:
         return KnownCostInBand(
             space,
-            band,
+            bounds,
             seed,
             already,
             objectives=objectives,
@@ -68,7 +68,7 @@ def make_sampler(
             scores=scores,
             donors=donors,
         )
-    return InBandSampler(BASES[name], space, band, seed, already)
+    return InBandSampler(BASES[name], space, bounds, seed, already)
 
 
 class KnownCostInBand(InBandSampler):
@@ -77,7 +77,7 @@ class KnownCostInBand(InBandSampler):
     def __init__(
         self,
         space: Space,
-        band: Band,
+        bounds: Bounds,
         seed: int,
         already: Callable[[], AbstractSet[str]] = frozenset,
         *,
@@ -89,8 +89,8 @@ class KnownCostInBand(InBandSampler):
         scores: Mapping[str, Callable[[Arch], float]] | None = None,
         donors: Sequence[ArchDonor] = (),
     ) -> None:
-        super().__init__(BASES["random"], space, band, seed, already)
-        self._pool = SpacePool(space, band, seed)
+        super().__init__(BASES["random"], space, bounds, seed, already)
+        self._pool = SpacePool(space, bounds, seed)
         self._sampler = KnownCostSampler(
             known_costs(self._pool, objectives, predict, batch_size),
             seed=seed,

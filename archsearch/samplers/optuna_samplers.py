@@ -11,6 +11,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma, default_gamma_multiobjective
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 # Optuna's default of 50 would spend a whole ordinary run on the first generation; the comparison in README was made with 20.
@@ -89,7 +90,10 @@ class _Gp(GPSampler):
         for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             if search_space.keys() <= other.params.keys():
                 params = {name: other.params[name] for name in search_space}
-                twin.add_trial(create_trial(values=other.values, params=params, distributions=search_space))
+                kept = {key: value for key, value in other.system_attrs.items() if key.startswith(_CONSTRAINTS_KEY)}
+                twin.add_trial(
+                    create_trial(values=other.values, params=params, distributions=search_space, system_attrs=kept)
+                )
         asked = twin._storage.create_new_trial(twin._study_id)
         return super().sample_relative(twin, twin._storage.get_trial(asked), search_space)
 

@@ -1,4 +1,4 @@
-"""The architectures of a space inside a band as a pool of the known-cost sampler: uniform draws, moves that stay inside, identity by arch_id."""
+"""The architectures of a space inside bounds as a pool of the known-cost sampler: uniform draws, moves that stay inside, identity by arch_id."""
 
 import math
 import random
@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution
 
 from archsearch.blocks import Cost
 from archsearch.samplers.pool import Row, items_key
-from archsearch.space import Arch, Band, Params, Space, draw, mutate, propose
+from archsearch.space import Arch, Bounds, Params, Space, draw, mutate, propose
 
 # The user attribute of a fixed trial with its `params_in_space`.
 DESCRIBED = "described"
@@ -21,29 +21,29 @@ _FRESH = 0.1
 
 
 class SpacePool:
-    """Architectures of `space` inside `band`, as parameter dictionaries."""
+    """Architectures of `space` inside `bounds`, as parameter dictionaries."""
 
-    def __init__(self, space: Space, band: Band, seed: int = 0) -> None:
-        self._space, self._band, self._seed = space, band, seed
+    def __init__(self, space: Space, bounds: Bounds, seed: int = 0) -> None:
+        self._space, self._bounds, self._seed = space, bounds, seed
         self._stock: list[Params] = []
         self.distributions = {name: CategoricalDistribution(choices) for name, choices in space.parameters().items()}
         self._archs: dict[Hashable, Arch] = {}
 
     def draw(self, number: int, rng: random.Random) -> list[Params]:
-        """Uniform over the band's architectures: `number` from a stock drawn once, and a few more by `rng`."""
+        """Uniform over the architectures inside the bounds: `number` from a stock drawn once, and a few more by `rng`."""
         if len(self._stock) < number:
             self._stock = self._draw_fresh(number, random.Random(self._seed))
         return self._stock[:number] + self._draw_fresh(math.ceil(_FRESH * number), rng)
 
     def _draw_fresh(self, number: int, rng: random.Random) -> list[Params]:
-        return [self._keep(*draw(self._space, self._band, rng)) for _ in range(number)]
+        return [self._keep(*draw(self._space, self._bounds, rng)) for _ in range(number)]
 
     def mutate(self, params: Params, rng: random.Random) -> Params | None:
-        """One parameter changed, with the names that depend on it; None when a few such changes all leave the band."""
+        """One parameter changed, with the names that depend on it; None when a few such changes all leave the bounds."""
         return self._first_inside(lambda: mutate(self._space, params, rng))
 
     def cross(self, first: Params, second: Params, rng: random.Random) -> Params | None:
-        """Each stage from one of the two; None when a few such children all leave the band."""
+        """Each stage from one of the two; None when a few such children all leave the bounds."""
         stages = sorted({_stage(name) for name in (*first, *second)})
 
         def child() -> tuple[Params, Arch]:
@@ -59,10 +59,10 @@ class SpacePool:
         return self._first_inside(child)
 
     def _first_inside(self, move: Callable[[], tuple[Params, Arch]]) -> Params | None:
-        """The first of a few moves that stays in the band; repairing one that leaves it took three times as long for each candidate."""
+        """The first of a few moves that stays inside the bounds; repairing one that leaves it took three times as long for each candidate."""
         for _ in range(_TRIES):
             params, arch = move()
-            if self._band.contains(arch.cost().macs):
+            if self._bounds.contains(arch.cost()):
                 return self._keep(params, arch)
         return None
 

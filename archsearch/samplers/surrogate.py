@@ -13,7 +13,6 @@ from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior
 from archsearch.samplers.observations import MOST_FITTED, Observation
 
-NO_SLOPES: Array = np.zeros(0)
 _GROWTH = 1.15  # of the data, and one more observation at least, before hyperparameters are refitted
 _MOST_REMEMBERED = 50
 # Weight of a standardised cost beside parameters, whose distances are up to 1: costs that differ by 2 standard deviations have a distance of 1.
@@ -78,11 +77,11 @@ class Surrogate:
         objective: int,
         known: Sequence[int],
         cache: dict[Hashable, Hyperparameters],
-        slopes: Array = NO_SLOPES,
+        slopes: Array | None = None,
     ) -> None:
         """`rows` have a finite value of the objective; `known`: indices of the known objectives; `cache`: of hyperparameters.
 
-        `slopes` (J,): of the encoder's further inputs, as they are believed to be before there is data.
+        `slopes` (J,): of the encoder's further inputs, as they are believed to be before there is data; without it these have no effect.
         Pending trials count with `pending_values`: what is known of the objective already, else what is predicted (Kriging believer).
         """
         at = _hyperparameters(encoder, rows, objective, known, cache, slopes)
@@ -166,12 +165,12 @@ def _hyperparameters(
     objective: int,
     known: Sequence[int],
     cache: dict[Hashable, Hyperparameters],
-    slopes: Array,
+    slopes: Array | None,
 ) -> Hyperparameters:
     """Hyperparameters fitted to some rows on their own scales: they depend on nothing but the study."""
     first = [row for row in rows if row.is_fitted] or _first(rows)
     content = tuple((row.number, *row.pick_values((objective, *known))) for row in first)
-    key = (objective, *known, *encoder.names, *encoder.pairs, *slopes, content)
+    key = (objective, *known, *encoder.names, *encoder.pairs, *(() if slopes is None else slopes), content)
     if key not in cache:
         if len(cache) >= _MOST_REMEMBERED:
             cache.clear()
@@ -180,10 +179,11 @@ def _hyperparameters(
 
 
 def _choose_inputs(
-    encoder: Encoder, rows: Sequence[Observation], objective: int, known: Sequence[int], slopes: Array
+    encoder: Encoder, rows: Sequence[Observation], objective: int, known: Sequence[int], slopes: Array | None
 ) -> Hyperparameters:
-    """The fit with all inputs, or without those estimates without which it is better."""
-    is_used = np.ones(len(slopes), dtype=bool)
+    """The fit with all inputs, or without those estimates without which it is better; with none where nothing is said of their slopes."""
+    is_used = np.full(encoder.num_inputs, slopes is not None)
+    slopes = np.zeros(encoder.num_inputs) if slopes is None else slopes
     best, loss = _fit(encoder, rows, objective, known, slopes, is_used)
     for place in np.flatnonzero(slopes):
         fewer = is_used & (np.arange(len(slopes)) != place)

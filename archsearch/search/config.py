@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 from archsearch.blocks import BlockFile
 from archsearch.errors import UserError
 from archsearch.proxy import ProxyTask, check_rungs
-from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, check_objectives
+from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, Limit, check_objectives, limits_of
 from archsearch.search.rungs import Rung, rungs_of
-from archsearch.space import Band, Space
+from archsearch.space import Band, Bounds, Space
 from archsearch.throughput import Measurement
-from archsearch.units import format_sides, stored_size
+from archsearch.units import format_count, format_sides, stored_size
 
 SPACE_FILE = "space.toml"  # a run's copy of its space
 
@@ -28,13 +28,14 @@ class RunConfig:
     `settings` are what a worker needs beside the architecture, as `make_settings` gives them. `rungs` are the points of a training
     at which it may be stopped, in parts of the last one, its end; empty where every candidate is trained in full (as in all runs
     before there were rungs); their steps and proxy_ids lie in the settings. `fix` holds parameters of the space to one of their choices.
+    `limits` are [least, most] by column, None for no end; without `budget_macs` candidates may have any MACs.
     `blocks` are the texts of the space's files of blocks by name.
     """
 
     name: str
     space_name: str
     space_text: str
-    budget_macs: int
+    budget_macs: int | None
     tolerance: float
     settings: Mapping[str, Any]
     objectives: tuple[str, ...] = ("proxy_score", "throughput_img_s", "params")
@@ -44,6 +45,7 @@ class RunConfig:
     rungs: tuple[int, ...] = ()
     fix: Mapping[str, Any] = field(default_factory=dict)
     blocks: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_objectives(self.objectives)
@@ -56,10 +58,22 @@ class RunConfig:
         """SHA-256 of the space's text."""
         return hashlib.sha256(self.space_text.encode()).hexdigest()
 
+    @cached_property
+    def bounds(self) -> Bounds:
+        """The MACs and parameters that sampled candidates may have."""
+        return make_bounds(self.budget_macs, self.tolerance, self.limits)
+
     @property
-    def band(self) -> Band:
-        """The MACs that sampled candidates may have."""
-        return Band.around(self.budget_macs, self.tolerance)
+    def budget_text(self) -> str:
+        """`at 4.50G MACs +-5%, latency_ms up to 8 ms`, for the screen."""
+        tolerance = f"+-{100 * self.tolerance:g}%"
+        budget = "at any MACs" if self.budget_macs is None else f"at {format_count(self.budget_macs)} MACs {tolerance}"
+        return ", ".join([budget, *map(str, self.kept_limits)])
+
+    @cached_property
+    def kept_limits(self) -> tuple[Limit, ...]:
+        """What the members of the front keep."""
+        return limits_of(self.limits)
 
     @property
     def directions(self) -> list[Direction]:
@@ -133,6 +147,16 @@ class RunConfig:
         )
 
 
+def make_bounds(budget_macs: int | None, tolerance: float, limits: Mapping[str, Sequence[float | None]]) -> Bounds:
+    """The bounds of a budget, None for any, and of a limit on the parameters, if there is one."""
+    least, most = limits.get("params", (None, None))
+    return Bounds(
+        macs=None if budget_macs is None else Band.around(budget_macs, tolerance),
+        params=None if least is None or most is None else Band(int(least), int(most), unit="parameters"),
+    )
+
+
+_LIMITS = "limits."  # before a column, in dotted keys
 _BLOCKS = "blocks."  # before the name of a file of blocks, in dotted keys
 # Keys that differ only where others do.
 _FOLLOWING = ("settings.proxy_id", "settings.weights_dtype")
@@ -157,7 +181,12 @@ _OPTIONS = {
 
 def _option(config: RunConfig, key: str) -> str | None:
     """The option that gives a dotted key the value it has here; None where no option does."""
+    if key.startswith(_LIMITS):
+        found = [limit for limit in config.kept_limits if limit.column == key.removeprefix(_LIMITS)]
+        return found[0].option if found else None
     value = _comparable(config).get(key)
+    if key == "budget_macs" and value is None:
+        return "--budget any"
     if not value and key in ("rungs", "papers"):
         return "--no-rungs" if key == "rungs" else "--papers none"
     if value is None:

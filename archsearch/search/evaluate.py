@@ -17,7 +17,16 @@ from archsearch.device import affinity, conditions, device_lock, is_out_of_memor
 from archsearch.errors import ArchsearchError, RunError, UserError, first_line
 from archsearch.lock import Held
 from archsearch.models import build_for_timing, count_fvcore, failing_layer
-from archsearch.proxy import LoadedData, ProxyScore, ProxyTask, Training, TrainingProgress, shrink, start_training
+from archsearch.proxy import (
+    LoadedData,
+    ProxyScore,
+    ProxyTask,
+    Training,
+    TrainingProgress,
+    shrink,
+    start_training,
+    train_step_bytes,
+)
 from archsearch.proxy.training_free import scores as free_scores
 from archsearch.search.engine.workers.base import Emit
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, PHASES, RUNG_PHASE, SEED_PHASE, Rung, rungs_of
@@ -32,6 +41,7 @@ from archsearch.throughput import (
     measure,
     pool_size,
 )
+from archsearch.units import sides
 from archsearch.version import __version__
 
 
@@ -162,11 +172,15 @@ def _count(
         model = full()
         counted = count_fvcore(model, arch.image_size, arch.in_chans)
         params = sum(parameter.numel() for parameter in model.parameters())
+        needed: dict[str, Any] = {}
+        if "train_memory_bytes" in settings.get("limits", ()):
+            shape = (settings["batch_size"], arch.in_chans, *sides(arch.image_size))
+            needed["train_memory_bytes"] = train_step_bytes(model, shape, settings["dtype"])
     if (counted, params) != (cost.macs, cost.params):
         raise RunError(
             f"the built model has {counted} MACs and {params} parameters, the exact cost says {cost.macs} and {cost.params}"
         )
-    return {"macs_fvcore": counted, "archsearch_version": __version__, "torch_version": torch.__version__}
+    return {"macs_fvcore": counted, "archsearch_version": __version__, "torch_version": torch.__version__, **needed}
 
 
 def _throughput(model: nn.Module, measurement: Measurement, emit: Emit, phase: str = "throughput") -> dict[str, Any]:

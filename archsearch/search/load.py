@@ -93,6 +93,7 @@ def read_config(folder: Path, manifest: dict[str, Any]) -> RunConfig:
             papers=tuple(manifest["papers"]),
             rungs=tuple(manifest.get("rungs", ())),
             fix=manifest.get("fix", {}),
+            limits=manifest.get("limits", {}),
             blocks={file.name: file.text for file in stored_block_files(folder, manifest)},
         )
     except OSError as error:

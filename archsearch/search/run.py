@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from archsearch.identity import RAW_FIGURE, Identity, identity_differences, iden
 from archsearch.proxy import Profile, ProxyTask, choose_profile
 from archsearch.results import DEVICE_OBJECTIVES, Row, compile_error
 from archsearch.samplers import check_sampler
-from archsearch.search.config import RunConfig, make_settings
+from archsearch.search.config import RunConfig, make_bounds, make_settings
 from archsearch.search.earlier_runs import read_donors
 from archsearch.search.engine.driver import Driver
 from archsearch.search.engine.listener import Listener, State
@@ -30,10 +31,10 @@ from archsearch.search.same_run import find_run
 from archsearch.search.study.address import check_url
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.store import RunStore
-from archsearch.space import Arch, Band, choose_papers, draw, load_space, paper
+from archsearch.space import Arch, Bounds, Space, choose_papers, draw, load_space, paper
 from archsearch.system import Progress, Say, command_line, ignore
 from archsearch.throughput import Calibration, Measurement, find_predictor
-from archsearch.units import ImageSize, format_count, format_image, format_names
+from archsearch.units import ImageSize, format_image, format_names
 
 _DRAWN = 16  # architectures of which the proxy must be able to train one
 
@@ -43,8 +44,9 @@ class RunRequest:
     """What was asked for on the command line; `measuring` are the keywords of `Measurement.resolve`, `training` those of `ProxyTask.resolve`."""
 
     space: str
-    budget_macs: int
+    budget_macs: int | None  # None: any
     tolerance: float
+    limits: Mapping[str, Sequence[float | None]]  # [least, most] by column
     papers: str
     objectives: tuple[str, ...]
     sampler: str
@@ -88,10 +90,11 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
         say(f"ran {file.path}, which brings {', '.join(layer.kind for layer in register_file(file))}")
     space = whole.fixed(request.fix) if request.fix else whole
     image_size, in_chans = space.plan.image_size, space.plan.in_chans
-    papers = choose_papers(request.papers, request.budget_macs, image_size, in_chans)
     check_sampler(request.sampler)
-    rng, band = random.Random(request.seed), Band.around(request.budget_macs, request.tolerance)
-    drawn = [draw(space, band, rng)[1] for _ in range(_DRAWN)] if request.trials else []
+    rng, bounds = random.Random(request.seed), make_bounds(request.budget_macs, request.tolerance, request.limits)
+    drawn = [draw(space, bounds, rng)[1] for _ in range(_DRAWN)] if request.trials else []
+    usual_macs = request.budget_macs or _usual_macs(space, drawn, rng)
+    papers = choose_papers(request.papers, usual_macs, image_size, in_chans)
     if request.training["free_rung"] is not None:
         check_free_rung(request.training["free_rung"])
     measuring = _measuring(request)
@@ -113,6 +116,7 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
         space_text=whole.text,
         budget_macs=request.budget_macs,
         tolerance=request.tolerance,
+        limits=request.limits,
         objectives=request.objectives,
         sampler=request.sampler,
         seed=request.seed,
@@ -129,6 +133,12 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     config = replace(config, name=folder.name)
     vars(config)["space"] = space  # the cached property's value: parsed already
     return config, folder
+
+
+def _usual_macs(space: Space, drawn: Sequence[Arch], rng: random.Random) -> int:
+    """The MACs that papers' models are to be near where there is no budget: the median of some random candidates."""
+    archs = drawn or [draw(space, Bounds(), rng)[1] for _ in range(_DRAWN)]
+    return round(statistics.median(arch.cost().macs for arch in archs))
 
 
 def _count_workers(request: RunRequest, config: RunConfig) -> int:
@@ -195,7 +205,7 @@ def carry_out(
 ) -> State:
     """Go on with the run until it has its trials; `timeout` where its time limit came first, `interrupted` after Ctrl-C or SIGTERM."""
     what = (
-        f"{config.space.name} at {format_count(config.budget_macs)} MACs +-{100 * config.tolerance:g}% on {config.measurement.device}, "
+        f"{config.space.name} {config.budget_text} on {config.measurement.device}, "
         f"{len(config.papers)} fixed and {request.trials} sampled trials"
     )
     # Calibrations are of this machine.

@@ -64,8 +64,10 @@ def default_name(config: RunConfig, space: Space) -> str:
     said = config.to_dict() | {"name": "", "space_name": "", "space_text": tomllib.loads(config.space_text)}
     said["settings"] = _without_none(said["settings"])
     # A run without them has the name that it had before there were any.
-    said = {key: value for key, value in said.items() if value or key not in ("rungs", "fix", "blocks")}
+    said = {key: value for key, value in said.items() if value or key not in ("rungs", "fix", "blocks", "limits")}
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
+    if config.budget_macs is None:
+        return f"{space.name}-any-{digest}"
     budget = format_count(config.budget_macs)
     number, unit = (budget[:-1], budget[-1]) if budget[-1].isalpha() else (budget, "")
     return f"{space.name}-{float(number):g}{unit}-{digest}"

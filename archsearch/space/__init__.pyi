@@ -1,6 +1,6 @@
 from .arch import Arch, ImageSize, Placed
 from .block_files import register_files, stored_block_files
-from .budget import Band, InBand, Params, Score, Scored, cached_in_band, draw, extremes, mutate, propose, repair
+from .budget import Band, Bounds, InBand, Params, Score, Scored, cached_in_band, draw, extremes, mutate, propose, repair
 from .grammar import format_value
 from .papers import REFERENCE, choose_papers, paper, paper_space, reference_arch
 from .shipped import paper_names, paper_table, spaces_folder
@@ -11,6 +11,7 @@ __all__ = [
     "REFERENCE",
     "Arch",
     "Band",
+    "Bounds",
     "ImageSize",
     "InBand",
     "Params",

@@ -27,7 +27,7 @@ from archsearch.samplers import SAMPLERS, KnownCostSampler, make_sampler
 from archsearch.samplers.in_band import InBandSampler
 from archsearch.samplers.pool import Params
 from archsearch.samplers.space_pool import SpacePool
-from archsearch.space import Arch, Band, Space
+from archsearch.space import Arch, Band, Bounds, Space
 
 NAME = "ask_time"
 BUDGET = 4_500_000_000
@@ -85,14 +85,14 @@ def _choices(pool: SpacePool, name: str) -> tuple[Any, ...]:
 def measure(trials: int, asks: int) -> Iterator[Row]:
     """One row for each number of unknown objectives and each pool of KnownCostSampler."""
     space = load_space("hybrid")
-    pool = SpacePool(space, Band.around(BUDGET, 0.05), 1)
+    pool = SpacePool(space, Bounds(macs=Band.around(BUDGET, 0.05)), 1)
     objectives = Objectives(pool)
     study = make_study(pool, objectives, trials)
     known: dict[int, Callable[[Params], float]] = {1: objectives.speed, 2: objectives.size}
     for unknown in (1, 2):
         functions = known if unknown == 1 else {2: objectives.size}
         for name in ("space", "learned"):
-            ours = SpacePool(space, Band.around(BUDGET, 0.05), 0) if name == "space" else None
+            ours = SpacePool(space, Bounds(macs=Band.around(BUDGET, 0.05)), 0) if name == "space" else None
             sampler = KnownCostSampler(functions, seed=0, pool=ours)
             seconds = [
                 _seconds(partial(sampler.propose_many, study, trials + index, 1), 1) for index in range(asks + 1)
@@ -104,7 +104,7 @@ def measure(trials: int, asks: int) -> Iterator[Row]:
 def measure_run(trials: int, asks: int, under_way: int, batches: Sequence[int], names: Sequence[str]) -> Iterator[Row]:
     """One row for each of a run's samplers and each size of a batch."""
     space, band = load_space("hybrid"), Band.around(BUDGET, 0.05)
-    pool = SpacePool(space, band, 1)
+    pool = SpacePool(space, Bounds(macs=band), 1)
     study = make_study(pool, Objectives(pool), trials, under_way)
     stored = frozenset(pool.arch(trial.params).arch_id for trial in study.trials)
     for name in names:
@@ -120,7 +120,7 @@ def measure_run(trials: int, asks: int, under_way: int, batches: Sequence[int], 
 def _make(
     name: str, space: Space, band: Band, stored: frozenset[str], predict: Callable[[Arch], float] | None
 ) -> InBandSampler:
-    return make_sampler(name, space, band, 0, lambda: stored, objectives=OBJECTIVES, predict=predict)
+    return make_sampler(name, space, Bounds(macs=band), 0, lambda: stored, objectives=OBJECTIVES, predict=predict)
 
 
 def _seconds(ask: Callable[[], Sequence[object]], number: int) -> float:

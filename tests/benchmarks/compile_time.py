@@ -23,7 +23,7 @@ from clock import Row, arguments, write
 from archsearch import load_space
 from archsearch.models import build_for_timing
 from archsearch.report import make_console, make_table, show
-from archsearch.space import Arch, Band, Space, draw
+from archsearch.space import Arch, Band, Bounds, Space, draw
 from archsearch.throughput import CompilePool, Measurement
 from archsearch.throughput.timer import compiled, make_inputs, prepared
 
@@ -101,7 +101,7 @@ def main() -> None:
         arch = Space(tomllib.loads(SMALLEST), source=NAME, text=SMALLEST).sample(lambda name, choices: choices[0])
     else:
         space = load_space(options.space).resized(options.image_size)
-        arch = draw(space, Band.around(options.budget, 0.05), random.Random(0))[1]
+        arch = draw(space, Bounds(macs=Band.around(options.budget, 0.05)), random.Random(0))[1]
     with tempfile.TemporaryDirectory() as folder:
         rows = list(measure(arch, Path(folder)))
     cells = [[row["cache"], *(_seconds(row[key]) for key in ("first_s", "processor_s", "ahead_s"))] for row in rows]

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from archsearch.space import Arch, draw, load_space, paper
+from archsearch.space import Arch, Bounds, draw, load_space, paper
 from archsearch.throughput import (
     Calibration,
     CalibrationKey,
@@ -121,7 +121,7 @@ def main() -> None:
     else:
         calibration = made_up(plan)
     rng = random.Random(1)
-    archs = [draw(space, plan.band, rng)[1] for _ in range(asked.archs)]
+    archs = [draw(space, Bounds(macs=plan.band), rng)[1] for _ in range(asked.archs)]
     report("first", microseconds(calibration, archs))
     report("again", microseconds(calibration, archs))
 

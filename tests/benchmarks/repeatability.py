@@ -27,7 +27,7 @@ from archsearch import build, paper
 from archsearch.device import use_cpu
 from archsearch.metrics import kendall_tau
 from archsearch.report import make_console, make_table, show
-from archsearch.space import Arch, Band, choose_papers, draw, load_space, reference_arch
+from archsearch.space import Arch, Band, Bounds, choose_papers, draw, load_space, reference_arch
 from archsearch.throughput import Protocol, measure
 
 BUDGET = 4_500_000_000
@@ -63,7 +63,7 @@ def chosen(options: argparse.Namespace) -> dict[str, Arch]:
     if options.drawn:
         space, rng = load_space("hybrid"), random.Random(options.seed)
         band = Band.around(BUDGET, 0.05)
-        return {f"drawn {number}": draw(space, band, rng)[1] for number in range(options.drawn)}
+        return {f"drawn {number}": draw(space, Bounds(macs=band), rng)[1] for number in range(options.drawn)}
     names = SMOKE_PAPERS if options.smoke else choose_papers("nearest", BUDGET, 224)
     return {name: paper(name) for name in names}
 

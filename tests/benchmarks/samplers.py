@@ -6,7 +6,8 @@
 Every evaluation is a look-up and counts, a repeated one too. Parts can be run apart and in any order: rows of the same problem, sampler and seed are
 replaced in the file, others stay, and `--new` leaves out runs that the file already has. All samplers have Optuna's defaults but for what
 their names say, and `known-cost` is given the table's candidates and the objectives that are known beforehand, not the front; `known-cost-learned` has to
-learn the candidates from its trials. Times of an ask are the processor's, so that other work on the machine does not count.
+learn the candidates from its trials. `known-cost+...` is also given inputs for every candidate (table_inputs.py); `+donor` is for NAS-Bench-201. Times of
+an ask are the processor's, so that other work on the machine does not count.
 
 With several `--workers` a run is simulated: evaluations take about 1 (normal, a spread of 30 %) and end in the order of their durations. Whenever nothing
 asked for is left, the sampler is asked for as many candidates as workers are free, or for an eighth of the workers where fewer are: `known-cost` at once,
@@ -34,13 +35,14 @@ from nas_bench_201 import DATASETS, nas_bench_201
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
+from table_inputs import INPUTS, TableInputs
 from table_problem import TableProblem
 
 from archsearch.report import make_console, make_table, show
 from archsearch.samplers import KnownCostSampler
 
 NAME = "samplers"
-MARKS = (25, 50, 100, 200)
+MARKS = (10, 25, 50, 100, 200)
 SPREAD = 0.3  # of the durations
 COLUMNS = ("problem", "sampler", "workers", "seeds", *(f"@{mark}" for mark in MARKS), "ms an ask", "repeats")
 
@@ -73,6 +75,16 @@ SAMPLERS: dict[str, Callable[[TableProblem, int], BaseSampler]] = {
     "known-cost": lambda problem, seed: KnownCostSampler(problem.known_functions(), problem.candidates, seed),
     "known-cost-learned": lambda problem, seed: KnownCostSampler(problem.known_functions(), seed=seed),
 }
+
+
+def _with_inputs(
+    make: Callable[[TableProblem, int], TableInputs], problem: TableProblem, seed: int
+) -> KnownCostSampler:
+    """known-cost with inputs that it is given for the whole table."""
+    return KnownCostSampler(problem.known_functions(), problem.candidates, seed, inputs=make(problem, seed))
+
+
+SAMPLERS |= {f"known-cost+{name}": partial(_with_inputs, make) for name, make in INPUTS.items()}
 
 
 class Run(NamedTuple):
@@ -183,7 +195,13 @@ def _seeds(text: str) -> range:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS), help="samplers")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(SAMPLERS),
+        default=[*SAMPLERS][: -len(INPUTS)],
+        help="samplers; default: those without inputs",
+    )
     parser.add_argument(
         "--problems", nargs="+", choices=list(PROBLEMS), default=list(DATASETS), help="default: NAS-Bench-201"
     )

@@ -152,7 +152,7 @@ def fill(folder: Path, config: RunConfig, trials: int) -> None:
     texts = {
         name: distribution_to_json(CategoricalDistribution(choices)) for name, choices in space.parameters().items()
     }
-    archs = [draw(space, config.band, rng) for _ in range(min(trials, DISTINCT))]
+    archs = [draw(space, config.bounds, rng) for _ in range(min(trials, DISTINCT))]
     tables: dict[str, list[tuple[Any, ...]]] = {statement: [] for statement in STATEMENTS}
     for number in range(trials):
         params, arch = archs[number % len(archs)]

@@ -9,7 +9,7 @@ from archsearch import UserError, build, load_space, paper, paper_names
 from archsearch.blocks import Shape
 from archsearch.proxy import Scale, load_profile, shrink
 from archsearch.proxy.scale import nearest_divisor
-from archsearch.space import Band, draw
+from archsearch.space import Band, Bounds, draw
 
 FASHION_MNIST, FOLDER_SMALL, FOLDER_FULL = (
     load_profile(name).scale for name in ("fashion-mnist", "cpu-small", "imagenet-short")
@@ -53,7 +53,7 @@ def test_windows_scale_with_the_map() -> None:
 def test_every_architecture_of_the_band_has_a_small_copy(scale: Scale) -> None:
     space, rng = load_space("hybrid"), random.Random(3)
     for _ in range(60):
-        _, arch = draw(space, Band.around(4_500_000_000, 0.05), rng)
+        _, arch = draw(space, Bounds(macs=Band.around(4_500_000_000, 0.05)), rng)
         small = shrink(arch, scale, 10)
         assert small.num_classes == 10
         assert small.cost().macs < arch.cost().macs
@@ -78,7 +78,7 @@ def test_small_papers_run_forward_and_backward(name: str) -> None:
 def test_small_hybrids_run_forward_and_backward() -> None:
     space, rng = load_space("hybrid"), random.Random(4)
     for _ in range(4):
-        _, arch = draw(space, Band.around(4_500_000_000, 0.05), rng)
+        _, arch = draw(space, Bounds(macs=Band.around(4_500_000_000, 0.05)), rng)
         model = build(shrink(arch, FASHION_MNIST, 10))
         logits = model(torch.randn(2, 3, 32, 32))
         logits.square().sum().backward()

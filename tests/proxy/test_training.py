@@ -21,7 +21,7 @@ from archsearch.models.network import build_without_weights
 from archsearch.proxy import Loader, Recipe, Training, TrainingProgress, load_profile, shrink, train_and_score
 from archsearch.proxy.training.augment import augmented
 from archsearch.proxy.training.gradients import Gradients
-from archsearch.proxy.training.memory import activation_bytes, fitting_part, state_bytes
+from archsearch.proxy.training.memory import activation_bytes, fitting_part, state_bytes, train_step_bytes
 from archsearch.proxy.training.step import Record, Step
 
 RECIPE = Recipe(steps=8, batch_size=16, learning_rate=1e-3, image_size=32, dtype="float32", augment="shift")
@@ -272,7 +272,7 @@ def test_the_memory_of_a_step_is_known_before_it(name: str, gib: int, pytestconf
     profile = load_profile("imagenet-short")
     model = build_without_weights(shrink(paper(name), profile.scale, 1000))
     weights = sum(weight.nbytes for weight in model.parameters())
-    activations = activation_bytes(model, profile.recipe, 1024)
+    activations = activation_bytes(model, (1024, 3, 128, 128), is_autocast=True)
     assert activations + state_bytes(model) + weights == pytest.approx(gib * 2**30, rel=0.1)
     assert fitting_part(model, profile.recipe, 23 * 2**30) == (None if gib < 22 else 512)
 
@@ -282,13 +282,16 @@ def test_saved_tensors_of_a_closed_form() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 64), nn.GELU(), nn.Linear(64, 16))
     before = [weight.clone() for weight in model.parameters()]
-    recipe = replace(RECIPE, batch_size=8)
+    images = (8, 3, 32, 32)
     inputs, hidden, weights = 3 * 32 * 32, 64, 64 * 16
-    assert activation_bytes(model, recipe, 8) == 4 * 8 * (inputs + 2 * hidden)
-    cast = activation_bytes(model, replace(recipe, dtype="bfloat16"), 8)
+    saved = activation_bytes(model, images, is_autocast=False)
+    assert saved == 4 * 8 * (inputs + 2 * hidden)
+    cast = activation_bytes(model, images, is_autocast=True)
     assert 2 * 8 * (inputs + 2 * hidden) <= cast <= 2 * (8 * (inputs + 2 * hidden) + 64 * inputs + weights)
     assert all(map(torch.equal, before, model.parameters()))
     assert not torch.is_autocast_enabled("cuda")
+    stored = 4 * sum(weight.numel() for weight in model.parameters())
+    assert train_step_bytes(model, images, "float32") == 4 * stored + saved
 
 
 class LimitedMemory(nn.Module):

@@ -15,7 +15,7 @@ from support.runs import one_stage
 from archsearch import load_space
 from archsearch.samplers import SAMPLERS, always_asked, make_sampler
 from archsearch.samplers.optuna_samplers import BASES
-from archsearch.space import Arch, Band, Space, draw
+from archsearch.space import Arch, Band, Bounds, Space, draw
 
 
 def images_per_s(arch: Arch) -> float:
@@ -33,7 +33,7 @@ def test_a_pickled_sampler_goes_on_the_same(name: str) -> None:
     sampler = make_sampler(
         name,
         space,
-        band,
+        Bounds(macs=band),
         0,
         objectives=("proxy_score", "throughput_img_s", "latency_ms", "params", "macs"),
         predict=images_per_s,
@@ -53,14 +53,14 @@ def test_batches_have_no_architecture_twice_and_begin_with_what_propose_gives(na
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
     study = optuna.create_study(directions=["maximize", "minimize"])
     seen: set[str] = set()
-    sampler = make_sampler(name, space, band, 0, lambda: seen, objectives=("proxy_score", "params"))
+    sampler = make_sampler(name, space, Bounds(macs=band), 0, lambda: seen, objectives=("proxy_score", "params"))
     under_way: dict[int, Arch] = {}
     for size in (1, 4, 16, 8):
         number = len(study.trials)
         first, batch = sampler.propose(study, number), sampler.propose_many(study, number, size)
         assert first is not None
         assert (first.params, len(batch)) == (batch[0].params, size)
-        again = make_sampler(name, space, band, 0, lambda: seen, objectives=("proxy_score", "params"))
+        again = make_sampler(name, space, Bounds(macs=band), 0, lambda: seen, objectives=("proxy_score", "params"))
         assert [one.params for one in again.propose_many(study, number, size)] == [one.params for one in batch]
         ids = {one.arch.arch_id for one in batch}
         assert len(ids) == size
@@ -90,7 +90,7 @@ def test_architectures_of_random_batches_beside_trials_under_way_have_no_repeat(
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
     rng, ids, under_way = random.Random(0), list[str](), dict[int, Arch]()
     study = optuna.create_study(directions=["maximize", "minimize"])
-    sampler = make_sampler(name, space, band, 0, lambda: set(ids), objectives=("proxy_score", "params"))
+    sampler = make_sampler(name, space, Bounds(macs=band), 0, lambda: set(ids), objectives=("proxy_score", "params"))
     while len(ids) < total:
         for one in sampler.propose_many(study, len(ids), rng.randint(1, 16)):
             distributions, attrs = sampler.distributions(one.params), dict(one.system_attrs)
@@ -114,9 +114,7 @@ def test_a_small_band_ends_with_a_shorter_batch_and_without_a_repeat(name: str) 
     space = Space(tomllib.loads(one_stage(stage)), "small.toml")
     ids: list[str] = []
     study = optuna.create_study(directions=["maximize", "minimize"])
-    sampler = make_sampler(
-        name, space, Band(low=0, high=10**12), 0, lambda: set(ids), objectives=("proxy_score", "params")
-    )
+    sampler = make_sampler(name, space, Bounds(), 0, lambda: set(ids), objectives=("proxy_score", "params"))
     for size, expected in ((4, 4), (16, 2), (3, 0)):
         found = sampler.propose_many(study, len(ids), size)
         assert len(found) == expected
@@ -133,9 +131,9 @@ def test_a_small_band_ends_with_a_shorter_batch_and_without_a_repeat(name: str) 
 def make_study(space: Space, band: Band, complete: int, under_way: int) -> optuna.Study:
     """Uniform draws with two objectives, the last ones still running."""
     rng, study = random.Random(0), optuna.create_study(directions=["maximize", "minimize"])
-    sampler = make_sampler("random", space, band, 0)
+    sampler = make_sampler("random", space, Bounds(macs=band), 0)
     for number in range(complete + under_way):
-        params, arch = draw(space, band, rng)
+        params, arch = draw(space, Bounds(macs=band), rng)
         ending = {"values": [rng.gauss(arch.cost().macs / 1e9, 1), float(arch.cost().params)]}
         state = {"state": TrialState.RUNNING}
         distributions = sampler.distributions(params)
@@ -177,7 +175,7 @@ def test_tpe_samples_what_optunas_own_does_with_the_constant_liar(under_way: int
 def test_a_batch_is_what_single_asks_give_with_those_before_stored_as_running(name: str) -> None:
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
     study, seen = make_study(space, band, 30, 5), set[str]()
-    sampler = make_sampler(name, space, band, 0, lambda: seen)
+    sampler = make_sampler(name, space, Bounds(macs=band), 0, lambda: seen)
     batch = sampler.propose_many(study, 35, 4)
     for number, expected in enumerate(batch, start=35):
         one = sampler.propose(study, number)
@@ -193,7 +191,7 @@ def test_a_batch_is_what_single_asks_give_with_those_before_stored_as_running(na
 
 def test_trials_asked_through_optuna_before_any_ends_are_distinct() -> None:
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
-    sampler = make_sampler("known-cost", space, band, 0, objectives=("proxy_score", "params"))
+    sampler = make_sampler("known-cost", space, Bounds(macs=band), 0, objectives=("proxy_score", "params"))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     trials = [study.ask() for _ in range(6)]
     archs = [

@@ -37,7 +37,9 @@ def test_a_run_from_fixed_trials_to_files(tmp_path: Path) -> None:
     assert frame["is_fixed"].tolist() == [True, True, False, False, False]
     assert (frame["state"] == "complete").all()
     assert frame["macs"].tolist()[:2] == [arch.cost().macs for arch in fixed_archs().values()]
-    assert frame.loc[~frame["is_fixed"], "macs"].between(config.band.low, config.band.high).all()
+    band = config.bounds.macs
+    assert band is not None
+    assert frame.loc[~frame["is_fixed"], "macs"].between(band.low, band.high).all()
     for row in frame.itertuples():
         assert row.proxy_score == fraction(json.loads(str(row.arch)), "proxy")
         assert row.conditions == '{"threads": 1}'

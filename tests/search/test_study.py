@@ -24,7 +24,7 @@ from archsearch.errors import UserError
 from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, make_sampler, params_in_space
 from archsearch.samplers.optuna_samplers import BASES
 from archsearch.search import RunConfig, RunStore, open_run
-from archsearch.space import Arch, Band, Space, draw, load_space, paper
+from archsearch.space import Arch, Band, Bounds, Space, draw, load_space, paper
 
 BAND = Band.around(BUDGET, 0.05)
 # Six architectures: mlp has one choice of its own.
@@ -84,7 +84,7 @@ def test_no_sampler_leaves_the_band_or_repeats(name: str, count: int, tmp_path: 
 def optimized(name: str, space: Space, count: int, score: Callable[[Arch], float]) -> tuple[optuna.Study, list[Arch]]:
     """A study that Optuna runs by itself, and what it tried."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = InBandSampler(BASES[name], space, BAND, seed=1)
+    sampler = InBandSampler(BASES[name], space, Bounds(macs=BAND), seed=1)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     tried = []
 
@@ -163,7 +163,9 @@ def test_the_known_cost_sampler_learns_from_trials_under_way_and_nothing_is_stor
         last, ids = store.rows()[-1], store.arch_ids()
         known = {"measured": {"1": last["throughput_img_s"]}, "learning_curve": {"25": 0.5}}
         assert last["state"] == "running"
-        sampler = make_sampler("known-cost", config.space, config.band, config.seed, lambda: ids, objectives=objectives)
+        sampler = make_sampler(
+            "known-cost", config.space, config.bounds, config.seed, lambda: ids, objectives=objectives
+        )
         assert found == [one.params for one in sampler.propose_many(_copied(store._study, known), 6, 3)]
         assert found != [one.params for one in sampler.propose_many(_copied(store._study, {}), 6, 3)]
 
@@ -242,7 +244,7 @@ def test_names_that_are_always_asked(space: Space) -> None:
     always, rng = set(always_asked(space)), random.Random(0)
     common = set(space.parameters())
     for _ in range(300):
-        common &= set(draw(space, Band(0, 10**12), rng)[0])
+        common &= set(draw(space, Bounds(macs=Band(0, 10**12)), rng)[0])
     assert always == common
     assert "stages.1.block" in always
     assert "stages.1.hilo.window" not in always
@@ -274,7 +276,7 @@ def test_unknown_sampler_names_the_known_ones(space: Space) -> None:
         UserError,
         match=r"--sampler: unknown sampler 'tpee', did you mean 'tpe'\?; allowed: known-cost, tpe, nsga2, gp, random",
     ):
-        make_sampler("tpee", space, BAND, 0, set)
+        make_sampler("tpee", space, Bounds(macs=BAND), 0, set)
 
 
 # The store

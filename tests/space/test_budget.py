@@ -14,7 +14,7 @@ from support.zero_weights import build_with_zeros
 
 from archsearch import Cost, UserError, load_space
 from archsearch.models import count_fvcore
-from archsearch.space import Band, InBand, Space, cached_in_band, draw, extremes, mutate, propose, repair
+from archsearch.space import Band, Bounds, InBand, Space, cached_in_band, draw, extremes, mutate, propose, repair
 
 
 def test_extremes_are_those_of_brute_force() -> None:
@@ -152,7 +152,7 @@ def test_draws_from_the_default_space_are_in_the_band_by_fvcore(request: pytest.
     """Twelve of them, or with `--whole` fifty."""
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.05)
     number = 50 if request.config.getoption("--whole") else 12
-    for params, arch in cached_in_band(space, band).draw_many(number, random.Random(0)):
+    for params, arch in cached_in_band(space, Bounds(macs=band)).draw_many(number, random.Random(0)):
         assert band.contains(count_fvcore(build_with_zeros(arch), arch.image_size))
         assert propose(space, params, random.Random(1)) == (params, arch)
 
@@ -163,7 +163,7 @@ def test_repair_keeps_architectures_inside_the_band_and_moves_others_into_it() -
     moved = 0
     for _ in range(100):
         params, arch = propose(space, {}, rng)
-        repaired, inside = repair(space, band, params, rng)
+        repaired, inside = repair(space, Bounds(macs=band), params, rng)
         assert band.contains(inside.cost().macs)
         if band.contains(arch.cost().macs):
             assert (repaired, inside) == (params, arch)
@@ -189,14 +189,14 @@ def test_an_infeasible_band_names_the_cheapest_and_the_most_expensive(low: int, 
     space = load_space("hybrid")
     cheapest, most_expensive = extremes(space)
     with pytest.raises(UserError) as caught:
-        draw(space, Band(low, high), random.Random(0))
+        draw(space, Bounds(macs=Band(low, high)), random.Random(0))
     assert cheapest.describe() in str(caught.value)
     assert most_expensive.describe() in str(caught.value)
 
 
 def test_a_neighbour_differs_in_one_stage_and_stays_in_the_band() -> None:
     space, band = load_space("hybrid"), Band.around(4_500_000_000, 0.02)
-    architectures, rng = cached_in_band(space, band), random.Random(3)
+    architectures, rng = cached_in_band(space, Bounds(macs=band)), random.Random(3)
     params, arch = architectures.draw(rng)
     for _ in range(20):
         moved = architectures.near(params, rng)
@@ -246,7 +246,7 @@ def test_a_gap_inside_the_range_names_the_nearest_on_both_sides() -> None:
     with pytest.raises(
         UserError, match=rf"no architecture has .* nearest below has {low} MACs .* nearest above has {high}"
     ):
-        draw(space, Band(low + 1, high - 1), random.Random(0))
+        draw(space, Bounds(macs=Band(low + 1, high - 1)), random.Random(0))
 
 
 def test_band_edges_belong_to_it() -> None:

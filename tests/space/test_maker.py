@@ -7,7 +7,7 @@ import pytest
 
 from archsearch import load_space
 from archsearch.blocks import Cost
-from archsearch.space import Arch, Band, Params, Space, draw, mutate, propose
+from archsearch.space import Arch, Band, Bounds, Params, Space, draw, mutate, propose
 
 
 def cost_of(arch: Arch) -> Cost:
@@ -22,7 +22,7 @@ def make_anew(space: Space, params: Params) -> Arch:
 
 def test_a_walk_of_mutants_has_the_architectures_and_costs_of_their_parameters() -> None:
     space, rng = load_space("hybrid"), random.Random(0)
-    params, _ = draw(space, Band.around(4_500_000_000, 0.05), rng)
+    params, _ = draw(space, Bounds(macs=Band.around(4_500_000_000, 0.05)), rng)
     for _ in range(300):
         params, arch = mutate(space, params, rng)
         assert arch == make_anew(space, params)

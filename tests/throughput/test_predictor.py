@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from archsearch import Arch, load_space
-from archsearch.space import Band, draw
+from archsearch.space import Band, Bounds, draw
 from archsearch.throughput import (
     Calibration,
     CalibrationKey,
@@ -29,7 +29,7 @@ EMPTY: dict[str, Any] = {**dict.fromkeys(SCHEMA.names), "reference_img_s": 10.0,
 def archs() -> list[Arch]:
     """Twelve hybrids of the default space."""
     space, rng = load_space("hybrid"), random.Random(0)
-    return [draw(space, Band.around(4_500_000_000, 0.05), rng)[1] for _ in range(12)]
+    return [draw(space, Bounds(macs=Band.around(4_500_000_000, 0.05)), rng)[1] for _ in range(12)]
 
 
 def img_s(arch: Arch) -> float:

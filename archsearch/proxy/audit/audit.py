@@ -1,6 +1,7 @@
 """Plan, run and summarise an audit; any number of processes may work on the same one."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +98,8 @@ def _plan_for_run(request: AuditRequest, folder: Path) -> AuditPlan:
     if not settings.get("proxy", {}).get("recipe") or "source" not in settings["proxy"]:
         raise UserError(f"{folder}: this run has no proxy that could be audited")
     images = stored_size(settings), settings.get("in_chans", 3)
-    papers = choose_papers(request.papers, manifest["budget_macs"], *images)
+    usual_macs = manifest["budget_macs"] or round(statistics.median(row["macs"] for row in rows))
+    papers = choose_papers(request.papers, usual_macs, *images)
     register_files(stored_block_files(folder, manifest))
     hybrids = run_hybrids(rows, request.hybrids)
     if len(hybrids) < request.hybrids:

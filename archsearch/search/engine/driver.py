@@ -197,7 +197,13 @@ class Driver:
             return
         task.attempts += 1
         self._stalls.submitted(task.trial)
-        settings = {**self._config.settings, "seed": self._config.seed, "blocks": dict(self._config.blocks)}
+        config = self._config
+        settings = {
+            **config.settings,
+            "seed": config.seed,
+            "blocks": dict(config.blocks),
+            "limits": list(config.limits),
+        }
         if task.phases is not None:
             settings["phases"] = list(task.phases)
         if ahead := self._ahead():
@@ -349,7 +355,7 @@ class Driver:
                 last = yield left if names_phases else None
                 if "reason" in last:
                     return Ending(reason=last["reason"])
-            ending = judge(self._config, self._store, row, stage) if has_rungs and not is_trained else None
+            ending = judge(self._config, self._store, row, stage) if has_rungs else None
             if ending is not None:
                 return ending
         return Ending()

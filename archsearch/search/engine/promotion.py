@@ -1,11 +1,11 @@
-"""Early stopping in a run: the stages of a candidate's evaluation, and the decision after each whether it goes on."""
+"""Early stopping in a run: the stages of a candidate's evaluation, and the decision after each whether it goes on: by its limits, then by its scores."""
 
 from dataclasses import dataclass
 
-from archsearch.results import Row
+from archsearch.results import LIMITED_BY_PHASE, Row, outside
 from archsearch.search.config import RunConfig
 from archsearch.search.early_stopping import CurveTable, goes_on, with_free_rung
-from archsearch.search.rungs import FREE_PHASE, FULL_PHASE
+from archsearch.search.rungs import FREE_PHASE, FULL_PHASE, TIMING_PHASE
 from archsearch.search.study.store import RunStore
 
 
@@ -18,13 +18,25 @@ class Ending:
 
 
 def stages(config: RunConfig) -> list[tuple[str, ...]]:
-    """The phases of a candidate in stages; after each stage it may be stopped. Phases before the first training share a stage with it."""
-    first, *later = [rung.phase for rung in config.trainings] or [FULL_PHASE]
-    after = [(phase,) for phase in later]
-    if config.settings.get("free_rung"):
-        return [("count", "throughput", FREE_PHASE), (first,), *after]
-    free = (FREE_PHASE,) if config.settings.get("training_free") else ()
-    return [("count", "throughput", *free, first), *after]
+    """The phases of a candidate in stages; after each stage it may be stopped. Phases that nothing is decided between share a stage."""
+    trainings = _trainings(config)
+    free_rung, has_free = config.settings.get("free_rung"), config.settings.get("training_free")
+    free = (FREE_PHASE,) if free_rung or has_free else ()
+    decides = {phase for phase, columns in LIMITED_BY_PHASE.items() if not config.limits.keys().isdisjoint(columns)}
+    decides |= {*trainings, *([FREE_PHASE] if free_rung else [])}
+    found: list[tuple[str, ...]] = []
+    under_way: tuple[str, ...] = ()
+    for phase in ("count", TIMING_PHASE, *free, *trainings):
+        under_way = (*under_way, phase)
+        if phase in decides:
+            found.append(under_way)
+            under_way = ()
+    return found
+
+
+def _trainings(config: RunConfig) -> list[str]:
+    """The phases that train."""
+    return [rung.phase for rung in config.trainings] or [FULL_PHASE]
 
 
 def judge(config: RunConfig, store: RunStore, row: Row, stage: int) -> Ending | None:
@@ -32,8 +44,28 @@ def judge(config: RunConfig, store: RunStore, row: Row, stage: int) -> Ending | 
 
     Fixed trials always go on: they are the models to beat, and show how scores grow from rung to rung.
     """
+    phases = [phase for stage_phases in stages(config)[:stage] for phase in stage_phases]
+    if (ending := _judge_limits(config, store, row, phases[-1])) or phases[-1] in ("count", TIMING_PHASE):
+        return ending
+    if not config.trainings or FULL_PHASE in store.phases(
+        row["trial"]
+    ):  # taken from an earlier run: no training is left to be saved
+        return None
+    return _judge_scores(config, store, row, num_trainings=len([one for one in phases if one in _trainings(config)]))
+
+
+def _judge_limits(config: RunConfig, store: RunStore, row: Row, phase: str) -> Ending | None:
+    """Why a trial ends after a phase whose figures are outside the run's limits."""
+    measured, columns = store.row(row["trial"]), LIMITED_BY_PHASE.get(phase, ())
+    broken = [limit for limit in outside(measured, config.kept_limits) if limit.column in columns]
+    if row["is_fixed"] or not broken:
+        return None
+    return Ending(reason="; ".join(limit.explain(measured[limit.column]) for limit in broken), is_stopped=True)
+
+
+def _judge_scores(config: RunConfig, store: RunStore, row: Row, *, num_trainings: int) -> Ending | None:
+    """Why a trial ends after so many trainings, by its score and those of others."""
     free_name = config.settings.get("free_rung")
-    num_trainings = stage - 1 if free_name else stage
     if num_trainings:
         rung, full = config.trainings[num_trainings - 1], config.trainings[-1]
         if rung is full:

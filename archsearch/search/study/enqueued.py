@@ -6,16 +6,16 @@ from optuna.trial import FrozenTrial
 
 from archsearch.errors import UserError
 from archsearch.samplers import Proposal
-from archsearch.space import Band, Space, draw, propose
+from archsearch.space import Bounds, Space, draw, propose
 from archsearch.units import format_count
 
 _FIXED_PARAMS = "fixed_params"  # where Optuna's `enqueue_trial` keeps them
 
 
-def enqueued_proposal(trial: FrozenTrial, space: Space, band: Band) -> Proposal:
-    """The architecture that a waiting trial asks for; parameters that it leaves open are drawn inside the band.
+def enqueued_proposal(trial: FrozenTrial, space: Space, bounds: Bounds) -> Proposal:
+    """The architecture that a waiting trial asks for; parameters that it leaves open are drawn inside the bounds.
 
-    Raises UserError for a parameter or a choice that the space does not have, and where no such architecture lies in the band.
+    Raises UserError for a parameter or a choice that the space does not have, and where no such architecture lies inside the bounds.
     """
     fixed_params = trial.system_attrs.get(_FIXED_PARAMS, {})
     asked = {**trial.params, **(fixed_params if isinstance(fixed_params, dict) else {})}
@@ -25,10 +25,11 @@ def enqueued_proposal(trial: FrozenTrial, space: Space, band: Band) -> Proposal:
     rng = random.Random(trial.number)
     params, arch = propose(space, fixed.fixed_names, rng)
     if params.keys() <= fixed.fixed_names.keys():
-        macs = arch.cost().macs
-        if not band.contains(macs):
-            raise UserError(f"its {format_count(macs)} MACs are outside the band of {band}")
+        cost = arch.cost()
+        if not bounds.contains(cost):
+            has = f"{format_count(cost.macs)} MACs and {format_count(cost.params)} parameters"
+            raise UserError(f"its {has} are outside the band of {bounds}")
         return Proposal(params=params, arch=arch)
-    drawn, _ = draw(fixed, band, rng)
+    drawn, _ = draw(fixed, bounds, rng)
     params, arch = propose(space, {**fixed.fixed_names, **drawn}, rng)
     return Proposal(params=params, arch=arch)

@@ -27,7 +27,11 @@ def phases_of_row(config: RunConfig, row: Row) -> dict[str, dict[str, Any]]:
     throughput = [*_TIMED, *(name for name in _columns_of("throughput_") if name not in AGAIN_COLUMNS)]
     if row["mode"] != config.settings["mode"]:  # a network that does not compile
         throughput.append("mode")
-    columns = {"count": ["macs_fvcore"], "throughput": throughput, FREE_PHASE: _columns_of(f"{FREE_PHASE}_")}
+    columns = {
+        "count": ["macs_fvcore", "train_memory_bytes"],
+        "throughput": throughput,
+        FREE_PHASE: _columns_of(f"{FREE_PHASE}_"),
+    }
     phases = {phase: pick_values(row, names) for phase, names in columns.items()}
     for point, rung in zip(json.loads(row["learning_curve"] or "[]"), config.trainings, strict=False):
         score = {

@@ -29,6 +29,7 @@ from archsearch.search.study.database import create_database, run_lock
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.phases import AGAIN_COLUMNS, phases_of_row, pick_values
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
+from archsearch.search.study.seen import constraint_attrs
 from archsearch.search.study.store import AGAIN, SEEDS, STATES
 from archsearch.space import Arch, propose, register_files
 
@@ -133,6 +134,7 @@ def _add(study: optuna.Study, config: RunConfig, row: Row) -> bool:
         params=params,
         distributions={name: CategoricalDistribution(config.space.parameters()[name]) for name in params},
         user_attrs=attrs,
+        system_attrs=dict(constraint_attrs(row, config)),
     )
     study._storage.create_new_trial(study._study_id, trial)
     for identity, values in stored.again.items():

@@ -10,7 +10,15 @@ from math import isfinite, nan
 from typing import Any
 
 from archsearch.identity import Identity, identity_digest, row_identity
-from archsearch.results import CONDITION_COLUMNS, MEASURED_COLUMNS, RANK_COLUMNS, SCHEMA, SCHEMA_VERSION, Row
+from archsearch.results import (
+    CONDITION_COLUMNS,
+    MEASURED_COLUMNS,
+    RANK_COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    Row,
+    outside,
+)
 from archsearch.search.config import RunConfig
 from archsearch.search.rungs import FULL_PHASE, RUNG_PHASE, TIMING_PHASE, Rung
 
@@ -113,6 +121,7 @@ def make_row(config: RunConfig, trial: StoredTrial, throughput_id: str | None = 
         scores = [row["proxy_score"], *(trial.seeds[key] for key in sorted(trial.seeds, key=int))]
         row |= {"proxy_seeds": len(scores), "proxy_seed_scores": json.dumps(scores)}
         row |= {"proxy_score_mean": statistics.fmean(scores), "proxy_score_sd": statistics.stdev(scores)}
+    row["outside"] = ",".join(limit.column for limit in outside(row, config.kept_limits)) or None
     if isinstance(row["conditions"], dict):
         row["conditions"] = json.dumps(row["conditions"])
     return row | {name: sys.intern(row[name]) for name in _REPEATED if isinstance(row[name], str)}

@@ -4,11 +4,23 @@ from collections.abc import Mapping
 from copy import copy
 from math import isfinite
 
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.results import DEVICE_OBJECTIVES, Row
 from archsearch.samplers import CURVE, KNOWN_COST, MEASURED
 from archsearch.search.config import RunConfig
+
+
+def constraint_attrs(row: Row, config: RunConfig, *, is_here: bool = True) -> dict[str, float]:
+    """The run's limits as Optuna keeps the constraints of a trial: system attributes, up to 0 where a limit is kept; without figures of the device
+    unless they are of this one.
+    """
+    return {
+        f"{_CONSTRAINTS_KEY}:{limit.column}": limit.excess(row[limit.column])
+        for limit in config.kept_limits
+        if row[limit.column] is not None and (is_here or limit.column not in DEVICE_OBJECTIVES)
+    }
 
 
 def as_seen(trial: FrozenTrial, row: Row, config: RunConfig, throughput_id: str | None) -> FrozenTrial:
@@ -18,6 +30,10 @@ def as_seen(trial: FrozenTrial, row: Row, config: RunConfig, throughput_id: str 
     like a trial that was stopped, whose score counts; others do not see it.
     """
     twin = copy(trial)
+    if config.limits:
+        is_here = row["throughput_id"] == throughput_id
+        others = {key: value for key, value in trial.system_attrs.items() if not key.startswith(_CONSTRAINTS_KEY)}
+        twin.system_attrs = {**others, **constraint_attrs(row, config, is_here=is_here)}
     if row["throughput_id"] == throughput_id and trial.state == TrialState.COMPLETE:
         twin.values = [float(row[name]) for name in config.objectives]
         return twin
@@ -41,5 +57,6 @@ def as_under_way(
         if row[name] is not None and isfinite(row[name]) and (is_here or name not in DEVICE_OBJECTIVES)
     }
     twin = copy(trial)
+    twin.system_attrs = {**trial.system_attrs, **constraint_attrs(row, config, is_here=is_here)}
     twin.user_attrs = {**trial.user_attrs, MEASURED: measured, **({CURVE: dict(curve)} if curve else {})}
     return twin

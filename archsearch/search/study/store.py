@@ -60,7 +60,7 @@ from archsearch.search.study.rows import (
     make_row,
     timing_identity,
 )
-from archsearch.search.study.seen import as_seen, as_under_way
+from archsearch.search.study.seen import as_seen, as_under_way, constraint_attrs
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
@@ -106,7 +106,7 @@ class RunStore:
         self._sampler = make_sampler(
             config.sampler,
             config.space,
-            config.band,
+            config.bounds,
             config.seed,
             self.arch_ids,
             objectives=config.objectives,
@@ -190,7 +190,7 @@ class RunStore:
         """Make a candidate of a trial that someone enqueued, or close it with the reason. Killed meanwhile, it is still waiting."""
         trial_id = trial._trial_id
         try:
-            proposal = enqueued_proposal(trial, self.config.space, self.config.band)
+            proposal = enqueued_proposal(trial, self.config.space, self.config.bounds)
         except UserError as error:
             self._close(trial_id, str(error))
             self.notices.append(f"trial {trial.number} was enqueued by another program and is not evaluated: {error}")
@@ -446,7 +446,7 @@ class RunStore:
             "activations": cost.activations,
             "is_fixed": paper is not None,
             "paper": paper,
-            "in_band": self.config.band.contains(cost.macs),
+            "in_band": self.config.bounds.contains(cost),
             "reused_from": known["trial"] if known else None,
             "started_at": utc_now("milliseconds"),
             "archsearch_version": __version__,
@@ -613,6 +613,9 @@ class RunStore:
             attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}
         attrs[OUTCOME] = {"reason": reason, "finished_at": utc_now("milliseconds")}
         state = TrialState.COMPLETE if reason is None else TrialState.PRUNED if is_stopped else TrialState.FAIL
+        with self._writing():
+            for key, excess in constraint_attrs(row, self.config).items():
+                self._storage.set_trial_system_attr(trial.trial_id, key, excess)
         # Not study.tell, which reads the whole trial back twice and repeats our checks.
         values = [float(row[name]) for name in self.config.objectives] if reason is None else None
         self._set(trial, attrs, state, values)
@@ -662,7 +665,8 @@ def _kind(row: Row) -> tuple[str, bool, str | None]:
 def _comparable_costs(row: Row, objectives: Sequence[str]) -> tuple[float, ...] | None:
     """The objectives but the score, minimised; None for a trial that is not to be compared with others."""
     names = [name for name in objectives if name != "proxy_score"]
-    if row["state"] == "failed" or row["reused_from"] is not None or any(row[name] is None for name in names):
+    is_left_out = row["state"] == "failed" or row["reused_from"] is not None or row["outside"] is not None
+    if is_left_out or any(row[name] is None for name in names):
         return None
     costs = tuple(float(-row[name] if OBJECTIVES[name] == "maximize" else row[name]) for name in names)
     return costs if all(map(isfinite, costs)) else None

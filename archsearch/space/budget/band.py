@@ -1,8 +1,9 @@
-"""A band of MACs or parameters, and the ends of a space's range."""
+"""Bands of MACs and parameters, and the ends of a space's range."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from archsearch.blocks import Cost
 from archsearch.space.arch import Arch
 from archsearch.space.budget.graph import END, Node, Params, space_graph
 from archsearch.space.space import Space
@@ -35,6 +36,26 @@ class Band:
 
     def __str__(self) -> str:
         return f"{format_count(self.low)} to {format_count(self.high)} {self.unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The MACs and the parameters that a candidate may have; None allows any number."""
+
+    macs: Band | None = None
+    params: Band | None = None
+
+    def contains(self, cost: Cost) -> bool:
+        """True where both numbers are inside."""
+        return self.distance(cost) == 0
+
+    def distance(self, cost: Cost) -> float:
+        """How far the cost lies outside, as a share of the band's upper end, summed over both; 0 inside."""
+        pairs = ((self.macs, cost.macs), (self.params, cost.params))
+        return sum(band.distance(number) / max(1, band.high) for band, number in pairs if band is not None)
+
+    def __str__(self) -> str:
+        return " and ".join(str(band) for band in (self.macs, self.params) if band is not None) or "any cost"
 
 
 def extremes(space: Space, quantity: Quantity = "macs") -> tuple[Arch, Arch]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from archsearch.errors import UserError
-from archsearch.space import Arch, Band, Space, draw, paper
+from archsearch.space import Arch, Band, Bounds, Space, draw, paper
 from archsearch.throughput.calibration.key import CalibrationKey
 from archsearch.throughput.calibration.sites import Site, choose_sites, space_sites, unique_sites
 from archsearch.units import format_image
@@ -103,7 +103,7 @@ class CalibrationPlan:
         rng, wanted, repeats = random.Random(self.seed), self.hybrids + self.held_out, 0
         found: dict[str, Arch] = {}
         while len(found) < wanted and repeats < _MOST_REPEATS:
-            _, arch = draw(self.space, self.band, rng)
+            _, arch = draw(self.space, Bounds(macs=self.band), rng)
             repeats = repeats + 1 if arch.arch_id in found else 0
             found[arch.arch_id] = arch
         if len(found) < MIN_HYBRIDS + self.held_out:

@@ -1,0 +1,70 @@
+"""Inputs for the known-cost sampler on table problems: a donor, synthetic proxies of a given rank correlation, and what misleads."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from nas_bench_201 import nas_bench_201
+from numpy.typing import NDArray
+from scipy.stats import rankdata, spearmanr
+from table_problem import Params, TableProblem
+
+PROXY = 0.68  # Spearman's correlation with the objective
+_HALVINGS = 40
+
+Floats = NDArray[np.float64]
+
+
+class TableInputs:
+    """Numbers (N,) in the order of the table's candidates, or several (N, J), as one input or several."""
+
+    def __init__(self, problem: TableProblem, values: Floats, *, are_estimates: bool = True) -> None:
+        self._problem, self._values = problem, values.reshape(len(problem.candidates), -1)
+        self.names = tuple(f"input_{place}" for place in range(self._values.shape[1]))
+        self.estimates = frozenset(self.names if are_estimates else ())
+
+    def __call__(self, candidates: Sequence[Params]) -> Floats:
+        """Rows of the table."""
+        return self._values[[self._problem.row(params) for params in candidates]]
+
+
+def donor(problem: TableProblem, seed: int) -> TableInputs:
+    """The errors on CIFAR-10 of the same networks."""
+    return TableInputs(problem, nas_bench_201("cifar10").values[:, 0])
+
+
+def proxy(problem: TableProblem, seed: int) -> TableInputs:
+    """The objective's ranks with noise, as much as leaves a Spearman correlation of PROXY; other noise for each seed."""
+    ranks = rankdata(problem.values[:, 0]) / len(problem.values)
+    noise = np.random.default_rng(seed).normal(size=len(ranks))
+    low, high = 0.0, 10.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        is_more = spearmanr(ranks + middle * noise, problem.values[:, 0]).statistic > PROXY
+        low, high = (middle, high) if is_more else (low, middle)
+    return TableInputs(problem, ranks + low * noise)
+
+
+def noise(problem: TableProblem, seed: int) -> TableInputs:
+    """Numbers that have nothing to do with the objective, given as an estimate."""
+    return TableInputs(problem, np.random.default_rng(seed).normal(size=len(problem.values)))
+
+
+def reversed_proxy(problem: TableProblem, seed: int) -> TableInputs:
+    """The proxy with the wrong sign."""
+    return TableInputs(problem, -proxy(problem, seed)(problem.candidates)[:, 0])
+
+
+def counts(problem: TableProblem, seed: int) -> TableInputs:
+    """How often each word stands in a candidate: the operations of a NAS-Bench-201 network. No estimate of anything."""
+    words = sorted({value for params in problem.candidates for value in params.values() if isinstance(value, str)})
+    found = [[list(params.values()).count(word) for word in words] for params in problem.candidates]
+    return TableInputs(problem, np.array(found, dtype=np.float64), are_estimates=False)
+
+
+INPUTS: dict[str, Callable[[TableProblem, int], TableInputs]] = {
+    "donor": donor,
+    "proxy68": proxy,
+    "noise": noise,
+    "reversed": reversed_proxy,
+    "counts": counts,
+}
