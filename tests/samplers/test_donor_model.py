@@ -10,15 +10,15 @@ from optuna.trial import TrialState, create_trial
 
 from archsearch.metrics import kendall_tau
 from archsearch.samplers import ArchDonor, make_sampler
-from archsearch.space import Arch, Band, Params, draw, load_space, paper
+from archsearch.space import Arch, Band, Bounds, Params, draw, load_space, paper
 
 HYBRID = load_space("hybrid")
-SMALL, LARGE = Band.around(2_000_000_000, 0.05), Band.around(4_500_000_000, 0.05)
+SMALL, LARGE = (Bounds(macs=Band.around(budget, 0.05)) for budget in (2_000_000_000, 4_500_000_000))
 
 
-def archs(band: Band, number: int, seed: int) -> list[Arch]:
+def archs(bounds: Bounds, number: int, seed: int) -> list[Arch]:
     rng = random.Random(seed)
-    return [draw(HYBRID, band, rng)[1] for _ in range(number)]
+    return [draw(HYBRID, bounds, rng)[1] for _ in range(number)]
 
 
 def score(arch: Arch) -> float:
