@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import numpy as np
 import optuna
-import pytest
 from optuna.trial import TrialState, create_trial
 
 from archsearch.metrics import kendall_tau
@@ -13,12 +12,12 @@ from archsearch.samplers import ArchDonor, make_sampler
 from archsearch.space import Arch, Band, Bounds, Params, draw, load_space, paper
 
 HYBRID = load_space("hybrid")
-SMALL, LARGE = Band.around(2_000_000_000, 0.05), Band.around(4_500_000_000, 0.05)
+SMALL, LARGE = (Bounds(macs=Band.around(budget, 0.05)) for budget in (2_000_000_000, 4_500_000_000))
 
 
-def archs(band: Band, number: int, seed: int) -> list[Arch]:
+def archs(bounds: Bounds, number: int, seed: int) -> list[Arch]:
     rng = random.Random(seed)
-    return [draw(HYBRID, Bounds(macs=band), rng)[1] for _ in range(number)]
+    return [draw(HYBRID, bounds, rng)[1] for _ in range(number)]
 
 
 def score(arch: Arch) -> float:
@@ -47,9 +46,7 @@ def test_architectures_that_the_space_has_no_names_for_are_told_apart_by_their_c
 
 def proposals(evaluate: Callable[[Arch], float], donors: list[ArchDonor], number: int) -> list[float]:
     """Scores of the first candidates that a run's sampler proposes, each told before the next."""
-    sampler = make_sampler(
-        "known-cost", HYBRID, Bounds(macs=LARGE), 0, objectives=("proxy_score", "params"), donors=donors
-    )
+    sampler = make_sampler("known-cost", HYBRID, LARGE, 0, objectives=("proxy_score", "params"), donors=donors)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     found = []
     for trial in range(number):
@@ -68,10 +65,8 @@ def _complete(
     return create_trial(state=TrialState.COMPLETE, params=params, distributions=distributions(params), values=values)
 
 
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_sampler_uses_an_earlier_run_at_once() -> None:
     before = archs(SMALL, 80, 0)
     donor = ArchDonor(HYBRID, before, [score(arch) for arch in before])
     alone, guided = proposals(score, [], 5), proposals(score, [donor], 5)
-    assert max(guided) > max(alone)
-    assert np.mean(guided[1:]) > np.mean(alone[1:])
+    assert np.mean(guided) > np.mean(alone)

@@ -355,7 +355,7 @@ class Driver:
                 last = yield left if names_phases else None
                 if "reason" in last:
                     return Ending(reason=last["reason"])
-            ending = judge(self._config, self._store, row, stage) if has_rungs and not is_trained else None
+            ending = judge(self._config, self._store, row, stage) if has_rungs else None
             if ending is not None:
                 return ending
         return Ending()

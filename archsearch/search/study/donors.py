@@ -1,7 +1,7 @@
 """What a run has taken from earlier runs, as its study stores it: their trials, whose figures are used again where they were measured alike."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from archsearch.space import Arch
 COUNT_PHASE = "count"
 # Key of a study's attribute, with a number behind it: an earlier run as `Donor.to_dict` gives it.
 DONOR = "archsearch:donor:"
+_TRAIN_MEMORY = "train_memory_bytes"
 _NO_TIME = ("seconds", "seconds_count", "seconds_throughput", "seconds_proxy")
 
 
@@ -104,7 +105,7 @@ def take_over(donors: Sequence[Donor], arch_id: str, config: RunConfig, throughp
     for donor in donors:
         trainings = config.trainings if donor.training_seed == training_seed(config) else ()
         for trial in donor.by_arch.get(arch_id, ()) if donor.is_same_code else ():
-            for phase, values in _comparable(trial, throughput_id, trainings):
+            for phase, values in _comparable(trial, throughput_id, trainings, limits=config.limits):
                 free = {name: 0.0 for name in _NO_TIME if name in values}
                 taken = Taken(origin=f"{donor.run}:{trial.number}", values={**values, **free, "seconds": 0.0})
                 found.setdefault(phase, taken)
@@ -118,11 +119,12 @@ def training_seed(config: RunConfig) -> int | None:
 
 
 def _comparable(
-    trial: DonorTrial, throughput_id: str | None, trainings: Sequence[Rung]
+    trial: DonorTrial, throughput_id: str | None, trainings: Sequence[Rung], *, limits: Container[str]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The phases of a trial that would give the same figures here."""
-    if COUNT_PHASE in trial.phases:
-        yield COUNT_PHASE, trial.phases[COUNT_PHASE]
+    # What training takes of a GPU's memory depends on the run's dtype and batch: it is counted anew where a limit asks for it.
+    if COUNT_PHASE in trial.phases and _TRAIN_MEMORY not in limits:
+        yield COUNT_PHASE, {name: value for name, value in trial.phases[COUNT_PHASE].items() if name != _TRAIN_MEMORY}
     if throughput_id is not None and trial.throughput_id == throughput_id:
         yield TIMING_PHASE, trial.phases[TIMING_PHASE]
     for rung in trainings:
