@@ -30,23 +30,23 @@ def read_donors(folders: Sequence[Path], config: RunConfig, own: Path) -> list[D
 
     Raises UserError for a folder that holds no run, for the run itself, and for a run of which nothing can be used.
     """
-    taken_before = _taken_before(own)
     donors: list[Donor] = []
     for folder in dict.fromkeys(folder.absolute() for folder in folders):
         try:
             donors.append(read_donor(folder, config, own))
         except UserError:
-            if str(folder) not in taken_before:
+            if not _was_taken_before(folder, own):
                 raise
     return donors
 
 
-def _taken_before(own: Path) -> set[str]:
-    """The folders of the runs that the run in `own` has taken figures from."""
-    if not (own / MANIFEST_FILE).exists():
-        return set()
-    with damage_is_an_error(own):
-        return {one["folder"] for one in read_manifest(own).get("taken_from", ())}
+def _was_taken_before(folder: Path, own: Path) -> bool:
+    """Whether the manifest of the run in `own` says that it has taken figures from this folder."""
+    try:
+        with damage_is_an_error(own):
+            return str(folder) in {one["folder"] for one in read_manifest(own).get("taken_from", ())}
+    except UserError:  # none yet, or damaged: it will be written from the study
+        return False
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
