@@ -76,10 +76,11 @@ def audit(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Measure how well a proxy, or scores without training, order architectures.
+    """Measure how well a proxy orders architectures.
 
     Trains papers' models and hybrids on the proxy, and compares the order of their scores with the published top-1, with
-    longer training, with counting parameters, and with itself under another seed.
+    longer training, with counting parameters, and with itself under another seed. With --timm nothing is trained: scores
+    without training are compared on networks of timm.
 
     RUN is a run's folder or its name under results/; its own measurements are used.  [default: the latest run]
 
