@@ -54,7 +54,7 @@ _OF_TRAININGS = ("run", "proxy", "data", "num_seeds", "hybrids", "longer")  # pa
     multiple=True,
     metavar="BANDS",
     help="Instead of a proxy, audit scores without training against the published top-1 of timm's hierarchical networks with so many "
-    "multiply-adds, such as 3.5G-6G; several with commas.",
+    "multiply-adds, such as 3.5G-6G; several with commas.  [default: none]",
 )
 @device_option
 @threads_option
