@@ -89,7 +89,8 @@ def aggregate(candidates: Sequence[Mapping[str, float]], names: Sequence[str] = 
     from scipy.stats import rankdata  # here: it takes most of a second to import, and every worker imports this package
 
     values = np.array([[candidate[name] for name in names] for candidate in candidates]).reshape(-1, len(names))
-    return np.asarray(np.log(rankdata(values, axis=0) / max(len(values), 1)).sum(axis=1))
+    found = np.log(rankdata(values, axis=0) / max(len(values), 1)).sum(axis=1)
+    return np.asarray(np.round(found, 9))  # ranks 2 and 6 equal 3 and 4, whatever the last digits of their logarithms
 
 
 def trainability(
