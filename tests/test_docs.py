@@ -220,7 +220,7 @@ def test_every_python_block_of_a_document_is_run_by_a_test() -> None:
         "blocks": 1,
         "papers": 1,
         "python": 5,
-        "search": 1,
+        "search": 2,
     }
 
 

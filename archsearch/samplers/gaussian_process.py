@@ -1,7 +1,8 @@
 """A Gaussian process over encoded rows: one weight a name, fitted by marginal likelihood with priors; numpy and scipy alone.
 
 k(x, y) = amplitude * exp(-sum_n weight_n * d_n(x, y)) + 1 + c(x).c(y), with d_n the squared distance within the columns of group n, and c the known
-objectives, standardised: the constant and the slopes of a linear mean are integrated out under unit normals. botorch would bring
+objectives, standardised: the constant and the slopes of a linear mean are integrated out under unit normals. Further inputs have slopes too, under normals
+whose variances are fitted. botorch would bring
 gpytorch along for a few hundred rows; the tests hold likelihood, gradient and posterior against SciPy and dense formulas.
 """
 

@@ -1,18 +1,23 @@
 """The Gaussian process against dense formulas and scipy, and its distances over conditional parameters."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
 from archsearch.errors import UserError
 from archsearch.samplers.encoding import Encoder
 from archsearch.samplers.gaussian_process import HyperparameterFit, Hyperparameters, Inputs, Posterior, kernel
-from archsearch.samplers.observations import FinalScores
+from archsearch.samplers.inputs import InputEncoder, KnownInputs
+from archsearch.samplers.observations import FinalScores, Observation
+from archsearch.samplers.pool import TablePool
+from archsearch.samplers.surrogate import Surrogate
 
 SPACE: dict[str, BaseDistribution] = {
     "block": CategoricalDistribution(["hilo", "lka"]),
@@ -69,6 +74,49 @@ def test_likelihood_and_gradient_agree_with_scipy() -> None:
     best = plain.best().logs
     assert plain.loss(best)[0] < plain.loss(vector)[0]
     assert np.abs(plain.loss(best)[1]).max() < 0.05
+
+
+def test_slopes_of_inputs_agree_with_the_dense_formula() -> None:
+    """A normal slope of variance v for an input z adds v z z' to the covariance."""
+    inputs, outputs, extra, groups = _data(15)
+    given = np.random.default_rng(1).standard_normal((15, 2))
+    fit = HyperparameterFit(inputs, outputs, extra, groups, given=given)
+    vector = np.append(AT.logs, np.log([0.7, 0.2]))
+    at = fit.unpack(vector)
+    assert at.slope_variances.tolist() == pytest.approx([0.7, 0.2])
+    covariance = kernel(inputs, inputs, groups, at) + np.diag(at.noise + extra)
+    covariance += 0.7 * np.outer(given[:, 0], given[:, 0]) + 0.2 * np.outer(given[:, 1], given[:, 1])
+    prior = 0.5 * (((vector - fit.means) / fit.deviations) ** 2).sum()
+    loss, gradient = fit.loss(vector)
+    assert loss == pytest.approx(prior - multivariate_normal(np.zeros(15), covariance).logpdf(outputs), rel=1e-4)
+    assert gradient == pytest.approx(approx_fprime(vector, lambda at: fit.loss(at)[0], 1e-6), rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize(("believed", "true"), [(-0.5, -0.8), (-0.5, 0.8), (-0.5, 0.0), (0.0, 0.8)])
+def test_a_surrogate_learns_what_an_input_is_worth(believed: float, true: float) -> None:
+    """Whatever was believed of it, after 30 trials the errors of predictions are half the noise."""
+    rng = np.random.default_rng(0)
+    rows = [{"x": int(place)} for place in rng.integers(0, 1000, 200)]
+    hints = {place: float(rng.standard_normal()) for place in range(1000)}
+
+    class Hint:
+        names, estimates = ("hint",), frozenset({"hint"})
+
+        def __call__(self, candidates: Sequence[dict[str, Any]]) -> Any:
+            return np.array([[hints[row["x"]]] for row in candidates])
+
+    pool = TablePool([{"x": place} for place in range(1000)])
+    encoder = InputEncoder({"x": IntDistribution(0, 999)}, {}, KnownInputs(Hint(), pool, pool.rows))
+    outputs = np.array([true * hints[row["x"]] for row in rows]) + rng.normal(0, 0.3, 200)
+    observations = [
+        Observation(number=number, params=row, state=TrialState.COMPLETE, values=(output,))
+        for number, (row, output) in enumerate(zip(rows, outputs, strict=True))
+    ]
+    surrogate = Surrogate(encoder, observations[:30], [], 0, [], {}, np.array([believed]))
+    means, _ = surrogate.predict(encoder.encode(rows[30:]), np.zeros((170, 0)))
+    found = means * surrogate.scale.unit + surrogate.scale.centre
+    error = np.sqrt(((found - np.array([true * hints[row["x"]] for row in rows[30:]])) ** 2).mean())
+    assert error < 0.15
 
 
 @pytest.mark.parametrize("is_code", [True, False])
