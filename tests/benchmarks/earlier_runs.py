@@ -19,7 +19,8 @@ from pathlib import Path
 
 import hybrid_table
 import optuna
-from clock import Row, arguments, write
+import pyarrow.parquet as pq
+from clock import Row, arguments, host_key, write
 from hybrids import SECOND_TABLE, HybridTable
 from nas_bench_201 import nas_bench_201
 from samplers import hybrids, search
@@ -165,9 +166,11 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if options.smoke:
         options.problems, options.seeds, options.evaluations = ["hybrids"], range(2), 6
-    rows: list[Row] = []
+    path = options.out / f"{NAME}-{host_key()}.parquet"
+    rows: list[Row] = pq.read_table(path).to_pylist() if path.exists() else []
     for name in options.problems:
         problem, make = PROBLEMS[name]()
+        rows = [row for row in rows if row["problem"] != problem.name]  # of an earlier call
         for kind in KINDS:
             rows += [row for seed in options.seeds for row in rows_of(problem, make, kind, seed, options.evaluations)]
         write(options.out, NAME, rows)
