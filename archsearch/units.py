@@ -44,6 +44,17 @@ def parse_macs(text: str, where: str = "--budget") -> int:
     return round(macs)
 
 
+def parse_macs_range(text: str, where: str) -> tuple[int, int]:
+    """`3.5G-6G` as two whole numbers of multiply-adds, the lower one first; UserError for other text."""
+    ends = text.split("-")
+    if len(ends) != 2:
+        raise UserError(f"{where}: {shown(text)} is not a range; write the least and the most MACs, such as 3.5G-6G")
+    low, high = (parse_macs(end, where) for end in ends)
+    if low > high:
+        raise UserError(f"{where}: {shown(text)} begins above its end; write the least MACs first, such as 3.5G-6G")
+    return low, high
+
+
 def parse_share(text: str, where: str = "--tolerance") -> float:
     """`5%` or `0.05` as a fraction in [0, 1); UserError for other text."""
     match = _SHARE.fullmatch(text)

@@ -1,5 +1,6 @@
 """The benchmark scripts run, and write the columns that the page `benchmarks` documents."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -21,8 +22,11 @@ PAGE = (CHECKOUT / "archsearch" / "docs" / "benchmarks.md").read_text()
         ("blocks", ["--only", "lka", "--stage", "4"], 2 * 2),  # two dtypes, two passes
         ("against_timm", ["--tasks", "forward", "memory"], 3 + 2),
         ("repeatability", ["--busy", "1", "--drawn", "2"], 2 * 2),
-        ("samplers", ["--problems", "cifar10"], 8),
+        ("samplers", ["--problems", "cifar10"], 2 * 2 * 2),  # samplers, seeds, marks
+        ("earlier_runs", [], 3 * 2 * 6),  # without an earlier run, with one, and with its scores reversed
         ("ask_time", [], 4 + 3 * 2),  # the sampler on a table and a pool; those of runs, by batches of 1 and 8
+        ("front_seeds", [], 2 * 3 * 3),  # two searches, three ways to spend and to judge
+        ("spectral_readings", [], 2 + 8),  # two counts and eight readings
         ("rungs", [], 2 * 2 * 20),  # two samplers, with rungs and without
     ],
 )
@@ -50,6 +54,33 @@ def test_many_workers_are_measured(request: pytest.FixtureRequest, tmp_path: Pat
     if not request.config.getoption("--whole"):
         pytest.skip("a process for each row takes 15 s of a core; --whole runs it")
     assert run_script(tmp_path, "many_workers", ["--only", "real", "simulated"]).num_rows == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["botorch-4", "ax"])
+def test_rival_samplers_are_measured(request: pytest.FixtureRequest, tmp_path: Path, sampler: str) -> None:
+    if importlib.util.find_spec("ax") is None:
+        pytest.skip("ax-platform, which brings BoTorch and Ax, is not installed")
+    if not request.config.getoption("--whole"):
+        pytest.skip("50 evaluations take a minute or two of a core; --whole runs it")
+    assert run_script(tmp_path, "samplers", ["--problems", "cifar10", "--only", sampler], timeout_s=600).num_rows == 4
+
+
+@pytest.mark.slow
+def test_a_rival_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    if importlib.util.find_spec("ax") is not None:
+        pytest.skip("ax-platform is installed")
+    command = ["tests/benchmarks/samplers.py", "--smoke", "--out", str(tmp_path), "--only", "ax"]
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1] == "samplers.py: ax is not installed; rival_samplers.py says how it is"
 
 
 def run_script(tmp_path: Path, script: str, options: list[str], timeout_s: float = 120) -> pa.Table:

@@ -16,8 +16,11 @@ from archsearch.units import (
     format_bytes,
     format_count,
     format_seconds,
+    parse_bytes,
     parse_count_range,
     parse_macs,
+    parse_milliseconds,
+    parse_rate,
     parse_seconds,
     parse_share,
 )
@@ -54,6 +57,20 @@ def test_a_number_without_its_unit_gets_it_as_a_hint() -> None:
         with pytest.raises(UserError, match=r"did you mean 20M-30M\?"):
             parse_count_range(text)
     assert parse_count_range("0-30M") == (0, 30_000_000)
+
+
+def test_limits_as_people_type_them() -> None:
+    assert [parse_milliseconds(text) for text in ("8ms", "0.5 s", "800us")] == [8.0, 500.0, pytest.approx(0.8)]
+    assert [parse_bytes(text) for text in ("2GB", "2GiB", "512 MiB", "1500B")] == [2 * 10**9, 2**31, 2**29, 1500]
+    assert [parse_rate(text) for text in ("900", "12.5img/s")] == [900.0, 12.5]
+    for parse, texts in (
+        (parse_milliseconds, ("8", "0ms", "-1ms", "soon", "8m", "nan")),
+        (parse_bytes, ("2", "0GB", "-1GB", "2G", "much")),
+        (parse_rate, ("0", "-1", "fast", "1e400")),
+    ):
+        for text in texts:
+            with pytest.raises(UserError, match=f"{text!r} is not a"):
+                parse(text)
 
 
 def test_shares_and_durations() -> None:

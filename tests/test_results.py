@@ -99,6 +99,9 @@ other_cores: double
 compile_s: double
 proxy_peak_memory_bytes: int64
 activations: int64
+outside: string
+train_memory_bytes: int64
+taken_from: string
 """.strip().splitlines()
 
 OBJECTIVES = ("proxy_score", "throughput_img_s", "params")

@@ -31,6 +31,7 @@ from archsearch.blocks.registry import (
     register,
     registered_layers,
 )
+from archsearch.blocks.spectral import layer_capacities, module_spectral_capacity
 from archsearch.blocks.swin import MergingDownsample, RegularWindowBlock, ShiftedWindowBlock
 from archsearch.blocks.twins import GlobalBlock, LocalBlock, PegLayer
 from archsearch.blocks.van import LargeKernel, OverlappingDownsample, OverlappingStem, StageNorm
@@ -79,8 +80,10 @@ __all__ = [
     "choice",
     "field_scale",
     "installed_packages",
+    "layer_capacities",
     "layer_type",
     "load_blocks",
+    "module_spectral_capacity",
     "origin",
     "own_choices",
     "read_block_file",

@@ -1,6 +1,7 @@
 """The display of a run on stderr: a live panel on a terminal; anywhere else a line for each trial, and at least one a minute."""
 
 import contextlib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,7 +108,7 @@ class _Watch:
         self._member_finished(row)
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
-        """The member of the front is under way."""
+        """The training is under way."""
         self.clock.seed_started(row, place, total)
         self._begin(row, f"training the front with other seeds {place}/{total}: ")
 
@@ -253,9 +254,18 @@ def describe_trial(row: Row) -> str:
         figures.append(f"score {row['rung_score']:.3f} at rung {row['rung']}")
     if row["reused_from"] is not None:
         figures.append(f"reused from trial {row['reused_from']}")
+    if row.get("taken_from"):
+        figures.append(_taken_words(json.loads(row["taken_from"])))
     if row["state"] in ("failed", "stopped"):
         figures.append(f"{row['state']}: {row['reason']}")
     return f"{', '.join(figures)}: {row['paper'] or row['architecture']}"
+
+
+def _taken_words(taken: dict[str, str]) -> str:
+    """`throughput from hybrid-2G-1a2b3c:7`: what of a trial was measured in which trial of an earlier run."""
+    words = {"throughput": "throughput", "proxy": "score"}
+    shown = {words[phase]: origin for phase, origin in taken.items() if phase in words} or taken
+    return ", ".join(f"{word} from {origin}" for word, origin in shown.items())
 
 
 def describe_remeasured(row: Row, reason: str | None) -> str:
@@ -278,7 +288,7 @@ def describe_recheck(row: Row, reason: str | None) -> str:
 
 
 def describe_seeds(row: Row, reason: str | None) -> str:
-    """A member of the front that was trained with another seed, in one line."""
+    """A trial of the front or near it that was trained with another seed, in one line."""
     name = row["paper"] or row["architecture"]
     if reason is not None:
         return f"trial {row['trial']} could not be trained with another seed ({reason}): {name}"

@@ -15,6 +15,7 @@ from archsearch.units import (
     parse_bytes,
     parse_count_range,
     parse_macs,
+    parse_macs_range,
     parse_milliseconds,
     parse_rate,
     parse_seconds,
@@ -71,6 +72,19 @@ class ParamsRange(click.ParamType):  # type: ignore[type-arg]  # generic only si
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         """Lowest and highest number of parameters."""
         return value if isinstance(value, tuple) else parse_count_range(value, param.opts[0] if param else self.name)
+
+
+class MacsRanges(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2
+    """`1.5G-2.5G,3.5G-6G` as pairs of whole numbers; a bad range is a UserError that names the option."""
+
+    name = "bands"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[int, int], ...]:
+        """Least and most multiply-adds of each."""
+        where = param.opts[0] if param else self.name
+        return value if isinstance(value, tuple) else tuple(parse_macs_range(part, where) for part in value.split(","))
 
 
 class Sides(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.2

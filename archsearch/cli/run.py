@@ -126,7 +126,8 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     "--seeds",
     most=1000,
     default=1,
-    help="Train the members of the front with N seeds, the first training included; the ranking keeps the first scores.",
+    help="Train the front further, N seeds a member in the mean, the first training included: where its order is least certain, and trials "
+    "near it too; the ranking keeps the first scores.",
 )
 @number_option("--proxy-steps", "steps", most=10**8, help="Training steps of a proxy.  [default: the profile's]")
 @click.option(
@@ -160,6 +161,15 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     show_default=True,
     metavar="NAME",
     help=f"The sampler that proposes candidates: {', '.join(SAMPLER_NAMES[:-1])} or {SAMPLER_NAMES[-1]}.",
+)
+@click.option(
+    "--from",
+    "earlier_runs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FOLDER",
+    help="Take the figures of an earlier run: what was measured alike is not measured again, and its scores guide the known-cost sampler. "
+    "They are kept in the new run. Several times for several runs.  [default: none]",
 )
 @click.option(
     "--storage",

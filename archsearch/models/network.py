@@ -1,22 +1,19 @@
 """An architecture built as a torch module: `Arch.layers()`, each layer built and registered under its path."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from archsearch.blocks.common import init_linears
+from archsearch.blocks.without_weights import WithoutWeights
 from archsearch.errors import UserError, shown
 from archsearch.models.features import FeatureNetwork, features, stage_info
 from archsearch.models.stage import NetworkStage, StagedNetwork, rename_earlier_keys
 from archsearch.space import Arch, ImageSize, Space, paper, paper_names, paper_space
-
-# The operations of torch.nn.init. On meta tensors each call takes up to a millisecond: van_b6 without weights takes 1.1 s, and 0.4 s with these skipped.
-_INIT_OPERATIONS = frozenset("kaiming_uniform_ uniform_ normal_ erfinv_ mul_ add_ clamp_ fill_ zero_".split())
 
 _NUM_DRAWN = (
     2**16 + 1
@@ -201,28 +198,9 @@ def _drop_path_rate(arch: Arch, given: float | str) -> float:
     return rate
 
 
-class _WithoutWeights(TorchFunctionMode):
-    """Modules made in this mode have parameters on meta, without memory and values, and ordinary buffers.
-
-    torch's modules and ours allocate parameters with torch.empty; buffers that they compute (index maps, masks) come from other functions.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        named = dict(kwargs or {})
-        if func is torch.empty:
-            return func(*args, **{**named, "device": "meta"})
-        if getattr(func, "__name__", "") in _INIT_OPERATIONS:
-            tensor = args[0] if args else named["tensor"]
-            if tensor.is_meta:
-                return tensor
-        return func(*args, **named)
-
-
 def build_without_weights(arch: Arch, image_size: ImageSize | None = None, in_chans: int | None = None) -> Network:
     """The network with parameters on meta and ordinary buffers, to be given values for all of them: initialising can take longer than loading."""
-    with _WithoutWeights():
+    with WithoutWeights():
         return build(arch, image_size=image_size, in_chans=in_chans)
 
 

@@ -1,3 +1,4 @@
+from .against_timm import timm_audit_parts
 from .audit import audit_parts
 from .bench import bench_parts
 from .calibration import calibration_document, calibration_parts
@@ -50,6 +51,7 @@ __all__ = [
     "space_document",
     "space_parts",
     "summary_parts",
+    "timm_audit_parts",
     "to_csv",
     "to_json",
 ]

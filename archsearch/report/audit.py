@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
 
-from archsearch.proxy.audit.verdict import number
+from archsearch.proxy.audit.verdict import interval_ends, number
 from archsearch.report.tables import Document, make_table, text, titled
 from archsearch.units import format_count, format_seconds
 
@@ -113,6 +113,6 @@ def _judge_row(name: str, judge: Document) -> list[str]:
     return [
         name,
         number(judge["value"]),
-        f"{number(judge['low'])} to {number(judge['high'])}",
+        interval_ends(judge),
         "-" if judge.get("single") is None else number(judge["single"]),
     ]

@@ -28,6 +28,7 @@ from archsearch.results import (
     OBJECTIVES,
     RUN_FRONT,
     SCHEMA,
+    FrontChances,
     Row,
     comparable,
     front_members,
@@ -50,6 +51,7 @@ HYPERVOLUME_SCALE = (
 )
 # Trials in one list of the document, but for the fronts: the last ones of a state, the first ones that a fixed trial is compared with.
 MOST_LISTED = 1000
+_MOST_RANK = 2  # the chance to be on the front is worked out for trials of the front, 0, and of as many fronts after it
 _ROW_COLUMNS = [name for name in SCHEMA.names if name not in ("arch", "conditions")]
 _AUDIT_KEYS = ("verdict", "created_at", "is_shipped", "conditions", "run", "seeds", "longer", "groups", "comparisons")
 _CONDITION_KEYS = ("device", "dtype", "mode", "batch_size", "image_size", "image_width", "in_chans", "cpus")
@@ -81,6 +83,7 @@ def build_report(folder: Path) -> Document:
     noise = Noise.from_rows(complete)
     inside = [row for row in complete if row["outside"] is None]
     dominated_by = unresolved(front, inside, objectives, noise)
+    chances = _front_chances(inside, objectives)
     counts = _counts(rows, manifest)
     state, missing = _standing(folder, manifest, counts)
     audit = read_audit(folder.absolute().parent, manifest["proxy_id"])
@@ -115,9 +118,11 @@ def build_report(folder: Path) -> Document:
                 **_row_document(row),
                 "score_ties": ties,
                 "unresolved_by": dominated_by.get(row["trial"], []),
+                "front_chance": chances.get(row["trial"]),
             }
             for row, ties in zip(front, score_ties(front, noise), strict=True)
         ],
+        "near_front": _near_front(inside, front, chances),
         "pair_fronts": _pair_fronts(rows, objectives, throughput_id),
         "hypervolume": _hypervolume(inside, front, objectives),
         "throughput_id": throughput_id,
@@ -132,6 +137,7 @@ def build_report(folder: Path) -> Document:
         "again": again_document(rows, objectives),
         "predicted": predicted_document(complete),
         "calibration": manifest.get("calibration"),
+        "taken_from": manifest.get("taken_from", []),
         "training": manifest.get("training"),
         "starved": _starved(complete),
         "busy": busy_document(rows),
@@ -146,6 +152,24 @@ def build_report(folder: Path) -> Document:
         | {"machine": manifest["conditions"]},
         "versions": manifest["versions"],
     }
+
+
+def _front_chances(complete: Sequence[Row], objectives: Sequence[str]) -> dict[int, float]:
+    """The chance to be on the front of each trial of the front and the next ones, by trial; none where no objective is a score."""
+    if "proxy_score" not in objectives:
+        return {}
+    places = [place for place, row in enumerate(complete) if row["front"] is not None and row["front"] <= _MOST_RANK]
+    found = FrontChances(complete, objectives, places).chances()
+    return {complete[place]["trial"]: float(chance) for place, chance in zip(places, found, strict=True)}
+
+
+def _near_front(complete: Sequence[Row], front: Sequence[Row], chances: Mapping[int, float]) -> list[Document]:
+    """The trials beside the front whose chance to be on it is at least that of its least likely member, the likeliest first."""
+    members = {row["trial"] for row in front}
+    least = min((chances[trial] for trial in members if trial in chances), default=1.0)
+    others = [row for row in complete if row["trial"] not in members and chances.get(row["trial"], 0.0) >= least]
+    near = sorted(others, key=lambda row: (-chances[row["trial"]], row["trial"]))[:MOST_LISTED]
+    return [{**_row_document(row), "front_chance": chances[row["trial"]]} for row in near]
 
 
 def _row_document(row: Row) -> Row:

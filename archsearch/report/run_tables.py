@@ -40,6 +40,7 @@ _STATES = {
 }
 _MARKS = (
     "score: standard error behind +-, = ties with the first row, ? on the front by no more than noise. "
+    "on front: the chance to be there, by the noise of the scores alone. "
     "img/s: ~ blocks spread more than the protocol allows, ! the reference drifted meanwhile, "
     f"* timed again at the end, its ratio to the reference was over {Protocol.drift_limit:.0%} away."
 )
@@ -139,11 +140,22 @@ def _reliability(document: Document) -> Iterator[str]:
         *_resolution(document),
         *([again_sentence(document["again"])] if document["again"] else []),
         *([predicted_sentence(document["predicted"])] if document["predicted"] else []),
+        *map(taken_sentence, document["taken_from"]),
         *_transfer(document),
         *([audit_sentence(document)] if document["score"]["proxy_id"] else []),
     ]
     if sentences:
         yield "\n".join(sentences)
+
+
+def taken_sentence(taken: Document) -> str:
+    """What was taken from an earlier run, and how well its scores order this run's."""
+    used = f"{taken['timings']} timings and {taken['scores']} scores of {taken['folder']} used again"
+    order = taken["order"]
+    if order is None:
+        return f"{used}; too few scores to tell how well it orders this run's trials."
+    number = f"{order['trials']} trials measured here"
+    return f"{used}; its scores order this run's {number} by tau {order['tau']:.2f} +-{order['standard_error']:.2f}."
 
 
 def _transfer(document: Document) -> Iterator[str]:
@@ -165,6 +177,9 @@ def _resolution(document: Document) -> Iterator[str]:
         ]
         count = f"{len(open_rows)} of {len(front)} may be dominated within measurement noise"
         yield f"Not resolved, {count}: {format_names(words, _NAMES_SHOWN, '; ')}."
+    if document["near_front"]:
+        near = [f"{row['trial']} ({row['front_chance']:.0%})" for row in document["near_front"]]
+        yield f"Beside the front, but no less likely to be on it than its least likely member: trials {format_names(near, _NAMES_SHOWN)}."
     if document["score"]["training_sd"] is not None:
         yield f"Scores of one architecture differ from seed to seed by a standard deviation of {document['score']['training_sd']:.3f}."
 
@@ -219,8 +234,10 @@ def front_table(document: Document) -> Group:
     extra = [name for name in _EXTRA if name in document["objectives"]]
     front, shown = document["front"], _some_members(document)
     with_seeds = any(row["proxy_score_mean"] is not None for row in shown)
-    rows = [_front_row(row, front[0], extra, with_seeds=with_seeds) for row in shown]
-    columns = ["trial", "score", *(["mean over seeds"] if with_seeds else []), "img/s", "params", "MACs"]
+    with_chances = any(row["front_chance"] is not None for row in shown)
+    rows = [_front_row(row, front[0], extra, with_seeds=with_seeds, with_chances=with_chances) for row in shown]
+    columns = ["trial", "score", *(["mean over seeds"] if with_seeds else []), *(["on front"] if with_chances else [])]
+    columns += ["img/s", "params", "MACs"]
     columns += [*(_EXTRA[name] for name in extra), "architecture"]
     title = f"Front of {len(front)} ({words})"
     if len(shown) < len(front):
@@ -241,7 +258,9 @@ def _some_members(document: Document) -> list[Document]:
     return [front[place] for place in sorted(best | even)]
 
 
-def _front_row(row: Document, first: Document, extra: Sequence[str], *, with_seeds: bool) -> list[str]:
+def _front_row(
+    row: Document, first: Document, extra: Sequence[str], *, with_seeds: bool, with_chances: bool
+) -> list[str]:
     figures = {"latency_ms": text(row["latency_ms"], ".1f"), "peak_memory_bytes": memory_text(row["peak_memory_bytes"])}
     seeds = "-"
     if row["proxy_score_mean"] is not None:
@@ -250,6 +269,7 @@ def _front_row(row: Document, first: Document, extra: Sequence[str], *, with_see
         str(row["trial"]),
         score_text(row) + ("=" if first["trial"] in row["score_ties"] else "") + ("?" if row["unresolved_by"] else ""),
         *([seeds] if with_seeds else []),
+        *([text(row["front_chance"], ".0%")] if with_chances else []),
         rate_text(row),
         format_count(row["params"]),
         format_count(row["macs"]),

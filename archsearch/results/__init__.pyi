@@ -1,3 +1,4 @@
+from .chances import FrontChances, mean_score, number_of_seeds, training_variance
 from .files import (
     damage_is_an_error,
     read_front,
@@ -68,6 +69,7 @@ __all__ = [
     "SEED_COLUMNS",
     "TRIALS_FILE",
     "Direction",
+    "FrontChances",
     "Limit",
     "LiveFront",
     "Row",
@@ -82,8 +84,10 @@ __all__ = [
     "latest_identity",
     "latest_run",
     "limits_of",
+    "mean_score",
     "minimised",
     "missing_words",
+    "number_of_seeds",
     "outside",
     "ranked",
     "read_front",
@@ -93,6 +97,7 @@ __all__ = [
     "run_state",
     "study_name",
     "timed_front",
+    "training_variance",
     "trial_ranks",
     "write_front",
     "write_manifest",

@@ -121,6 +121,7 @@ SCHEMA = pa.schema(
         pa.field("activations", pa.int64()),
         pa.field("outside", pa.string()),
         pa.field("train_memory_bytes", pa.int64()),
+        pa.field("taken_from", pa.string()),
     ]
 )
 # Grows by one when a column is added or gets another meaning; null in files from before there was one.
@@ -150,6 +151,7 @@ MEASURED_COLUMNS = frozenset(SCHEMA.names[SCHEMA.names.index("throughput_img_s")
     "other_cores",
     "activations",
     "outside",
+    "taken_from",
     *RUNG_COLUMNS,
     *SEED_COLUMNS,
     *RUN_COLUMNS,

@@ -1,11 +1,12 @@
 """Samplers for Optuna: one that knows the costs of its candidates beforehand, for any study, and those of a run, which stay inside its band."""
 
 from archsearch.samplers.base import with_changed
+from archsearch.samplers.donor_model import FEWEST_SCORES, ArchDonor, DonorModel
 from archsearch.samplers.in_band import InBandSampler, Proposal, always_asked
 from archsearch.samplers.inputs import Inputs
 from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.make import KNOWN_COST, SAMPLERS, PredictThroughput, check_sampler, make_sampler
-from archsearch.samplers.observations import CURVE, MEASURED
+from archsearch.samplers.observations import CURVE, MEASURED, STANDARD_ERRORS
 from archsearch.samplers.pool import Pool, TablePool
 from archsearch.samplers.rerank import FEATURES
 from archsearch.samplers.space_pool import DESCRIBED, params_in_space
@@ -14,9 +15,13 @@ __all__ = [
     "CURVE",
     "DESCRIBED",
     "FEATURES",
+    "FEWEST_SCORES",
     "KNOWN_COST",
     "MEASURED",
     "SAMPLERS",
+    "STANDARD_ERRORS",
+    "ArchDonor",
+    "DonorModel",
     "InBandSampler",
     "Inputs",
     "KnownCostSampler",

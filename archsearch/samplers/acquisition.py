@@ -63,6 +63,8 @@ class Acquisition:
         points = np.zeros((len(complete) + len(pending), self._width))
         points[:, self._known] = stack_costs([*complete, *pending], known)
         for index, model in models.items():
+            # As measured: posterior means of noisy values in their place won 0.003 +- 0.003 of the true hypervolume on the noisy table of hybrids, and
+            # lost 0.007 +- 0.003 on NAS-Bench-201's CIFAR-100 with the accuracy of one training (100 evaluations).
             measured = model.scale(np.array([row.values[index] for row in complete]))
             points[:, index] = np.concatenate((measured, model.pending_values))
         self._points = points[np.all(np.isfinite(points), axis=1)]

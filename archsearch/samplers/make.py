@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from archsearch.errors import UserError, did_you_mean
 from archsearch.metrics import Array
+from archsearch.samplers.donor_model import ArchDonor
 from archsearch.samplers.encoding import numeric_values
 from archsearch.samplers.in_band import InBandSampler, Proposal
 from archsearch.samplers.inputs import Inputs, JoinedInputs
@@ -43,12 +44,14 @@ def make_sampler(
     features: Callable[[Arch], Mapping[str, float]] | None = None,
     inputs: Inputs | None = None,
     scores: Mapping[str, Callable[[Arch], float]] | None = None,
+    donors: Sequence[ArchDonor] = (),
 ) -> InBandSampler:
     """The sampler of that name inside `bounds`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
 
     The known-cost sampler also needs the study's `objectives`. `predict`, where a trusted calibration exists, gives images/s of an architecture at
     `batch_size`; `features` gives numbers of an architecture, and is called for the best few candidates only. Numbers for every candidate: `inputs` of its
-    parameters in the space's names, and `scores` of the architecture, each an estimate of the proxy score that takes microseconds, or nan.
+    parameters in the space's names, and `scores` of the architecture, each an estimate of the proxy score that takes microseconds, or nan; `donors` predict it
+    from earlier runs.
     """
     check_sampler(name)
     if name == KNOWN_COST:
@@ -63,6 +66,7 @@ def make_sampler(
             features=features,
             inputs=inputs,
             scores=scores,
+            donors=donors,
         )
     return InBandSampler(BASES[name], space, bounds, seed, already)
 
@@ -83,6 +87,7 @@ class KnownCostInBand(InBandSampler):
         features: Callable[[Arch], Mapping[str, float]] | None = None,
         inputs: Inputs | None = None,
         scores: Mapping[str, Callable[[Arch], float]] | None = None,
+        donors: Sequence[ArchDonor] = (),
     ) -> None:
         super().__init__(BASES["random"], space, bounds, seed, already)
         self._pool = SpacePool(space, bounds, seed)
@@ -94,7 +99,11 @@ class KnownCostInBand(InBandSampler):
             already=already,
             describe=_described_params,
             features=None if features is None else partial(_features_of, self._pool, features),
-            inputs=_join(inputs, _ArchScores(self._pool, scores) if scores else None),
+            inputs=_join(
+                inputs,
+                _ArchScores(self._pool, scores) if scores else None,
+                _DonorScores(self._pool, donors) if donors else None,
+            ),
             # A space's numbers are sizes.
             ordered={
                 name: True for name, found in self._pool.distributions.items() if numeric_values(found) is not None
@@ -120,6 +129,19 @@ class _ArchScores:
     def __call__(self, candidates: Sequence[Params]) -> Array:
         archs = [self._pool.arch(params) for params in candidates]
         return np.array([[score(arch) for score in self._scores.values()] for arch in archs])
+
+
+class _DonorScores:
+    """What earlier runs predict for candidates, as inputs: an estimate of the proxy score by each."""
+
+    def __init__(self, pool: SpacePool, donors: Sequence[ArchDonor]) -> None:
+        self._pool, self._donors = pool, list(donors)
+        self.names = tuple(f"donor {place}" for place in range(len(donors)))
+        self.estimates = frozenset(self.names)
+
+    def __call__(self, candidates: Sequence[Params]) -> Array:
+        archs = [self._pool.arch(params) for params in candidates]
+        return np.column_stack([donor.predict(archs) for donor in self._donors])
 
 
 def _join(*parts: Inputs | None) -> Inputs | None:

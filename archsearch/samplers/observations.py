@@ -18,6 +18,8 @@ from archsearch.samplers.pool import Params, Pool
 PROPOSAL = "known_cost:params"
 # User attributes of trials that were stopped early: {"steps": score}, and {"index of an objective": value} of what was measured before.
 CURVE, MEASURED = "learning_curve", "measured"
+# User attribute of any trial: {"index of an objective": standard error of its value}, which the model of that objective takes as known.
+STANDARD_ERRORS = "standard_errors"
 FIXED = "fixed_params"  # Optuna's name for what was enqueued
 # The ridge that pulls the slope towards 1 weighs as much as this many pairs of usual spread.
 _SHRINKAGE = 4.0
@@ -27,7 +29,7 @@ Curve = Mapping[int, float]  # score by steps
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """One trial. `values`: minimised, nan where unknown; `variances`: of the values that are inferred, by index of the objective.
+    """One trial. `values`: minimised, nan where unknown; `variances`: of the errors of values that are noisy or inferred, by index of the objective.
 
     `is_fitted`: hyperparameters are fitted to this one and those like it; where no trial has it, to the first ones.
     """
@@ -158,12 +160,16 @@ def _read(
     if trial.state == TrialState.COMPLETE:
         values = tuple(sign * value for sign, value in zip(directions, trial.values, strict=True))
         params = describe(trial) if key is None else params
-        row = Observation(number=trial.number, params=params, state=trial.state, values=values)
+        row = Observation(
+            number=trial.number, params=params, state=trial.state, values=values, variances=_variances(trial)
+        )
     elif trial.state in (TrialState.RUNNING, TrialState.PRUNED) and key is not None:
         found = _measured(trial, directions)
         found |= dict(zip(costs.known, costs.get(key, params, directions), strict=True))
         values = tuple(found.get(index, math.nan) for index in range(len(directions)))
-        row = Observation(number=trial.number, params=params, state=trial.state, values=values)
+        row = Observation(
+            number=trial.number, params=params, state=trial.state, values=values, variances=_variances(trial)
+        )
     curve = {} if curve_of is None else _curve(trial.user_attrs.get(CURVE), directions[curve_of])
     return Read(trial=trial, key=key, row=row, curve=curve)
 
@@ -217,14 +223,25 @@ def _front(rows: Sequence[Observation], complete: Sequence[int]) -> list[int]:
 
 
 def _measured(trial: FrozenTrial, directions: Sequence[int]) -> dict[int, float]:
-    """The user attribute MEASURED by index of the objective, minimised; entries of another form are left out."""
-    attribute = trial.user_attrs.get(MEASURED)
+    """The user attribute MEASURED by index of the objective, minimised."""
+    found = _by_objective(trial, MEASURED)
+    return {index: directions[index] * value for index, value in found.items() if index < len(directions)}
+
+
+def _variances(trial: FrozenTrial) -> dict[int, float]:
+    """The squares of the user attribute STANDARD_ERRORS by index of the objective."""
+    return {index: error**2 for index, error in _by_objective(trial, STANDARD_ERRORS).items() if math.isfinite(error)}
+
+
+def _by_objective(trial: FrozenTrial, name: str) -> dict[int, float]:
+    """A user attribute by index of the objective; entries of another form are left out."""
+    attribute = trial.user_attrs.get(name)
     if not isinstance(attribute, Mapping):
         return {}
     return {
-        int(index): directions[int(index)] * float(value)
+        int(index): float(value)
         for index, value in attribute.items()
-        if str(index).isdecimal() and int(index) < len(directions) and isinstance(value, int | float)
+        if str(index).isdecimal() and isinstance(value, int | float)
     }
 
 
@@ -251,7 +268,9 @@ def _with_curves(rows: Iterable[Observation], every: Sequence[Read], curve_of: i
         )
         found = infer(curves[row.number]) if is_open else None
         if found is not None:
-            rows[place] = replace(row.with_value(curve_of, found.value), variances={curve_of: found.variance})
+            rows[place] = replace(
+                row.with_value(curve_of, found.value), variances={**row.variances, curve_of: found.variance}
+            )
     return rows
 
 

@@ -169,7 +169,9 @@ def _hyperparameters(
 ) -> Hyperparameters:
     """Hyperparameters fitted to some rows on their own scales: they depend on nothing but the study."""
     first = [row for row in rows if row.is_fitted] or _first(rows)
-    content = tuple((row.number, *row.pick_values((objective, *known))) for row in first)
+    content = tuple(
+        (row.number, *row.pick_values((objective, *known)), row.variances.get(objective, 0.0)) for row in first
+    )
     key = (objective, *known, *encoder.names, *encoder.pairs, *(() if slopes is None else slopes), content)
     if key not in cache:
         if len(cache) >= _MOST_REMEMBERED:

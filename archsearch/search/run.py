@@ -18,6 +18,7 @@ from archsearch.proxy import Profile, ProxyTask, choose_profile
 from archsearch.results import DEVICE_OBJECTIVES, Row, compile_error
 from archsearch.samplers import check_sampler
 from archsearch.search.config import RunConfig, make_bounds, make_settings
+from archsearch.search.earlier_runs import read_donors
 from archsearch.search.engine.driver import Driver
 from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.time_left import TimeLeft
@@ -70,6 +71,7 @@ class RunRequest:
     stall_s: float | None = None  # inf: never; None: by phase
     ray: str | None = None  # address of a Ray cluster that evaluates, None: this machine does
     device_class: str | None = None
+    earlier_runs: tuple[Path, ...] = ()  # folders of runs to take figures from
 
 
 class Listen(Protocol):
@@ -210,6 +212,7 @@ def carry_out(
     calibration = None if request.ray else find_predictor(request.results_root, config.measurement, say)
     predictor = None if calibration is None else RankedPredictor(calibration)
     predict = predictor.predict if predictor else None
+    donors = read_donors(request.earlier_runs, config, folder)
     patience_s = request.storage_patience_s
     # Before the run's folder is made: a cluster that cannot work on it leaves nothing behind.
     cluster = None if request.ray is None else _ray_workers(request, config, say)
@@ -217,7 +220,7 @@ def carry_out(
         if cluster is not None:
             stack.callback(cluster.close)
         store = stack.enter_context(
-            open_run(folder, config, request.storage, predict=predict, patience_s=patience_s, say=say)
+            open_run(folder, config, request.storage, predict=predict, donors=donors, patience_s=patience_s, say=say)
         )
         config = store.config
         for notice in store.notices:
@@ -304,7 +307,7 @@ def _measure_here(
 ) -> None:
     """Tell the store where it times from now on, if it has timings or predictions to compare with, and say which it cannot rank with those."""
     timed = [row for row in store.rows() if row["throughput_id"] is not None]
-    if not timed and predictor is None:
+    if not timed and predictor is None and not store.donors:
         return  # before the device's name is read, which initialises CUDA
     measurement = store.config.measurement
     if cluster is not None:

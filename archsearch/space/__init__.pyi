@@ -5,6 +5,7 @@ from .grammar import format_value
 from .papers import REFERENCE, choose_papers, paper, paper_space, reference_arch
 from .shipped import paper_names, paper_table, spaces_folder
 from .space import Space, load_space
+from .spectral import layer_spectral_capacity, spectral_capacity
 from .stages import Stage
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "draw",
     "extremes",
     "format_value",
+    "layer_spectral_capacity",
     "load_space",
     "mutate",
     "paper",
@@ -36,5 +38,6 @@ __all__ = [
     "register_files",
     "repair",
     "spaces_folder",
+    "spectral_capacity",
     "stored_block_files",
 ]

@@ -4,6 +4,8 @@ Usage: python tests/benchmarks/hybrid_table.py train WORK   (any number of these
        python tests/benchmarks/hybrid_table.py time WORK    (one, on a quiet core: about 2 s a hybrid)
        python tests/benchmarks/hybrid_table.py write WORK [--out FILE]
 
+With `--table hybrid_table_2` the same at a smaller budget: 75 hybrids whose second stage has one block instead of two.
+
 WORK is a folder for what is finished so far; after an interruption the same commands go on. Small copies (32 px, widths 1/4) are trained on the embedded
 Fashion-MNIST at batch 32 with the shipped recipe, and scored on the way at each rung; throughput is that of the whole hybrid at 224 px, one thread.
 """
@@ -12,7 +14,8 @@ import argparse
 import json
 import os
 import random
-from collections.abc import Iterator, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,21 +27,26 @@ import torch
 from archsearch import build, load_space
 from archsearch.device import conditions, use_cpu
 from archsearch.proxy import ProxyTask, Training, load_profile, shrink
-from archsearch.space import Arch
+from archsearch.space import Arch, Space
 from archsearch.throughput import Protocol, measure
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPACE, TABLE = DATA / "hybrid_table.toml", DATA / "hybrid_table.parquet"
+NUM_SMALLER = 75  # hybrids of the second table
 RUNGS = (12, 48, 96)  # steps
 SECOND_SEED_SHARE = 0.1
 BATCH_SIZE = 2  # of the timing
 
 Params = dict[str, Any]
+Hybrids = Sequence[tuple[Params, Arch]]
 
 
-def every() -> list[tuple[Params, Arch]]:
+def every() -> Hybrids:
     """All hybrids of the space in a fixed, shuffled order, so that what is finished early is a sample of all."""
-    space = load_space(SPACE)
+    return _every(load_space(SPACE))
+
+
+def _every(space: Space) -> list[tuple[Params, Arch]]:
     names = space.parameters()
     found: list[tuple[Params, Arch]] = []
     for index in range(space.size):
@@ -49,6 +57,16 @@ def every() -> list[tuple[Params, Arch]]:
         found.append((params, space.sample(lambda name, choices, params=params: params[name])))  # type: ignore[misc]  # a default that binds
     random.Random(0).shuffle(found)
     return found
+
+
+def smaller() -> Hybrids:
+    """Hybrids of the second table: the same space with one block less in its second stage, some of them in the same order."""
+    document = tomllib.loads(SPACE.read_text())
+    document["stages"][1]["depth"] = 1
+    return _every(Space(document, "hybrid_table_2"))[:NUM_SMALLER]
+
+
+TABLES: dict[str, Callable[[], Hybrids]] = {"hybrid_table": every, "hybrid_table_2": smaller}
 
 
 def claimed(work: Path, names: Sequence[str]) -> Iterator[tuple[int, Path]]:
@@ -79,9 +97,8 @@ def _keep(path: Path, document: dict[str, Any]) -> None:
     print(path.name, document, flush=True)
 
 
-def train(work: Path) -> None:
+def train(hybrids: Hybrids, work: Path) -> None:
     """Learning curves: an own, fully annealed training for each rung."""
-    hybrids = every()
     second = round(SECOND_SEED_SHARE * len(hybrids))
     tasks = [(index, 0) for index in range(len(hybrids))] + [(index, 1) for index in range(second)]
     task = ProxyTask.resolve(load_profile("fashion-mnist"))
@@ -96,9 +113,9 @@ def train(work: Path) -> None:
         _keep(path, {"params": params, "seed": seed, "curve": curve})
 
 
-def time_all(work: Path) -> None:
+def time_all(hybrids: Hybrids, work: Path) -> None:
     """Throughput of every hybrid, each against the cheapest of them, which is timed between its blocks."""
-    hybrids, device = every(), torch.device("cpu")
+    device = torch.device("cpu")
     reference = build(min((arch for _, arch in hybrids), key=lambda arch: arch.cost().macs))
     protocol = replace(
         Protocol.for_device(device, batch_size=BATCH_SIZE), warmup_s=0.1, min_blocks=5, max_s=0.4, block_s=0.03
@@ -116,16 +133,18 @@ def time_all(work: Path) -> None:
         )
 
 
-def write(work: Path, out: Path) -> None:
-    """One row for each hybrid, seed and rung; costs and throughput repeated in each."""
+def write(hybrids: Hybrids, work: Path, out: Path) -> None:
+    """One row for each hybrid, seed and rung; costs and throughput repeated in each. Names that a hybrid lacks are null."""
     rows = []
-    for params, arch in every():
+    names = dict.fromkeys(name for params, _ in hybrids for name in params)
+    for params, arch in hybrids:
         cost, timed = arch.cost(), json.loads((work / f"time-{arch.arch_id}.json").read_text())
         for path in sorted(work.glob(f"train-{arch.arch_id}-*.json")):
             found = json.loads(path.read_text())
             for point in found["curve"]:
                 rows.append(
                     {
+                        **names,
                         **params,
                         "arch_id": arch.arch_id,
                         "macs": cost.macs,
@@ -155,15 +174,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("train", "time", "write"))
     parser.add_argument("work", type=Path)
-    parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--table", choices=list(TABLES), default="hybrid_table")
+    parser.add_argument("--out", type=Path, help="default: tests/data/TABLE.parquet")
     options = parser.parse_args()
     use_cpu(1, None)
+    hybrids = TABLES[options.table]()
     if options.task == "train":
-        train(options.work)
+        train(hybrids, options.work)
     elif options.task == "time":
-        time_all(options.work)
+        time_all(hybrids, options.work)
     else:
-        write(options.work, options.out)
+        write(hybrids, options.work, options.out or DATA / f"{options.table}.parquet")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from archsearch.metrics import hypervolume, is_dominated
 from archsearch.search import Curve, RungScore
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "hybrid_table.parquet"
+SECOND_TABLE = TABLE.with_name("hybrid_table_2.parquet")  # another space and budget
 _FIGURES = (
     "arch_id macs params throughput_img_s throughput_iqr throughput_ratio seed steps train_images score standard_error train_loss train_s"
 ).split()
@@ -96,7 +97,7 @@ def front(rows: Sequence[Hybrid]) -> list[bool]:
 def _hybrid(curve: Sequence[dict[str, Any]]) -> Hybrid:
     first = curve[0]
     return Hybrid(
-        choices={name: value for name, value in first.items() if name not in _FIGURES},
+        choices={name: value for name, value in first.items() if name not in _FIGURES and value is not None},
         params=first["params"],
         throughput_img_s=first["throughput_img_s"],
         scores=tuple(RungScore(value=point["score"], standard_error=point["standard_error"]) for point in curve),

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
+from archsearch.metrics import is_dominated
+
 Params = dict[str, Any]
 REFERENCE = 1.1
 
@@ -18,6 +20,9 @@ REFERENCE = 1.1
 @dataclass(frozen=True, kw_only=True)
 class TableProblem:
     """`values` (N, M) in the order of `candidates`; `known`: columns that a sampler may know beforehand.
+
+    Where evaluations are noisy `values` are the true ones: `observe` gives those of a row's evaluation in the search of a seed, and `standard_error` the
+    known part of the first one's error.
 
     `suggest` asks a trial for a candidate's names; by default for all of them, which is right where every candidate has the same names and every
     combination of values is in the table.
@@ -29,6 +34,8 @@ class TableProblem:
     directions: tuple[Literal["minimize", "maximize"], ...]
     known: tuple[int, ...] = ()
     suggest: Callable[[Trial], Params] | None = None
+    observe: Callable[[int, int], NDArray[np.float64]] | None = None
+    standard_error: Callable[[int], float] | None = None
 
     @cached_property
     def distributions(self) -> dict[str, CategoricalDistribution]:
@@ -56,6 +63,15 @@ class TableProblem:
     def _value(self, column: int, params: Params) -> float:
         return float(self.values[self.row(params), column])
 
+    def evaluate(self, row: int, seed: int) -> NDArray[np.float64]:
+        """What an evaluation of a row gives in the search of this seed; the same each time."""
+        return np.asarray(self.values[row] if self.observe is None else self.observe(row, seed))
+
+    def chosen(self, rows: Sequence[int], seed: int) -> list[int]:
+        """Those of the rows that are on the front by their evaluations."""
+        values = np.array([self.evaluate(row, seed) for row in rows]) * self._signs
+        return [row for row, is_out in zip(rows, is_dominated(values), strict=True) if not is_out]
+
     def share(self, rows: Sequence[int]) -> float:
         """Hypervolume of these rows over that of the whole table: objectives minimised, min-max scaled over the table, reference 1.1."""
         return self._volume(self._scaled[list(rows)]) / self._full
@@ -66,9 +82,13 @@ class TableProblem:
 
     @cached_property
     def _scaled(self) -> NDArray[np.float64]:
-        signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in self.directions])
-        low, high = (self.values * signs).min(axis=0), (self.values * signs).max(axis=0)
-        return np.asarray((self.values * signs - low) / (high - low))
+        values = self.values * self._signs
+        low, high = values.min(axis=0), values.max(axis=0)
+        return np.asarray((values - low) / (high - low))
+
+    @property
+    def _signs(self) -> NDArray[np.float64]:
+        return np.array([-1.0 if direction == "maximize" else 1.0 for direction in self.directions])
 
     @cached_property
     def _full(self) -> float:

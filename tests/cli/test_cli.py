@@ -375,6 +375,7 @@ RUN = ("run", "--budget", "4.5GFLOPs", "--papers", "davit_tiny,van_b2", "--trial
         (["--papers", ","], ["--papers", "nearest"]),
         (["--data", "nowhere"], ["nowhere", "no such folder"]),
         (["--storage", "nonsense"], ["--storage", "postgresql://"]),
+        (["--from", "nowhere"], ["--from", "nowhere", "holds no run"]),
         (["--rungs", "4,1"], ["--rungs", "'4,1'", "1,4,16"]),
         (["--rungs", "1,x"], ["--rungs", "'1,x'", "1,4,16"]),
         (["--rungs", "1,4", "--no-rungs"], ["--rungs", "'1,4'", "--no-rungs"]),

@@ -149,6 +149,7 @@ MEASURING = [
     "archsearch.throughput.bench_document",
     "archsearch.throughput.calibration.calibrate.calibrate",
     "archsearch.proxy.audit.audit.audit",
+    "archsearch.proxy.audit.against_timm.audit_against_timm",
     "archsearch.report.score_list",
     "archsearch.models.recount_all",
 ]

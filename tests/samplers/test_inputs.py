@@ -4,7 +4,7 @@ import math
 import pickle
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -35,7 +35,9 @@ class Given:
         return np.array([[self.values["".join(row.values())]] for row in candidates])
 
 
-def search(trials: int, inputs: Any, seed: int = 0, direction: str = "maximize") -> list[str]:
+def search(
+    trials: int, inputs: Any, seed: int = 0, direction: Literal["maximize", "minimize"] = "maximize"
+) -> list[str]:
     """The names of what was tried."""
     sampler = KnownCostSampler({}, TABLE, seed, inputs=inputs)
     study = optuna.create_study(direction=direction, sampler=sampler)

@@ -18,7 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
 from archsearch.errors import UserError
-from archsearch.samplers import KnownCostSampler, TablePool
+from archsearch.samplers import STANDARD_ERRORS, KnownCostSampler, TablePool
 from archsearch.samplers.candidates import Costs
 from archsearch.samplers.observations import read_observations
 
@@ -230,6 +230,27 @@ def test_what_was_measured_of_a_stopped_trial_counts_and_a_known_cost_is_not_tak
         first, second = read_observations(study, pool, Costs(known), None, number=2).rows
         assert first.values == expected  # minimised: the first objective is maximised
         assert math.isnan(second.values[0])
+
+
+def test_a_good_score_of_a_large_standard_error_is_not_followed() -> None:
+    """One small candidate without a mixer has the best score of all, which only a sampler that takes it at its word explores further."""
+
+    def blocks_proposed(standard_error: float) -> list[str]:
+        study, rows = study_of(sampler_of(seed=1)), random.Random(3).sample(every(), 24)
+        lucky = next(row for row in rows if row["block"] == "mlp" and row["depth"] <= 3)
+        for params in rows:
+            found, error = (25.0, standard_error) if params is lucky else (score(params), 0.1)
+            distributions: dict[str, BaseDistribution] = {name: _distribution(name) for name in params}
+            attributes = {STANDARD_ERRORS: {"0": error, "9": 1.0, "x": 2.0}}
+            values = [found, cost(params)]
+            study.add_trial(
+                create_trial(params=params, distributions=distributions, values=values, user_attrs=attributes)
+            )
+        run(study, 4)
+        return [trial.params["block"] for trial in study.trials[-4:]]
+
+    assert blocks_proposed(0.1) == ["mlp"] * 4
+    assert "mlp" not in blocks_proposed(30.0)
 
 
 @pytest.mark.slow

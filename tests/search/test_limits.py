@@ -7,10 +7,12 @@ from typing import Any
 
 import optuna
 import pytest
+from click.testing import CliRunner
 from support.runs import FIXED, make_config, make_rung_config, run
 from support.stub_evaluators import fraction, measure, noted, written
 
 from archsearch import results
+from archsearch.cli import main
 from archsearch.errors import UserError
 from archsearch.results import Limit
 from archsearch.samplers import KnownCostSampler
@@ -27,7 +29,15 @@ NUMBER = 12
 def records(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run, null as None."""
     frame = results.read_trials(folder).astype(object)
-    return list(frame.where(frame.notna(), None).to_dict("records"))
+    rows = frame.where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def report(folder: Path) -> str:
+    """What `archsearch report` prints of a run, in one line."""
+    found = CliRunner().invoke(main, ["report", str(folder)], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    return " ".join(found.output.split())
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +82,15 @@ def test_the_front_holds_only_what_keeps_all_limits(limited: Path) -> None:
     assert set(front[front["front_name"] == "objectives"]["trial"]) == best
     assert not set(front["trial"]) - {trial for trial, *_ in inside}
     assert {row["trial"] for row in rows if row["front"] == 0} == best
+
+
+def test_the_report_says_what_is_outside(limited: Path) -> None:
+    rows, text = records(limited / "run"), report(limited / "run")
+    assert "band 4.28G to 4.72G, latency_ms up to 3 ms, proxy_score from 0.5; of 14 trials" in text
+    low = sum(row["outside"] is not None and row["state"] == "complete" and not row["is_fixed"] for row in rows)
+    assert low, "a candidate below the least score"
+    assert f"{low} complete candidate{'s are' if low > 1 else ' is'} outside a limit" in text
+    assert "which saved" in text or "and limits that saved" in text
 
 
 def test_constraints_are_in_the_study_for_any_sampler(limited: Path) -> None:
@@ -134,6 +153,7 @@ def test_any_budget_draws_from_the_whole_space(tmp_path: Path) -> None:
     assert max(macs) > 1.5 * min(macs)
     assert default_name(config, config.space).startswith("hybrid-any-")
     assert results.read_manifest(tmp_path / "run")["band"] is None
+    assert "hybrid at any MACs; of 10 trials 10 complete" in report(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["known-cost", "tpe", "nsga2", "gp"])

@@ -190,6 +190,36 @@ def test_bad_data_is_one_sentence_and_leaves_no_run(space: Path, tmp_path: Path)
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("_short_timings")
+def test_a_real_run_takes_the_figures_of_an_earlier_one(space: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    one = ("--sampler", "random", "--workers", "1", "--no-rungs", "--no-recheck")
+    assert run(space, old, "--trials", "1", *one).exit_code == 0
+    before = pd.read_parquet(old / "trials.parquet")
+    # The same seed draws the same first candidate.
+    done = run(space, new, "--trials", "2", *one, "--from", str(old))
+    assert done.exit_code == 0, done.output
+    rows = pd.read_parquet(new / "trials.parquet")
+    figures = ["arch_id", "proxy_score", "proxy_id", "throughput_img_s", "throughput_id", "macs_fvcore", "conditions"]
+    assert rows.loc[0, figures].to_dict() == before.loc[0, figures].to_dict()
+    assert json.loads(rows.taken_from[0]) == dict.fromkeys(("count", "throughput", "proxy"), "old:0")
+    assert pd.isna(rows.taken_from[1])
+    assert (rows.seconds_proxy[0], rows.seconds_throughput[0]) == (0, 0)
+    assert rows.seconds_proxy[1] > 0
+    said = " ".join(done.output.split())
+    assert f"took the figures of 1 trials from {old}; they are kept in this run" in said
+    assert "throughput from old:0, score from old:0" in said
+    assert "1 timings and 1 scores of" in said
+
+    itself = run(space, new, "--trials", "2", *one, "--from", str(new))
+    assert itself.exit_code == 2
+    assert "is the run itself" in itself.output
+    shutil.rmtree(old)
+    again = run(space, new, "--trials", "2", *one, "--from", str(old))
+    assert again.exit_code == 0, again.output
+    pd.testing.assert_frame_equal(pd.read_parquet(new / "trials.parquet"), rows)
+
+
 @pytest.mark.slow
 def test_images_exchanged_under_a_run_fail_the_trial_and_copies_do_not(tmp_path: Path) -> None:
     arch = Space(tomllib.loads(SPACE), "tiny.toml", SPACE).sample(lambda name, choices: choices[0])

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from archsearch.results import Row
 from archsearch.search import Driver, Job, Pool, ProcessWorker, RunConfig, State, Tally, Workers, open_run
+from archsearch.search.earlier_runs import read_donors
 from archsearch.search.engine.driver import Predictor
 from archsearch.search.engine.workers.base import Emit, Event
 from archsearch.search.engine.workers.process import wait_for_processes
@@ -178,10 +179,12 @@ def run(
     listener: RecordingListener | None = None,
     worker: Workers | None = None,
     stall_s: float | None = None,
+    earlier: Sequence[Path] = (),
 ) -> RecordingListener:
     """A whole run in this process, its evaluations in a real worker unless another is given; `here` are the conditions of the machine that it says to be on."""
     listener = listener or RecordingListener()
-    with open_run(folder, config, storage_url) as store:
+    donors = read_donors(earlier, config, folder)
+    with open_run(folder, config, storage_url, donors=donors) as store:
         if here is not None:
             store.measure_here(here, remeasure=remeasure)
         worker = worker or ProcessWorker(folder / "worker.log", f"support.stub_evaluators:{evaluator}")

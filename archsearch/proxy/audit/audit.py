@@ -17,7 +17,7 @@ from archsearch.proxy.audit.training import train_all
 from archsearch.proxy.audit.verdict import verdict
 from archsearch.proxy.task import ProxyTask, choose_profile, proxy_id
 from archsearch.results import read_manifest, read_rows
-from archsearch.space import choose_papers, register_files, stored_block_files
+from archsearch.space import choose_papers, register_files, spectral_capacity, stored_block_files
 from archsearch.system import Progress, Say, ignore, replace_file, utc_now
 from archsearch.units import stored_size
 from archsearch.version import __version__
@@ -162,7 +162,9 @@ def _training_free(subjects: Sequence[Subject], store: AuditStore) -> dict[str, 
             text = json.dumps(known)
             replace_file(path, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))  # type: ignore[misc]  # a default that binds
     for group in ("papers", "hybrids"):
-        ids = [one.arch.arch_id for one in subjects if one.group == group and known[one.arch.arch_id]]
-        for arch_id, value in zip(ids, training_free.aggregate([known[one] for one in ids]), strict=True):
-            known[arch_id] = {**known[arch_id], "az_nas": float(value)}
+        archs = [one.arch for one in subjects if one.group == group and known[one.arch.arch_id]]
+        values = training_free.aggregate([known[arch.arch_id] for arch in archs])
+        for arch, value in zip(archs, values, strict=True):
+            own = {"az_nas": float(value), "nsc": spectral_capacity(arch)}  # audits of earlier versions lack nsc
+            known[arch.arch_id] = {**known[arch.arch_id], **own}
     return known

@@ -94,7 +94,7 @@ def _against_target(plan: AuditPlan, group: ScoredGroup, records: Mapping[Key, R
     lower = [_judge(f"after {point} steps", curve, target) for point, curve in part.curves.items()][:-1]
     judges = [_judge("proxy", part.full, target), *lower, *_baselines(part, target, free)]
     document = _comparison(part, "top1" if group.group == "papers" else "longer", target, judges)
-    document["minus_params"] = _plain(estimate(_tau_difference, part.full.mean(axis=0), _params(part), target))
+    document["minus_params"] = plain_estimate(estimate(_tau_difference, part.full.mean(axis=0), _params(part), target))
     return [document]
 
 
@@ -109,7 +109,7 @@ def _judge(name: str, scores: Array, target: Array, per_seed: Array | None = Non
     scores = scores[is_scored]
     targets = itertools.repeat(target) if per_seed is None else per_seed[is_scored]
     single = [kendall_tau(row, own) for row, own in zip(scores, targets, strict=False)]
-    found = _plain(estimate(kendall_tau, scores.mean(axis=0), target))
+    found = plain_estimate(estimate(kendall_tau, scores.mean(axis=0), target))
     return {"judge": name, **found, "single": _number(np.mean(single))}
 
 
@@ -121,7 +121,7 @@ def _baselines(group: ScoredGroup, target: Array, free: Free) -> list[Document]:
     for name in free.get(ids[0], {}):
         if name not in series and all(name in free.get(arch_id, {}) for arch_id in ids):
             series[name] = np.array([free[arch_id][name] for arch_id in ids])
-    taus = {name: _plain(estimate(kendall_tau, values, target)) for name, values in series.items()}
+    taus = {name: plain_estimate(estimate(kendall_tau, values, target)) for name, values in series.items()}
     return [{"judge": name, **tau, "single": None} for name, tau in taus.items()]
 
 
@@ -135,7 +135,7 @@ def _comparison(group: ScoredGroup, target: str, values: Array, judges: Sequence
         "target": target,
         "count": len(values),
         "judges": list(judges),
-        "ceiling": _plain(estimate(_mean_pair_tau, *group.full)) if len(group.full) > 1 else None,
+        "ceiling": plain_estimate(estimate(_mean_pair_tau, *group.full)) if len(group.full) > 1 else None,
         "minus_params": None,
     }
 
@@ -191,7 +191,8 @@ def _architecture(plan: AuditPlan, subject: Subject, records: Mapping[Key, Recor
     }
 
 
-def _plain(found: Estimate) -> Document:
+def plain_estimate(found: Estimate) -> Document:
+    """As plain values; None stands for nan."""
     return {name: _number(value) for name, value in asdict(found).items()}
 
 

@@ -66,7 +66,12 @@ def interval(estimate: Document) -> str:
     """`0.42 (95 %: -0.10 to 0.81)`."""
     if estimate["value"] is None:
         return "undefined"
-    return f"{number(estimate['value'])} (95 %: {number(estimate['low'])} to {number(estimate['high'])})"
+    return f"{number(estimate['value'])} (95 %: {interval_ends(estimate)})"
+
+
+def interval_ends(estimate: Document) -> str:
+    """`-0.10 to 0.81`."""
+    return f"{number(estimate['low'])} to {number(estimate['high'])}"
 
 
 def number(value: float | None) -> str:

@@ -7,7 +7,8 @@ complexity, is `Cost.macs`. Changed against the paper: the random gradients of t
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Self
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,21 +16,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 _COMBINED = ("expressivity", "progressivity", "trainability", "macs")
+ChannelDims = Mapping[
+    str, int
+]  # the dimension of the channels in a block's tensors, by name; 1 for blocks that it lacks
+_SECOND: ChannelDims = MappingProxyType({})
 
 
 class BlockSpectra:
     """A context that hooks into the named blocks of a network and keeps the spectral entropy of what they put out."""
 
-    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
-        self._network, self._names = network, names
+    def __init__(self, network: nn.Module, names: Sequence[str], channel_dims: ChannelDims = _SECOND) -> None:
+        self._network, self._names, self._channel_dims = network, names, channel_dims
         self._entropies: dict[str, float] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Self:
         for name in self._names:
 
-            def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                self._entropies[name] = spectral_entropy(to_samples(output.detach()))
+            def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Any, name: str = name) -> None:
+                features = first_tensor(output).detach()
+                self._entropies[name] = spectral_entropy(to_samples(features, self._channel_dims.get(name, 1)))
 
             self._handles.append(self._network.get_submodule(name).register_forward_hook(keep))
         return self
@@ -43,9 +49,15 @@ class BlockSpectra:
         return self._entropies[name]
 
 
-def to_samples(features: Tensor) -> Tensor:
+def first_tensor(value: Any) -> Tensor:
+    """What a block puts out, or the first of several things."""
+    found: Tensor = value[0] if isinstance(value, (tuple, list)) else value
+    return found
+
+
+def to_samples(features: Tensor, channel_dim: int = 1) -> Tensor:
     """(B, C, ...) -> (samples, C): every position of every image, with class and messenger tokens."""
-    return features.flatten(2).transpose(1, 2).flatten(0, 1)
+    return features.movedim(channel_dim, -1).flatten(0, -2)
 
 
 def spectral_entropy(samples: Tensor) -> float:
@@ -80,7 +92,13 @@ def aggregate(candidates: Sequence[Mapping[str, float]], names: Sequence[str] = 
     return np.asarray(np.log(rankdata(values, axis=0) / max(len(values), 1)).sum(axis=1))
 
 
-def trainability(network: nn.Module, names: Sequence[Sequence[str]], images: Tensor, seed: int = 0) -> float:
+def trainability(
+    network: nn.Module,
+    names: Sequence[Sequence[str]],
+    images: Tensor,
+    seed: int = 0,
+    channel_dims: ChannelDims = _SECOND,
+) -> float:
     """Mean over blocks of 2 - s - 1/s, s the largest gain that a block gives a gradient: 0 where it keeps its size, else below 0.
 
     As in the paper, random numbers stand for the gradient at a block's output, and the gain is that of the linear map of channels that best explains the
@@ -90,20 +108,31 @@ def trainability(network: nn.Module, names: Sequence[Sequence[str]], images: Ten
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = _block_inputs(network, [name for stage in names for name in stage], images)
-    values = [_block_trainability(network.get_submodule(name), given, generator) for name, given in inputs.items()]
+    values = [
+        _block_trainability(network.get_submodule(name), call, channel_dims.get(name, 1), generator)
+        for name, call in inputs.items()
+    ]
     return math.fsum(values) / len(values)
 
 
-def _block_inputs(network: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """The input of each block, in the order of the forward pass."""
-    found: dict[str, Tensor] = {}
+class _Call(NamedTuple):
+    """The arguments of a block: its map, and what some blocks of timm get besides."""
+
+    given: Tensor
+    rest: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+def _block_inputs(network: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, _Call]:
+    """The arguments of each block, in the order of the forward pass."""
+    found: dict[str, _Call] = {}
     handles = []
     for name in names:
 
-        def keep(module: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
-            found[name] = given[0].detach().clone()
+        def keep(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], name: str = name) -> None:
+            found[name] = _Call(args[0].detach().clone(), args[1:], named)
 
-        handles.append(network.get_submodule(name).register_forward_pre_hook(keep))
+        handles.append(network.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True))
     with torch.no_grad():
         network(images)
     for handle in handles:
@@ -111,14 +140,14 @@ def _block_inputs(network: nn.Module, names: Sequence[str], images: Tensor) -> d
     return found
 
 
-def _block_trainability(block: nn.Module, given: Tensor, generator: torch.Generator) -> float:
-    given = given.requires_grad_()
-    out: Tensor = block(given)
-    batch, channels, *_ = out.shape
-    before = _orthogonal(out.numel() // channels, channels, generator).to(out.device)
-    probe = before.reshape(batch, -1, channels).transpose(1, 2).reshape(out.shape).to(out.dtype)
+def _block_trainability(block: nn.Module, call: _Call, channel_dim: int, generator: torch.Generator) -> float:
+    given = call.given.requires_grad_()
+    out = first_tensor(block(given.clone(), *call.rest, **call.named))  # a clone, which a block may write into
+    moved = out.movedim(channel_dim, -1)
+    before = _orthogonal(moved.numel() // moved.shape[-1], moved.shape[-1], generator).to(out.device)
+    probe = before.reshape(moved.shape).movedim(-1, channel_dim).to(out.dtype)
     (back,) = torch.autograd.grad(out, given, probe)
-    gain = largest_gain(before, to_samples(back))
+    gain = largest_gain(before, to_samples(back, channel_dim))
     return 2 - gain - 1 / gain if gain > 0 else -math.inf
 
 

@@ -1,7 +1,7 @@
 """NASWOT: how differently an untrained network's activations respond to different images.
 
 Mellor, Turner, Storkey and Crowley, "Neural Architecture Search without Training", ICML 2021, arXiv 2006.04647, section 3. Changed against the paper,
-whose networks have ReLU: a unit's code is the sign of the input of its GELU or ReLU. Only activations on tokens or maps count, since those in
+whose networks have ReLU: a unit's code is the sign of the input of its GELU, ReLU, SiLU or hard swish. Only activations on tokens or maps count, since those in
 CrossFormer's position networks see no image.
 """
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_ACTIVATIONS = ("aten::gelu", "aten::gelu_", "aten::relu", "aten::relu_")
+_ACTIVATIONS = tuple(f"aten::{name}{end}" for name in ("gelu", "relu", "silu", "hardswish") for end in ("", "_"))
 
 
 class _AgreementCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves these untyped
-    """Sums, over all GELU and ReLU calls, in how many units any two images of a batch have the same sign."""
+    """Sums, over all calls of activation functions, in how many units any two images of a batch have the same sign."""
 
     def __init__(self, batch_size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch

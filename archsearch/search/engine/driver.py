@@ -14,7 +14,7 @@ from math import isinf
 from typing import Any, Protocol
 
 from archsearch.errors import RunError
-from archsearch.results import ENDED, Row
+from archsearch.results import ENDED, Row, number_of_seeds
 from archsearch.samplers import Proposal
 from archsearch.search.config import RunConfig
 from archsearch.search.engine.files import RunFiles
@@ -24,7 +24,7 @@ from archsearch.search.engine.promotion import Ending, judge, stages
 from archsearch.search.engine.stalls import Stalls
 from archsearch.search.engine.workers.base import KILLED, Event, Job, Workers
 from archsearch.search.engine.workers.process import LOG_FILE
-from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, SEED_PHASE, TIMING_PHASE
+from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FULL_PHASE, RUNG_PHASE, SEED_PHASE, TIMING_PHASE
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, paper
 from archsearch.system import interruptions
@@ -67,7 +67,7 @@ class Driver:
 
     `fixed` are the models measured first, by name: by default the papers of the configuration. With `recheck` the throughput of the
     front is measured again at the end; with `remeasure` complete trials without a quiet timing of the present identity are timed anew at
-    the start (see `RunStore.measure_here`); with `num_seeds` above 1 the front is trained with that many seeds, the first training counted.
+    the start (see `RunStore.measure_here`); with `num_seeds` above 1 the front is trained with that many seeds in the mean, the first training counted.
     A job whose worker was killed from outside is done again up to `retries` times. One whose phase makes no progress for `stall_s`
     seconds is ended and its trial fails (`inf`: never, None: by what such phases took, see `Stalls`).
     """
@@ -250,7 +250,7 @@ class Driver:
             "trials": trials,
             "anew": anew,
             "again": len(self._front_work.again_left()),
-            "seeds": len(self._front_work.seeds_left()),
+            "seeds": self._front_work.seeds_left(),
         }
 
     # Which trials are evaluated
@@ -345,8 +345,14 @@ class Driver:
         has_rungs = len(self._stages) > 1
         names_phases = has_rungs or FREE_PHASE in self._stages[0]
         for stage, phases in enumerate(self._stages, start=1):
-            if not self._store.phases(row["trial"]).keys() >= set(phases):
-                last = yield phases if names_phases else None
+            done = self._store.phases(row["trial"]).keys()
+            # Where the final score was taken from an earlier run no training is left that could be stopped.
+            is_trained = FULL_PHASE in done
+            left = [
+                phase for phase in phases if phase not in done and not (is_trained and phase.startswith(RUNG_PHASE))
+            ]
+            if left:
+                last = yield left if names_phases else None
                 if "reason" in last:
                     return Ending(reason=last["reason"])
             ending = judge(self._config, self._store, row, stage) if has_rungs else None
@@ -383,18 +389,28 @@ class Driver:
         self._listener.again_finished(now, place, total, last.get("reason", missing))
 
     def _further_seeds(self) -> Iterator[_Task | None]:
-        """The front is trained with further seeds, all of one seed before the next; what fails is tried again by the next run of the same command."""
-        left = self._front_work.seeds_left()
-        for place, (row, number) in enumerate(left, start=1):
-            while row["trial"] in self._tasks:
-                yield None
-            yield _Task(row["trial"], self._train_seed(row, number, place, len(left)))
+        """Trials of the front and near it are trained with further seeds, each chosen by all scores so far.
 
-    def _train_seed(self, row: Row, number: int, place: int, total: int) -> Steps:
+        One whose training fails is left to the next run of the same command.
+        """
+        total, failed = self._front_work.begin_seeds(), set[int]()
+        for place in range(1, total + 1):
+            while (row := self._front_work.next_training(under_way=self._tasks.keys(), without=failed)) is None:
+                if not self._tasks:
+                    return
+                yield None
+            yield _Task(row["trial"], self._train_seed(row, place, total, failed))
+
+    def _train_seed(self, row: Row, place: int, total: int, failed: set[int]) -> Steps:
+        trial, number = row["trial"], number_of_seeds(row)
         self._listener.seed_started(row, place, total)
         last = yield [f"{SEED_PHASE}{number}"]
         self._files.update()
-        self._listener.seed_finished(self._store.row(row["trial"]), place, total, last.get("reason"))
+        now = self._store.row(trial)
+        missing = "the evaluation gave no score" if number_of_seeds(now) == number else None
+        if missing:
+            failed.add(trial)
+        self._listener.seed_finished(now, place, total, last.get("reason", missing))
 
     def _record(self, event: Event) -> None:
         """Store what a phase measured; other events are ignored."""

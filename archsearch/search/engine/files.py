@@ -57,6 +57,7 @@ class RunFiles:
         manifest = {
             **describe(self._config, rows, throughput_id),
             **self._more(),
+            "taken_from": self._store.earlier_runs.documents(rows),
             "storage": self._store.where,
             "study": self._store.study_name,
             "state": state,

@@ -50,7 +50,7 @@ class Listener(Protocol):
         """It was measured, or it failed for `reason`."""
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
-        """A front member is about to be trained with another seed, the `place`-th of `total` such trainings."""
+        """A trial of the front or near it is about to be trained with another seed, the `place`-th of `total` such trainings."""
 
     def seed_finished(self, row: Row, place: int, total: int, reason: str | None) -> None:
         """It was trained, or it failed for `reason`."""

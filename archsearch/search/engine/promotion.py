@@ -47,7 +47,9 @@ def judge(config: RunConfig, store: RunStore, row: Row, stage: int) -> Ending | 
     phases = [phase for stage_phases in stages(config)[:stage] for phase in stage_phases]
     if (ending := _judge_limits(config, store, row, phases[-1])) or phases[-1] in ("count", TIMING_PHASE):
         return ending
-    if not config.trainings:
+    if not config.trainings or FULL_PHASE in store.phases(
+        row["trial"]
+    ):  # taken from an earlier run: no training is left to be saved
         return None
     return _judge_scores(config, store, row, num_trainings=len([one for one in phases if one in _trainings(config)]))
 

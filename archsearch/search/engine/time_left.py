@@ -13,6 +13,7 @@ from archsearch.search.config import RunConfig
 from archsearch.search.engine.listener import Tally
 from archsearch.search.engine.promotion import stages
 from archsearch.search.rungs import AGAIN_PHASE, FULL_PHASE, SEED_PHASE, TIMING_PHASE, phase_kind
+from archsearch.search.study.donors import taken_phases
 
 # How much of a training the history counts for beside its own steps.
 _PRIOR_SHARE = 0.1
@@ -112,10 +113,11 @@ class TimeLeft:
         points = json.loads(row["learning_curve"] or "[]")
         seconds = {"count": row["seconds_count"], "throughput": row["seconds_throughput"]}
         seconds |= {name: point["seconds"] for name, point in zip(self._spans, points, strict=False)}
-        for name, value in seconds.items():
-            if value is not None:
-                self._seconds[name].add(value)
-        self._count(row, {name for name, value in seconds.items() if value is not None})
+        taken = taken_phases(row)
+        known = {name: value for name, value in seconds.items() if value is not None and name not in taken}
+        for name, value in known.items():
+            self._seconds[name].add(value)
+        self._count(row, set(known))
 
     def _count(self, row: Row, done: set[str]) -> None:
         """Note how far a sampled trial came; one that failed says nothing."""
@@ -148,7 +150,7 @@ class TimeLeft:
         self._begin("again", row, total - place)
 
     def seed_started(self, row: Row, place: int, total: int) -> None:
-        """A member of the front is trained with a further seed."""
+        """A trial of the front or near it is trained with a further seed."""
         self._begin("seeds", row, total - place)
 
     def member_finished(self, row: Row | None = None) -> None:

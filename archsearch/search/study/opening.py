@@ -1,7 +1,7 @@
 """Opens the study of a run: the right one, whole and locked, or one sentence that says what is wrong with it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from archsearch.search.study.database import (
     storage_errors,
     stored_config,
 )
+from archsearch.search.study.donors import Donor
 from archsearch.search.study.storage import RunStorage
 from archsearch.search.study.store import RunStore
 from archsearch.system import Say, command_line, ignore, replace_file
@@ -37,10 +38,13 @@ def open_run(
     storage_url: str | None = None,
     *,
     predict: PredictThroughput | None = None,
+    donors: Sequence[Donor] = (),
     patience_s: float = 0.0,
     say: Say = ignore,
 ) -> Iterator[RunStore]:
     """Create the run in `folder` or open the one that is there, locked against other drivers; `predict` gives the sampler images/s.
+
+    `donors` are earlier runs to take figures from; they are stored, and need not be given again.
 
     A PostgreSQL server that goes away meanwhile is waited for up to `patience_s`, and `say` hears of it.
 
@@ -62,7 +66,7 @@ def open_run(
                     if (folder / MANIFEST_FILE).exists() and not has_study(backend, name):
                         raise _lost_error(folder, where, f"it has no study {name!r}")
                     ensure_study(backend, name, config.directions, document)
-                store = _load_run(folder, config, backend, where, name, predict)
+                store = _load_run(folder, config, backend, where, name, predict, donors)
             _refuse_lost_trials(folder, store)
             store.watch = FileWatch(database_file(folder, storage_url))
             _write_sources(folder, store.config)
@@ -82,6 +86,7 @@ def _load_run(
     where: str,
     name: str | None,
     predict: PredictThroughput | None,
+    donors: Sequence[Donor],
 ) -> RunStore:
     """The store on an open storage. Raises UserError if that has another run, or an incomplete one."""
     try:
@@ -91,7 +96,7 @@ def _load_run(
         if (stored.space_text, stored.space_name) != (config.space_text, config.space_name):
             # As it was first written: samplers depend on the order of its choices.
             config = replace(config, space_text=stored.space_text, space_name=stored.space_name)
-        return RunStore(folder, config, study, backend, where, predict)
+        return RunStore(folder, config, study, backend, where, predict, donors)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError) as error:
         raise damaged_error(where, f"{type(error).__name__}: {error}") from error
 

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
@@ -14,46 +13,33 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
 from archsearch.results import (
-    SCHEMA,
-    SEED_COLUMNS,
     TRIALS_FILE,
     Row,
     damage_is_an_error,
+    front_members,
     read_manifest,
     read_rows,
     study_name,
 )
-from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, params_in_space
+from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, STANDARD_ERRORS, params_in_space
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
-from archsearch.search.rungs import FREE_PHASE, FREE_SCORES, FULL_PHASE
+from archsearch.search.rungs import FREE_PHASE, FREE_SCORES
 from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
 from archsearch.search.study.database import create_database, run_lock
 from archsearch.search.study.opening import open_run
+from archsearch.search.study.phases import AGAIN_COLUMNS, phases_of_row, pick_values
 from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
-from archsearch.search.study.seen import constraint_attrs
-from archsearch.search.study.store import AGAIN, SEEDS, STATES
+from archsearch.search.study.seen import constraint_attrs, standard_errors
+from archsearch.search.study.store import AGAIN, SEEDED, SEEDS, STATES
 from archsearch.space import Arch, propose, register_files
 
 _MOST_OTHERS = 10_000  # trials of other programs between those of a run
 _LOST = ".lost"  # put behind the names of the files that a restored study takes the place of
 _CANDIDATE = (
     *("arch_id", "architecture", "macs", "params", "activations", "is_fixed", "paper", "in_band", "reused_from"),
-    *("archsearch_version", "torch_version", "python_version", "throughput_predicted_img_s"),
+    *("archsearch_version", "torch_version", "python_version", "throughput_predicted_img_s", "taken_from"),
 )
-
-# Worked out from others.
-_FOLLOWING = (*SEED_COLUMNS, "throughput_predicted_img_s", "throughput_change", "throughput_id")
-
-
-def _columns_of(prefix: str) -> list[str]:
-    """The columns of this prefix that a phase measured."""
-    return sorted(name for name in SCHEMA.names if name.startswith(prefix) and name not in _FOLLOWING)
-
-
-_AGAIN = _columns_of("throughput_again_")
-_SHORTEST_S = 1e-6  # less is rounding
-_TIMED = ("latency_ms", "peak_memory_bytes", "compile_s", "device_name", "conditions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +76,8 @@ def _restore(folder: Path) -> Restored:
             number = row["trial"] + 1
             if not _add(study, config, row):
                 without_params.append(row["trial"])
+        if any(row["proxy_seeds"] for row in rows):
+            study.set_user_attr(SEEDED, [row["trial"] for row in front_members(rows)])
 
     with run_lock(folder):
         aside = _move_aside(database)
@@ -174,7 +162,7 @@ def _stored_trial(config: RunConfig, row: Row) -> StoredTrial:
     """The trial that `make_row` made this row from."""
     conditions = json.loads(row["conditions"] or "{}")
     again = conditions.pop("again", None)
-    phases = _phases(config, {**row, "conditions": conditions or None})
+    phases = phases_of_row(config, {**row, "conditions": conditions or None})
     attrs: dict[str, Any] = {f"{PHASE}{phase}": values for phase, values in phases.items()}
     attrs |= {ARCH: json.loads(row["arch"]), CANDIDATE: {name: row[name] for name in _CANDIDATE}}
     attrs[CANDIDATE]["started_at"] = row["started_at"].isoformat(timespec="milliseconds")
@@ -182,6 +170,8 @@ def _stored_trial(config: RunConfig, row: Row) -> StoredTrial:
         attrs[OUTCOME] = {"reason": row["reason"], "finished_at": row["finished_at"].isoformat(timespec="milliseconds")}
     if row["learning_curve"]:
         attrs[CURVE] = {str(point["steps"]): point["score"] for point in json.loads(row["learning_curve"])}
+    if row["state"] == "complete" and (errors := standard_errors({**row, "proxy_seeds": None}, config.objectives)):
+        attrs[STANDARD_ERRORS] = errors
     if row["state"] == "stopped":
         names = enumerate(config.objectives)
         attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}
@@ -194,46 +184,9 @@ def _stored_trial(config: RunConfig, row: Row) -> StoredTrial:
         trial_id=-1,
         state=row["state"],
         attrs=attrs,
-        again={} if again is None else {row["throughput_id"]: {**_values(row, _AGAIN), "conditions": again}},
+        again={} if again is None else {row["throughput_id"]: {**pick_values(row, AGAIN_COLUMNS), "conditions": again}},
         seeds={str(number): score for number, score in enumerate(scores[1:], start=1)},
     )
-
-
-def _phases(config: RunConfig, row: Row) -> dict[str, dict[str, Any]]:
-    """What each phase measured: phase -> column -> value."""
-    throughput = [*_TIMED, *(name for name in _columns_of("throughput_") if name not in _AGAIN)]
-    if row["mode"] != config.settings["mode"]:  # a network that does not compile
-        throughput.append("mode")
-    columns = {
-        "count": ["macs_fvcore", "train_memory_bytes"],
-        "throughput": throughput,
-        FREE_PHASE: _columns_of(f"{FREE_PHASE}_"),
-    }
-    phases = {phase: _values(row, names) for phase, names in columns.items()}
-    for point, rung in zip(json.loads(row["learning_curve"] or "[]"), config.trainings, strict=False):
-        score = {
-            "proxy_score": point["score"],
-            "proxy_score_se": point["standard_error"],
-            "proxy_id": point["proxy_id"],
-        }
-        phases[rung.phase] = {**score, "seconds": point["seconds"] or 0.0, "seconds_proxy": point["seconds"]}
-    if row["proxy_score"] is not None:
-        seconds = {"seconds": row["seconds_proxy"] or 0.0, "seconds_proxy": row["seconds_proxy"]}
-        phases[FULL_PHASE] = {**_values(row, _columns_of("proxy_")), **phases.get(FULL_PHASE, seconds)}
-    for phase in ("count", "throughput"):
-        if row[f"seconds_{phase}"] is not None:
-            phases[phase] |= {"seconds": row[f"seconds_{phase}"], f"seconds_{phase}": row[f"seconds_{phase}"]}
-    found = {phase: values for phase, values in phases.items() if values}
-    # What took time and has no column of its own: the training-free scores, and what a phase did besides its work.
-    left = (row["seconds_total"] or 0.0) - sum(values.get("seconds", 0.0) for values in found.values())
-    if found and row["reused_from"] is None and left > _SHORTEST_S:
-        last = found.get(FREE_PHASE) or found[next(iter(found))]
-        last["seconds"] = last.get("seconds", 0.0) + left
-    return found
-
-
-def _values(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: row[name] for name in names if row[name] is not None}
 
 
 def _changed(config: RunConfig, row: Row) -> list[str]:

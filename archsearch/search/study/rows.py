@@ -3,7 +3,7 @@
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import isfinite, nan
@@ -106,8 +106,12 @@ def make_row(config: RunConfig, trial: StoredTrial, throughput_id: str | None = 
             measured = {f"seconds_{phase}": values.get("seconds"), **values}
             row |= {key: value for key, value in measured.items() if key in MEASURED_COLUMNS}
     row |= _timing_columns(config, trial, throughput_id)
+    taken = json.loads(row["taken_from"] or "{}")
+    if row["throughput_id"] in trial.timed:
+        taken.pop(TIMING_PHASE, None)  # timed anew here
+    row["taken_from"] = json.dumps(taken) if taken else None
     row["other_cores"] = _other_cores(trial)
-    row |= _rung_columns(config, trial, is_reused=row["reused_from"] is not None)
+    row |= _rung_columns(config, trial, taken, is_reused=row["reused_from"] is not None)
     row |= _durations(trial, row)
     if trial.state != "running":
         row |= trial.attrs[OUTCOME]
@@ -158,8 +162,8 @@ def _other_cores(trial: StoredTrial) -> float | None:
     return sum(each["other_cores"] * each["seconds"] for each in known) / seconds if seconds else None
 
 
-def _rung_columns(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> dict[str, Any]:
-    """The number of finished rungs, the last score below the full training, and all scores as a learning curve."""
+def _rung_columns(config: RunConfig, trial: StoredTrial, taken: Collection[str], *, is_reused: bool) -> dict[str, Any]:
+    """The number of finished rungs, the last score below the full training, and all scores as a learning curve; `taken`: phases of other runs."""
     finished = list(finished_rungs(config, trial))
     if not finished:
         return {"rung": 0} if trial.state == "stopped" else {}
@@ -187,7 +191,7 @@ def _rung_columns(config: RunConfig, trial: StoredTrial, *, is_reused: bool) -> 
         "rung_score_se": error,
         "rung_proxy_id": proxy_id,
         "learning_curve": json.dumps(points),
-        "train_images": 0 if is_reused else images,
+        "train_images": 0 if is_reused or last.phase in taken else images,
     }
 
 

@@ -1,14 +1,14 @@
 """A run's study as its sampler may see it: ended trials with figures of the present identity only, and running ones with theirs so far."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
-from math import isfinite
+from math import isfinite, sqrt
 
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
 
-from archsearch.results import DEVICE_OBJECTIVES, Row
-from archsearch.samplers import CURVE, KNOWN_COST, MEASURED
+from archsearch.results import DEVICE_OBJECTIVES, Row, mean_score, number_of_seeds
+from archsearch.samplers import CURVE, KNOWN_COST, MEASURED, STANDARD_ERRORS
 from archsearch.search.config import RunConfig
 
 
@@ -26,16 +26,17 @@ def constraint_attrs(row: Row, config: RunConfig, *, is_here: bool = True) -> di
 def as_seen(trial: FrozenTrial, row: Row, config: RunConfig, throughput_id: str | None) -> FrozenTrial:
     """An ended trial with figures of this identity only.
 
-    One that was timed anew has the new figures. One of another identity has none that depend on the device: to the known-cost sampler it is
-    like a trial that was stopped, whose score counts; others do not see it.
+    One that was timed anew has the new figures, and one that was trained with several seeds their mean score. One of another identity has none that
+    depend on the device: to the known-cost sampler it is like a trial that was stopped, whose score counts; others do not see it.
     """
     twin = copy(trial)
+    is_here = row["throughput_id"] == throughput_id or DEVICE_OBJECTIVES.isdisjoint(config.objectives)
     if config.limits:
-        is_here = row["throughput_id"] == throughput_id
         others = {key: value for key, value in trial.system_attrs.items() if not key.startswith(_CONSTRAINTS_KEY)}
-        twin.system_attrs = {**others, **constraint_attrs(row, config, is_here=is_here)}
-    if row["throughput_id"] == throughput_id and trial.state == TrialState.COMPLETE:
-        twin.values = [float(row[name]) for name in config.objectives]
+        twin.system_attrs = {**others, **constraint_attrs(row, config, is_here=row["throughput_id"] == throughput_id)}
+    if is_here and trial.state == TrialState.COMPLETE:
+        twin.values = [mean_score(row) if name == "proxy_score" else float(row[name]) for name in config.objectives]
+        twin.user_attrs = {**trial.user_attrs, STANDARD_ERRORS: standard_errors(row, config.objectives)}
         return twin
     names = [name for name in config.objectives if name not in DEVICE_OBJECTIVES and row[name] is not None]
     attrs = {**trial.user_attrs, MEASURED: {str(config.objectives.index(name)): row[name] for name in names}}
@@ -44,6 +45,14 @@ def as_seen(trial: FrozenTrial, row: Row, config: RunConfig, throughput_id: str 
     twin.user_attrs, twin.values = attrs, None
     twin.state = TrialState.PRUNED if config.sampler == KNOWN_COST else TrialState.FAIL
     return twin
+
+
+def standard_errors(row: Row, objectives: Sequence[str]) -> dict[str, float]:
+    """The attribute STANDARD_ERRORS of a complete trial: the error of its score from the images it was judged by, over several seeds of their mean."""
+    error = row["proxy_score_se"]
+    if error is None or "proxy_score" not in objectives:
+        return {}
+    return {str(objectives.index("proxy_score")): error / sqrt(number_of_seeds(row))}
 
 
 def as_under_way(

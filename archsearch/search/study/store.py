@@ -4,7 +4,7 @@ import contextlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from functools import cache
@@ -33,6 +33,7 @@ from archsearch.samplers import (
     FEATURES,
     KNOWN_COST,
     MEASURED,
+    STANDARD_ERRORS,
     PredictThroughput,
     Proposal,
     make_sampler,
@@ -46,6 +47,8 @@ from archsearch.search.study.database import (
     FileWatch,
     storage_errors,
 )
+from archsearch.search.study.donors import DONOR, Donor, reference_rates, take_over
+from archsearch.search.study.earlier import EarlierRuns
 from archsearch.search.study.enqueued import enqueued_proposal
 from archsearch.search.study.rows import (
     ARCH,
@@ -58,7 +61,7 @@ from archsearch.search.study.rows import (
     make_row,
     timing_identity,
 )
-from archsearch.search.study.seen import as_seen, as_under_way, constraint_attrs
+from archsearch.search.study.seen import as_seen, as_under_way, constraint_attrs, standard_errors
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch
@@ -68,6 +71,8 @@ from archsearch.version import __version__
 # Keys of the study's attributes, with the trial's number behind them: Optuna refuses further attributes of a trial that has ended.
 # A throughput_id may follow: of a second timing, or of one made anew after the trial had ended.
 AGAIN, SEEDS, TIMED = "archsearch:again:", "archsearch:seeds:", "archsearch:timed:"
+# The trials that were on the front when it was trained with further seeds.
+SEEDED = "archsearch:seeded"
 _MOST_STARTS = 2
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -88,12 +93,19 @@ class RunStore:
         backend: RunStorage,
         where: str,
         predict: PredictThroughput | None = None,
+        donors: Sequence[Donor] = (),
     ) -> None:
-        """`backend` holds the study."""
+        """`backend` holds the study. `donors` are earlier runs that it has not taken figures from yet; they are stored."""
         self.folder, self.config, self.where = folder, config, where
         self._study, self._backend, self.study_name = study, backend, study.study_name
         # Used directly, because it stores a whole trial in one transaction.
         self._storage = study._storage
+        self.watch = FileWatch(None)
+        self.notices: list[
+            str
+        ] = []  # what was taken from earlier runs, and done to trials that others had put into the study
+        self.donors = self._take(donors)
+        self.earlier_runs = EarlierRuns(config, self.donors)
         self._sampler = make_sampler(
             config.sampler,
             config.space,
@@ -104,10 +116,9 @@ class RunStore:
             predict=predict,
             batch_size=config.settings["batch_size"],
             features=_make_features(config),
+            donors=self.earlier_runs.models,
         )
         study.sampler = self._sampler
-        self.watch = FileWatch(None)
-        self.notices: list[str] = []  # what was done to trials that others had put into the study
         self._num_foreign = 0
         self._trial_ids: dict[int, int] = {}
         self._running: dict[int, StoredTrial] = {}
@@ -123,6 +134,8 @@ class RunStore:
         self.timings = Timings(config, attrs, self._set_study)
         self._again, self._timed = _by_trial(attrs, AGAIN), _by_trial(attrs, TIMED)
         self._seeds = {number: found[""] for number, found in _by_trial(attrs, SEEDS).items()}
+        # Earlier versions trained members of the front alone, and noted none.
+        self.seeded: frozenset[int] = frozenset(attrs.get(SEEDED, self._seeds))
         is_any_waiting = False
         for record in backend.read_records(study._study_id):
             self._load_trial(record)
@@ -131,6 +144,19 @@ class RunStore:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if is_any_waiting else ():
             self._adopt(trial)
         self._rows = dict(sorted(self._rows.items()))  # one that was adopted may come before others
+
+    def _take(self, donors: Sequence[Donor]) -> list[Donor]:
+        """The earlier runs that are stored in the study, these with them."""
+        attrs = self._study.user_attrs
+        taken = [Donor.from_dict(attrs[f"{DONOR}{place}"]) for place in range(_num_donors(attrs))]
+        for donor in donors:
+            if not any(donor.is_same_run(other) for other in taken):
+                self._set_study(f"{DONOR}{len(taken)}", donor.to_dict())
+                taken.append(donor)
+                self.notices.append(
+                    f"took the figures of {len(donor.trials)} trials from {donor.folder}; they are kept in this run"
+                )
+        return taken
 
     def stop_waiting_when(self, is_stopped: Callable[[], bool]) -> None:
         """A wait for a lost database ends with KeyboardInterrupt as soon as `is_stopped()`."""
@@ -294,7 +320,13 @@ class RunStore:
 
         `usual_rate`: images/s of the reference in a calibration for them. With `remeasure` the caller times `left_to_remeasure`.
         """
-        self.timings.measure_here(conditions, self._rows.values(), wants_ratios=remeasure, usual_rate=usual_rate)
+        self.timings.measure_here(
+            conditions,
+            self._rows.values(),
+            wants_ratios=remeasure,
+            usual_rate=usual_rate,
+            taken_rates=reference_rates(self.donors),
+        )
         self._identity_changed()
 
     def _identity_changed(self) -> None:
@@ -360,21 +392,22 @@ class RunStore:
         return {str(rung.steps): measured["proxy_score"] for rung, measured in finished_rungs(self.config, trial)}
 
     def _changed_trials(self) -> dict[int, FrozenTrial]:
-        """Ended trials whose stored values are not of the present identity, as the sampler may see them."""
+        """Ended trials whose stored values are not of the present identity, or not of all their seeds, as the sampler may see them."""
         if self._seen is None:
-            now = self.throughput_id
+            now, depends = self.throughput_id, not DEVICE_OBJECTIVES.isdisjoint(self.config.objectives)
             numbers = {
                 number
                 for number, row in self._rows.items()
                 if row["state"] in ("complete", "stopped")
+                and depends
                 and row["throughput_id"] is not None
                 and (
                     row["throughput_id"] != now
                     or now in self._timed.get(number if row["reused_from"] is None else row["reused_from"], {})
                 )
             }
-            is_needed = numbers and not DEVICE_OBJECTIVES.isdisjoint(self.config.objectives)
-            trials = self._study.get_trials(deepcopy=False) if is_needed else []
+            numbers |= {number for number in self._seeds if "proxy_score" in self.config.objectives}
+            trials = self._study.get_trials(deepcopy=False) if numbers else []
             found = [trial for trial in trials if trial.number in numbers]
             self._seen = {one.number: as_seen(one, self._rows[one.number], self.config, now) for one in found}
         return self._seen
@@ -405,7 +438,7 @@ class RunStore:
         return self._keep(StoredTrial(number=number, trial_id=trial_id, state="running", attrs=attrs))
 
     def _attributes(self, arch: Arch, paper: str | None = None, predicted_img_s: float | None = None) -> dict[str, Any]:
-        """The attributes of a trial that starts; figures measured before are copied."""
+        """The attributes of a trial that starts; figures measured before, in this run or in an earlier one, are copied."""
         cost = arch.cost()
         # The first complete trial of the architecture, else the first stopped one: a fixed trial is never stopped.
         same = [self._rows[number] for number in self._numbers.get(arch.arch_id, ())]
@@ -426,12 +459,33 @@ class RunStore:
             "torch_version": _torch_version(),
             "python_version": platform.python_version(),
             "throughput_predicted_img_s": predicted_img_s,
+            "taken_from": None,
         }
         figures = self._trial(known["trial"]).phases if known else {}
         attrs = {ARCH: arch.to_dict(), CANDIDATE: candidate, **{f"{PHASE}{key}": figures[key] for key in figures}}
+        if known is None:
+            self._take_over(arch.arch_id, attrs)
         if paper is not None:
             attrs[DESCRIBED] = params_in_space(arch, self.config.space)
         return attrs
+
+    def _take_over(self, arch_id: str, attrs: dict[str, Any]) -> None:
+        """Add to a trial's attributes what earlier runs measured of its architecture as it would be measured here."""
+        now = self.timings.throughput_id
+        found = take_over(self.donors, arch_id, self.config, now)
+        if TIMING_PHASE in found:
+            trial, values = (
+                StoredTrial(number=-1, trial_id=-1, state="running", attrs=attrs),
+                found[TIMING_PHASE].values,
+            )
+            if identity_digest(timing_identity(self.config, trial, values)) == now:
+                as_timed = {**values, "throughput_img_s": values.pop("throughput_raw_img_s")}
+                values |= self._ranked_figures(trial, TIMING_PHASE, as_timed)
+            else:
+                del found[TIMING_PHASE]
+        attrs |= {f"{PHASE}{phase}": taken.values for phase, taken in found.items()}
+        if found:
+            attrs[CANDIDATE]["taken_from"] = json.dumps({phase: taken.origin for phase, taken in found.items()})
 
     def _num_trials(self) -> int:
         return len(self._rows) + self._num_foreign
@@ -523,7 +577,18 @@ class RunStore:
         seeds = {**self._seeds.get(number, {}), seed: score}
         self._set_study(f"{SEEDS}{number}", seeds)
         self._seeds[number] = seeds
+        self._seen = None
         return self._keep(self._trial(number))
+
+    def note_seeded(self, trials: Iterable[int]) -> None:
+        """Note trials as members of a front that is trained with further seeds."""
+        self.seeded = self.seeded.union(trials)
+        self._set_study(SEEDED, sorted(self.seeded))
+
+    @property
+    def num_further_trainings(self) -> int:
+        """The trainings with further seeds, of all trials."""
+        return sum(map(len, self._seeds.values()))
 
     def scores(self, number: int) -> tuple[RungScore, ...]:
         """The scores of the rungs that a trial has finished, in order."""
@@ -563,6 +628,8 @@ class RunStore:
         if is_stopped:
             names = enumerate(self.config.objectives)
             attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}
+        if reason is None and (errors := standard_errors(row, self.config.objectives)):
+            attrs[STANDARD_ERRORS] = errors
         attrs[OUTCOME] = {"reason": reason, "finished_at": utc_now("milliseconds")}
         state = TrialState.COMPLETE if reason is None else TrialState.PRUNED if is_stopped else TrialState.FAIL
         with self._writing():
@@ -603,6 +670,10 @@ class RunStore:
         with self._writing():
             self._backend.write_trial(trial.trial_id, attrs, state, values)
         trial.attrs |= attrs
+
+
+def _num_donors(attrs: Mapping[str, Any]) -> int:
+    return sum(key.startswith(DONOR) for key in attrs)
 
 
 def _kind(row: Row) -> tuple[str, bool, str | None]:

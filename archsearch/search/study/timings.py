@@ -49,15 +49,26 @@ class Timings:
         return self._rates.get(self.throughput_id or "")
 
     def measure_here(
-        self, conditions: Mapping[str, Any], rows: Iterable[Row], *, wants_ratios: bool, usual_rate: float | None
+        self,
+        conditions: Mapping[str, Any],
+        rows: Iterable[Row],
+        *,
+        wants_ratios: bool,
+        usual_rate: float | None,
+        taken_rates: Mapping[str, float] | None = None,
     ) -> None:
         """Time under these conditions from now on; `wants_ratios` ends the ranking by images/s as timed of an earlier version's run.
 
         `usual_rate` is the reference's images/s that a calibration for these conditions found; it becomes the rate where none is stored yet.
+        `taken_rates` are those of earlier runs by throughput_id, which come before it: figures taken from them stay what they are.
         """
         self._wants_ratios, self._usual_rate = wants_ratios, usual_rate
         identity = throughput_identity(self._config.settings, conditions, ratio_figure(REFERENCE))
         self._become(self._ranked(identity, rows))
+        taken_rate = (taken_rates or {}).get(self._throughput_id or "")
+        if taken_rate is not None and self._throughput_id is not None:
+            self._usual_rate = taken_rate
+            self._rate(self._throughput_id, taken_rate, rows)
 
     def ranked_figures(
         self, trial: StoredTrial, phase: str, values: Mapping[str, Any], rows: Iterable[Row]
