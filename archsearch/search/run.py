@@ -5,7 +5,7 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,7 +46,6 @@ class RunRequest:
     space: str
     budget_macs: int | None  # None: any
     tolerance: float
-    limits: Mapping[str, Sequence[float | None]]  # [least, most] by column
     papers: str
     objectives: tuple[str, ...]
     sampler: str
@@ -72,6 +71,7 @@ class RunRequest:
     ray: str | None = None  # address of a Ray cluster that evaluates, None: this machine does
     device_class: str | None = None
     earlier_runs: tuple[Path, ...] = ()  # folders of runs to take figures from
+    limits: Mapping[str, Sequence[float | None]] = field(default_factory=dict)  # [least, most] by column
 
 
 class Listen(Protocol):
