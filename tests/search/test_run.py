@@ -190,6 +190,7 @@ def test_bad_data_is_one_sentence_and_leaves_no_run(space: Path, tmp_path: Path)
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_short_timings")
 def test_a_real_run_takes_the_figures_of_an_earlier_one(space: Path, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
