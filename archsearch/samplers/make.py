@@ -42,16 +42,14 @@ def make_sampler(
     predict: PredictThroughput | None = None,
     batch_size: int = 1,
     features: Callable[[Arch], Mapping[str, float]] | None = None,
-    inputs: Inputs | None = None,
     scores: Mapping[str, Callable[[Arch], float]] | None = None,
     donors: Sequence[ArchDonor] = (),
 ) -> InBandSampler:
     """The sampler of that name inside `bounds`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
 
     The known-cost sampler also needs the study's `objectives`. `predict`, where a trusted calibration exists, gives images/s of an architecture at
-    `batch_size`; `features` gives numbers of an architecture, and is called for the best few candidates only. Numbers for every candidate: `inputs` of its
-    parameters in the space's names, and `scores` of the architecture, each an estimate of the proxy score that takes microseconds, or nan; `donors` predict it
-    from earlier runs.
+    `batch_size`; `features` gives numbers of an architecture, and is called for the best few candidates only. Estimates of the proxy score of every candidate:
+    `scores` of the architecture, each of which takes microseconds, or is nan, and predictions of `donors` from earlier runs.
     """
     check_sampler(name)
     if name == KNOWN_COST:
@@ -64,7 +62,6 @@ def make_sampler(
             predict=predict,
             batch_size=batch_size,
             features=features,
-            inputs=inputs,
             scores=scores,
             donors=donors,
         )
@@ -85,7 +82,6 @@ class KnownCostInBand(InBandSampler):
         predict: PredictThroughput | None = None,
         batch_size: int = 1,
         features: Callable[[Arch], Mapping[str, float]] | None = None,
-        inputs: Inputs | None = None,
         scores: Mapping[str, Callable[[Arch], float]] | None = None,
         donors: Sequence[ArchDonor] = (),
     ) -> None:
@@ -99,11 +95,7 @@ class KnownCostInBand(InBandSampler):
             already=already,
             describe=_described_params,
             features=None if features is None else partial(_features_of, self._pool, features),
-            inputs=_join(
-                inputs,
-                _ArchScores(self._pool, scores) if scores else None,
-                _DonorScores(self._pool, donors) if donors else None,
-            ),
+            inputs=_estimates(self._pool, scores or {}, donors) if "proxy_score" in objectives else None,
             # A space's numbers are sizes.
             ordered={
                 name: True for name, found in self._pool.distributions.items() if numeric_values(found) is not None
@@ -144,7 +136,14 @@ class _DonorScores:
         return np.column_stack([donor.predict(archs) for donor in self._donors])
 
 
-def _join(*parts: Inputs | None) -> Inputs | None:
+def _estimates(
+    pool: SpacePool, scores: Mapping[str, Callable[[Arch], float]], donors: Sequence[ArchDonor]
+) -> Inputs | None:
+    """What estimates the proxy score; None for nothing."""
+    parts: tuple[Inputs | None, ...] = (
+        _ArchScores(pool, scores) if scores else None,
+        _DonorScores(pool, donors) if donors else None,
+    )
     found = [part for part in parts if part is not None]
     return JoinedInputs(found) if len(found) > 1 else next(iter(found), None)
 

@@ -1,6 +1,7 @@
 """Inputs for the known-cost sampler on table problems: a donor, synthetic proxies of a given rank correlation, and what misleads."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from nas_bench_201 import nas_bench_201
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 from table_problem import Params, TableProblem
 
+from archsearch.space import load_space, spectral_capacity
+
+SPACE = Path(__file__).resolve().parents[1] / "data" / "hybrid_table.toml"
 PROXY = 0.68  # Spearman's correlation with the objective
 _HALVINGS = 40
 
@@ -61,10 +65,18 @@ def counts(problem: TableProblem, seed: int) -> TableInputs:
     return TableInputs(problem, np.array(found, dtype=np.float64), are_estimates=False)
 
 
+def capacity(problem: TableProblem, seed: int) -> TableInputs:
+    """The spectral capacity of our own hybrids."""
+    space = load_space(SPACE)
+    archs = [space.sample(lambda name, _, params=params: params[name]) for params in problem.candidates]  # type: ignore[misc]  # a default that binds
+    return TableInputs(problem, np.array([spectral_capacity(arch) for arch in archs]))
+
+
 INPUTS: dict[str, Callable[[TableProblem, int], TableInputs]] = {
     "donor": donor,
     "proxy68": proxy,
     "noise": noise,
     "reversed": reversed_proxy,
     "counts": counts,
+    "capacity": capacity,
 }

@@ -24,6 +24,7 @@ from archsearch.errors import UserError
 from archsearch.samplers import SAMPLERS, InBandSampler, always_asked, make_sampler, params_in_space
 from archsearch.samplers.optuna_samplers import BASES
 from archsearch.search import RunConfig, RunStore, open_run
+from archsearch.search.study.store import ESTIMATES
 from archsearch.space import Arch, Band, Bounds, Space, draw, load_space, paper
 
 BAND = Band.around(BUDGET, 0.05)
@@ -164,7 +165,13 @@ def test_the_known_cost_sampler_learns_from_trials_under_way_and_nothing_is_stor
         known = {"measured": {"1": last["throughput_img_s"]}, "learning_curve": {"25": 0.5}}
         assert last["state"] == "running"
         sampler = make_sampler(
-            "known-cost", config.space, config.bounds, config.seed, lambda: ids, objectives=objectives
+            "known-cost",
+            config.space,
+            config.bounds,
+            config.seed,
+            lambda: ids,
+            objectives=objectives,
+            scores=ESTIMATES,
         )
         assert found == [one.params for one in sampler.propose_many(_copied(store._study, known), 6, 3)]
         assert found != [one.params for one in sampler.propose_many(_copied(store._study, {}), 6, 3)]

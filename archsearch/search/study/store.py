@@ -64,7 +64,7 @@ from archsearch.search.study.rows import (
 from archsearch.search.study.seen import as_seen, as_under_way, constraint_attrs, standard_errors
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
-from archsearch.space import Arch
+from archsearch.space import Arch, spectral_capacity
 from archsearch.system import utc_now
 from archsearch.version import __version__
 
@@ -74,6 +74,8 @@ AGAIN, SEEDS, TIMED = "archsearch:again:", "archsearch:seeds:", "archsearch:time
 # The trials that were on the front when it was trained with further seeds.
 SEEDED = "archsearch:seeded"
 _MOST_STARTS = 2
+# What the sampler knows of the score of every candidate before the first trial.
+ESTIMATES = {"spectral_capacity": spectral_capacity}
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.FAIL: "failed",
@@ -116,6 +118,7 @@ class RunStore:
             predict=predict,
             batch_size=config.settings["batch_size"],
             features=_make_features(config),
+            scores=ESTIMATES,
             donors=self.earlier_runs.models,
         )
         study.sampler = self._sampler
