@@ -150,7 +150,9 @@ def _reliability(document: Document) -> Iterator[str]:
 
 def taken_sentence(taken: Document) -> str:
     """What was taken from an earlier run, and how well its scores order this run's."""
-    used = f"{taken['timings']} timings and {taken['scores']} scores of {taken['folder']} used again"
+    timings, scores = taken["timings"], taken["scores"]
+    counts = f"{timings} timing{'s' * (timings != 1)} and {scores} score{'s' * (scores != 1)}"
+    used = f"{counts} of {taken['folder']} used again"
     order = taken["order"]
     if order is None:
         return f"{used}; too few scores to tell how well it orders this run's trials."
