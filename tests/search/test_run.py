@@ -210,7 +210,7 @@ def test_a_real_run_takes_the_figures_of_an_earlier_one(space: Path, tmp_path: P
     said = " ".join(done.output.split())
     assert f"took the figures of 1 trials from {old}; they are kept in this run" in said
     assert "throughput from old:0, score from old:0" in said
-    assert "1 timings and 1 scores of" in said
+    assert "1 timing and 1 score of" in said
 
     itself = run(space, new, "--trials", "2", *one, "--from", str(new))
     assert itself.exit_code == 2
