@@ -57,6 +57,7 @@ class Search:
             "trial": trial,
             "state": "complete",
             "reused_from": None,
+            "outside": None,
             "proxy_score": scores[0],
             "proxy_score_se": STANDARD_ERROR,
             "proxy_seeds": number if several else None,
