@@ -20,7 +20,7 @@ from .fronts import (
     timed_front,
     trial_ranks,
 )
-from .limits import LIMITED, LIMITED_BY_PHASE, Limit, limits_of, outside
+from .limits import LIMITED_BY_PHASE, Limit, limits_of, outside
 from .manifest import (
     LOCK_FILE,
     MANIFEST_FILE,
@@ -56,7 +56,6 @@ __all__ = [
     "DEVICE_OBJECTIVES",
     "ENDED",
     "FRONT_SCHEMA",
-    "LIMITED",
     "LIMITED_BY_PHASE",
     "LOCK_FILE",
     "MANIFEST_FILE",

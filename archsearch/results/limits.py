@@ -34,7 +34,6 @@ _OPTIONS = {
 # Behind a number in an option.
 _UNITS = {"latency_ms": "ms", "peak_memory_bytes": "B", "train_memory_bytes": "B"}
 _TINY = 1e-9  # below any figure but a score of 0
-LIMITED = tuple(_WRITTEN)
 # Limits on what each phase of an evaluation measures before the training.
 LIMITED_BY_PHASE = {
     "count": ("train_memory_bytes",),

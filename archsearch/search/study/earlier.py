@@ -15,8 +15,9 @@ from archsearch.search.rungs import FULL_PHASE, TIMING_PHASE
 from archsearch.search.study.donors import Donor, taken_phases
 from archsearch.space import Arch
 
-_FEWEST_COMPARED = 3  # own scores that an order is told of
-_MOST_COMPARED = 200  # of the last trials
+# Kendall's tau with an earlier run's scores is computed from this many scores of the run itself on, and over the latest ones only.
+_FEWEST_COMPARED = 3
+_MOST_COMPARED = 200
 
 
 class EarlierRuns:
