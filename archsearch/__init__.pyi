@@ -1,6 +1,6 @@
 from .blocks.cost import Cost
 from .errors import ArchsearchError, RunError, UserError
-from .models.checkpoints import CheckpointWarning, load_official, read_checkpoint, save_official
+from .models.checkpoints import CheckpointWarning, load, load_official, read_checkpoint, save, save_official
 from .models.network import build
 from .samplers.known_cost import KnownCostSampler
 from .search.load import Run, load_run
@@ -22,11 +22,13 @@ __all__ = [
     "UserError",
     "__version__",
     "build",
+    "load",
     "load_official",
     "load_run",
     "load_space",
     "paper",
     "paper_names",
     "read_checkpoint",
+    "save",
     "save_official",
 ]

@@ -1,4 +1,18 @@
-from .checkpoints import CheckpointWarning, key_pattern, load_official, official_keys, read_checkpoint, save_official
+from .checkpoints import (
+    INITIAL,
+    CheckpointWarning,
+    Header,
+    is_own,
+    key_pattern,
+    load,
+    load_official,
+    official_keys,
+    own_blocks,
+    read_checkpoint,
+    read_header,
+    save,
+    save_official,
+)
 from .contract import Finding, check_layer, check_layers
 from .count import count_activations, count_flop_counter, count_fvcore, recount_all
 from .failing_layer import failing_layer
@@ -9,11 +23,13 @@ from .validation.checkpoint import EvaluateTask, check_complete, evaluate_docume
 from .validation.preprocessing import Preprocessing
 
 __all__ = [
+    "INITIAL",
     "Accuracy",
     "CheckpointWarning",
     "EvaluateTask",
     "FeatureNetwork",
     "Finding",
+    "Header",
     "Network",
     "Preprocessing",
     "ValidationSet",
@@ -28,11 +44,16 @@ __all__ = [
     "evaluate_document",
     "evaluate_task",
     "failing_layer",
+    "is_own",
     "key_pattern",
+    "load",
     "load_official",
     "official_keys",
+    "own_blocks",
     "read_checkpoint",
+    "read_header",
     "recount_all",
+    "save",
     "save_official",
     "validate",
 ]

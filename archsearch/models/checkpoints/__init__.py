@@ -1,4 +1,4 @@
-"""Official checkpoints of the papers' models: their keys, files, size-dependent tables, loading and saving."""
+"""Checkpoints: our own files with the architecture in them, and the papers' official ones: keys, size-dependent tables, loading and saving."""
 
 from archsearch.models.checkpoints.files import read_checkpoint
 from archsearch.models.checkpoints.official import (
@@ -8,5 +8,20 @@ from archsearch.models.checkpoints.official import (
     official_keys,
     save_official,
 )
+from archsearch.models.checkpoints.own import INITIAL, Header, is_own, load, own_blocks, read_header, save
 
-__all__ = ["CheckpointWarning", "key_pattern", "load_official", "official_keys", "read_checkpoint", "save_official"]
+__all__ = [
+    "INITIAL",
+    "CheckpointWarning",
+    "Header",
+    "is_own",
+    "key_pattern",
+    "load",
+    "load_official",
+    "official_keys",
+    "own_blocks",
+    "read_checkpoint",
+    "read_header",
+    "save",
+    "save_official",
+]

@@ -4,8 +4,9 @@ import argparse
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from archsearch.errors import UserError, shown
 from archsearch.system import replace_file
-from archsearch.units import format_bytes
+from archsearch.units import format_bytes, format_names
 
 Weights = Literal["model", "ema"]
 
@@ -24,6 +25,7 @@ _WRAPPERS: dict[Weights, tuple[str, ...]] = {
     "model": ("model", "state_dict"),
     "ema": ("state_dict_ema", "model_ema", "ema"),
 }
+KEYS_SHOWN = 2  # of each kind in an error
 _PREFIX = "module."
 _MOST_INFLATION = 4  # times a file's own size
 _MAX_WRAPPERS = 8  # a limit, since a dict may contain itself
@@ -134,8 +136,38 @@ def _check_tensors(found: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     return dict(found)
 
 
-def write_checkpoint(state: Mapping[str, Tensor], file: str | Path) -> None:
-    """Write a state dict as `.safetensors`, or as `.pth` under `model`; the file is replaced as a whole. Raises UserError where it cannot be written."""
+def check_entries(
+    given: Mapping[str, Tensor], wanted: Mapping[str, str], where: str, optional: Collection[str] = ()
+) -> None:
+    """Raise UserError, which begins with `where`, unless `given` holds every wanted key as `describe` says it, and nothing else but `optional`."""
+    got = {key: describe(tensor, tensor.shape) for key, tensor in given.items()}
+    problems = {
+        "missing": [key for key in wanted if key not in got],
+        "unexpected": [key for key in got if key not in wanted and key not in optional],
+        "misshaped": [
+            f"{key} is {got[key]} and should be {wanted[key]}"
+            for key in wanted
+            if key in got and got[key] != wanted[key]
+        ],
+    }
+    found = [f"{len(keys)} {kind}: {format_names(keys, KEYS_SHOWN)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise UserError(f"{where}; {'; '.join(found)}")
+
+
+def describe(tensor: Tensor, shape: Sequence[int]) -> str:
+    """`(1000, 512)`, with the kind of number where it is not floating point."""
+    kind = "" if tensor.is_floating_point() else "complex " if tensor.is_complex() else "integer "
+    return f"{kind}{tuple(shape)}"
+
+
+def write_checkpoint(
+    state: Mapping[str, Tensor], file: str | Path, metadata: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write a state dict as `.safetensors`, with metadata, or as `.pth` under `model`; the file is replaced as a whole.
+
+    Raises UserError where it cannot be written.
+    """
     path = Path(file)
     if path.suffix not in (".safetensors", ".pth"):
         raise UserError(
@@ -147,7 +179,7 @@ def write_checkpoint(state: Mapping[str, Tensor], file: str | Path) -> None:
             if path.suffix == ".pth":
                 torch.save({"model": dict(state)}, temporary)
             else:
-                save_file(dict(state), temporary, metadata={"format": "pt"})
+                save_file(dict(state), temporary, metadata={"format": "pt", **metadata})
         except (RuntimeError, SafetensorError) as error:  # torch.save reports a missing folder as RuntimeError
             raise OSError(str(error)) from error
 

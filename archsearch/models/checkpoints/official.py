@@ -1,7 +1,7 @@
 """Official checkpoints of the papers' models: loaded strictly into ours, and saved as the same state dict."""
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from archsearch.errors import UserError
-from archsearch.models.checkpoints.files import Weights, read_weights, unwrap, write_checkpoint
+from archsearch.models.checkpoints.files import (
+    KEYS_SHOWN,
+    Weights,
+    check_entries,
+    describe,
+    read_weights,
+    unwrap,
+    write_checkpoint,
+)
 from archsearch.models.checkpoints.keys import official_key, official_shape
 from archsearch.models.checkpoints.tables import check_computed, computed_buffers, computed_entries, fit_tables
 from archsearch.models.features import FeatureNetwork, features
@@ -20,7 +28,6 @@ from archsearch.space import Arch, ImageSize, paper, paper_names, paper_space
 from archsearch.units import format_names
 
 _CLASSIFIER = "head.fc"
-_KEYS_SHOWN = 2  # of each kind in an error
 _PROBES = 3  # keys by which a prefix is found
 
 
@@ -185,21 +192,11 @@ def _check_keys(
     given: Mapping[str, Tensor], network: Network, optional: Mapping[str, Tensor], pattern: str, where: str
 ) -> None:
     """Raise UserError unless `given` holds every official key in its shape and kind, and nothing else but `optional`."""
-    wanted: dict[str, str] = {}
-    misshaped: list[str] = []
-    for ours, tensor in network.state_dict().items():
-        key = official_key(pattern, ours)
-        wanted[key] = _describe(tensor, official_shape(pattern, ours, tensor.shape))
-        if key in given and _describe(given[key], given[key].shape) != wanted[key]:
-            misshaped.append(f"{key} is {_describe(given[key], given[key].shape)} and should be {wanted[key]}")
-    problems = {
-        "missing": [key for key in wanted if key not in given],
-        "unexpected": [key for key in given if key not in wanted and key not in optional],
-        "misshaped": misshaped,
+    wanted = {
+        official_key(pattern, ours): describe(tensor, official_shape(pattern, ours, tensor.shape))
+        for ours, tensor in network.state_dict().items()
     }
-    found = [f"{len(keys)} {kind}: {format_names(keys, _KEYS_SHOWN)}" for kind, keys in problems.items() if keys]
-    if found:
-        raise UserError(f"{where}; {'; '.join(found)}")
+    check_entries(given, wanted, where, optional)
 
 
 def _check_finite(given: Mapping[str, Tensor], network: Network, pattern: str, where: str) -> None:
@@ -208,15 +205,9 @@ def _check_finite(given: Mapping[str, Tensor], network: Network, pattern: str, w
     wrong = [key for key in keys if given[key].is_floating_point() and not given[key].float().isfinite().all()]
     if wrong:
         raise UserError(
-            f"{where}: {len(wrong)} of {len(keys)} tensors hold NaN or infinite values: {format_names(wrong, _KEYS_SHOWN)}; "
+            f"{where}: {len(wrong)} of {len(keys)} tensors hold NaN or infinite values: {format_names(wrong, KEYS_SHOWN)}; "
             "its training diverged, or the file is damaged"
         )
-
-
-def _describe(tensor: Tensor, shape: Sequence[int]) -> str:
-    """`(1000, 512)`, with the kind of number where it is not floating point."""
-    kind = "" if tensor.is_floating_point() else "complex " if tensor.is_complex() else "integer "
-    return f"{kind}{tuple(shape)}"
 
 
 def _load_weights(network: Network, given: Mapping[str, Tensor], pattern: str) -> None:
