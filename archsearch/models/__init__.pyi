@@ -18,11 +18,14 @@ from .count import count_activations, count_flop_counter, count_fvcore, recount_
 from .failing_layer import failing_layer
 from .features import FeatureNetwork
 from .network import Network, build, build_for_timing
+from .timm_models import register_timm_models
+from .timm_network import HYBRID, TimmNetwork, create_timm_network, timm_config
 from .validation.accuracy import Accuracy, ValidationSet, validate
 from .validation.checkpoint import EvaluateTask, check_complete, evaluate_document, evaluate_task
 from .validation.preprocessing import Preprocessing
 
 __all__ = [
+    "HYBRID",
     "INITIAL",
     "Accuracy",
     "CheckpointWarning",
@@ -32,6 +35,7 @@ __all__ = [
     "Header",
     "Network",
     "Preprocessing",
+    "TimmNetwork",
     "ValidationSet",
     "build",
     "build_for_timing",
@@ -41,6 +45,7 @@ __all__ = [
     "count_activations",
     "count_flop_counter",
     "count_fvcore",
+    "create_timm_network",
     "evaluate_document",
     "evaluate_task",
     "failing_layer",
@@ -53,7 +58,9 @@ __all__ = [
     "read_checkpoint",
     "read_header",
     "recount_all",
+    "register_timm_models",
     "save",
     "save_official",
+    "timm_config",
     "validate",
 ]

@@ -66,6 +66,13 @@ class FeatureInfo:
         return len(self.info)
 
 
+def map_beside_tokens(stream: Tensor, shape: Shape, height: int, width: int) -> Tensor:
+    """The map (B, C, height, width) of a stream (B, C, tokens, 1 + n) in whose `shape` tokens head its windows."""
+    patches = to_tokens(stream)[:, :, 1:]
+    covered = shape.covered if shape.window else (height, width)
+    return to_map(crop_tokens(from_windows(patches, *shape.grid, *covered), height, width))
+
+
 class StageFeatures(NetworkStage):
     """One stage, the first one with its stem: from the previous stage's map (or the image) to this stage's map, without the tokens that may belong to it.
 
@@ -92,9 +99,7 @@ class StageFeatures(NetworkStage):
             stream = self.run(name, module, stream)
         if not self.out.tokens:
             return stream
-        patches = to_tokens(stream)[:, :, 1:]
-        covered = self.out.covered if self.out.window else (height, width)
-        out = to_map(crop_tokens(from_windows(patches, *self.out.grid, *covered), height, width))
+        out = map_beside_tokens(stream, self.out, height, width)
         if self.passes_tokens:
             setattr(out, _STREAM, stream)
         return out

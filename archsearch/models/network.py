@@ -175,17 +175,25 @@ def build(
         raise UserError(
             "build: out_indices has no meaning without features_only=True: the network returns logits; leave it out"
         )
+    arch = adapted(arch, image_size=image_size, num_classes=num_classes, in_chans=in_chans)
+    network = Network(arch, image_size=image_size, drop_path_rate=checked_rate(arch, drop_path_rate))
+    network.to(memory_format=torch.channels_last)
+    return features(network, arch, image_size=image_size, out_indices=out_indices) if features_only else network
+
+
+def adapted(
+    arch: Arch, *, image_size: ImageSize | None = None, num_classes: int | None = None, in_chans: int | None = None
+) -> Arch:
+    """The architecture with other classes and channels, where they are given. Raises UserError where a layer does not allow the image size."""
     if num_classes is not None:
         arch = replace(arch, head=replace(arch.head, num_classes=num_classes))  # type: ignore[call-arg]  # every head has classes
     if in_chans is not None:
         arch = replace(arch, in_chans=in_chans)
     arch.check(image_size)
-    network = Network(arch, image_size=image_size, drop_path_rate=_drop_path_rate(arch, drop_path_rate))
-    network.to(memory_format=torch.channels_last)
-    return features(network, arch, image_size=image_size, out_indices=out_indices) if features_only else network
+    return arch
 
 
-def _drop_path_rate(arch: Arch, given: float | str) -> float:
+def checked_rate(arch: Arch, given: float | str) -> float:
     """The number given, or the paper's. Raises UserError for a number outside [0, 1), other text, and where no paper states a rate."""
     published = paper_space(arch.name).paper if arch.name in paper_names() else {}
     if given == "paper" and "drop_path_rate" not in published:
