@@ -40,12 +40,11 @@ from nas_bench_201 import DATASETS, nas_bench_201
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
-from table_inputs import DEAR, INPUTS, TableInputs, dear_scores
-from table_problem import Params, TableProblem
+from table_inputs import INPUTS, TableInputs
+from table_problem import TableProblem
 
 from archsearch.report import make_console, make_table, show
-from archsearch.samplers import STANDARD_ERRORS, KnownCostSampler, known_cost
-from archsearch.samplers.rerank import FEATURES
+from archsearch.samplers import STANDARD_ERRORS, KnownCostSampler
 
 NAME = "samplers"
 NOISE, KNOWN_NOISE = 0.02, 0.011
@@ -124,22 +123,7 @@ def _with_inputs(
 
 
 GIVEN = {f"known-cost+{name}": partial(_with_inputs, make) for name, make in INPUTS.items()}
-
-
-def _with_shortlist(size: int, problem: TableProblem, seed: int) -> KnownCostSampler:
-    """known-cost with the capacity of every candidate, which computes the dear scores of a shortlist and re-ranks it by them."""
-    known_cost.SHORTLIST = size  # a constant of the package, which it reads at each proposal
-    values = dear_scores(problem)
-
-    def features(params: Params) -> dict[str, float]:
-        return dict(zip(DEAR, values[problem.row(params)].tolist(), strict=True))
-
-    inputs = INPUTS["capacity"](problem, seed)
-    return KnownCostSampler(problem.known_functions(), problem.candidates, seed, inputs=inputs, features=features)
-
-
-SHORTLISTED = {f"known-cost+capacity+shortlist-{size}": partial(_with_shortlist, size) for size in (6, 64)}
-SAMPLERS = OWN | RIVALS | GIVEN | SHORTLISTED
+SAMPLERS = OWN | RIVALS | GIVEN
 
 
 class Run(NamedTuple):
@@ -173,8 +157,6 @@ def search(
     rows: list[int] = []
     seconds: list[float] = []
     now = 0.0
-    reranker = getattr(sampler, "_reranker", None)
-    shortlist = None if reranker is None else reranker._features
     while len(rows) < evaluations:
         while len(under_way) < workers:
             if not asked:
@@ -184,10 +166,8 @@ def search(
             ends_at = now + max(0.1, durations.gauss(1, SPREAD))
             heapq.heappush(under_way, (ends_at, *asked.popleft()))
         now, trial, row = heapq.heappop(under_way)
-        trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, trial)
-        if shortlist is not None:
-            study._storage.set_trial_user_attr(trial_id, FEATURES, shortlist(problem.candidates[row]))
         if problem.standard_error is not None and tells_errors:
+            trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, trial)
             study._storage.set_trial_user_attr(trial_id, STANDARD_ERRORS, {"0": problem.standard_error(row)})
         study.tell(trial, problem.evaluate(row, seed).tolist())
         rows.append(row)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import optuna
 from clock import Row, arguments, write
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 from samplers import parse_seeds
 
@@ -108,7 +109,7 @@ def search(pool: SpacePool, scores: Scores, seed: int, evaluations: int) -> list
         assert params is not None
         arch = pool.arch(params)
         values = (scores(params, arch), float(arch.cost().params))
-        distributions = {name: pool.distributions[name] for name in params}
+        distributions: dict[str, BaseDistribution] = {name: pool.distributions[name] for name in params}
         study.add_trial(
             create_trial(state=TrialState.COMPLETE, params=params, distributions=distributions, values=values)
         )
