@@ -140,8 +140,7 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 @click.option(
     "--training-free",
     is_flag=True,
-    help="Compute training-free scores of every candidate too, which takes seconds each: columns free_*, and features for the "
-    "known-cost sampler.  [default: off]",
+    help="Compute training-free scores of every candidate too, which takes seconds each: columns free_*.  [default: off]",
 )
 @click.option(
     "--free-rung",

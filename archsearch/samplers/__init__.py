@@ -8,13 +8,11 @@ from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.make import KNOWN_COST, SAMPLERS, PredictThroughput, check_sampler, make_sampler
 from archsearch.samplers.observations import CURVE, MEASURED, STANDARD_ERRORS
 from archsearch.samplers.pool import Pool, TablePool
-from archsearch.samplers.rerank import FEATURES
 from archsearch.samplers.space_pool import DESCRIBED, params_in_space
 
 __all__ = [
     "CURVE",
     "DESCRIBED",
-    "FEATURES",
     "FEWEST_SCORES",
     "KNOWN_COST",
     "MEASURED",

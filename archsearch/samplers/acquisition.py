@@ -85,8 +85,8 @@ class Acquisition:
         self._points = np.concatenate((self._points, point))
         self._boxes = self._make_boxes()
 
-    def best(self, scores: Array, number: int, *, is_optimistic: bool) -> NDArray[np.int64]:
-        """Places of the `number` best candidates; `scores` of an earlier state are brought up to date in place as far as that needs.
+    def best(self, scores: Array, *, is_optimistic: bool) -> int:
+        """Place of the best candidate; `scores` of an earlier state are brought up to date in place as far as that needs.
 
         What is believed lowers every score: the front is larger, deviations are smaller, and the improvement is convex in each objective. So an old score
         bounds the new one, and few have to be computed (Minoux, 1978, "Accelerated greedy algorithms").
@@ -94,8 +94,8 @@ class Acquisition:
         is_new = np.isneginf(scores)
         while True:
             order = np.argsort(-scores, kind="stable")
-            if is_new[order[:number]].all():
-                return order[:number]
+            if is_new[order[0]]:
+                return int(order[0])
             old = order[:_REFRESHED][~is_new[order[:_REFRESHED]]]
             scores[old], is_new[old] = self(old, is_optimistic=is_optimistic), True
 

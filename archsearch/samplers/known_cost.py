@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,6 @@ from archsearch.samplers.observations import (
     signs,
 )
 from archsearch.samplers.pool import Params, Pool, TablePool, shorten
-from archsearch.samplers.rerank import SHORTLIST, Reranker
 from archsearch.samplers.start import NO_SLOPES, first_candidates
 from archsearch.samplers.surrogate import Surrogate
 
@@ -76,8 +74,6 @@ class KnownCostSampler(ProposingSampler):
         describe: the parameters, as far as it has any, of a complete trial that is no candidate.
         ordered: names whose numbers are quantities (True) or codes without an order (False). By default integers and ranges are ordered, and for
             categories whose choices are numbers the trials decide.
-        features: numbers too expensive to compute for every candidate: the best few are re-ranked with them, by models of the trials whose user attribute
-            `features` has the same names.
         inputs: numbers for every candidate, of which the models learn how the unknown objectives depend on them; with candidates or a pool only.
     """
 
@@ -91,7 +87,6 @@ class KnownCostSampler(ProposingSampler):
         curve_of: int | None = None,
         already: Callable[[], AbstractSet[Hashable]] = frozenset,
         describe: Callable[[FrozenTrial], Params] = own_params,
-        features: Callable[[Params], Mapping[str, float]] | None = None,
         ordered: Mapping[str, bool] | None = None,
         inputs: Inputs | None = None,
     ) -> None:
@@ -111,7 +106,6 @@ class KnownCostSampler(ProposingSampler):
         self._encoder: Encoder | None = None
         self._inputs = inputs
         self._known_inputs: KnownInputs | None = None
-        self._reranker = None if features is None else Reranker(features)
         self._proposals: dict[tuple[int, int, int], Params] = {}
         self._warned: set[tuple[int, int]] = set()  # studies whose learned space is used up
         self._lock = threading.RLock()
@@ -193,14 +187,12 @@ class KnownCostSampler(ProposingSampler):
         last = self._encoder
         return last if last and last.distributions == pool.distributions else self._make_encoder(pool)
 
-    def _make_encoder(self, pool: Pool, more: Mapping[str, BaseDistribution] | None = None) -> Encoder:
-        """Of the pool's names and `more`."""
-        distributions = {**pool.distributions, **(more or {})}
+    def _make_encoder(self, pool: Pool) -> Encoder:
         if self._inputs is None:
-            return Encoder(distributions, self._ordered)
+            return Encoder(pool.distributions, self._ordered)
         if self._known_inputs is None:
             self._known_inputs = KnownInputs(self._inputs, pool, _reference(pool, self._seed))
-        return InputEncoder(distributions, self._ordered, self._known_inputs)
+        return InputEncoder(pool.distributions, self._ordered, self._known_inputs)
 
     def _slopes(self, study: Study, objective: int) -> Array:
         """Of the inputs, as they are believed to be for this objective, minimised."""
@@ -239,36 +231,15 @@ class KnownCostSampler(ProposingSampler):
         }
         acquisition = Acquisition(models, known, observations, candidates, feasibility)
         scores, is_optimistic = _climb(acquisition, pool, candidates, rng)
-        order = np.argsort(-scores, kind="stable")
-        chosen: list[int] = []
-        for number in numbers[: len(scores)]:
-            if chosen:
-                acquisition.believe(chosen[-1])
-                scores[chosen[-1]] = -np.inf
-                order = acquisition.best(scores, SHORTLIST if self._reranker else 1, is_optimistic=is_optimistic)
-                if not is_optimistic and scores[order[0]] == 0:
-                    is_optimistic, scores = True, np.where(np.isneginf(scores), scores, np.inf)
-                    order = acquisition.best(scores, SHORTLIST if self._reranker else 1, is_optimistic=True)
-            place = order[0]
-            if self._reranker:
-                order = order[np.isfinite(scores[order])][:SHORTLIST]
-                place = order[
-                    self._reranker.choose(
-                        [candidates.params[index] for index in order],
-                        candidates.costs[order],
-                        pool=pool,
-                        study=study,
-                        observations=observations,
-                        unknown=unknown,
-                        known=known,
-                        make_encoder=partial(self._make_encoder, pool),
-                        slopes={index: self._slopes(study, index) for index in unknown},
-                    )
-                ]
-                observations = observations.with_pending(
-                    number, candidates.params[place], dict(zip(known, candidates.costs[place], strict=True))
-                )
-            chosen.append(int(place))
+        chosen = [int(np.argmax(scores))]
+        while len(chosen) < min(len(numbers), len(scores)):
+            acquisition.believe(chosen[-1])
+            scores[chosen[-1]] = -np.inf
+            place = acquisition.best(scores, is_optimistic=is_optimistic)
+            if not is_optimistic and scores[place] == 0:
+                is_optimistic, scores = True, np.where(np.isneginf(scores), scores, np.inf)
+                place = acquisition.best(scores, is_optimistic=True)
+            chosen.append(place)
         return [candidates.params[place] for place in chosen]
 
     def _gather(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import partial
 
 import numpy as np
 from optuna import Study
@@ -41,14 +40,13 @@ def make_sampler(
     objectives: tuple[str, ...] = (),
     predict: PredictThroughput | None = None,
     batch_size: int = 1,
-    features: Callable[[Arch], Mapping[str, float]] | None = None,
     scores: Mapping[str, Callable[[Arch], float]] | None = None,
     donors: Sequence[ArchDonor] = (),
 ) -> InBandSampler:
     """The sampler of that name inside `bounds`; `already()` gives the arch_ids to avoid. Raises UserError for an unknown name.
 
     The known-cost sampler also needs the study's `objectives`. `predict`, where a trusted calibration exists, gives images/s of an architecture at
-    `batch_size`; `features` gives numbers of an architecture, and is called for the best few candidates only. Estimates of the proxy score of every candidate:
+    `batch_size`. Estimates of the proxy score of every candidate:
     `scores` of the architecture, each of which takes microseconds, or is nan, and predictions of `donors` from earlier runs.
     """
     check_sampler(name)
@@ -61,7 +59,6 @@ def make_sampler(
             objectives=objectives,
             predict=predict,
             batch_size=batch_size,
-            features=features,
             scores=scores,
             donors=donors,
         )
@@ -81,7 +78,6 @@ class KnownCostInBand(InBandSampler):
         objectives: tuple[str, ...],
         predict: PredictThroughput | None = None,
         batch_size: int = 1,
-        features: Callable[[Arch], Mapping[str, float]] | None = None,
         scores: Mapping[str, Callable[[Arch], float]] | None = None,
         donors: Sequence[ArchDonor] = (),
     ) -> None:
@@ -94,7 +90,6 @@ class KnownCostInBand(InBandSampler):
             curve_of=objectives.index("proxy_score") if "proxy_score" in objectives else None,
             already=already,
             describe=_described_params,
-            features=None if features is None else partial(_features_of, self._pool, features),
             inputs=_estimates(self._pool, scores or {}, donors) if "proxy_score" in objectives else None,
             # A space's numbers are sizes.
             ordered={
@@ -153,9 +148,3 @@ def _estimates(
 
 def _described_params(trial: FrozenTrial) -> Params:
     return dict(trial.user_attrs.get(DESCRIBED, {}))
-
-
-def _features_of(
-    pool: SpacePool, features: Callable[[Arch], Mapping[str, float]], params: Params
-) -> Mapping[str, float]:
-    return features(pool.arch(params))

@@ -3,8 +3,9 @@
 Usage: python tests/benchmarks/hybrid_table.py train WORK   (any number of these at once, each on a core of its own: about 6 s a hybrid)
        python tests/benchmarks/hybrid_table.py time WORK    (one, on a quiet core: about 2 s a hybrid)
        python tests/benchmarks/hybrid_table.py write WORK [--out FILE]
+       python tests/benchmarks/hybrid_table.py score WORK   (any number at once: training-free scores, into tests/data/TABLE_training_free.parquet)
 
-With `--table hybrid_table_2` the same at a smaller budget: 75 hybrids whose second stage has one block instead of two.
+With `--table hybrid_table_2` the same at a smaller budget: 150 hybrids whose second stage has one block instead of two.
 
 WORK is a folder for what is finished so far; after an interruption the same commands go on. Small copies (32 px, widths 1/4) are trained on the embedded
 Fashion-MNIST at batch 32 with the shipped recipe, and scored on the way at each rung; throughput is that of the whole hybrid at 224 px, one thread.
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -27,12 +29,13 @@ import torch
 from archsearch import build, load_space
 from archsearch.device import conditions, use_cpu
 from archsearch.proxy import ProxyTask, Training, load_profile, shrink
+from archsearch.proxy.training_free import scores
 from archsearch.space import Arch, Space
 from archsearch.throughput import Protocol, measure
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPACE, TABLE = DATA / "hybrid_table.toml", DATA / "hybrid_table.parquet"
-NUM_SMALLER = 75  # hybrids of the second table
+NUM_SMALLER = 150  # hybrids of the second table
 RUNGS = (12, 48, 96)  # steps
 SECOND_SEED_SHARE = 0.1
 BATCH_SIZE = 2  # of the timing
@@ -133,6 +136,18 @@ def time_all(hybrids: Hybrids, work: Path) -> None:
         )
 
 
+def score(hybrids: Hybrids, work: Path, out: Path) -> None:
+    """Training-free scores of every hybrid, one row each with the seconds they took; the file is written by the process that finds all done."""
+    for index, path in claimed(work, [f"score-{arch.arch_id}" for _, arch in hybrids]):
+        start = time.perf_counter()
+        found = scores(hybrids[index][1])
+        _keep(path, {**found, "seconds": time.perf_counter() - start})
+    paths = [work / f"score-{arch.arch_id}.json" for _, arch in hybrids]
+    if all(path.exists() for path in paths):
+        rows = [{**params, **json.loads(path.read_text())} for (params, _), path in zip(hybrids, paths, strict=True)]
+        pq.write_table(pa.Table.from_pylist(rows), out, compression="zstd")
+
+
 def write(hybrids: Hybrids, work: Path, out: Path) -> None:
     """One row for each hybrid, seed and rung; costs and throughput repeated in each. Names that a hybrid lacks are null."""
     rows = []
@@ -172,10 +187,10 @@ def write(hybrids: Hybrids, work: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("train", "time", "write"))
+    parser.add_argument("task", choices=("train", "time", "write", "score"))
     parser.add_argument("work", type=Path)
     parser.add_argument("--table", choices=list(TABLES), default="hybrid_table")
-    parser.add_argument("--out", type=Path, help="default: tests/data/TABLE.parquet")
+    parser.add_argument("--out", type=Path, help="default: tests/data/TABLE.parquet, TABLE_training_free.parquet")
     options = parser.parse_args()
     use_cpu(1, None)
     hybrids = TABLES[options.table]()
@@ -183,6 +198,8 @@ def main() -> None:
         train(hybrids, options.work)
     elif options.task == "time":
         time_all(hybrids, options.work)
+    elif options.task == "score":
+        score(hybrids, options.work, options.out or DATA / f"{options.table}_training_free.parquet")
     else:
         write(hybrids, options.work, options.out or DATA / f"{options.table}.parquet")
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from nas_bench_201 import nas_bench_201
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
@@ -12,6 +14,8 @@ from table_problem import Params, TableProblem
 from archsearch.space import load_space, spectral_capacity
 
 SPACE = Path(__file__).resolve().parents[1] / "data" / "hybrid_table.toml"
+SCORES = SPACE.with_name("hybrid_table_training_free.parquet")
+DEAR = ("naswot", "zico", "expressivity", "progressivity", "trainability")
 PROXY = 0.68  # Spearman's correlation with the objective
 _HALVINGS = 40
 
@@ -21,10 +25,11 @@ Floats = NDArray[np.float64]
 class TableInputs:
     """Numbers (N,) in the order of the table's candidates, or several (N, J), as one input or several."""
 
-    def __init__(self, problem: TableProblem, values: Floats, *, are_estimates: bool = True) -> None:
+    def __init__(self, problem: TableProblem, values: Floats, *, num_estimates: int | None = None) -> None:
+        """The first `num_estimates` of the J, by default all, are given as estimates."""
         self._problem, self._values = problem, values.reshape(len(problem.candidates), -1)
         self.names = tuple(f"input_{place}" for place in range(self._values.shape[1]))
-        self.estimates = frozenset(self.names if are_estimates else ())
+        self.estimates = frozenset(self.names[:num_estimates])
 
     def __call__(self, candidates: Sequence[Params]) -> Floats:
         """Rows of the table."""
@@ -62,7 +67,7 @@ def counts(problem: TableProblem, seed: int) -> TableInputs:
     """How often each word stands in a candidate: the operations of a NAS-Bench-201 network. No estimate of anything."""
     words = sorted({value for params in problem.candidates for value in params.values() if isinstance(value, str)})
     found = [[list(params.values()).count(word) for word in words] for params in problem.candidates]
-    return TableInputs(problem, np.array(found, dtype=np.float64), are_estimates=False)
+    return TableInputs(problem, np.array(found, dtype=np.float64), num_estimates=0)
 
 
 def capacity(problem: TableProblem, seed: int) -> TableInputs:
@@ -72,6 +77,34 @@ def capacity(problem: TableProblem, seed: int) -> TableInputs:
     return TableInputs(problem, np.array([spectral_capacity(arch) for arch in archs]))
 
 
+def training_free(problem: TableProblem, seed: int) -> TableInputs:
+    """The capacity and the training-free scores that take seconds, of all our own hybrids: more than any regression from a part of them could know."""
+    return TableInputs(problem, np.column_stack((capacity(problem, seed)(problem.candidates), dear_scores(problem))))
+
+
+def training_free_slopes(problem: TableProblem, seed: int) -> TableInputs:
+    """The same, where nothing is believed of the dear ones' slopes."""
+    values = np.column_stack((capacity(problem, seed)(problem.candidates), dear_scores(problem)))
+    return TableInputs(problem, values, num_estimates=1)
+
+
+def expressivity(problem: TableProblem, seed: int) -> TableInputs:
+    """The capacity and the one of the dear scores that orders our own hybrids best."""
+    dear = dear_scores(problem)[:, DEAR.index("expressivity")]
+    return TableInputs(problem, np.column_stack((capacity(problem, seed)(problem.candidates), dear)))
+
+
+def dear_scores(problem: TableProblem) -> Floats:
+    """(N, 5) training-free scores of our own hybrids, in the order of the table's candidates."""
+    rows = pq.read_table(SCORES).to_pylist()
+    by_choices = {_key(row, problem): [row[name] for name in DEAR] for row in rows}
+    return np.array([by_choices[_key(params, problem)] for params in problem.candidates])
+
+
+def _key(row: Params, problem: TableProblem) -> tuple[Any, ...]:
+    return tuple(row[name] for name in sorted(problem.candidates[0]))
+
+
 INPUTS: dict[str, Callable[[TableProblem, int], TableInputs]] = {
     "donor": donor,
     "proxy68": proxy,
@@ -79,4 +112,7 @@ INPUTS: dict[str, Callable[[TableProblem, int], TableInputs]] = {
     "reversed": reversed_proxy,
     "counts": counts,
     "capacity": capacity,
+    "expressivity": expressivity,
+    "training-free": training_free,
+    "training-free-slopes": training_free_slopes,
 }

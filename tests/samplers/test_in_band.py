@@ -22,10 +22,6 @@ def images_per_s(arch: Arch) -> float:
     return 1e12 / arch.cost().macs
 
 
-def features(arch: Arch) -> dict[str, float]:
-    return {"size": float(arch.cost().params)}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_pickled_sampler_goes_on_the_same(name: str) -> None:
@@ -37,7 +33,6 @@ def test_a_pickled_sampler_goes_on_the_same(name: str) -> None:
         0,
         objectives=("proxy_score", "throughput_img_s", "latency_ms", "params", "macs"),
         predict=images_per_s,
-        features=features,
     )
     again = pickle.loads(pickle.dumps(sampler))
     study = optuna.create_study(directions=["maximize", "maximize", "minimize", "minimize", "minimize"])

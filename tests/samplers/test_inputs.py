@@ -13,7 +13,7 @@ import pytest
 from archsearch import load_space
 from archsearch.errors import UserError
 from archsearch.metrics import Array
-from archsearch.samplers import FEATURES, InBandSampler, KnownCostSampler, make_sampler
+from archsearch.samplers import InBandSampler, KnownCostSampler, make_sampler
 from archsearch.samplers.inputs import JoinedInputs
 from archsearch.space import Band, Bounds
 
@@ -91,15 +91,12 @@ def test_a_sampler_with_inputs_can_be_pickled_and_goes_on_the_same() -> None:
     assert pickle.loads(pickle.dumps(sampler)).propose(study, 0) == before
 
 
-def test_inputs_go_with_features_constraints_and_batches() -> None:
-    sampler = KnownCostSampler(
-        {}, TABLE, 0, inputs=Given(SCORES, estimates=["hint"]), features=lambda params: {"length": float(len(params))}
-    )
+def test_inputs_go_with_constraints_and_batches() -> None:
+    sampler = KnownCostSampler({}, TABLE, 0, inputs=Given(SCORES, estimates=["hint"]))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for _ in range(12):
         trial = study.ask()
         name = "".join(trial.suggest_categorical(key, list("uvwxyz")) for key in "abc")
-        trial.set_user_attr(FEATURES, {"length": 3.0})
         trial.set_constraint("first", 1.0 if name[0] == "u" else -1.0)
         study.tell(trial, SCORES[name])
     batch = ["".join(params.values()) for params in sampler.propose_many(study, 12, 5)]

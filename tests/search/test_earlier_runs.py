@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from support.postgres import postgres
 from support.runs import InProcessWorker, RecordingListener, make_config, make_rung_config, one_stage, run
 from support.stub_evaluators import noted, on_machine, written
 
@@ -185,3 +186,18 @@ def test_a_donor_is_stored_once_and_whole(tmp_path: Path, old: Path) -> None:
         assert store.donors == donors
     with open_run(tmp_path / "new", config, donors=donors) as store:
         assert store.donors == donors
+
+
+def test_on_postgresql_too_and_after_the_old_run_has_gone(tmp_path: Path, old: Path) -> None:
+    folder = tmp_path / "new"
+    before = rows_of(old)
+    with postgres() as url:
+        config = make_config(tmp_path / "log")
+        on(A, folder, config, 4, earlier=[old], storage_url=url)
+        shutil.rmtree(old)
+        on(A, folder, config, 5, storage_url=url)
+        rows = rows_of(folder)
+        assert results.read_manifest(folder)["taken_from"][0]["timings"] == 5
+    pd.testing.assert_frame_equal(rows.head(5)[FIGURES], before[FIGURES])
+    new = {written(text) for text in rows["arch"].tolist()[5:]}
+    assert {arch for arch, _ in measured(tmp_path / "log")} == new

@@ -21,10 +21,9 @@ from archsearch.results import (
     read_rows,
     study_name,
 )
-from archsearch.samplers import CURVE, DESCRIBED, FEATURES, MEASURED, STANDARD_ERRORS, params_in_space
+from archsearch.samplers import CURVE, DESCRIBED, MEASURED, STANDARD_ERRORS, params_in_space
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
-from archsearch.search.rungs import FREE_PHASE, FREE_SCORES
 from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
 from archsearch.search.study.database import create_database, run_lock
 from archsearch.search.study.opening import open_run
@@ -175,9 +174,6 @@ def _stored_trial(config: RunConfig, row: Row) -> StoredTrial:
     if row["state"] == "stopped":
         names = enumerate(config.objectives)
         attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}
-    free = {name: row[f"{FREE_PHASE}_{name}"] for name in FREE_SCORES if row[f"{FREE_PHASE}_{name}"] is not None}
-    if free:
-        attrs[FEATURES] = free
     scores = json.loads(row["proxy_seed_scores"] or "[]")
     return StoredTrial(
         number=row["trial"],

@@ -30,7 +30,6 @@ from archsearch.results import (
 from archsearch.samplers import (
     CURVE,
     DESCRIBED,
-    FEATURES,
     KNOWN_COST,
     MEASURED,
     STANDARD_ERRORS,
@@ -42,7 +41,7 @@ from archsearch.samplers import (
 )
 from archsearch.search.config import RunConfig
 from archsearch.search.early_stopping import Curve, CurveTable, RungScore
-from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FREE_SCORES, TIMING_PHASE
+from archsearch.search.rungs import AGAIN_PHASE, TIMING_PHASE
 from archsearch.search.study.database import (
     FileWatch,
     storage_errors,
@@ -117,7 +116,6 @@ class RunStore:
             objectives=config.objectives,
             predict=predict,
             batch_size=config.settings["batch_size"],
-            features=_make_features(config),
             scores=ESTIMATES,
             donors=self.earlier_runs.models,
         )
@@ -541,11 +539,7 @@ class RunStore:
                 return
             if own is not None and self._asked_id(self._rows[number]) != self.timings.throughput_id:
                 self._keep_timing(trial, own)
-        attrs = {f"{PHASE}{phase}": dict(values)}
-        if phase == FREE_PHASE:
-            names = {name: f"{FREE_PHASE}_{name}" for name in FREE_SCORES}
-            attrs[FEATURES] = {name: values[column] for name, column in names.items() if column in values}
-        self._set(trial, attrs)
+        self._set(trial, {f"{PHASE}{phase}": dict(values)})
         self._keep(trial)
 
     def _ranked_figures(self, trial: StoredTrial, phase: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -702,20 +696,6 @@ def _by_trial(attrs: Mapping[str, Any], prefix: str) -> dict[int, dict[str, Any]
             number, _, identity = key.removeprefix(prefix).partition(":")
             found.setdefault(int(number), {})[identity] = attrs[key]
     return found
-
-
-def _make_features(config: RunConfig) -> Callable[[Arch], Mapping[str, float]] | None:
-    """Gives the sampler the training-free scores of an architecture, as its trial would; None in a run without them."""
-    if not config.settings.get("training_free"):
-        return None
-
-    def features(arch: Arch) -> Mapping[str, float]:
-        from archsearch.proxy.training_free import scores  # imports torch, and most runs do not need it
-
-        found = scores(arch, seed=config.settings["proxy"]["recipe"]["seed"], device=config.settings["device"])
-        return {name: found[name] for name in FREE_SCORES if isfinite(found[name])}
-
-    return features
 
 
 @cache
