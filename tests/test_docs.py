@@ -202,6 +202,17 @@ def test_the_python_page_reads_a_run(
     assert all(isinstance(arch, archsearch.Arch) for arch in names["members"])
 
 
+def test_the_export_example_loads_what_the_command_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = CliRunner().invoke(main, ["export", "van_b0", "van_b0"])
+    assert written.exit_code == 0, written.output
+    (code,) = code_blocks("export", "python")
+    _, printed = run_code(code, capsys)
+    assert printed == printed_lines(code) != []
+
+
 def test_the_benchmarks_example_reads_a_file(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +229,7 @@ def test_every_python_block_of_a_document_is_run_by_a_test() -> None:
         "README": 1,
         "benchmarks": 1,
         "blocks": 1,
+        "export": 1,
         "papers": 1,
         "python": 5,
         "search": 2,

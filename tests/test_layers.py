@@ -18,7 +18,7 @@ LAYERS = [
     {"compiler", "device", "results", "blocks"},
     {"space", "data"},
     {"models"},
-    {"throughput", "proxy", "samplers"},
+    {"throughput", "proxy", "samplers", "timm"},
     {"search", "report"},
     {"cli"},
 ]

@@ -15,7 +15,7 @@ from archsearch.blocks.base import (
 from archsearch.blocks.cost import Cost
 from archsearch.blocks.crossformer import CrossScaleDownsample, CrossScaleStem, LongDistanceBlock, ShortDistanceBlock
 from archsearch.blocks.davit import ChannelBlock, WindowBlock
-from archsearch.blocks.files import BlockFile, load_blocks, read_block_file, register_file
+from archsearch.blocks.files import BlockFile, files_of, load_blocks, read_block_file, register_file
 from archsearch.blocks.head import PoolHead, TokenHead
 from archsearch.blocks.lit import DeformableDownsample, GlobalAttentionBlock, MlpBlock
 from archsearch.blocks.litv2 import HiLoBlock
@@ -79,6 +79,7 @@ __all__ = [
     "WindowBlock",
     "choice",
     "field_scale",
+    "files_of",
     "installed_packages",
     "layer_capacities",
     "layer_type",

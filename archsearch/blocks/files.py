@@ -5,6 +5,7 @@ import linecache
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -64,6 +65,15 @@ def register_file(file: BlockFile) -> tuple[type[Layer], ...]:
     if not layers:
         raise UserError(f"{file.path}: registers no layer; write @register above the class of a block")
     return _LOADED.setdefault(file.text, layers)
+
+
+def files_of(layers: Iterable[type[Layer]]) -> tuple[BlockFile, ...]:
+    """The files, as `register_file` has run them, of those of these layers that came from one."""
+    wanted = {layer for layer in layers if layer.__module__.startswith(_MODULE)}
+    found = [(text, wanted.intersection(added)) for text, added in _LOADED.items()]
+    return tuple(
+        BlockFile(sys.modules[next(iter(some)).__module__].__file__ or "", text) for text, some in found if some
+    )
 
 
 def _imported_from(path: str) -> tuple[type[Layer], ...]:

@@ -6,6 +6,7 @@ from archsearch.cli.bench import bench
 from archsearch.cli.calibrate import calibrate
 from archsearch.cli.docs import docs
 from archsearch.cli.evaluate import evaluate
+from archsearch.cli.export import export
 from archsearch.cli.inspect import blocks, cost, papers, proxies, sample, space
 from archsearch.cli.prepare import prepare
 from archsearch.cli.report import report
@@ -24,6 +25,7 @@ for command in (
     bench,
     calibrate,
     evaluate,
+    export,
     cost,
     score,
     sample,

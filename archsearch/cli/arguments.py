@@ -21,14 +21,21 @@ def resolve_arch(text: str, results_root: Path) -> "Arch":
 
     TRIAL is a trial's number or the first digits of an arch_id. Raises UserError saying what was not found and what there is.
     """
+    return resolve_trial(text, results_root)[0]
+
+
+def resolve_trial(text: str, results_root: Path) -> tuple["Arch", tuple[Path, int] | None]:
+    """As `resolve_arch`; with the run's folder and the trial's number where it is a row of a run."""
     from archsearch.space import load_space
 
     if text == "-":
-        return _from_stdin()
+        return _from_stdin(), None
     run, colon, trial = text.rpartition(":")
     if colon and not os.path.isfile(text):
-        return _from_run(resolve_run(run or None, results_root), trial)
-    return load_space(text).arch()
+        folder = resolve_run(run or None, results_root)
+        arch, number = _from_run(folder, trial)
+        return arch, (folder, number)
+    return load_space(text).arch(), None
 
 
 def resolve_run(text: str | None, results_root: Path) -> Path:
@@ -62,8 +69,8 @@ def _from_stdin() -> "Arch":
     return Arch.from_dict(document, "stdin")
 
 
-def _from_run(folder: Path, trial: str) -> "Arch":
-    """The architecture of one row of a run."""
+def _from_run(folder: Path, trial: str) -> tuple["Arch", int]:
+    """The architecture and the number of one row of a run."""
     from archsearch.space import Arch, register_files, stored_block_files
 
     with damage_is_an_error(folder):
@@ -81,4 +88,5 @@ def _from_run(folder: Path, trial: str) -> "Arch":
         numbers = [row["trial"] for row in rows]
         there = f"its trials are {min(numbers)} to {max(numbers)}" if rows else "the run has no trials yet"
         raise UserError(f"{folder}: no trial or arch_id {shown(trial)}; {there}")
-    return Arch.from_dict(json.loads(found[0]["arch"]), f"{folder}: trial {found[0]['trial']}")
+    number = int(found[0]["trial"])
+    return Arch.from_dict(json.loads(found[0]["arch"]), f"{folder}: trial {number}"), number

@@ -15,6 +15,7 @@ from .checkpoints import (
 )
 from .contract import Finding, check_layer, check_layers
 from .count import count_activations, count_flop_counter, count_fvcore, recount_all
+from .export.export import ExportTask, export_document, export_task
 from .failing_layer import failing_layer
 from .features import FeatureNetwork
 from .network import Network, build, build_for_timing
@@ -30,6 +31,7 @@ __all__ = [
     "Accuracy",
     "CheckpointWarning",
     "EvaluateTask",
+    "ExportTask",
     "FeatureNetwork",
     "Finding",
     "Header",
@@ -48,6 +50,8 @@ __all__ = [
     "create_timm_network",
     "evaluate_document",
     "evaluate_task",
+    "export_document",
+    "export_task",
     "failing_layer",
     "is_own",
     "key_pattern",

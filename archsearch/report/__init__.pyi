@@ -2,7 +2,9 @@ from .against_timm import timm_audit_parts
 from .audit import audit_parts
 from .bench import bench_parts
 from .calibration import calibration_document, calibration_parts
+from .card import model_card, run_facts
 from .cost import cost_document, cost_sentence, cost_table
+from .export import EXPORT_NOTE, export_parts
 from .layers import LAYERS_NOTE, finding_list, finding_table, layer_list, layer_tables
 from .papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 from .proxies import FREE_NOTE, PROXIES_NOTE, profile_document, profile_list, profile_table, score_list, score_table
@@ -13,6 +15,7 @@ from .tables import Document, make_console, make_table, show, to_json
 from .validation import evaluate_parts
 
 __all__ = [
+    "EXPORT_NOTE",
     "FREE_NOTE",
     "LAYERS_NOTE",
     "PAPERS_NOTE",
@@ -30,18 +33,21 @@ __all__ = [
     "cost_sentence",
     "cost_table",
     "evaluate_parts",
+    "export_parts",
     "finding_list",
     "finding_table",
     "layer_list",
     "layer_tables",
     "make_console",
     "make_table",
+    "model_card",
     "paper_list",
     "paper_table",
     "profile_document",
     "profile_list",
     "profile_table",
     "report_parts",
+    "run_facts",
     "sample_archs",
     "sample_sentence",
     "sample_table",

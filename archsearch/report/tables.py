@@ -30,7 +30,7 @@ def show(console: Console, *parts: RenderableType) -> None:
     """Print the parts with an empty line between them, and without the blanks that rich appends to lines."""
     for number, part in enumerate(parts):
         with console.capture() as capture:
-            console.print(part)
+            console.print(part, soft_wrap=isinstance(part, Text) and bool(part.no_wrap))
         lines = [line.rstrip() for line in capture.get().splitlines()]
         console.file.write("\n" * (number > 0) + "\n".join(lines) + "\n")
     console.file.flush()
@@ -45,6 +45,11 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: S
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def unbroken(lines: str) -> Text:
+    """Lines to be copied, which are not broken at the terminal's width."""
+    return Text(lines, no_wrap=True)
 
 
 def titled(title: str, table: Table) -> Group:

@@ -7,6 +7,7 @@ from .shipped import paper_names, paper_table, spaces_folder
 from .space import Space, load_space
 from .spectral import layer_spectral_capacity, spectral_capacity
 from .stages import Stage
+from .toml_text import arch_toml
 
 __all__ = [
     "REFERENCE",
@@ -21,6 +22,7 @@ __all__ = [
     "Scored",
     "Space",
     "Stage",
+    "arch_toml",
     "cached_in_band",
     "choose_papers",
     "draw",

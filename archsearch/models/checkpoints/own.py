@@ -18,7 +18,8 @@ from archsearch.blocks import origin, registered_layers
 from archsearch.errors import UserError, first_line, shown
 from archsearch.models.checkpoints.files import check_entries, describe, read_checkpoint, write_checkpoint
 from archsearch.models.network import Network, build_without_weights
-from archsearch.space import Arch
+from archsearch.space import Arch, ImageSize
+from archsearch.units import format_image, sides
 from archsearch.version import __version__
 
 INITIAL = "initial weights, not trained"
@@ -74,16 +75,22 @@ def save(network: nn.Module, file: str | Path, *, provenance: Mapping[str, Any] 
     write_checkpoint(state, path, {_KEY: text})
 
 
-def load(file: str | Path) -> Network:
+def load(file: str | Path, *, image_size: ImageSize | None = None) -> Network:
     """The network in a file that `save` or `archsearch export` wrote, with its weights, on the CPU and, as `build` returns it, in training mode.
 
-    Nothing in the file is run. Raises UserError for a file that is not one of ours, damaged, of a newer version, whose entries are not those of its
-    architecture, and where a layer of its architecture is not registered: a file of your own blocks is loaded before.
+    image_size: another one than it was saved for, where no weight depends on it. Nothing in the file is run. Raises UserError for a file that is not one of
+    ours, damaged, of a newer version, whose entries are not those of its architecture, and where a layer of its architecture is not registered: a file of
+    your own blocks is loaded before.
     """
     header = read_header(file)
-    network = _built(header.arch, header.size, header.num_classes)
+    network = _built(header.arch, header.size if image_size is None else sides(image_size), header.num_classes)
     given = read_checkpoint(file)
-    _check(given, network, f"{file}: damaged, since its weights are not those of its architecture")
+    problem = (
+        f"its weights are for {format_image(header.size)}"
+        if image_size
+        else "damaged, since its weights are not those of its architecture"
+    )
+    _check(given, network, f"{file}: {problem}")
     weights = {}
     for key, target in network.state_dict().items():
         weights[key] = torch.empty_like(target, device="cpu", dtype=given[key].dtype).copy_(given[key])
@@ -114,11 +121,9 @@ def read_header(file: str | Path) -> Header:
 
 
 def is_own(file: str | Path) -> bool:
-    """Whether a file is a safetensors file with archsearch's metadata, damaged or not."""
-    try:
-        return _metadata(Path(file)) is not None
-    except UserError:
-        return False
+    """Whether a file is a `.safetensors` file with archsearch's metadata. Raises UserError for such a file that cannot be read."""
+    path = Path(file)
+    return path.suffix == ".safetensors" and _metadata(path) is not None
 
 
 def own_blocks(arch: Arch) -> dict[str, str]:
