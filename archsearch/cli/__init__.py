@@ -12,6 +12,7 @@ from archsearch.cli.report import report
 from archsearch.cli.run import run
 from archsearch.cli.runs import runs
 from archsearch.cli.score import score
+from archsearch.cli.train import train
 
 __all__ = ["main"]
 
@@ -23,6 +24,7 @@ for command in (
     audit,
     bench,
     calibrate,
+    train,
     evaluate,
     cost,
     score,
