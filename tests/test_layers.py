@@ -18,7 +18,7 @@ LAYERS = [
     {"compiler", "device", "results", "blocks"},
     {"space", "data"},
     {"models"},
-    {"throughput", "proxy", "samplers", "timm"},
+    {"throughput", "proxy", "samplers", "timm", "training"},
     {"search", "report"},
     {"cli"},
 ]
@@ -30,7 +30,7 @@ ONLY_IN = {
 }
 NO_TORCH = {"errors", "metrics", "version", "identity", "units", "system", "lock", "cores", "results"}
 TORCH = {"torch", "torchvision", "timm"}
-FACES = ["blocks", "results", "space", "data", "models", "throughput", "proxy", "samplers", "search", "report", "cli"]
+FACES = ["blocks", "results", "space", "data", "models", "throughput", "proxy", "samplers", "training", "search", "report", "cli"]
 
 
 def _room(path: Path) -> str:

@@ -13,6 +13,7 @@ from archsearch.cli.report import report
 from archsearch.cli.run import run
 from archsearch.cli.runs import runs
 from archsearch.cli.score import score
+from archsearch.cli.train import train
 
 __all__ = ["main"]
 
@@ -24,6 +25,7 @@ for command in (
     audit,
     bench,
     calibrate,
+    train,
     evaluate,
     export,
     cost,

@@ -12,6 +12,7 @@ from .run import build_report, to_csv
 from .run_tables import report_parts, summary_parts
 from .space import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table, space_document, space_parts
 from .tables import Document, make_console, make_table, show, to_json
+from .training import train_parts
 from .validation import evaluate_parts
 
 __all__ = [
@@ -60,4 +61,5 @@ __all__ = [
     "timm_audit_parts",
     "to_csv",
     "to_json",
+    "train_parts",
 ]

@@ -1,0 +1,500 @@
+"""A training gives the numbers of a loop written by hand, and the same ones however it was interrupted and however many processes share it."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageOps
+from support.trainings import CLOTHING, NUM_TRAIN, SMALL_TWINS, make_request, tiny_arch, tiny_folder, write_recipe
+from torch import Tensor, nn
+from torchvision.datasets import ImageFolder
+
+import archsearch
+from archsearch.errors import RunError, UserError
+from archsearch.models import build
+from archsearch.space import Arch, load_space
+from archsearch.training import train
+from archsearch.training.folder import read_state
+
+CHECKOUT = Path(__file__).parents[2]
+NEEDS_CLOTHING = pytest.mark.skipif(
+    not CLOTHING.is_dir(), reason="needs ../shared/data/clothing-mini, which is not beside this checkout"
+)
+# What an epoch's row holds of clocks and machines.
+CLOCKS = ["images_s", "seconds"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("images"))
+
+
+def weights(out: Path, name: str = "model") -> dict[str, Tensor]:
+    return archsearch.read_checkpoint(out / f"{name}.safetensors")
+
+
+def assert_equal(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    assert [key for key in got if not torch.equal(got[key], expected[key])] == []
+
+
+def assert_same_training(got: Path, expected: Path) -> None:
+    """Bit by bit: weights, their average, and all figures of the epochs but the clock's."""
+    for name in ("model", "model_ema"):
+        assert_equal(weights(got, name), weights(expected, name))
+    tables = [pd.read_parquet(out / "metrics.parquet").drop(columns=CLOCKS) for out in (got, expected)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+# The loop by hand: timm's parts, and the three rules that page training states for orders, pictures and steps.
+
+
+def seeded(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def batch_by_hand(
+    images: ImageFolder, transform: Any, epoch: int, places: list[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    pictures, labels = [], []
+    for index, repeat in places:
+        path, label = images.samples[index]
+        with Image.open(path) as picture:
+            seed_all(seeded(0, epoch, index, repeat))
+            pictures.append(transform(picture.convert("RGB")))
+        labels.append(label)
+    return torch.stack(pictures), torch.tensor(labels)
+
+
+def accuracy_by_hand(network: nn.Module, images: ImageFolder, transform: Any) -> float:
+    network.eval()
+    with torch.no_grad():
+        right = [network(transform(picture)[None]).argmax().item() == label for picture, label in images]
+    return sum(right) / len(right)
+
+
+def train_by_hand(arch: Arch, root: Path, epochs: int, batch_size: int, drop_path_rate: float) -> Any:
+    """Twins' recipe at seed 0 and 1e-3 in float32, every figure written out."""
+    from timm.data import Mixup, create_transform
+    from timm.loss import SoftTargetCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+    from timm.utils import ModelEmaV3
+
+    images, val = ImageFolder(str(root / "train")), ImageFolder(str(root / "val"))
+    transform = create_transform(
+        64,
+        is_training=True,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        re_prob=0.25,
+        re_mode="pixel",
+    )
+    torch.manual_seed(0)
+    network = build(arch, drop_path_rate=drop_path_rate)
+    optimizer = create_optimizer_v2(network, "adamw", lr=1e-3, weight_decay=0.05)
+    per_epoch = len(images) // batch_size
+    schedule, _ = create_scheduler_v2(
+        optimizer, "cosine", num_epochs=epochs, warmup_epochs=5 * epochs / 300, warmup_lr=1e-6, min_lr=1e-5, step_on_epochs=False, updates_per_epoch=per_epoch,
+    )  # fmt: skip
+    average = ModelEmaV3(network, decay=0.99996, use_warmup=True)
+    mix = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=arch.num_classes)
+    criterion, done, means = SoftTargetCrossEntropy(), 0, []
+    for epoch in range(epochs):
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seeded(0, epoch))).tolist()
+        places, losses = [(index, repeat) for index in order for repeat in range(3)], []
+        for step in range(per_epoch):
+            inputs, labels = batch_by_hand(
+                images, transform, epoch, places[step * batch_size : (step + 1) * batch_size]
+            )
+            np.random.seed(seeded(0, done))
+            torch.manual_seed(seeded(0, done, 0))
+            network.train()
+            inputs, targets = mix(inputs.to(memory_format=torch.channels_last), labels)
+            loss = criterion(network(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            done += 1
+            average.update(network, step=done)
+            schedule.step_update(done)
+            losses.append(loss.item())
+        means.append(sum(losses) / per_epoch)
+    center = create_transform(64, interpolation="bicubic", crop_pct=0.875)
+    return (
+        network,
+        average.module,
+        means,
+        accuracy_by_hand(network, val, center),
+        accuracy_by_hand(average.module, val, center),
+    )
+
+
+def compare_with_hand(
+    root: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *, epochs: int, batch_size: int, classes: int
+) -> None:
+    # Pillow 13 refuses 0 bits, which timm's RandAugment draws; before it gave black.
+    real = ImageOps.posterize
+    monkeypatch.setattr(
+        ImageOps, "posterize", lambda image, bits: real(image, bits) if bits else Image.new("RGB", image.size)
+    )
+    arch = load_space(str(SMALL_TWINS)).arch()
+    request = make_request(root, out, arch=arch, epochs=epochs, batch_size=batch_size, learning_rate=1e-3)
+    document = train(request)
+    assert document["recipe"]["name"] == "twins_svt"
+    fitted = archsearch.build(arch, num_classes=classes).arch
+    network, average, losses, top1, ema_top1 = train_by_hand(
+        fitted, root, epochs, batch_size, document["recipe"]["drop_path_rate"]
+    )
+    assert_equal(weights(out), {key: value.contiguous() for key, value in network.state_dict().items()})
+    assert_equal(weights(out, "model_ema"), {key: value.contiguous() for key, value in average.state_dict().items()})
+    table = pd.read_parquet(out / "metrics.parquet")
+    assert table["train_loss"].tolist() == pytest.approx(losses, rel=1e-6)
+    assert (document["raw"]["top1"], document["ema"]["top1"]) == (pytest.approx(top1), pytest.approx(ema_top1))
+
+
+def test_it_gives_the_numbers_of_a_loop_written_by_hand(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare_with_hand(folder, tmp_path / "out", monkeypatch, epochs=2, batch_size=8, classes=3)
+
+
+@pytest.mark.slow
+@NEEDS_CLOTHING
+def test_photographs_give_the_numbers_of_a_loop_written_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare_with_hand(CLOTHING, tmp_path / "out", monkeypatch, epochs=3, batch_size=64, classes=10)
+
+
+# Going on
+
+
+def wait_for_step(out: Path, least: int, process: "subprocess.Popen[str]") -> int:
+    """Updates of the first checkpoint that has so many."""
+    for _ in range(1200):
+        state = read_state(out)
+        if state is not None and state["steps"]["step"] >= least:
+            return int(state["steps"]["step"])
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint")
+
+
+def command(out: Path, data: Path, *options: str) -> list[str]:
+    words = [
+        "train",
+        str(SMALL_TWINS),
+        str(out),
+        "--data",
+        str(data),
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+    ]
+    return [*words, "--checkpoint-every", "1", *options]
+
+
+def start(arguments: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "archsearch", *arguments],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_and_compare(data: Path, tmp_path: Path, number: int, batch_size: int, at: int) -> None:
+    """Kill it in mid-epoch, go on, and compare with a training that nobody killed; the second decodes in processes of its own."""
+    arguments = command(tmp_path / "killed", data, "--batch-size", str(batch_size))
+    process = start([*arguments, "--workers", "0"])
+    done = wait_for_step(tmp_path / "killed", at, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert done % (number // batch_size) != 0
+    arch = load_space(str(SMALL_TWINS)).arch()
+    for out in ("killed", "whole"):
+        request = make_request(
+            data, tmp_path / out, arch=arch, batch_size=batch_size, workers=1 if out == "killed" else 0
+        )
+        said: list[str] = []
+        train(request, say=said.append)
+        assert any("going on in epoch" in line for line in said) == (out == "killed")
+    assert_same_training(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    kill_and_compare(folder, tmp_path, NUM_TRAIN, 2, at=5)
+
+
+@pytest.mark.slow
+@NEEDS_CLOTHING
+def test_killed_on_photographs_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    kill_and_compare(CLOTHING, tmp_path, 1435, 64, at=25)
+
+
+@pytest.mark.slow
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
+    arguments = command(tmp_path / "out", folder, "--batch-size", "2", "--workers", "0")
+    process = start(arguments)
+    wait_for_step(tmp_path / "out", 3, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert f"go on with: archsearch {' '.join(arguments)}" in said
+    state = read_state(tmp_path / "out")
+    assert state is not None
+    assert 3 <= state["steps"]["step"] < 2 * (NUM_TRAIN // 2)
+
+
+def test_a_finished_training_is_told_again_and_not_repeated(folder: Path, tmp_path: Path) -> None:
+    first = train(make_request(folder, tmp_path / "out"))
+    before = weights(tmp_path / "out")
+    again = train(make_request(folder, tmp_path / "out", checkpoint_every=7))
+    assert (again["raw"], again["ema"]) == (first["raw"], first["ema"])
+    assert_equal(weights(tmp_path / "out"), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 3}, "recipe.epochs is 2 there and 3 here"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"learning_rate": 0.1}, "recipe.learning_rate is"),
+        ({"image_size": 64}, "arch.image_size is 32 there and 64 here"),
+        ({"num_classes": 5}, "arch.num_classes is 3 there and 5 here"),
+    ],
+)
+def test_another_request_in_the_same_folder_is_refused_with_what_differs(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    train(make_request(folder, tmp_path / "out"))
+    with pytest.raises(UserError, match=words):
+        train(make_request(folder, tmp_path / "out", **changes))
+
+
+def test_a_folder_of_something_else_and_a_second_process_are_refused(folder: Path, tmp_path: Path) -> None:
+    from archsearch.training.folder import training_lock
+
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "mine.txt").write_text("dear")
+    with pytest.raises(UserError, match=r"holds 'mine.txt' and no training"):
+        train(make_request(folder, tmp_path / "letters"))
+    holder = (
+        "import sys, pathlib\nfrom archsearch.training.folder import training_lock\n"
+        "with training_lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another archsearch trains in this folder"):
+        train(make_request(folder, tmp_path / "out"))
+    other.communicate("\n")
+    with training_lock(tmp_path / "out"):
+        pass
+
+
+def test_a_damaged_checkpoint_is_named_and_never_run(folder: Path, tmp_path: Path) -> None:
+    train(make_request(folder, tmp_path / "out", epochs=1))
+    torch.save({"steps": os.system}, tmp_path / "out" / "checkpoint.pt")
+    with pytest.raises(RunError, match=r"checkpoint.pt: damaged"):
+        train(make_request(folder, tmp_path / "out", epochs=1))
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one_with_the_doubled_batch(folder: Path, tmp_path: Path) -> None:
+    """Each of two takes four of the eight images of a step; mixing is on. Float32 sums in another order: weights within 1e-5."""
+    recipe = write_recipe(tmp_path / "plain.toml")
+    alone = tmp_path / "alone"
+    train(make_request(folder, alone, arch=load_space(str(SMALL_TWINS)).arch(), recipe=recipe, epochs=2, batch_size=8))
+    words = command(tmp_path / "two", folder, "--batch-size", "8", "--workers", "0", "--recipe", recipe)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "archsearch",
+        *words,
+    ]
+    done = subprocess.run(launch, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("measured here") == 1
+    for name in ("model", "model_ema"):
+        one, two = weights(alone, name), weights(tmp_path / "two", name)
+        assert one.keys() == two.keys()
+        assert max((one[key] - two[key]).abs().max().item() for key in one) < 1e-5
+    one_table, two_table = (pd.read_parquet(out / "metrics.parquet") for out in (alone, tmp_path / "two"))
+    np.testing.assert_allclose(one_table["train_loss"], two_table["train_loss"], rtol=1e-5)
+    assert one_table["val_images"].tolist() == two_table["val_images"].tolist()
+
+
+# Data, dtypes, teachers, and what cannot be
+
+
+def test_images_that_cannot_be_read_are_named_and_the_training_goes_on(tmp_path: Path) -> None:
+    root = tiny_folder(tmp_path / "images")
+    (root / "train" / "a" / "0.png").write_bytes(b"no picture")
+    (root / "val" / "b" / "1.JPEG").write_bytes(b"none either")
+    said: list[str] = []
+    document = train(make_request(root, tmp_path / "out"), say=said.append)
+    assert [name.split(" ")[0] for name in document["unreadable"]] == ["train/a/0.png", "val/b/1.JPEG"]
+    assert document["val_images"] == 8
+    assert sum("train/a/0.png" in line for line in said) == 1
+
+
+def test_prepared_images_train_too(folder: Path, tmp_path: Path) -> None:
+    from archsearch.data.prepare import PrepareRequest, prepare
+
+    rest: dict[str, Any] = dict.fromkeys(["classes", "per_class", "share", "val_share", "workers"])
+    splits = {"train_split": "train", "val_split": "val", "max_unreadable": 0.01, "seed": 0}
+    prepare(PrepareRequest(source=str(folder), out=tmp_path / "prepared", size=36, **rest, **splits))
+    document = train(make_request(tmp_path / "prepared", tmp_path / "out"))
+    assert document["val_images"] == 9
+    with pytest.raises(UserError, match=r"prepared at 36 px, and the network takes 64"):
+        train(make_request(tmp_path / "prepared", tmp_path / "larger", image_size=64))
+
+
+def test_embedded_images_are_found_by_name(tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path / "once.toml",
+        "epochs = 1\nbatch_size = 5000\nmixup = 0.0\ncutmix = 0.0\nerasing = 0.0\nauto_augment = ''\n",
+    )
+    small = make_request(Path("fashion-mnist"), tmp_path / "out", recipe=recipe, epochs=1, batch_size=5000)
+    from archsearch.training.processes import Processes
+    from archsearch.training.train import _plan
+
+    plan = _plan(small, Processes(rank=0, world=1, device=torch.device("cpu")))
+    assert len(plan.images.classes) == plan.arch.num_classes == 10
+    assert plan.images.train.read(0).mode == "RGB"
+
+
+def test_bfloat16_and_labels_without_mixing_train(folder: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path / "labels.toml", "epochs = 1\nbatch_size = 8\nmixup = 0.0\ncutmix = 0.0\nclip = 1.0\n"
+    )
+    document = train(make_request(folder, tmp_path / "out", recipe=recipe, epochs=1, dtype="bfloat16"))
+    assert document["conditions"]["dtype"] == "bfloat16"
+    assert all(value.dtype != torch.bfloat16 for value in weights(tmp_path / "out").values())
+
+
+@pytest.mark.parametrize("distillation", ["soft", "hard"])
+def test_a_teacher_changes_the_loss_and_its_own_checkpoint_will_do(
+    folder: Path, tmp_path: Path, distillation: str
+) -> None:
+    train(make_request(folder, tmp_path / "teacher", epochs=1))
+    given = str(tmp_path / "teacher" / "model.safetensors")
+    train(make_request(folder, tmp_path / "taught", epochs=1, teacher=given, distillation=distillation))
+    one, other = weights(tmp_path / "taught"), weights(tmp_path / "teacher")
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_soft_teacher_is_the_divergence_of_its_answers() -> None:
+    from archsearch.training.teacher import Teacher
+
+    torch.manual_seed(0)
+    taught, answers = torch.randn(4, 5), torch.randn(4, 5)
+    network = nn.Module()
+    network.forward = lambda images: answers  # type: ignore[method-assign]
+    images = torch.zeros(4, 3, 2, 2)
+    p, q = answers.softmax(1), taught.softmax(1)
+    assert Teacher(network, "soft", None).loss(images, taught).item() == pytest.approx(
+        (p * (p / q).log()).sum(1).mean().item(), rel=1e-5
+    )
+    picked = -taught.log_softmax(1)[torch.arange(4), answers.argmax(1)].mean()
+    assert Teacher(network, "hard", None).loss(images, taught).item() == pytest.approx(picked.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teacher": "van_b9"}, "no paper's model and no file 'van_b9', did you mean 'van_b"),
+        ({"teacher": "van_b0"}, "needs --teacher-weights"),
+        ({"teacher": "timm:resnet1"}, "timm has no model 'resnet1'"),
+        ({"batch_size": 27}, "a step takes 27 images, and there are 26"),
+        ({"batch_size": 7}, "a multiple of 2 is allowed"),
+        ({"num_classes": 2}, "the data have 3 classes"),
+        ({"recipe": "twin"}, "no paper and no file 'twin'"),
+        ({"val_split": "test"}, "split 'test' is missing; found 'train', 'val'"),
+        ({"init_from": Path("absent.pth")}, "no such checkpoint file"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_sentence(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        train(make_request(folder, tmp_path / "out", **changes))
+
+
+def test_a_loss_that_is_not_finite_ends_it_and_keeps_the_checkpoint(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the training diverged at learning rate .*checkpoint") as caught:
+        train(make_request(folder, tmp_path / "out", learning_rate=1000.0, epochs=50, checkpoint_every=1))
+    assert "take a smaller --lr" in str(caught.value)
+    state = read_state(tmp_path / "out")
+    assert state is None or all(value.isfinite().all() for value in state["steps"]["model"].values())
+
+
+def test_lack_of_memory_is_one_sentence(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("archsearch.models.network.Network.forward", full)
+    with pytest.raises(
+        RunError, match=r"out of memory on cpu in a step of 8 images, 8 in this process; take a smaller --batch-size"
+    ):
+        train(make_request(folder, tmp_path / "out"))
+
+
+def test_a_published_figure_of_other_images_is_never_compared(folder: Path, tmp_path: Path) -> None:
+    from archsearch.report import train_parts
+    from archsearch.space import paper
+
+    document = train(
+        make_request(folder, tmp_path / "out", what="van_b0", arch=paper("van_b0"), image_size=32, epochs=1)
+    )
+    assert document["published"]["top1"] == 75.4
+    words = [part for part in train_parts(document) if isinstance(part, str)]
+    assert "on ImageNet-1K: top-1 75.4" in words[0]
+    assert "cannot be compared: this is images" in words[0]
+    assert "not ImageNet-1K, at 32 px, not 224, after 1 epochs, not 300" in words[0]
+    assert words[-1].startswith("Next: archsearch export van_b0")
+    assert train(make_request(folder, tmp_path / "other"))["published"] is None
+
+
+def test_the_weights_say_what_they_were_trained_by(folder: Path, tmp_path: Path) -> None:
+    from archsearch.models import read_header
+
+    train(make_request(folder, tmp_path / "out", epochs=1, seed=3))
+    header = read_header(tmp_path / "out" / "model_ema.safetensors")
+    said = header.provenance
+    assert (said["epochs"], said["seed"], said["version"]) == (1, 3, archsearch.__version__)
+    assert (header.size, header.num_classes) == ((32, 32), 3)
+    assert len(said["data_fingerprint"]) == 8
+    assert tiny_arch().stages == header.arch.stages
