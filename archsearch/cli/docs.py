@@ -8,7 +8,10 @@ import click
 from archsearch.errors import UserError, did_you_mean
 
 # In the order in which a newcomer needs them; each is a file of archsearch/docs.
-PAGES = "spaces search results export training papers proxy data measuring clusters python blocks glossary benchmarks architecture contributing changelog".split()
+PAGES = (
+    "spaces search results export training papers proxy data measuring clusters python "
+    "blocks glossary benchmarks architecture contributing changelog"
+).split()
 _WIDTH = 120
 _LINK_TO_A_PAGE = re.compile(r"\[([^\]]+)\]\([\w/]+\.md(?:#[\w-]+)?\)")
 

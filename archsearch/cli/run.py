@@ -56,6 +56,13 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
     help="Papers' models to measure first, as fixed trials: of each family the one nearest to the budget, all, none, or by name.",
 )
 @click.option(
+    "--include",
+    multiple=True,
+    metavar="NETWORK",
+    help="A network of your own to measure first, as a fixed trial: FILE.toml or FILE.json with one architecture, timm:NAME, or "
+    "package.module:function, whose code is run. Several times for several networks.  [default: none]",
+)
+@click.option(
     "--timeout",
     "timeout_s",
     type=SECONDS,
@@ -242,13 +249,14 @@ def _run(options: dict[str, Any], console: Any, folders: list[Path]) -> str:
 
 def _interrupted_sentence(folders: list[Path]) -> str:
     """What is kept after Ctrl-C or SIGTERM, what is missing, and how to go on."""
-    from archsearch.results import MANIFEST_FILE, missing_words, read_manifest
+    from archsearch.results import MANIFEST_FILE, missing_words, num_fixed, read_manifest
     from archsearch.system import command_line
 
     kept = "nothing was measured yet"
     if folders and (folders[0] / MANIFEST_FILE).exists():
         manifest = read_manifest(folders[0])
-        missing = missing_words(manifest.get("missing", {}), manifest["trials"] + len(manifest["papers"]))
+        asked = manifest["trials"] + num_fixed(manifest)
+        missing = missing_words(manifest.get("missing", {}), asked)
         kept = f"every finished measurement is kept in {folders[0]}" + (f"; missing: {missing}" if missing else "")
     return f"interrupted: {kept}; go on with: {command_line(sys.argv[1:])}"
 

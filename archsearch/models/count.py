@@ -6,11 +6,12 @@ it counts 0 for the convolution. On the CPU FlopCounterMode in turn misses fused
 No operation counts 0 in silence: one without a formula that is not on the list of free ones fails the count, which names it.
 """
 
+import contextlib
 import copy
 import math
 import multiprocessing
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal
@@ -41,6 +42,15 @@ _FREE_DISPATCHED = _FREE_TRACED | frozenset(
     """_native_batch_norm_legit_no_training _reshape_alias _safe_softmax _softmax _to_copy _unsafe_view alias as_strided cudnn_batch_norm
     empty empty_like empty_strided lift_fresh native_batch_norm native_layer_norm new_empty new_full scalar_tensor split_with_sizes""".split()
 )
+# Free by the same convention, in networks that are not ours: further activations, elementwise arithmetic, comparisons, pooling, and moving data.
+_FREE_ELSEWHERE = frozenset(
+    """abs_ addcmul all amax amin any argmax argmin argsort avg_pool1d bitwise_and bitwise_not bitwise_or broadcast_to celu chunk clamp clamp_ clamp_max
+    clamp_min col2im cos cumsum dropout dropout_ elu elu_ empty eq erf exp eye feature_dropout flip floor full_like gather ge hardsigmoid hardsigmoid_ hardswish
+    hardswish_ hardtanh hardtanh_ im2col le leaky_relu leaky_relu_ linalg_vector_norm linspace log log_sigmoid log_softmax logical_and logical_not logical_or lt
+    masked_fill masked_fill_ max max_pool1d max_pool2d max_pool3d maximum min minimum mish mish_ movedim narrow ne new_ones norm ones_like pixel_shuffle
+    pixel_unshuffle pow prelu reciprocal relu6 relu6_ repeat_interleave reshape_as rot90 round rsqrt scatter selu selu_ sigmoid sigmoid_ sign silu silu_
+    sin softplus sort sqrt square std sub_ swapaxes tanh tanh_ tile topk tril triu unsafe_chunk unsafe_split unsqueeze_ var view_as zero_""".split()
+)
 
 
 def count_fvcore(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> int:
@@ -48,13 +58,37 @@ def count_fvcore(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> 
 
     Raises RunError naming any operation that has no handler and is not free.
     """
+    macs, unsupported = _count_macs(model, image_size, in_chans)
+    _refuse_unknown(unsupported - _FREE_TRACED, "fvcore")
+    return macs
+
+
+def count_known(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> tuple[int, tuple[str, ...]]:
+    """MACs as `count_fvcore`, of a network that is not ours; with the operations, sorted, that have no formula and are not free: they count 0."""
+    with _attention_in_parts():
+        macs, unsupported = _count_macs(model, image_size, in_chans)
+    return macs, tuple(sorted(unsupported - _FREE_TRACED - _FREE_ELSEWHERE))
+
+
+def _count_macs(model: nn.Module, image_size: ImageSize, in_chans: int) -> tuple[int, set[str]]:
+    """MACs by fvcore, and the names of the operations that it has no formula for."""
     handlers = {
         "aten::scaled_dot_product_attention": _attention_macs,
         "torchvision::deform_conv2d": _deform_conv_macs,
     }
     macs, unsupported = _analyse("FlopCountAnalysis", model, image_size, in_chans, handlers)
-    _refuse_unknown({name.removeprefix("aten::") for name in unsupported} - _FREE_TRACED, "fvcore")
-    return macs
+    return macs, {name.removeprefix("aten::") for name in unsupported}
+
+
+@contextlib.contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Have `nn.MultiheadAttention` run its linear layers and its attention one by one: its single fast operation has no formula."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def count_activations(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> int:

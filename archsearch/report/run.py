@@ -15,6 +15,7 @@ from archsearch.identity import row_identity
 from archsearch.metrics import TIE_SE, hypervolume
 from archsearch.proxy import is_starved, read_audit
 from archsearch.report.busy import busy_document, slow_document
+from archsearch.report.included import against_front
 from archsearch.report.noise import Noise, score_ties, unresolved
 from archsearch.report.repeatability import (
     again_document,
@@ -34,9 +35,11 @@ from archsearch.results import (
     front_members,
     front_rows,
     is_timed,
+    is_unscored,
     latest_identity,
     limits_of,
     minimised,
+    num_fixed,
     ranked,
     read_manifest,
     read_rows,
@@ -85,6 +88,7 @@ def build_report(folder: Path) -> Document:
     dominated_by = unresolved(front, inside, objectives, noise)
     chances = _front_chances(inside, objectives)
     counts = _counts(rows, manifest)
+    ended_early = [row for row in rows if row["state"] == "stopped" and not is_unscored(row)]
     state, missing = _standing(folder, manifest, counts)
     audit = read_audit(folder.absolute().parent, manifest["proxy_id"])
     return {
@@ -143,10 +147,16 @@ def build_report(folder: Path) -> Document:
         "busy": busy_document(rows),
         "slow": slow_document(rows),
         "fixed": _fixed(complete, objectives, noise),
-        "stopped_at": dict(sorted(Counter(row["rung"] for row in rows if row["state"] == "stopped").items())),
+        "unscored": [
+            {**_row_document(row), "published": None, **against_front(row, front, objectives, throughput_id)}
+            for row in rows
+            if is_unscored(row)
+        ],
+        "stopped_at": dict(sorted(Counter(row["rung"] for row in ended_early).items())),
+        "stopped": [_row_document(row) for row in ended_early[-MOST_LISTED:]],
         **{
             state: [_row_document(row) for row in [row for row in rows if row["state"] == state][-MOST_LISTED:]]
-            for state in ("stopped", "failed", "running")
+            for state in ("failed", "running")
         },
         "conditions": {key: manifest["settings"].get(key) for key in _CONDITION_KEYS}
         | {"machine": manifest["conditions"]},
@@ -177,11 +187,12 @@ def _row_document(row: Row) -> Row:
 
 
 def _counts(rows: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, int]:
-    """Numbers of trials asked for (fixed ones included), in each state, fixed and reused."""
-    states = [row["state"] for row in rows]
+    """Numbers of trials asked for (fixed ones included), in each state, fixed and reused; those without a score are not among the stopped ones."""
+    states = ["unscored" if is_unscored(row) else row["state"] for row in rows]
     return {
-        "asked": manifest["trials"] + len(manifest["papers"]),
+        "asked": manifest["trials"] + num_fixed(manifest),
         **{state: states.count(state) for state in ("complete", "stopped", "failed", "running")},
+        "unscored": states.count("unscored"),
         "fixed": sum(row["is_fixed"] for row in rows),
         "reused": sum(row["reused_from"] is not None for row in rows),
     }
@@ -195,7 +206,7 @@ def _standing(folder: Path, manifest: Mapping[str, Any], counts: Mapping[str, in
     left = (
         0
         if manifest.get("exhausted")
-        else counts["asked"] - sum(counts[name] for name in ("complete", "stopped", "failed"))
+        else counts["asked"] - sum(counts[name] for name in ("complete", "stopped", "unscored", "failed"))
     )
     return ("timeout" if state == "complete" and left > 0 else state), {"trials": max(0, left)}
 
@@ -265,7 +276,7 @@ def _hypervolume(complete: Sequence[Row], front: Sequence[Row], objectives: Sequ
 
 
 def _fixed(complete: Sequence[Row], objectives: Sequence[str], noise: Noise) -> list[Document]:
-    """The papers' models with measured and published figures, the candidates that dominate them, and those they dominate."""
+    """The papers' models and included networks with measured and published figures, the candidates that dominate them, and those they dominate."""
     values = minimised(complete, objectives)
     is_candidate = np.array([not row["is_fixed"] for row in complete], dtype=bool)
     documents: list[Document] = []

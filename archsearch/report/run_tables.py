@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 
 from archsearch.proxy import STARVED_UNDER
 from archsearch.report.busy import busy_sentence, slow_sentence
+from archsearch.report.included import included_sentences, unscored_sentences
 from archsearch.report.repeatability import (
     again_sentence,
     calibration_sentence,
@@ -62,9 +63,13 @@ def report_parts(document: Document) -> Iterator[RenderableType]:
         yield f"Hypervolume of the front: {volume['value']:.4f} ({volume['normalisation']})."
     else:
         yield _nothing_sentence(document)
-    if document["fixed"]:
-        yield fixed_table(document["fixed"])
-        yield "\n".join([*published_rates(document["fixed"]), *dominance_sentences(document)])
+    fixed = [*document["fixed"], *document["unscored"]]
+    if fixed:
+        yield fixed_table(fixed)
+        sentences = dominance_sentences(document) if document["fixed"] else ()
+        yield "\n".join(
+            [*published_rates(fixed), *included_sentences(fixed), *sentences, *unscored_sentences(document["unscored"])]
+        )
     if document["stopped"]:
         yield stopped_table(document)
     yield from _training(document)
@@ -203,6 +208,7 @@ def headline(document: Document) -> str:
     counts = document["trials"]
     reused = f" ({counts['reused']} reused)" if counts["reused"] else ""
     stopped = f", {counts['stopped']} stopped early" if counts["stopped"] else ""
+    stopped += f", {counts['unscored']} without a score" if counts["unscored"] else ""
     running = f", {counts['running']} at work" if counts["running"] else ""
     all_met = "; the band holds no architecture that it has not met" if document["exhausted"] else ""
     return (
@@ -300,7 +306,7 @@ def _architecture_name(row: Document) -> str:
 
 
 def fixed_table(rows: Sequence[Document]) -> Group:
-    """The papers' models as measured here, beside their published figures."""
+    """The papers' models, beside their published figures, and included networks as measured here."""
     columns = ["fixed trial", "trial", "score", "img/s", "MACs", "paper's", "params", "paper's", "top-1"]
     title = "Fixed trials: measured here, and the papers' figures (top-1 is ImageNet-1K)"
     cells = [_fixed_row(row) for row in rows]

@@ -112,6 +112,11 @@ def front_members(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["front"] == 0 and row["reused_from"] is None]
 
 
+def is_unscored(row: Row) -> bool:
+    """Whether a row is that of a fixed trial which the proxy cannot train, and which ended once all else was measured: no other one is stopped."""
+    return bool(row["is_fixed"]) and row["state"] == "stopped"
+
+
 def is_timed(objectives: Sequence[str]) -> bool:
     """Whether one of these objectives is timed, and so varies when measured again."""
     return not TIMED.isdisjoint(objectives)

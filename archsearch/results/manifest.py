@@ -75,6 +75,11 @@ def run_state(folder: Path, manifest: Mapping[str, Any]) -> str:
         os.close(descriptor)
 
 
+def num_fixed(manifest: Mapping[str, Any]) -> int:
+    """How many fixed trials the run is to have: the papers' models, and the included networks, which earlier versions did not know."""
+    return len(manifest["papers"]) + len(manifest.get("include", ()))
+
+
 def missing_words(missing: Mapping[str, int], asked: int) -> str:
     """`17 of 22 trials, the second timing of 3 members of the front`; empty where nothing is missing."""
     words = {

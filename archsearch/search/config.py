@@ -11,10 +11,11 @@ from typing import Any
 
 from archsearch.blocks import BlockFile
 from archsearch.errors import UserError
+from archsearch.models import GivenNetwork, read_network
 from archsearch.proxy import ProxyTask, check_rungs
 from archsearch.results import CONDITION_COLUMNS, OBJECTIVES, Direction, Limit, check_objectives, limits_of
 from archsearch.search.rungs import Rung, rungs_of
-from archsearch.space import Band, Bounds, Space
+from archsearch.space import Arch, Band, Bounds, Space, register_files
 from archsearch.throughput import Measurement
 from archsearch.units import format_count, format_sides, stored_size
 
@@ -29,7 +30,8 @@ class RunConfig:
     at which it may be stopped, in parts of the last one, its end; empty where every candidate is trained in full (as in all runs
     before there were rungs); their steps and proxy_ids lie in the settings. `fix` holds parameters of the space to one of their choices.
     `limits` are [least, most] by column, None for no end; without `budget_macs` candidates may have any MACs.
-    `blocks` are the texts of the space's files of blocks by name.
+    `blocks` are the texts of the space's files of blocks by name, and of those of included networks. `include` has the networks that are
+    measured as fixed trials beside the papers', by name: each an `arch_id` and the `network` that `models.read_network` reads.
     """
 
     name: str
@@ -46,6 +48,7 @@ class RunConfig:
     fix: Mapping[str, Any] = field(default_factory=dict)
     blocks: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    include: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_objectives(self.objectives)
@@ -93,6 +96,17 @@ class RunConfig:
         space = space.resized(stored_size(self.settings))
         return space.fixed(self.fix) if self.fix else space
 
+    @property
+    def num_fixed(self) -> int:
+        """How many fixed trials there are to be: the papers' models and the included networks."""
+        return len(self.papers) + len(self.include)
+
+    @cached_property
+    def included(self) -> dict[str, Arch | GivenNetwork]:
+        """The included networks by name."""
+        register_files(self.block_files)
+        return {name: read_network(one["network"]) for name, one in self.include.items()}
+
     @cached_property
     def measurement(self) -> Measurement:
         """How the run times its candidates."""
@@ -104,9 +118,9 @@ class RunConfig:
         return rungs_of(self.settings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON; without `include` where there is none, as before there was any."""
         document: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return document
+        return document if self.include else {name: value for name, value in document.items() if name != "include"}
 
     @staticmethod
     def from_dict(document: Mapping[str, Any]) -> "RunConfig":
@@ -158,6 +172,7 @@ def make_bounds(budget_macs: int | None, tolerance: float, limits: Mapping[str, 
 
 _LIMITS = "limits."  # before a column, in dotted keys
 _BLOCKS = "blocks."  # before the name of a file of blocks, in dotted keys
+_INCLUDE = "include."  # before the name of an included network, in dotted keys
 # Keys that differ only where others do.
 _FOLLOWING = ("settings.proxy_id", "settings.weights_dtype")
 _OPTIONS = {
@@ -199,13 +214,19 @@ def _option(config: RunConfig, key: str) -> str | None:
 
 def _comparable(config: RunConfig) -> dict[str, Any]:
     """Dotted key -> value, all but names and the space; rungs by their lengths alone, files of blocks by digits of their text."""
-    left_out = ("name", "space_name", "space_text", "rungs", "blocks")
+    left_out = ("name", "space_name", "space_text", "rungs", "blocks", "include")
     flat = _flat({key: value for key, value in config.to_dict().items() if key not in left_out})
     if flat.pop("settings.image_width", None):  # where the image is not square
         flat["settings.image_size"] = format_sides(stored_size(config.settings))
     flat.pop("settings.proxy.rungs", None)  # which follow from the lengths, the recipe and the data
     files = {f"{_BLOCKS}{file.name}": f"sha256 {file.sha256[:12]}" for file in config.block_files}
-    return {**flat, **files, "rungs": ",".join(map(str, config.rungs)) or None}
+    included = {f"{_INCLUDE}{name}": arch_id for name, arch_id in included_ids(config).items()}
+    return {**flat, **files, **included, "rungs": ",".join(map(str, config.rungs)) or None}
+
+
+def included_ids(config: RunConfig) -> dict[str, str]:
+    """The arch_id of each included network by name: all that it says of a run."""
+    return {name: str(one["arch_id"]) for name, one in config.include.items()}
 
 
 @cache

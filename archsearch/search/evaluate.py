@@ -16,7 +16,7 @@ from archsearch.blocks import BlockFile
 from archsearch.device import affinity, conditions, device_lock, is_out_of_memory, use_cpu
 from archsearch.errors import ArchsearchError, RunError, UserError, first_line
 from archsearch.lock import Held
-from archsearch.models import build_for_timing, count_fvcore, failing_layer
+from archsearch.models import GivenNetwork, build_for_timing, count_fvcore, count_known, failing_layer, read_network
 from archsearch.proxy import (
     LoadedData,
     ProxyScore,
@@ -59,13 +59,15 @@ def evaluate(
     measurement = Measurement.from_dict(settings)
     measurement.use_device()
     register_files(BlockFile(name, text) for name, text in settings.get("blocks", {}).items())
-    arch = Arch.from_dict(arch_document)
+    arch = read_network(arch_document)
     device = measurement.torch_device
     task = ProxyTask.from_dict(settings) if settings.get("proxy") else None
     rungs = rungs_of(settings)
     # A paused training of another architecture is one that was stopped, and its memory would count in the next measurement.
     _paused[:] = [each for each in _paused if (each.arch, each.task, each.device) == (arch, task, device)]
-    full = cache(lambda: build_for_timing(arch))  # one model is counted and timed
+    full = cache(
+        lambda: arch.build() if isinstance(arch, GivenNetwork) else build_for_timing(arch)
+    )  # counted and timed
     phases: dict[str, Callable[[], dict[str, Any]]] = {
         "count": lambda: _count(arch, full, task, settings, emit),
         "throughput": lambda: _throughput(full(), measurement, emit),
@@ -114,7 +116,9 @@ def _explained(phase: str, device: torch.device) -> Iterator[None]:
 _pools: list[CompilePool] = []
 
 
-def _compile_ahead(settings: Mapping[str, Any], measurement: Measurement, arch: Arch, emit: Emit) -> None:
+def _compile_ahead(
+    settings: Mapping[str, Any], measurement: Measurement, arch: Arch | GivenNetwork, emit: Emit
+) -> None:
     """Have the architectures of settings["ahead"] compiled from now on, and leave this one to its own measurement."""
     ahead, size = settings.get("ahead", ()), pool_size(measurement)
     if (
@@ -162,15 +166,20 @@ def _sharing(device: torch.device, phase: str, settings: Mapping[str, Any], emit
 
 
 def _count(
-    arch: Arch, full: Callable[[], nn.Module], task: ProxyTask | None, settings: Mapping[str, Any], emit: Emit
+    arch: Arch | GivenNetwork,
+    full: Callable[[], nn.Module],
+    task: ProxyTask | None,
+    settings: Mapping[str, Any],
+    emit: Emit,
 ) -> dict[str, Any]:
     """fvcore's count of the built model and its parameters; both must equal the exact cost. Refuses what has no small copy before it is timed."""
-    if task is not None:
+    if task is not None and isinstance(arch, Arch):
         shrink(arch, task.scale, task.num_classes)
     cost = arch.cost()
     with _sharing(torch.device("cpu"), "count", settings, emit):  # where nothing is timed at that moment
         model = full()
-        counted = count_fvcore(model, arch.image_size, arch.in_chans)
+        images = (arch.image_size, arch.in_chans)
+        counted = count_fvcore(model, *images) if isinstance(arch, Arch) else count_known(model, *images)[0]
         params = sum(parameter.numel() for parameter in model.parameters())
         needed: dict[str, Any] = {}
         if "train_memory_bytes" in settings.get("limits", ()):
@@ -251,9 +260,11 @@ def _measure_again(model: nn.Module, measurement: Measurement, emit: Emit) -> di
 
 
 def _training_free(
-    arch: Arch, task: ProxyTask, device: torch.device, settings: Mapping[str, Any], emit: Emit
+    arch: Arch | GivenNetwork, task: ProxyTask, device: torch.device, settings: Mapping[str, Any], emit: Emit
 ) -> dict[str, Any]:
-    """The training-free scores that are finite."""
+    """The training-free scores that are finite; none of a network whose blocks are not known."""
+    if isinstance(arch, GivenNetwork):
+        return {}
     with _sharing(device, FREE_PHASE, settings, emit):
         found = free_scores(arch, seed=task.recipe.seed, device=device)
     return {f"{FREE_PHASE}_{name}": found[name] for name in FREE_SCORES if math.isfinite(found[name])}
@@ -271,7 +282,7 @@ _data = LoadedData()  # of this worker
 class _Paused:
     """A training that waits for the driver's decision whether it goes on."""
 
-    arch: Arch
+    arch: Arch | GivenNetwork
     task: ProxyTask
     device: torch.device
     training: Training
@@ -282,7 +293,12 @@ _paused: list[_Paused] = []
 
 
 def _train(
-    arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, settings: Mapping[str, Any], emit: Emit
+    arch: Arch | GivenNetwork,
+    task: ProxyTask,
+    rung: Rung,
+    device: torch.device,
+    settings: Mapping[str, Any],
+    emit: Emit,
 ) -> dict[str, Any]:
     """Train the proxy of the architecture up to this rung, continuing from the rung before if this process has it, else from the start.
 
@@ -308,7 +324,12 @@ def _train(
 
 
 def _train_seed(
-    arch: Arch, task: ProxyTask, rung: Rung, device: torch.device, settings: Mapping[str, Any], emit: Emit
+    arch: Arch | GivenNetwork,
+    task: ProxyTask,
+    rung: Rung,
+    device: torch.device,
+    settings: Mapping[str, Any],
+    emit: Emit,
 ) -> dict[str, Any]:
     """The whole training with another seed, so other weights and another order; the phase `seed@2` adds 2 to the recipe's seed."""
     with _sharing(device, rung.phase, settings, emit) as held:
@@ -317,7 +338,7 @@ def _train_seed(
     return {"proxy_score": score.score, "proxy_score_se": score.standard_error}
 
 
-def _start_training(arch: Arch, task: ProxyTask, device: torch.device, more_seed: int = 0) -> Training:
+def _start_training(arch: Arch | GivenNetwork, task: ProxyTask, device: torch.device, more_seed: int = 0) -> Training:
     recipe = replace(task.recipe, seed=task.recipe.seed + more_seed)
     return start_training(arch, _data.of(task), task.scale, recipe, device)
 

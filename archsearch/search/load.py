@@ -94,6 +94,7 @@ def read_config(folder: Path, manifest: dict[str, Any]) -> RunConfig:
             rungs=tuple(manifest.get("rungs", ())),
             fix=manifest.get("fix", {}),
             limits=manifest.get("limits", {}),
+            include=manifest.get("include", {}),
             blocks={file.name: file.text for file in stored_block_files(folder, manifest)},
         )
     except OSError as error:

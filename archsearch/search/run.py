@@ -26,6 +26,7 @@ from archsearch.search.engine.workers.local import count_workers, local_workers
 from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.engine.workers.ray import RayWorkers, connect
 from archsearch.search.evaluate import refuse_unknown_shape
+from archsearch.search.include import include
 from archsearch.search.rungs import check_free_rung
 from archsearch.search.same_run import find_run
 from archsearch.search.study.address import check_url
@@ -72,6 +73,7 @@ class RunRequest:
     device_class: str | None = None
     earlier_runs: tuple[Path, ...] = ()  # folders of runs to take figures from
     limits: Mapping[str, Sequence[float | None]] = field(default_factory=dict)  # [least, most] by column
+    include: tuple[str, ...] = ()  # networks of one's own, as `search.include.include` takes them
 
 
 class Listen(Protocol):
@@ -110,6 +112,9 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
     for name in papers:
         refuse_unknown_shape(paper(name), task)
     _check_trainable(drawn, task, say)
+    included = include(
+        request.include, space, task, image_size=request.image_size, ray=request.ray is not None, say=say
+    )
     config = RunConfig(
         name="",
         space_name=request.space,
@@ -123,7 +128,8 @@ def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ig
         papers=papers,
         rungs=rungs,
         fix=request.fix,
-        blocks={file.name: file.text for file in whole.block_files},
+        blocks={file.name: file.text for file in included.files},
+        include=included.documents,
         settings=make_settings(measurement, task),
     )
     _count_workers(request, config)
@@ -145,7 +151,7 @@ def _count_workers(request: RunRequest, config: RunConfig) -> int:
     """Of this machine; on a cluster its nodes decide."""
     if request.ray is not None:
         return request.workers or 0
-    return count_workers(request.workers, config, len(config.papers) + request.trials)
+    return count_workers(request.workers, config, config.num_fixed + request.trials)
 
 
 def _measuring(request: RunRequest) -> dict[str, Any]:
@@ -206,7 +212,7 @@ def carry_out(
     """Go on with the run until it has its trials; `timeout` where its time limit came first, `interrupted` after Ctrl-C or SIGTERM."""
     what = (
         f"{config.space.name} {config.budget_text} on {config.measurement.device}, "
-        f"{len(config.papers)} fixed and {request.trials} sampled trials"
+        f"{config.num_fixed} fixed and {request.trials} sampled trials"
     )
     # Calibrations are of this machine.
     calibration = None if request.ray else find_predictor(request.results_root, config.measurement, say)

@@ -8,7 +8,7 @@ from typing import Any
 
 from archsearch.errors import UserError
 from archsearch.results import MANIFEST_FILE, damage_is_an_error, read_manifest, study_name
-from archsearch.search.config import RunConfig
+from archsearch.search.config import RunConfig, included_ids
 from archsearch.search.load import read_config
 from archsearch.space import Space
 from archsearch.system import Say
@@ -63,8 +63,11 @@ def default_name(config: RunConfig, space: Space) -> str:
     """`hybrid-4.5G-1a2b3c`: the same request gives the same name, any other condition another one."""
     said = config.to_dict() | {"name": "", "space_name": "", "space_text": tomllib.loads(config.space_text)}
     said["settings"] = _without_none(said["settings"])
+    said["include"] = included_ids(config)
     # A run without them has the name that it had before there were any.
-    said = {key: value for key, value in said.items() if value or key not in ("rungs", "fix", "blocks", "limits")}
+    said = {
+        key: value for key, value in said.items() if value or key not in ("rungs", "fix", "blocks", "limits", "include")
+    }
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
     if config.budget_macs is None:
         return f"{space.name}-any-{digest}"

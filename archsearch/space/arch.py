@@ -263,6 +263,10 @@ class Arch:
     @staticmethod
     def from_dict(document: Document, source: str = "architecture") -> "Arch":
         """Read an architecture; raises UserError when a value is missing, wrong or a list of choices, or a layer is not registered."""
+        if "given" in document:
+            raise UserError(
+                f"{source}: {document['given']} is a network that was included as it is, and has no architecture; only its figures are kept"
+            )
         if "blocks" in document:
             raise UserError(
                 f"{source}: blocks: an architecture names no files of blocks; a space does, and archsearch.blocks.load_blocks registers one"

@@ -13,7 +13,7 @@ from archsearch.data import ProxyData
 from archsearch.device import peak_memory_bytes, reset_peak_memory
 from archsearch.errors import RunError
 from archsearch.metrics import binomial_standard_error
-from archsearch.models import build
+from archsearch.models import GivenNetwork, build
 from archsearch.proxy.scale import Scale, shrink
 from archsearch.proxy.training.batches import Loader
 from archsearch.proxy.training.compiled import compiled_forwards, in_place
@@ -225,11 +225,18 @@ class _Reporter:
         self.num_read, self.read_at = done, now
 
 
-def start_training(arch: Arch, data: ProxyData, scale: Scale, recipe: Recipe, device: torch.device | str) -> Training:
-    """A training of the architecture's small copy, before its first step; weights, order and augmentation follow from `recipe.seed`.
+def start_training(
+    network: Arch | GivenNetwork, data: ProxyData, scale: Scale, recipe: Recipe, device: torch.device | str
+) -> Training:
+    """A training of an architecture's small copy, or of a given network as it is, before its first step.
 
-    Used by searches and audits alike, so that their scores are the same. Raises UserError where the copy is impossible at this scale.
+    Weights, order and augmentation follow from `recipe.seed`. Used by searches and audits alike, so that their scores are the same. Raises UserError
+    where the copy is impossible at this scale.
     """
-    small = shrink(arch, scale, len(data.classes))
+    num_classes = len(data.classes)
+    if isinstance(network, GivenNetwork):
+        given = network.build_for(scale.image_size, num_classes, seed=recipe.seed)
+        return Training(given, data, recipe, device=device)
+    small = shrink(network, scale, num_classes)
     torch.manual_seed(recipe.seed)
     return Training(build(small), data, recipe, device=device)  # grey images come as three equal channels

@@ -14,6 +14,7 @@ from math import isinf
 from typing import Any, Protocol
 
 from archsearch.errors import RunError
+from archsearch.models import GivenNetwork, is_given, no_score_of
 from archsearch.results import ENDED, Row, number_of_seeds
 from archsearch.samplers import Proposal
 from archsearch.search.config import RunConfig
@@ -65,7 +66,7 @@ class Driver:
 
     As many trials are under way as there are `workers`; their results are told in the order in which they come.
 
-    `fixed` are the models measured first, by name: by default the papers of the configuration. With `recheck` the throughput of the
+    `fixed` are the models measured first, by name: by default the papers and included networks of the configuration. With `recheck` the throughput of the
     front is measured again at the end; with `remeasure` complete trials without a quiet timing of the present identity are timed anew at
     the start (see `RunStore.measure_here`); with `num_seeds` above 1 the front is trained with that many seeds in the mean, the first training counted.
     A job whose worker was killed from outside is done again up to `retries` times. One whose phase makes no progress for `stall_s`
@@ -79,7 +80,7 @@ class Driver:
         workers: Workers,
         listener: Listener,
         *,
-        fixed: Mapping[str, Arch] | None = None,
+        fixed: Mapping[str, Arch | GivenNetwork] | None = None,
         command: Sequence[str] | None = None,
         recheck: bool = False,
         remeasure: bool = False,
@@ -89,7 +90,8 @@ class Driver:
         stall_s: float | None = None,
     ) -> None:
         self._config, self._store, self._workers, self._listener = config, store, workers, listener
-        self._fixed = {name: paper(name) for name in config.papers} if fixed is None else dict(fixed)
+        papers: dict[str, Arch | GivenNetwork] = {name: paper(name) for name in config.papers}
+        self._fixed = {**papers, **config.included} if fixed is None else dict(fixed)
         self._command = list(sys.argv if command is None else command)
         self._front_work = FrontWork(config, store, recheck=recheck, num_seeds=num_seeds)
         self._remeasure, self._predictor, self._retries = remeasure, predictor, retries
@@ -290,10 +292,10 @@ class Driver:
         self._proposed.extend(self._store.propose_many(max(1, min(left, max(number, many)))))
         return bool(self._proposed)
 
-    def _is_under_way(self, arch: Arch) -> bool:
+    def _is_under_way(self, arch: Arch | GivenNetwork) -> bool:
         return any(self._store.row(trial)["arch_id"] == arch.arch_id for trial in self._tasks)
 
-    def _fixed_left(self) -> list[tuple[str, Arch]]:
+    def _fixed_left(self) -> list[tuple[str, Arch | GivenNetwork]]:
         """The fixed models that have no trial yet, or one whose worker was killed."""
         known = {row["paper"] for row in self._store.fixed_rows() if not _was_killed(row["reason"])}
         return [(name, arch) for name, arch in self._fixed.items() if name not in known]
@@ -308,10 +310,11 @@ class Driver:
         if settings["mode"] == "eager":
             return []
         rows = [row for row in self._store.unfinished() if row["trial"] not in self._tasks]
-        known = [
+        documents = [
             *(self._store.arch_document(row["trial"]) for row in rows),
             *(arch.to_dict() for _, arch in self._fixed_left()),
         ]
+        known = [document for document in documents if not is_given(document)]
         if not known and settings["device"] == "cuda" and self._store.count(is_fixed=False) < self._trials:
             if not self._proposed:
                 self._ask(1)
@@ -341,9 +344,9 @@ class Driver:
         self._listener.trial_finished(self._store.row(trial), self._tally(but=trial))
 
     def _run_stages(self, row: Row) -> Generator[Sequence[str] | None, Event, Ending]:
-        """Evaluate a trial stage by stage until it is complete, failed or stopped early."""
-        has_rungs = len(self._stages) > 1
-        names_phases = has_rungs or FREE_PHASE in self._stages[0]
+        """Evaluate a trial stage by stage until it is complete, failed or stopped early; without training where it cannot be trained."""
+        has_rungs, no_score = len(self._stages) > 1, no_score_of(self._store.arch_document(row["trial"]))
+        names_phases = has_rungs or FREE_PHASE in self._stages[0] or no_score is not None
         for stage, phases in enumerate(self._stages, start=1):
             done = self._store.phases(row["trial"]).keys()
             # Where the final score was taken from an earlier run no training is left that could be stopped.
@@ -351,14 +354,17 @@ class Driver:
             left = [
                 phase for phase in phases if phase not in done and not (is_trained and phase.startswith(RUNG_PHASE))
             ]
+            if no_score is not None:
+                left = [phase for phase in left if phase in ("count", TIMING_PHASE)]
             if left:
                 last = yield left if names_phases else None
                 if "reason" in last:
                     return Ending(reason=last["reason"])
-            ending = judge(self._config, self._store, row, stage) if has_rungs else None
+            ending = judge(self._config, self._store, row, stage) if has_rungs and no_score is None else None
             if ending is not None:
                 return ending
-        return Ending()
+        needs_score = "proxy_score" in self._config.objectives
+        return Ending(reason=no_score, is_stopped=True) if no_score is not None and needs_score else Ending()
 
     def _kept_timings(self) -> Iterator[_Task]:
         """Complete trials that have no quiet timing of the present identity are timed anew; what fails is tried again the next time."""
@@ -458,7 +464,7 @@ class Driver:
         return Tally(
             ended=store.count(*ENDED),
             failed=store.count("failed"),
-            stopped=store.count("stopped"),
+            stopped=store.count("stopped", is_fixed=False),
             # A paper counts twice where the first one's worker was killed.
             total=store.count(is_fixed=True)
             + len(self._fixed.keys() - {row["paper"] for row in store.fixed_rows()})
@@ -474,7 +480,7 @@ class Driver:
         return {
             "command": self._command,
             "trials": self._trials,
-            "papers": list(self._fixed),
+            "papers": [name for name in self._fixed if name not in self._config.include],
             "calibration": self._predictor and dict(self._predictor.source),
             "missing": self._missing(),
             "exhausted": self._is_exhausted,

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from archsearch.blocks import installed_packages
-from archsearch.results import Row
+from archsearch.results import Row, is_unscored
 from archsearch.search.config import RunConfig
 from archsearch.system import utc_now
 from archsearch.version import __version__
@@ -32,6 +32,7 @@ def describe(config: RunConfig, rows: Sequence[Row], throughput_id: str | None =
         "seed": config.seed,
         "fix": dict(config.fix),
         "blocks": {file.name: file.sha256 for file in config.block_files},
+        **({"include": {name: dict(one) for name, one in config.include.items()}} if config.include else {}),
         "rungs": list(config.rungs),
         "training": training_document(config, rows),
         "settings": dict(config.settings),
@@ -60,7 +61,8 @@ def training_document(config: RunConfig, rows: Sequence[Row]) -> dict[str, Any] 
         return None
     full = config.trainings[-1]
     measured = [row for row in rows if row["learning_curve"] is not None and row["reused_from"] is None]
-    stopped = [row for row in rows if row["state"] == "stopped" and row["reused_from"] is None]
+    early = [row for row in rows if row["state"] == "stopped" and not is_unscored(row)]
+    stopped = [row for row in early if row["reused_from"] is None]
     # Stopped before any training; how many seconds that saved is unknown.
     unspent = full.images * sum(row["rung"] == 0 for row in stopped)
     spent_s, unspent_s = 0.0, 0.0

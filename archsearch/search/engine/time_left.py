@@ -96,7 +96,7 @@ class TimeLeft:
         self._ended_at: float | None = None
         self._came_to: dict[str, int] = defaultdict(int)  # sampled trials that finished the phase
         self._num_sampled = 0
-        self._fixed_left = len(config.papers)
+        self._fixed_left = config.num_fixed
         self._times_alone = config.settings.get("device") == "cpu"
         self._kind, self._left = "trials", 0  # what is under way, and how many members of the front are left after it
         self._works: dict[

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from archsearch.metrics import kendall_tau
+from archsearch.models import is_given
 from archsearch.results import Row
 from archsearch.samplers import FEWEST_SCORES, ArchDonor
 from archsearch.search.config import RunConfig
@@ -50,7 +51,11 @@ class EarlierRuns:
         """Kendall's tau between a run's model and the scores measured in this run, and its standard error; None of too few."""
         model, predicted = self._models[place], self._predicted[place]
         scored = [row for row in rows if row["proxy_score"] is not None and row["reused_from"] is None]
-        own = [row for row in scored[-_MOST_COMPARED:] if FULL_PHASE not in taken_phases(row)]
+        own = [
+            row
+            for row in scored[-_MOST_COMPARED:]
+            if FULL_PHASE not in taken_phases(row) and not is_given(json.loads(row["arch"]))
+        ]
         if model is None or len(own) < _FEWEST_COMPARED:
             return None
         new = [row for row in own if row["trial"] not in predicted]

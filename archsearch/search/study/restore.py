@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
+from archsearch.models import is_given
 from archsearch.results import (
     TRIALS_FILE,
     Row,
@@ -128,7 +129,8 @@ def _add(study: optuna.Study, config: RunConfig, row: Row) -> bool:
     params = {} if row["is_fixed"] else _params(config, row)
     attrs = dict(stored.attrs)
     if row["is_fixed"]:
-        attrs[DESCRIBED] = params_in_space(_arch(row), config.space)
+        is_unknown = is_given(json.loads(row["arch"]))
+        attrs[DESCRIBED] = {} if is_unknown else params_in_space(_arch(row), config.space)
     states = {name: state for state, name in STATES.items()}
     trial = create_trial(
         state=states[row["state"]],

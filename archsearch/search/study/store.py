@@ -19,11 +19,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
 from archsearch.identity import identity_digest, row_identity
+from archsearch.models import GivenNetwork
 from archsearch.results import (
     DEVICE_OBJECTIVES,
     OBJECTIVES,
     LiveFront,
     Row,
+    is_unscored,
     latest_identity,
     trial_ranks,
 )
@@ -63,7 +65,7 @@ from archsearch.search.study.rows import (
 from archsearch.search.study.seen import as_seen, as_under_way, constraint_attrs, standard_errors
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
-from archsearch.space import Arch, spectral_capacity
+from archsearch.space import Arch, Params, spectral_capacity
 from archsearch.system import utc_now
 from archsearch.version import __version__
 
@@ -337,8 +339,9 @@ class RunStore:
                 self._keep(self._trial(number))
 
     def left_to_remeasure(self) -> list[Row]:
-        """The rows of complete trials without a quiet timing of the present identity."""
-        rows = [row for row in self.rows() if row["state"] == "complete" and row["reused_from"] is None]
+        """The rows of complete trials, and of those that have no score but all else, without a quiet timing of the present identity."""
+        whole = [row for row in self.rows() if row["state"] == "complete" or is_unscored(row)]
+        rows = [row for row in whole if row["reused_from"] is None]
         return [row for row in rows if self._asked_id(row) != self.throughput_id or row["throughput_noisy"]]
 
     def _asked_id(self, row: Row) -> str | None:
@@ -413,23 +416,23 @@ class RunStore:
             self._seen = {one.number: as_seen(one, self._rows[one.number], self.config, now) for one in found}
         return self._seen
 
-    def start_fixed(self, paper: str, arch: Arch) -> Row:
-        """Store a paper's model as a running trial."""
-        return self._start(Proposal(params={}, arch=arch), paper)
+    def start_fixed(self, paper: str, arch: Arch | GivenNetwork) -> Row:
+        """Store a paper's model, or an included network, as a running trial."""
+        return self._start({}, {}, self._attributes(arch, paper))
 
     def start(self, proposal: Proposal, predicted_img_s: float | None = None) -> Row:
         """Store a candidate as a running trial, with the throughput predicted for it if there is one."""
-        return self._start(proposal, None, predicted_img_s)
+        attrs = self._attributes(proposal.arch, None, predicted_img_s)
+        return self._start(proposal.params, proposal.system_attrs, attrs)
 
-    def _start(self, proposal: Proposal, paper: str | None, predicted_img_s: float | None = None) -> Row:
+    def _start(self, params: Params, system_attrs: Mapping[str, Any], attrs: dict[str, Any]) -> Row:
         """Store a running trial in one transaction, so that none lacks its architecture."""
-        attrs = self._attributes(proposal.arch, paper, predicted_img_s)
         template = create_trial(
             state=TrialState.RUNNING,
-            params=dict(proposal.params),
-            distributions=self._sampler.distributions(proposal.params),
+            params=dict(params),
+            distributions=self._sampler.distributions(params),
             user_attrs=attrs,
-            system_attrs=dict(proposal.system_attrs),
+            system_attrs=dict(system_attrs),
         )
         with self._writing():
             trial_id = self._storage.create_new_trial(self._study._study_id, template)
@@ -438,7 +441,9 @@ class RunStore:
         self._num_foreign = number - len(self._rows)  # others may have put trials into the study meanwhile
         return self._keep(StoredTrial(number=number, trial_id=trial_id, state="running", attrs=attrs))
 
-    def _attributes(self, arch: Arch, paper: str | None = None, predicted_img_s: float | None = None) -> dict[str, Any]:
+    def _attributes(
+        self, arch: Arch | GivenNetwork, paper: str | None = None, predicted_img_s: float | None = None
+    ) -> dict[str, Any]:
         """The attributes of a trial that starts; figures measured before, in this run or in an earlier one, are copied."""
         cost = arch.cost()
         # The first complete trial of the architecture, else the first stopped one: a fixed trial is never stopped.
@@ -467,7 +472,7 @@ class RunStore:
         if known is None:
             self._take_over(arch.arch_id, attrs)
         if paper is not None:
-            attrs[DESCRIBED] = params_in_space(arch, self.config.space)
+            attrs[DESCRIBED] = {} if isinstance(arch, GivenNetwork) else params_in_space(arch, self.config.space)
         return attrs
 
     def _take_over(self, arch_id: str, attrs: dict[str, Any]) -> None:

@@ -33,9 +33,9 @@ KILLED = "the worker process was killed"
 class Job:
     """One evaluation of a trial, as plain values.
 
-    `arch` is what `Arch.to_dict` gave. `settings` are those of the run with its `seed`, the texts of its files of `blocks` by name, the
-    columns that it `limits`, where not the default ones are meant the `phases` to measure, and in a run that compiles the architectures
-    that come next, as `ahead`.
+    `arch` is what `to_dict` of an architecture or of an included network gave. `settings` are those of the run with its `seed`, the texts
+    of its files of `blocks` by name, the columns that it `limits`, where not the default ones are meant the `phases` to measure, and in a
+    run that compiles the architectures that come next, as `ahead`.
     `done` has the phases measured before (phase -> column -> value), which are not measured again.
     """
 
