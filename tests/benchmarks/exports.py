@@ -23,10 +23,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import torch
 from clock import Row, arguments, write
 from support.shaken import shaken
 
-from archsearch import paper, paper_names
+from archsearch import build, paper, paper_names
 from archsearch.errors import ArchsearchError
 from archsearch.models.export.check import Check
 from archsearch.models.export.onnx import write_onnx
@@ -40,11 +41,11 @@ PROVENANCE = {"weights": "random numbers of a benchmark"}
 
 def _timm(network: Any, path: Path, **_: Any) -> Check:
     path.mkdir()
-    return write_timm(network.eval(), path, provenance=PROVENANCE)
+    return write_timm(network, path, provenance=PROVENANCE)
 
 
 def _safetensors(network: Any, path: Path, **_: Any) -> Check:
-    return write_safetensors(network.eval(), path, provenance=PROVENANCE)
+    return write_safetensors(network, path, provenance=PROVENANCE)
 
 
 def _toml(network: Any, path: Path, **_: Any) -> None:
@@ -72,9 +73,25 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[str, Arch]]:
             yield f"hybrid {hybrid[0]}", hybrid[1]
 
 
+def drawn(arch: Arch) -> Any:
+    """A shaken network in eval mode, nearer to its initial weights where a deep one's logits are not finite."""
+    network, images = (
+        shaken(arch).eval(),
+        torch.randn(1, *arch.image().tensor, generator=torch.Generator().manual_seed(0)),
+    )
+    with torch.inference_mode():
+        is_finite = network(images).isfinite().all()
+    if not is_finite:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter, initial in zip(network.parameters(), build(arch).parameters(), strict=True):
+                parameter.lerp_(initial, 0.6)
+    return network
+
+
 def row_of(name: str, arch: Arch, kind: str) -> Row:
     """One file, or timm's folder."""
-    network, cost = shaken(arch), arch.cost()
+    network, cost = drawn(arch), arch.cost()
     row: Row = {"model": name, "arch_id": arch.arch_id, "format": kind, "macs": cost.macs, "params": cost.params}
     with tempfile.TemporaryDirectory() as folder:
         path, began = Path(folder, f"network.{kind}"), time.perf_counter()
