@@ -27,6 +27,7 @@ PAGE = (CHECKOUT / "archsearch" / "docs" / "benchmarks.md").read_text()
         ("ask_time", [], 4 + 3 * 2),  # the sampler on a table and a pool; those of runs, by batches of 1 and 8
         ("front_seeds", [], 2 * 3 * 3),  # two searches, three ways to spend and to judge
         ("spectral_readings", [], 2 + 8),  # two counts and eight readings
+        ("exports", ["--formats", "timm", "safetensors", "toml"], 3),  # of the cheapest paper's model
         ("rungs", [], 2 * 2 * 20),  # two samplers, with rungs and without
     ],
 )

@@ -18,6 +18,7 @@ from archsearch.models.features import FeatureNetwork, features, map_beside_toke
 from archsearch.models.network import Network, adapted, checked_rate
 from archsearch.models.validation.preprocessing import Preprocessing
 from archsearch.space import Arch, ImageSize, paper_names, paper_space
+from archsearch.units import sides
 
 HYBRID = "archsearch_hybrid"
 _IMAGENET = Preprocessing(
@@ -153,7 +154,7 @@ def create_timm_network(
         make,
         variant,
         pretrained,
-        pretrained_cfg=pretrained_cfg or timm_config(arch),
+        pretrained_cfg=pretrained_cfg or timm_config(arch),  # type: ignore[arg-type]  # a tag, as timm allows too
         feature_cfg={"out_indices": tuple(range(len(arch.stages))), "feature_cls": _pyramid},
         **options,
     )
@@ -170,7 +171,7 @@ def _make(
     global_pool: str | None = None,
 ) -> TimmNetwork:
     """The network, without a classifier for 0 classes."""
-    size = tuple(img_size) if isinstance(img_size, Sequence) else img_size
+    size = None if img_size is None else sides(img_size)  # JSON has a list
     fitted = adapted(arch, image_size=size, num_classes=num_classes or None, in_chans=in_chans)
     rate = checked_rate(fitted, drop_path_rate)
     network = TimmNetwork(fitted, image_size=size, drop_path_rate=rate, drop_rate=drop_rate)

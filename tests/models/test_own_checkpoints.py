@@ -32,7 +32,7 @@ def make(name: str = "tiny", **options: Any) -> Any:
 
 def rewritten(file: Path, change: Any) -> Path:
     """The file with its description of the network, and its tensors, changed in place."""
-    with safe_open(file, framework="pt") as opened:  # type: ignore[no-untyped-call]
+    with safe_open(file, framework="pt") as opened:
         document = json.loads(opened.metadata()["archsearch"])
     state = load_file(file)
     text = change(document, state)

@@ -149,7 +149,7 @@ def _metadata(path: Path) -> str | None:
         what = "no file" if os.path.lexists(path) else "no such checkpoint file"
         raise UserError(f"{path}: {what}; archsearch.save and `archsearch export` write such files")
     try:
-        with safe_open(path, framework="pt") as opened:  # type: ignore[no-untyped-call]  # safetensors leaves it untyped
+        with safe_open(path, framework="pt") as opened:
             return (opened.metadata() or {}).get(_KEY)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file: {first_line(error)}") from error

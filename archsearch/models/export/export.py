@@ -130,7 +130,11 @@ def export_document(task: ExportTask, card: Callable[[Document], str], say: Say 
 
     Raises UserError for weights that do not fit and a folder that cannot be written to, RunError where what was written gives other logits.
     """
-    options = {"image_size": task.image_size, "num_classes": task.num_classes, "in_chans": task.in_chans}
+    options: dict[str, Any] = {
+        "image_size": task.image_size,
+        "num_classes": task.num_classes,
+        "in_chans": task.in_chans,
+    }
     found = None if task.format == "toml" else weighted(task.arch, task.weights, **options)
     arch = adapted(task.arch, **options) if found is None else found.network.arch
     size = (task.image_size or arch.image_size) if found is None else found.network.size

@@ -31,7 +31,8 @@ def write_timm(network: Network, folder: Path, *, provenance: Mapping[str, Any])
     save(network, folder / WEIGHTS, provenance=provenance)
     with quiet_exporter():
         options: dict[str, Any] = {"arch": network.arch.to_dict(), "img_size": network.size}
-        save_config_for_hf(_timm_model(network), str(folder / CONFIG), model_args=options)
+        config: Any = folder / CONFIG  # timm says text, and before 1.0.31 wants a path
+        save_config_for_hf(_timm_model(network), config, model_args=options)
         register_timm_models()
         loaded = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
     return _checked("timm", loaded, network)

@@ -83,7 +83,8 @@ def _from_own(
         )
     if in_chans not in (None, header.arch.in_chans):
         raise UserError(f"--in-chans: {in_chans}, and the weights of {file} are for {header.arch.in_chans} channels")
-    network, notes = load(file, image_size=image_size), ()
+    network = load(file, image_size=image_size)
+    notes: tuple[str, ...] = ()
     if num_classes not in (None, header.num_classes):
         with _seeded():
             network.reset_classifier(num_classes)

@@ -14,7 +14,7 @@ from support.networks import arch_of
 from support.own_blocks import CONVNEXT, forgetting, write_space
 
 import archsearch
-from archsearch import Arch, UserError, build, load, load_space, paper, paper_names, save, save_official
+from archsearch import Arch, RunError, UserError, build, load, load_space, paper, paper_names, save, save_official
 from archsearch.models import export_document, export_task, read_header
 from archsearch.space import arch_toml, propose
 
@@ -81,7 +81,7 @@ def test_options_change_the_size_and_the_classifier(tmp_path: Path) -> None:
     document = export(
         TINY, tmp_path / "a.safetensors", weights=tmp_path / "w.safetensors", num_classes=3, image_size=96
     )
-    found = load(tmp_path / "a.safetensors").eval()
+    found: Any = load(tmp_path / "a.safetensors").eval()
     assert (found.size, found.num_classes) == ((96, 96), 3)
     assert torch.equal(found.stem.proj.weight, network.stem.proj.weight)
     (note,) = document["notes"]
@@ -175,6 +175,16 @@ def test_what_fails_at_the_end_leaves_everything_as_it_was(tmp_path: Path) -> No
         export_document(export_task(TINY, tmp_path / "folder", "timm", force=True, **usual), failing)
     assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_weights_that_diverged_are_not_exported(tmp_path: Path) -> None:
+    network = build(TINY)
+    with torch.no_grad():
+        next(network.parameters()).fill_(torch.nan)
+    save(network, tmp_path / "w.safetensors")
+    with pytest.raises(RunError, match="not finite numbers: its training diverged"):
+        export(TINY, tmp_path / "x", weights=tmp_path / "w.safetensors")
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")

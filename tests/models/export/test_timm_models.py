@@ -1,6 +1,7 @@
 """The registered models pass what timm's own tests ask of every model, written here after its list since timm's wheel has no tests.
 
-Three networks in the quick tests, whose blocks are all there are; with `--whole` every paper's model and 50 hybrids. Not asked: torch.jit.script and torch.fx.
+Three networks in the quick tests, whose blocks are all there are; with `--whole` every paper's model and 50 hybrids, of two blocks a stage
+at most where the test is a slow one. Not asked: torch.jit.script and torch.fx.
 """
 
 import math
@@ -13,7 +14,7 @@ import torch
 from support.networks import MIXED, arch_of, parametrize_names
 from timm.data import Mixup  # type: ignore[attr-defined]  # public, but without __all__, as below
 from timm.loss import SoftTargetCrossEntropy  # type: ignore[attr-defined]
-from timm.models import FeatureInfo, group_parameters, load_checkpoint, save_for_hf  # type: ignore[attr-defined]
+from timm.models import FeatureInfo, group_parameters, load_checkpoint, save_for_hf
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
@@ -22,15 +23,15 @@ from torchvision.ops import FeaturePyramidNetwork
 
 import archsearch.timm
 from archsearch import UserError, paper, paper_names
-from archsearch.models import TimmNetwork
+from archsearch.models import TimmNetwork, register_timm_models
 
 SIDE = 224
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" in metafunc.fixturenames:
-        names = ["van_b0", *MIXED]
-        parametrize_names(metafunc, names, names if metafunc.function in QUICK else [])
+        names, is_quick = ["van_b0", *MIXED], metafunc.function in QUICK
+        parametrize_names(metafunc, names, names if is_quick else [], all_short=not is_quick)
 
 
 def create(name: str, **options: Any) -> Any:
@@ -53,7 +54,7 @@ def test_every_paper_is_registered() -> None:
 
 def test_importing_it_again_changes_nothing() -> None:
     before = timm.model_entrypoint("archsearch_van_b0")
-    archsearch.timm.register_timm_models()
+    register_timm_models()
     assert timm.model_entrypoint("archsearch_van_b0") is before
 
 
@@ -179,10 +180,10 @@ def test_one_step_of_training_with_timms_parts(name: str) -> None:
     assert len(scales) == len(group_parameters(model, model.group_matcher()))
     scheduler, epochs = create_scheduler_v2(optimizer, sched="cosine", num_epochs=10, warmup_epochs=1, warmup_lr=1e-5)
     average = ModelEmaV3(model, decay=0.5)
-    mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=10)
+    mixup: Any = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=10)  # type: ignore[no-untyped-call]  # timm leaves it untyped
     images, targets = mixup(images_of(model, 4), torch.tensor([0, 1, 2, 3]))
     before = {key: value.clone() for key, value in model.named_parameters()}
-    loss = SoftTargetCrossEntropy()(model(images), targets)
+    loss = SoftTargetCrossEntropy()(model(images), targets)  # type: ignore[no-untyped-call]  # as above
     loss.backward()
     optimizer.step()
     average.update(model, step=2)  # the first ones copy
@@ -208,6 +209,7 @@ def test_its_maps_go_into_a_feature_pyramid(name: str) -> None:
 def test_the_preprocessing_is_the_papers() -> None:
     for name in paper_names():
         config = timm.get_pretrained_cfg(f"archsearch_{name}")
+        assert config
         table = archsearch.space.paper_space(name).paper["eval"]
         assert config.crop_pct == table["crop_share"]
         assert (list(config.mean), list(config.std)) == (list(table["mean"]), list(table["std"]))
