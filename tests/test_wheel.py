@@ -29,6 +29,8 @@ def test_wheel_carries_spaces_data_documentation_and_licences(wheel: Path) -> No
     assert {f"archsearch/spaces/papers/{path.name}" for path in (ROOT / "spaces" / "papers").glob("*.toml")} <= names
     assert {f"archsearch/docs/{path.name}" for path in (ROOT / "archsearch" / "docs").glob("*.md")} <= names
     assert "archsearch/data/assets/fashion_mnist_12k.npz" in names
+    recipes = ROOT / "archsearch" / "training" / "recipes"
+    assert {f"archsearch/training/recipes/{path.name}" for path in recipes.glob("*.toml")} <= names
     assert "archsearch/data/assets/FASHION_MNIST_LICENSE" in names
     assert {f"archsearch/proxy/shipped/timm/{name}" for name in ("networks.csv", "LICENSE", "SOURCE.md")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -41,14 +41,18 @@ def training_lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def write_request(folder: Path, request: Mapping[str, Any]) -> None:
+    """Write down what is asked for."""
+    text = json.dumps({"format": _FORMAT, "request": request}, indent=2, allow_nan=False) + "\n"
+    replace_file(folder / REQUEST_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
 def check_request(folder: Path, request: Mapping[str, Any]) -> None:
-    """Write down what is asked for, in a new folder. Raises UserError where the folder is of something else, or of another training, and says what differs."""
+    """Raise UserError where the folder is of something else, or of another training, and say what differs."""
     path = folder / REQUEST_FILE
     if not path.exists():
         if strange := sorted(name for name in os.listdir(folder) if name != LOCK_FILE and not name.startswith(".")):
             raise UserError(f"{folder}: holds {shown(strange[0])} and no training; choose a new folder")
-        text = json.dumps({"format": _FORMAT, "request": request}, indent=2, allow_nan=False) + "\n"
-        replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return
     try:
         with open_regular(path) as file:

@@ -205,7 +205,9 @@ def _posterize(picture: Image.Image, bits: int, **_: object) -> Image.Image:
     """The picture with so many bits of each channel; black for none."""
     from timm.data import auto_augment
 
-    made: Image.Image = auto_augment.posterize(picture, bits) if bits > 0 else Image.new(picture.mode, picture.size)
+    if bits == 0:
+        return Image.new(picture.mode, picture.size)
+    made: Image.Image = auto_augment.posterize(picture, bits)  # type: ignore[no-untyped-call]  # timm leaves it untyped
     return made
 
 

@@ -1,5 +1,6 @@
 """Initial weights from a trained network of other layers: every layer of the same kind and shape is copied."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from archsearch.errors import UserError
 from archsearch.models import CheckpointWarning, Network, is_own, load, load_official, official_keys, read_checkpoint
 from archsearch.space import Placed, paper, paper_names
 from archsearch.system import Say, ignore
+from archsearch.units import sides
 
 _LEAST_MATCH = 0.5  # of a paper's entries, for a file to be taken for its checkpoint
 
@@ -50,8 +52,9 @@ class InitialWeights:
     def describe(self) -> str:
         """One line: what share was copied."""
         number = sum(layer.copied_from is not None for layer in self.layers)
+        percent = math.floor(1000 * self.copied_params / self.params) / 10  # rounded down: 100 is all
         return (
-            f"{self.copied_params / self.params:.1%} of the parameters, {number} of {len(self.layers)} layers, start from {self.source}; "
+            f"{percent:g} % of the parameters, {number} of {len(self.layers)} layers, start from {self.source}; "
             "the rest is initialised anew"
         )
 
@@ -79,7 +82,7 @@ def read_source(file: str | Path, size: tuple[int, int], *, say: Say = ignore) -
         network = load(file)
         return network, network.name or f"architecture {network.arch_id}"
     name = _paper_of(file)
-    own_size = paper(name).image()[1:]
+    own_size = sides(paper(name).image_size)
     try:
         paper(name).check(size)
     except UserError:

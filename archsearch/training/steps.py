@@ -15,12 +15,14 @@ from archsearch.training.processes import Processes
 from archsearch.training.recipe import TrainingRecipe
 from archsearch.training.teacher import SHARE, Teacher
 
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels -> images, shares of the classes
+
 _OFFSETS = "conv_offset.weight"  # of deformable convolutions, by which samples move
 
 
 def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """timm's AdamW: decay on matrices alone, not on what the network's `no_weight_decay` names; offsets at their own share of the rate."""
-    from timm.optim import create_optimizer_v2  # here: timm takes seconds to import
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # public, but without __all__; late: timm is slow to import
 
     def groups(model: nn.Module) -> list[dict[str, Any]]:
         undecayed = model.no_weight_decay()  # type: ignore[operator]  # every network has it
@@ -42,7 +44,7 @@ def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Op
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: TrainingRecipe, steps_per_epoch: int) -> Any:
     """timm's cosine with warm-up, by updates."""
-    from timm.scheduler import create_scheduler_v2
+    from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]  # as above
 
     schedule, _ = create_scheduler_v2(
         optimizer,
@@ -56,6 +58,26 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: TrainingRecipe, step
         updates_per_epoch=steps_per_epoch,
     )
     return schedule
+
+
+def make_targets(recipe: TrainingRecipe, num_classes: int) -> tuple[Mix | None, nn.Module]:
+    """timm's Mixup, where images are mixed, and the loss for its targets; else None and that for labels, smoothed."""
+    from timm.data.mixup import Mixup
+    from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy  # type: ignore[attr-defined]  # as above
+
+    untyped: Any = Mixup, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+    make_mix, make_smoothed, make_soft = untyped
+    if not recipe.is_mixing:
+        return None, make_smoothed(recipe.label_smoothing)
+    mix = make_mix(
+        mixup_alpha=recipe.mixup,
+        cutmix_alpha=recipe.cutmix,
+        prob=recipe.mix_probability,
+        switch_prob=recipe.mix_switch,
+        label_smoothing=recipe.label_smoothing,
+        num_classes=num_classes,
+    )
+    return mix, make_soft()
 
 
 class Steps:
@@ -76,9 +98,7 @@ class Steps:
         mode: str,
         teacher: Teacher | None,
     ) -> None:
-        from timm.data.mixup import Mixup  # here: timm takes seconds to import
-        from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-        from timm.utils.model_ema import ModelEmaV3
+        from timm.utils.model_ema import ModelEmaV3  # late, as above
 
         self.network, self.recipe, self.processes, self.seed = network, recipe, processes, seed
         self.device, self._is_half, self._teacher = processes.device, dtype == "bfloat16", teacher
@@ -88,18 +108,7 @@ class Steps:
         self.schedule = make_schedule(self.optimizer, recipe, steps_per_epoch)
         wrapped = processes.wrap(network)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(wrapped) if mode == "compile" else wrapped
-        self._mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
-        self._criterion: nn.Module = LabelSmoothingCrossEntropy(recipe.label_smoothing)
-        if recipe.is_mixing:
-            self._criterion = SoftTargetCrossEntropy()
-            self._mix = Mixup(
-                mixup_alpha=recipe.mixup,
-                cutmix_alpha=recipe.cutmix,
-                prob=recipe.mix_probability,
-                switch_prob=recipe.mix_switch,
-                label_smoothing=recipe.label_smoothing,
-                num_classes=network.num_classes,
-            )
+        self._mix, self._criterion = make_targets(recipe, network.num_classes)
         self.done = 0
 
     @property

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from archsearch.errors import UserError, did_you_mean, first_line, shown
 from archsearch.models import is_own, load, load_official, read_checkpoint
 from archsearch.space import paper, paper_names
+from archsearch.units import sides
 
 TIMM = "timm:"
 DISTILLATIONS = ("soft", "hard")
@@ -84,7 +85,7 @@ def _load(name: str, weights: Path | None, size: tuple[int, int], num_classes: i
             raise UserError(
                 f"--teacher {name}: needs --teacher-weights, its official checkpoint; an untrained network teaches nothing"
             )
-        return load_official(name, weights, image_size=None if size == paper(name).image()[1:] else size)
+        return load_official(name, weights, image_size=None if size == sides(paper(name).image_size) else size)
     if Path(name).is_file():
         if not is_own(name) or weights is not None:
             raise UserError(

@@ -17,7 +17,7 @@ from archsearch.lock import waiting_line
 from archsearch.models import Network, build, save
 from archsearch.space import Arch, ImageSize, paper, paper_names, paper_table
 from archsearch.system import Progress, Say, ignore
-from archsearch.training.folder import EMA_FILE, MODEL_FILE, check_request, read_state, training_lock
+from archsearch.training.folder import EMA_FILE, MODEL_FILE, check_request, read_state, training_lock, write_request
 from archsearch.training.images import TrainingImages, open_images
 from archsearch.training.init_from import InitialWeights, initialise
 from archsearch.training.loop import Loop
@@ -110,6 +110,8 @@ def train(request: TrainRequest, *, say: Say = ignore, progress: Progress = igno
             on_wait = waiting_line(lambda line: progress(0, 1, line))
             held = stack.enter_context(device_lock(processes.device, exclusive=False, on_wait=on_wait))
             loop, copied = _make_loop(plan, processes, say, progress)
+            if processes.is_first:
+                write_request(plan.request.out, plan.identity)
             loop.step_aside = held.step_aside
             with _compile_errors():
                 loop.run()
@@ -156,10 +158,10 @@ def _check_batch(batch_size: int, num_images: int, processes: Processes, *, is_m
         )
     parts = processes.world * (2 if is_mixing else 1)
     if batch_size % parts:
-        why = f"by {processes.world} processes" + (
-            ", and evenly in each, since images are mixed in pairs" if is_mixing else ""
-        )
-        raise UserError(f"--batch-size: got {batch_size}; it must divide {why}: a multiple of {parts} is allowed")
+        shared = f"{processes.world} processes share it" if processes.world > 1 else ""
+        mixed = "images are mixed in pairs" if is_mixing else ""
+        why = " and ".join(filter(None, (shared, mixed)))
+        raise UserError(f"--batch-size: got {batch_size}; {why}: multiples of {parts} are allowed")
 
 
 def _enter_folder(plan: _Plan, processes: Processes, stack: contextlib.ExitStack) -> None:
@@ -289,7 +291,7 @@ def _document(plan: _Plan, loop: Loop, copied: InitialWeights | None) -> Documen
         "init_from": _copied_document(copied),
         "unreadable": sorted(loop.unreadable),
         "conditions": loop.conditions,
-        "export": _export_words(plan),
+        "export": ["export", asked.what, f"{asked.out}/export", "--weights", f"{asked.out}/{EMA_FILE}"],
     }
 
 
@@ -318,17 +320,6 @@ def _published(plan: _Plan, val_images: int) -> Document | None:
     if (here := recipe.epochs + recipe.cooldown_epochs) < (there := total.epochs + total.cooldown_epochs):
         reasons.append(f"after {here} epochs, not {there}")
     return {**{key: table.get(key) for key in ("top1", "top5", "source")}, "not_compared": ", ".join(reasons) or None}
-
-
-def _export_words(plan: _Plan) -> list[str]:
-    """The arguments of the command that takes the averaged weights further."""
-    asked, own = plan.request, plan.request.arch
-    words = ["export", asked.what, f"{asked.out}/export", "--weights", f"{asked.out}/{EMA_FILE}"]
-    if plan.arch.image_size != own.image_size:
-        words += ["--image-size", "x".join(map(str, dict.fromkeys(sides(plan.arch.image_size))))]
-    if plan.arch.num_classes != own.num_classes:
-        words += ["--num-classes", str(plan.arch.num_classes)]
-    return words
 
 
 def _text(path: Path | None) -> str | None:

@@ -61,10 +61,10 @@ def test_a_network_copies_all_of_itself() -> None:
 
 
 def test_what_is_said_to_be_copied_is_and_the_rest_is_as_it_was() -> None:
-    wanted = {"block": "window/channel", "mlp_ratio": 4.0, "group_dim": 32}
+    wanted: dict[str, Scalar] = {"block": "window/channel", "mlp_ratio": 4.0, "group_dim": 32}
 
     def pick(name: str, choices: Sequence[Scalar]) -> Scalar:
-        chosen = wanted.get(name.rpartition(".")[2])
+        chosen = wanted.get(name.rpartition(".")[2], choices[-1])
         return chosen if chosen in choices else choices[-1]
 
     arch = load_space("hybrid").sample(pick)
@@ -109,9 +109,10 @@ def test_an_official_checkpoint_is_known_by_its_keys(tmp_path: Path) -> None:
     left = [layer.layer for layer in found.layers if layer.copied_from is None]
     assert left == ["head"]
     assert found.copied_params == sum(tensor.numel() for tensor in network.parameters()) - 7 * 257
-    assert "99." in found.describe()
+    assert found.describe().startswith("99.9 % of the parameters, 21 of 22 layers, start from van_b0")
 
 
+@pytest.mark.slow
 def test_another_file_is_refused_with_the_nearest_paper(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="neither a checkpoint of archsearch nor a paper's official one; nearest is"):
