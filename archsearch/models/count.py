@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -65,16 +66,20 @@ def count_fvcore(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> 
 
 def count_known(model: nn.Module, image_size: ImageSize, in_chans: int = 3) -> tuple[int, tuple[str, ...]]:
     """MACs as `count_fvcore`, of a network that is not ours; with the operations, sorted, that have no formula and are not free: they count 0."""
+    free = {"aten::adaptive_avg_pool2d": lambda inputs, outputs: 0}  # for which fvcore counts its input
     with _attention_in_parts():
-        macs, unsupported = _count_macs(model, image_size, in_chans)
+        macs, unsupported = _count_macs(model, image_size, in_chans, free)
     return macs, tuple(sorted(unsupported - _FREE_TRACED - _FREE_ELSEWHERE))
 
 
-def _count_macs(model: nn.Module, image_size: ImageSize, in_chans: int) -> tuple[int, set[str]]:
+def _count_macs(
+    model: nn.Module, image_size: ImageSize, in_chans: int, more_handlers: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[int, set[str]]:
     """MACs by fvcore, and the names of the operations that it has no formula for."""
     handlers = {
         "aten::scaled_dot_product_attention": _attention_macs,
         "torchvision::deform_conv2d": _deform_conv_macs,
+        **more_handlers,
     }
     macs, unsupported = _analyse("FlopCountAnalysis", model, image_size, in_chans, handlers)
     return macs, {name.removeprefix("aten::") for name in unsupported}

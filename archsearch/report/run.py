@@ -15,7 +15,7 @@ from archsearch.identity import row_identity
 from archsearch.metrics import TIE_SE, hypervolume
 from archsearch.proxy import is_starved, read_audit
 from archsearch.report.busy import busy_document, slow_document
-from archsearch.report.included import against_front
+from archsearch.report.fixed import against_front
 from archsearch.report.noise import Noise, score_ties, unresolved
 from archsearch.report.repeatability import (
     again_document,
@@ -192,7 +192,6 @@ def _counts(rows: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, int]:
     return {
         "asked": manifest["trials"] + num_fixed(manifest),
         **{state: states.count(state) for state in ("complete", "stopped", "failed", "running")},
-        "unscored": states.count("unscored"),
         "fixed": sum(row["is_fixed"] for row in rows),
         "reused": sum(row["reused_from"] is not None for row in rows),
     }
@@ -206,7 +205,7 @@ def _standing(folder: Path, manifest: Mapping[str, Any], counts: Mapping[str, in
     left = (
         0
         if manifest.get("exhausted")
-        else counts["asked"] - sum(counts[name] for name in ("complete", "stopped", "unscored", "failed"))
+        else counts["asked"] - sum(counts[name] for name in ("complete", "stopped", "failed"))
     )
     return ("timeout" if state == "complete" and left > 0 else state), {"trials": max(0, left)}
 

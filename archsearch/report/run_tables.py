@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 
 from archsearch.proxy import STARVED_UNDER
 from archsearch.report.busy import busy_sentence, slow_sentence
-from archsearch.report.included import included_sentences, unscored_sentences
+from archsearch.report.fixed import included_sentences, published_rates, unscored_sentences
 from archsearch.report.repeatability import (
     again_sentence,
     calibration_sentence,
@@ -208,7 +208,7 @@ def headline(document: Document) -> str:
     counts = document["trials"]
     reused = f" ({counts['reused']} reused)" if counts["reused"] else ""
     stopped = f", {counts['stopped']} stopped early" if counts["stopped"] else ""
-    stopped += f", {counts['unscored']} without a score" if counts["unscored"] else ""
+    stopped += f", {len(document['unscored'])} without a score" if document["unscored"] else ""
     running = f", {counts['running']} at work" if counts["running"] else ""
     all_met = "; the band holds no architecture that it has not met" if document["exhausted"] else ""
     return (
@@ -329,16 +329,6 @@ def _fixed_row(row: Document) -> list[str]:
         text(figures.get("params_m"), "g", "M"),
         text(figures.get("top1"), "g"),
     ]
-
-
-def published_rates(rows: Sequence[Document]) -> Iterator[str]:
-    """One sentence with the first throughput that each paper publishes, or nothing."""
-    words = []
-    for row in rows:
-        for figure in ((row["published"] or {}).get("throughput") or [])[:1]:
-            words.append(f"{row['paper']} {figure['images_per_s']:g} ({figure.get('device', 'device not stated')})")
-    if words:
-        yield f"Published img/s, on other devices and not to be compared with ours: {', '.join(words)}."
 
 
 def dominance_sentences(document: Document) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Included networks among the fixed trials: what they are, and those that the proxy cannot train beside the front in all objectives but the score."""
+"""Fixed trials in a report: published throughputs, what included networks are, and those that the proxy cannot train beside the front."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +20,16 @@ def against_front(row: Row, front: Sequence[Row], objectives: Sequence[str], thr
     values, own = minimised(members, others), minimised([row], others)[0]
     is_over = np.all(values <= own, axis=1) & np.any(values < own, axis=1)
     return {"compared_in": others, "dominated_by": [members[place]["trial"] for place in np.flatnonzero(is_over)]}
+
+
+def published_rates(rows: Sequence[Document]) -> Iterator[str]:
+    """One sentence with the first throughput that each paper publishes, or nothing."""
+    words = []
+    for row in rows:
+        for figure in ((row["published"] or {}).get("throughput") or [])[:1]:
+            words.append(f"{row['paper']} {figure['images_per_s']:g} ({figure.get('device', 'device not stated')})")
+    if words:
+        yield f"Published img/s, on other devices and not to be compared with ours: {', '.join(words)}."
 
 
 def included_sentences(rows: Sequence[Document]) -> Iterator[str]:
