@@ -17,6 +17,8 @@ _ID_DIGITS = 12
 _SETTINGS = ("device", "dtype", "mode", "batch_size", "image_size")
 # Parts that came later: they belong to an identity only where they are given, so that those from before are what they were.
 _LATER_SETTINGS = ("image_width", "in_chans")
+# Of a figure that another runtime than torch gave.
+_RUNTIME = ("runtime", "runtime_version", "precision")
 _WORDS = {
     "device_name": "device",
     "batch_size": "batch size",
@@ -25,6 +27,7 @@ _WORDS = {
     "in_chans": "channels",
     "tf32": "TF32",
     "figure": "ranked figure",
+    "runtime_version": "runtime's version",
 }
 
 
@@ -35,15 +38,17 @@ def throughput_identity(row: Mapping[str, Any], conditions: Mapping[str, Any], f
     `figure` is what is ranked (`ratio_figure`, or RAW_FIGURE for rows of versions that ranked the images/s as timed). Of a CPU the device's
     name is the host CPU's. torch, CUDA and cuDNN count by the first two numbers of their versions, the driver whole. The parts
     `image_width` and `in_chans` are there where an image is not square (`image_size` is then its height) and has not 3 channels, `tf32`
-    where float32 matrix products on CUDA may use it.
+    where float32 matrix products on CUDA may use it, and those of the runtime where it is not torch.
     """
     is_cuda = row.get("device") == "cuda"
+    is_torch = conditions.get("runtime") in (None, "torch")
     later = {name: row.get(name) or conditions.get(name) for name in _LATER_SETTINGS}
     return {
         "device_name": conditions.get("device_name") or row.get("device_name"),
         **{name: row.get(name) for name in _SETTINGS},
         **{name: value for name, value in later.items() if value is not None},
         **({"tf32": "allowed"} if is_cuda and conditions.get("tf32_matmul") else {}),
+        **({} if is_torch else {name: conditions.get(name) for name in _RUNTIME}),
         "threads": conditions.get("threads"),
         "torch": _two_numbers(conditions.get("torch") or row.get("torch_version")),
         "cuda": _two_numbers(conditions.get("cuda")) if is_cuda else None,

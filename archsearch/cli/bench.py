@@ -8,6 +8,7 @@ from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
     MOST_BATCH,
+    RUNTIMES,
     SizedCommand,
     batch_size_option,
     cpus_option,
@@ -18,6 +19,7 @@ from archsearch.cli.options import (
     json_option,
     mode_option,
     number_option,
+    runtime_options,
     threads_option,
 )
 from archsearch.errors import shown
@@ -73,6 +75,12 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
     metavar="[N]",
     help="Time batch sizes 1, 2, 4 ... N until memory runs out.  [default: off; N: 64, on cuda as far as memory goes]",
 )
+@runtime_options
+@click.option(
+    "--against-runtime",
+    type=RUNTIMES,
+    help="Measure all in this runtime too, and print Kendall's tau between the two orders.  [default: one runtime alone]",
+)
 @threads_option
 @cpus_option
 @json_option
@@ -84,6 +92,7 @@ def bench(
     threads: int | None,
     cpus: tuple[int, ...] | None,
     against: str | None,
+    against_runtime: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -91,20 +100,24 @@ def bench(
     from archsearch.cli.arguments import resolve_arch
     from archsearch.cli.progress import status_display
     from archsearch.device import use_cpu
-    from archsearch.report import bench_parts, make_console
+    from archsearch.report import against_runtime_parts, bench_parts, make_console
     from archsearch.report.bench import interrupted_sentence
     from archsearch.system import interrupted_code
-    from archsearch.throughput import bench_document, bench_task
+    from archsearch.throughput import against_runtime_document, bench_document, bench_task, runtime_options
 
     use_cpu(threads, cpus)
     found = {text: resolve_arch(text, RESULTS) for text in archs}
     reference = resolve_arch(against, RESULTS) if against else None
-    task = bench_task(found, against=reference, say=lambda line: click.echo(line, err=True), **options)
+    each = runtime_options(options["runtime"], against_runtime, options) if against_runtime else (options,)
+    tasks = [bench_task(found, against=reference, say=lambda line: click.echo(line, err=True), **one) for one in each]
     with status_display(make_console(stderr=True)) as say:
-        document = bench_document(task, say)
-    print_result(document, lambda: bench_parts(document, make_console().width), as_json=as_json)
+        document = (
+            against_runtime_document(tasks[0], tasks[-1], say) if against_runtime else bench_document(tasks[0], say)
+        )
+    parts = against_runtime_parts if against_runtime else bench_parts
+    print_result(document, lambda: parts(document, make_console().width), as_json=as_json)
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
         ctx.exit(interrupted_code())
-    if any(result["error"] for result in document["results"]):
+    if any(result["error"] for one in document.get("runtimes", [document]) for result in one["results"]):
         ctx.exit(1)

@@ -197,6 +197,7 @@ mode_option = click.option(
     help="Time the network in eager mode, compiled by torch.compile, as it is deployed (the two order networks differently), or on cuda "
     "compiled into CUDA graphs, for latency at batch 1.  [default: compile on cuda, else eager]",
 )
+RUNTIMES = click.Choice(["torch", "onnxruntime", "openvino", "tensorrt"])
 batch_size_option = number_option(
     "--batch-size", most=MOST_BATCH, help="Images of a timed forward pass.  [default: 2 on cpu, 128 on cuda, 32 on mps]"
 )
@@ -350,6 +351,30 @@ def measuring_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     options = (device_option, dtype_option, mode_option, batch_size_option, threads_option, cpus_option)
     return _apply(*options)(command)
+
+
+def runtime_options(function: Function) -> Function:
+    """`--runtime`, `--precision` and `--calibration-data`."""
+    return _apply(
+        click.option(
+            "--runtime",
+            type=RUNTIMES,
+            default="torch",
+            show_default=True,
+            help="What runs the networks: torch, or where they are shipped, from ONNX files; each needs the extra of its name. "
+            "Figures belong to their runtime.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "float16", "int8"]),
+            help="Number format in a runtime other than torch; int8 by its own static quantisation.  [default: float32]",
+        ),
+        click.option(
+            "--calibration-data",
+            metavar="FOLDER",
+            help="Pictures from which int8 takes the ranges of its numbers, anywhere below the folder.  [default: none]",
+        ),
+    )(function)
 
 
 def images_options(source: str) -> Callable[[Function], Function]:

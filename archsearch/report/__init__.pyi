@@ -10,6 +10,7 @@ from .papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 from .proxies import FREE_NOTE, PROXIES_NOTE, profile_document, profile_list, profile_table, score_list, score_table
 from .run import build_report, to_csv
 from .run_tables import report_parts, summary_parts
+from .runtimes import against_runtime_parts
 from .space import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table, space_document, space_parts
 from .tables import Document, make_console, make_table, show, to_json
 from .training import train_parts
@@ -23,6 +24,7 @@ __all__ = [
     "PROXIES_NOTE",
     "Document",
     "SpaceQuery",
+    "against_runtime_parts",
     "arch_document",
     "audit_parts",
     "bench_parts",

@@ -27,7 +27,7 @@ def bench_parts(document: Document, width: int) -> Iterator[RenderableType]:
     if sentences:
         yield "\n".join(sentences)
     if document["results"]:
-        yield "\n".join([_conditions(document), *_telemetry(document, figures)])
+        yield "\n".join([conditions_of(document), *_telemetry(document, figures)])
     if figures:
         yield " ".join([*_order_sentences(figures), *_column_sentences(document, figures)])
 
@@ -39,7 +39,7 @@ def interrupted_sentence(document: Document) -> str:
 
 def _table(document: Document, figures: Sequence[Document], width: int) -> Table:
     """One row for each architecture, after the reference at each size and number of channels; counts where there is room."""
-    columns: list[Column] = [("architecture", _name)]
+    columns: list[Column] = [("architecture", name_of)]
     if len({figure["image_size"] for figure in figures}) > 1:
         columns.append(("px", lambda row: format_sides(row["image_size"])))
     if len({figure["in_chans"] for figure in figures}) > 1:
@@ -58,14 +58,14 @@ def _sweep_tables(document: Document, figures: Sequence[Document]) -> Iterator[R
         rows = [figure for figure in figures if figure["asked"] == asked]
         counts = f"{format_count(rows[0]['macs'])} MACs, {format_count(rows[0]['params'])} params"
         title = (
-            f"{_name(rows[0])}, {counts}, {format_image(*_image(rows[0]))}; ratio to {document['reference']['name']}"
+            f"{name_of(rows[0])}, {counts}, {format_image(*_image(rows[0]))}; ratio to {document['reference']['name']}"
         )
         yield titled(title, _make(columns, rows))
 
 
 def _figure_columns(figures: Sequence[Document]) -> list[Column]:
     columns: list[Column] = [
-        ("img/s", _rate),
+        ("img/s", mark_rate),
         ("IQR", lambda row: text(row["throughput_iqr"], ".1%")),
         ("ms/batch", lambda row: f"{row['latency_ms']:.1f}"),
         ("ratio", lambda row: text(row["ratio_to_reference"], ".3f")),
@@ -74,6 +74,8 @@ def _figure_columns(figures: Sequence[Document]) -> list[Column]:
         columns.append(("spread", lambda row: text(row["ratio_spread"], ".1%")))
     if any(figure["compile_s"] is not None for figure in figures):
         columns.append(("compile", lambda row: text(row["compile_s"], ".1f", "s")))
+    if any(figure["difference_from_torch"] is not None for figure in figures):
+        columns.append(("off", lambda row: text(row["difference_from_torch"], ".1g")))
     return [*columns, ("memory", lambda row: memory_text(row["peak_memory_bytes"]))]
 
 
@@ -97,6 +99,7 @@ def _reference_rows(document: Document, figures: Sequence[Document]) -> Iterator
             "ratio_to_reference": 1.0,
             "ratio_spread": None,
             "compile_s": None,
+            "difference_from_torch": None,
             "peak_memory_bytes": None,
             "macs": beside[0]["reference_macs"],
             "params": beside[0]["reference_params"],
@@ -108,20 +111,20 @@ def _image(row: Document) -> tuple[ImageSize, int]:
     return row["image_size"], row["in_chans"]
 
 
-def _name(row: Document) -> str:
+def name_of(row: Document) -> str:
     """A paper's name, else the argument of the command, or the arch_id for one read from stdin."""
     if row["name"]:
         return str(row["name"])
     return str(row["arch_id"] if row["asked"] == "-" else row["asked"])
 
 
-def _rate(row: Document) -> str:
+def mark_rate(row: Document) -> str:
     """Images per second, marked where noisy, drifted or throttled."""
     marks = {"noisy": "~", "drifted": "!", "throttled": "^"}
     return f"{row['throughput_img_s']:.1f}" + "".join(mark for key, mark in marks.items() if row.get(key))
 
 
-def _conditions(document: Document) -> str:
+def conditions_of(document: Document) -> str:
     """The conditions that all figures share; what differs between them has a column."""
     results, where = document["results"], document["conditions"]
     shared = {key: results[0][key] for key in ("dtype", "mode")}
@@ -169,7 +172,7 @@ def _order_sentences(figures: Sequence[Document]) -> Iterator[str]:
         return
     order = sorted(figures, key=lambda figure: float(figure["ratio_to_reference"]), reverse=True)
     pairs = [
-        f"{_name(faster)} and {_name(slower)}"
+        f"{name_of(faster)} and {name_of(slower)}"
         for faster, slower in pairwise(order)
         if min(_ratios(faster)) <= max(_ratios(slower))
     ]
@@ -195,6 +198,8 @@ def _column_sentences(document: Document, figures: Sequence[Document]) -> Iterat
         yield "A row is the round with the median ratio, spread the range of the rounds' ratios over it."
     if any(figure["compile_s"] is not None for figure in figures):
         yield "compile is the first pass; torch.compile's cache of an earlier run shortens it."
+    if any(figure["difference_from_torch"] is not None for figure in figures):
+        yield "off is the largest difference of the logits from torch's, as a share of the largest logit."
     if document["conditions"]["device"] != "cuda":
         yield "memory is that of the whole process, with interpreter and reference: an upper bound of the network's own."
     yield "Figures measured under other conditions cannot be compared with these."

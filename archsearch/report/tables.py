@@ -84,14 +84,16 @@ def to_json(document: Any) -> str:
 
 
 def conditions_line(values: Mapping[str, Any]) -> str:
-    """`measured on cpu (Xeon ...), float32, eager, batch 4, 224 px, 2 threads, torch 2.14.1`."""
+    """`measured on cpu (Xeon ...), float32, eager, batch 4, 224 px, 2 threads, reference van_b0`, in another runtime than torch its name and precision."""
     name = f" ({values['device_name']})" if values.get("device_name") else ""
-    parts = [
-        f"measured on {values.get('device')}{name}",
-        str(values.get("dtype")),
-        str(values.get("mode")),
-        f"batch {values.get('batch_size')}",
-    ]
+    how = [str(values.get("dtype")), str(values.get("mode"))]
+    if values.get("runtime", "torch") != "torch":
+        providers = f" ({', '.join(values['runtime_providers'])})" if values.get("runtime_providers") else ""
+        how = [
+            f"{values['runtime']} {values.get('runtime_version') or ''}".strip() + providers,
+            str(values["precision"]),
+        ]
+    parts = [f"measured on {values.get('device')}{name}", *how, f"batch {values.get('batch_size')}"]
     if values.get("image_size"):
         parts.append(format_image(stored_size(values), values.get("in_chans")))
     if values.get("threads"):

@@ -9,7 +9,8 @@ from .calibration.predictor import find_predictor
 from .compile_pool import CompilePool, pool_size
 from .compiler import compile_ahead, keep_progress_bars_here
 from .measurement import Measurement
-from .protocol import Mode, Protocol, Task
+from .protocol import Mode, Precision, Protocol, Runtime, Task
+from .runtimes import against_runtime_document, runtime_options
 from .throughput import CompileError, InfeasibleError, Throughput, measure
 
 __all__ = [
@@ -24,9 +25,12 @@ __all__ = [
     "InfeasibleError",
     "Measurement",
     "Mode",
+    "Precision",
     "Protocol",
+    "Runtime",
     "Task",
     "Throughput",
+    "against_runtime_document",
     "bench_document",
     "bench_task",
     "calibration_path",
@@ -39,5 +43,6 @@ __all__ = [
     "load_calibration",
     "measure",
     "pool_size",
+    "runtime_options",
     "save_calibration",
 ]

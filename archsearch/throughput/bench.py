@@ -16,8 +16,9 @@ from archsearch.lock import waiting_line
 from archsearch.models import build
 from archsearch.space import Arch, reference_arch
 from archsearch.system import Say, ignore
+from archsearch.throughput.backends.load import runtime_facts
 from archsearch.throughput.measurement import Measurement
-from archsearch.throughput.protocol import Protocol
+from archsearch.throughput.protocol import Precision, Protocol, Runtime
 from archsearch.throughput.telemetry import missing_telemetry
 from archsearch.throughput.throughput import InfeasibleError, measure
 from archsearch.units import ImageSize, format_sides
@@ -62,19 +63,34 @@ def bench_task(
     rounds: int = 1,
     train: bool = False,
     sweep: int | str | None = None,
+    runtime: Runtime = "torch",
+    precision: Precision | None = None,
+    calibration_data: str | None = None,
     say: Say = ignore,
 ) -> BenchTask:
     """The task for these options, checked before anything is timed; number format, mode, sizes and channels are by default the device's and
     each architecture's own.
 
-    `sweep` is the largest batch size of a sweep, or SWEEP_ALL. UserError for options that exclude each other, an absent
-    device, and an image size in pixels that an architecture or the reference cannot take.
+    `sweep` is the largest batch size of a sweep, or SWEEP_ALL. `runtime` runs the networks, one other than torch in `precision`, with the
+    images of the folder `calibration_data` for int8. UserError for options that exclude each other, an absent device or runtime, and an
+    image size in pixels that an architecture or the reference cannot take.
     """
     if sweep is not None and batch_size is not None:
         raise UserError(f"--batch-size: got {batch_size}, but --sweep sets the batch sizes; leave one of them out")
     if sweep is not None and rounds > 1:
         raise UserError(f"--rounds: got {rounds}, but --sweep times every batch size once; leave one of them out")
-    measurement = Measurement.resolve(device=device, dtype=dtype, mode=mode, batch_size=batch_size, say=say)
+    if train and runtime != "torch":
+        raise UserError(f"--train: --runtime {runtime} has no training steps; leave one of them out")
+    measurement = Measurement.resolve(
+        device=device,
+        dtype=dtype,
+        mode=mode,
+        batch_size=batch_size,
+        runtime=runtime,
+        precision=precision,
+        calibration_data=calibration_data,
+        say=say,
+    )
     target = measurement.torch_device
     reference = against or reference_arch()
     protocols = {}
@@ -82,10 +98,13 @@ def bench_task(
         pixels = image_size or arch.image_size
         _check_size(name, arch, pixels)
         _check_size(f"the reference {_name(reference)}", reference, pixels)
+        channels = arch.in_chans if in_chans is None else in_chans
+        if channels != 3 and calibration_data is not None:
+            raise UserError(
+                f"--calibration-data: pictures have 3 channels, and {name} takes {channels}; use another --precision"
+            )
         protocols[name] = measurement.protocol(
-            image_size=pixels,
-            in_chans=arch.in_chans if in_chans is None else in_chans,
-            task="train" if train else "forward",
+            image_size=pixels, in_chans=channels, task="train" if train else "forward"
         )
     batch_sizes = None
     if sweep is not None:
@@ -121,7 +140,11 @@ def bench_document(task: BenchTask, say: Say = ignore) -> Document:
     except KeyboardInterrupt:
         interrupted = True
     return {
-        "conditions": {**conditions(task.device), "reference": _name(task.against)},
+        "conditions": {
+            **conditions(task.device),
+            **runtime_facts(next(iter(task.protocols.values())), task.device),
+            "reference": _name(task.against),
+        },
         "reference": {"name": _name(task.against), "arch_id": task.against.arch_id},
         "rounds": task.rounds,
         "is_sweep": task.batch_sizes is not None,

@@ -10,7 +10,8 @@ from archsearch.compiler import compiler_problem
 from archsearch.device import allow_tf32, check_cpu, pick_device, use_cpu
 from archsearch.errors import UserError
 from archsearch.system import Say, ignore
-from archsearch.throughput.protocol import Mode, Protocol, Task
+from archsearch.throughput.backends.load import check_precision, runtime_device
+from archsearch.throughput.protocol import Mode, Precision, Protocol, Runtime, Task
 from archsearch.units import DType, ImageSize, sides, stored_size
 
 DEFAULT_BATCH_SIZE = {"cpu": 2, "cuda": 128, "mps": 32}
@@ -18,7 +19,10 @@ DEFAULT_BATCH_SIZE = {"cpu": 2, "cuda": 128, "mps": 32}
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Device type, number format, mode, images a batch, their size in pixels and channels, threads and logical cores; None leaves the last two as they are."""
+    """Device type, number format, mode, images a batch, their size in pixels and channels, threads and logical cores; None leaves these two as they are.
+
+    `runtime` runs the networks; one other than torch in `precision`, for int8 with the images of a folder.
+    """
 
     device: str
     batch_size: int
@@ -28,6 +32,9 @@ class Measurement:
     mode: Mode = "eager"
     threads: int | None = None
     cpus: tuple[int, ...] | None = None
+    runtime: Runtime = "torch"
+    precision: Precision | None = None
+    calibration_data: str | None = None
 
     @classmethod
     def resolve(
@@ -41,6 +48,9 @@ class Measurement:
         in_chans: int = 3,
         threads: int | None = None,
         cpus: Sequence[int] | None = None,
+        runtime: Runtime = "torch",
+        precision: Precision | None = None,
+        calibration_data: str | None = None,
         is_elsewhere: bool = False,
         say: Say = ignore,
     ) -> Self:
@@ -49,8 +59,14 @@ class Measurement:
         Number format, mode and batch size depend on the device by default.
 
         Says so where compiling is the default and the compiler cannot run: the mode is then eager. Raises UserError where it was asked
-        for, for an absent device, and for absent threads and cores: now, instead of in a worker, in every trial.
+        for, for an absent device or runtime, for options that the runtime does not have, and for absent threads and cores: now, instead of in a
+        worker, in every trial.
         """
+        _check_runtime_options(runtime, dtype, mode, precision, calibration_data)
+        if runtime != "torch":
+            precision = precision or "float32"
+            check_precision(runtime, precision, calibration_data)
+            device, dtype, mode = runtime_device(runtime, device), "float32", "eager"
         kind = device if is_elsewhere else pick_device(device).type
         if not is_elsewhere:
             check_cpu(threads, cpus)
@@ -63,6 +79,9 @@ class Measurement:
             mode=_usable_mode(mode, kind, say, is_elsewhere=is_elsewhere),
             threads=threads,
             cpus=None if cpus is None else tuple(sorted(cpus)),
+            runtime=runtime,
+            precision=precision,
+            calibration_data=calibration_data,
         )
 
     @classmethod
@@ -119,6 +138,9 @@ class Measurement:
             dtype=self.dtype,
             mode=self.mode,
             task=task,
+            runtime=self.runtime,
+            precision=self.precision,
+            calibration_data=self.calibration_data,
         )
 
     def use_device(self) -> None:
@@ -137,6 +159,22 @@ class Measurement:
         """Threads that PyTorch computes with once `use_cpu` was called."""
         current = torch.get_num_threads()
         return self.threads or (current if self.cpus is None else min(current, len(self.cpus)))
+
+
+def _check_runtime_options(
+    runtime: Runtime, dtype: str | None, mode: str | None, precision: str | None, calibration_data: str | None
+) -> None:
+    """Raise UserError for options of torch with another runtime, and the other way round."""
+    if runtime == "torch":
+        wrong = {
+            "--precision": (precision, "--dtype"),
+            "--calibration-data": (calibration_data, "a --runtime with int8"),
+        }
+    else:
+        wrong = {"--dtype": (dtype, "--precision"), "--mode": (mode, "--runtime torch")}
+    for option, (value, instead) in wrong.items():
+        if value is not None:
+            raise UserError(f"{option}: got {value!r}, which --runtime {runtime} does not have; use {instead}")
 
 
 def _usable_mode(asked: str | None, device: str, say: Say, *, is_elsewhere: bool) -> Mode:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # a report reads the limits below, and must start without tor
 Mode = Literal["eager", "compile", "reduce-overhead"]
 # A forward pass in inference mode, or a training step: forward, cross-entropy, backward, AdamW.
 Task = Literal["forward", "train"]
+# What runs the network. All but torch take it as an ONNX file, in a number format of their own.
+Runtime = Literal["torch", "onnxruntime", "openvino", "tensorrt"]
+Precision = Literal["float32", "float16", "int8"]
 
 # An iteration this long fills a block by itself, and ten of them would take most of a measurement.
 _SLOW_ITERATION_S = 0.1
@@ -22,6 +25,13 @@ _SLOW_ITERATION_S = 0.1
 _MAX_WARMUP_FACTOR = 2
 # Of `iqr_limit`, within which the first blocks of a round are settled.
 _SETTLED_SHARE = 1 / 3
+_ALLOWED = {
+    "dtype": get_args(DType),
+    "mode": get_args(Mode),
+    "task": get_args(Task),
+    "runtime": get_args(Runtime),
+    "precision": (*get_args(Precision), None),
+}
 # Smallest whole numbers that a protocol allows; a spread needs two blocks.
 _LEAST = {
     "batch_size": 1,
@@ -42,6 +52,9 @@ class Protocol:
     whose relative interquartile range (IQR) is within `iqr_limit` gives the figure. When no further round fits into `max_s`
     of timing, all rounds together give it, marked noisy. A round ends after `settled_blocks` where their IQR is within a
     third of the limit: more blocks would not move the median.
+
+    `precision` is the number format of a runtime other than torch, whose `dtype` and `mode` are then float32 and eager; `calibration_data`
+    the folder of images for its int8.
 
     Where an iteration takes over 0.1 s, `min_slow_warmup_iterations` are enough once the medians agree. `for_device` sets
     3 on a CPU: caches and clocks have had 1 s to settle by then, and ten passes of a 0.4 s model would add 2.4 s a
@@ -64,11 +77,16 @@ class Protocol:
     iqr_limit: float = 0.03
     agree: float = 0.02
     drift_limit: float = 0.03
+    runtime: Runtime = "torch"
+    precision: Precision | None = None
+    calibration_data: str | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("dtype", get_args(DType)), ("mode", get_args(Mode)), ("task", get_args(Task))):
+        for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
-                raise UserError(f"throughput {name}: got {getattr(self, name)!r}, allowed are {', '.join(allowed)}")
+                raise UserError(
+                    f"throughput {name}: got {getattr(self, name)!r}, allowed are {', '.join(map(str, allowed))}"
+                )
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) is not None and value < least:
                 raise UserError(f"throughput {name}: got {value}, allowed is {least} or more")
@@ -88,6 +106,9 @@ class Protocol:
         dtype: DType = "float32",
         mode: Mode = "eager",
         task: Task = "forward",
+        runtime: Runtime = "torch",
+        precision: Precision | None = None,
+        calibration_data: str | None = None,
     ) -> Self:
         """The defaults for a device; on a quiet CPU 2 s for a model that takes 30 ms a batch, 5 s for one that takes 0.4 s."""
         is_cpu = device.type == "cpu"
@@ -98,6 +119,9 @@ class Protocol:
             dtype=dtype,
             mode=mode,
             task=task,
+            runtime=runtime,
+            precision=precision,
+            calibration_data=calibration_data,
             warmup_s=1.0 if is_cpu else 2.0,
             min_slow_warmup_iterations=3 if is_cpu else 10,
             min_blocks=9 if is_cpu else 20,

@@ -17,7 +17,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ from archsearch.compiler import cause_of, is_compile_error
 from archsearch.device import is_out_of_memory, peak_memory_bytes, reset_peak_memory
 from archsearch.errors import RunError, first_line
 from archsearch.system import Say, ignore
-from archsearch.throughput.protocol import Mode, Protocol, Task, relative_iqr
+from archsearch.throughput.protocol import Mode, Precision, Protocol, Runtime, Task, relative_iqr
 from archsearch.throughput.telemetry import Telemetry, sampled_telemetry, summarize
 from archsearch.throughput.timer import Timer, make_inputs, prepared
 from archsearch.units import DType, ImageSize, format_image
@@ -38,10 +38,20 @@ T = TypeVar("T")
 # What BatchNorm says of a map of one pixel in a batch of one image, in training.
 _ONE_VALUE = "Expected more than 1 value per channel"
 # What a timing of a reference depends on besides the device.
-_CONDITIONS = ("dtype", "mode", "task", "batch_size", "image_size", "in_chans")
+_CONDITIONS = (
+    "dtype",
+    "mode",
+    "task",
+    "batch_size",
+    "image_size",
+    "in_chans",
+    "runtime",
+    "precision",
+    "calibration_data",
+)
 # The conditions under which references had their whole warm-up in this process: from then on one block is enough.
 _WARMED: weakref.WeakKeyDictionary[nn.Module, set[tuple[object, ...]]] = weakref.WeakKeyDictionary()
-# Of references that are compiled a copy with its timer, by the conditions: a process compiles it once, and not for each candidate.
+# Of references that are compiled, or in another runtime, a copy with its timer, by the conditions: a process makes it once, and not for each candidate.
 _COMPILED: weakref.WeakKeyDictionary[nn.Module, dict[tuple[object, ...], Timer]] = weakref.WeakKeyDictionary()
 
 
@@ -59,6 +69,7 @@ class Throughput:
 
     `compile_s` is the first pass, which compiles; shorter where torch.compile finds results in its cache on disk.
     `throttled`: heat or a power brake held the clocks down (see `telemetry`, None without NVML).
+    `difference_from_torch`: of the logits of another runtime, the largest as a share of the largest logit.
     """
 
     throughput_img_s: float
@@ -84,6 +95,9 @@ class Throughput:
     task: Task
     device: str
     measure_s: float
+    runtime: Runtime = "torch"
+    precision: Precision | None = None
+    difference_from_torch: float | None = None
 
 
 def measure(
@@ -133,7 +147,7 @@ def _time_reference(
 ) -> tuple[Timer, float]:
     """A timer of the reference and its rate now; warmed up unless that was done in this process under these conditions."""
     conditions = (device, *(getattr(protocol, name) for name in _CONDITIONS))
-    if protocol.is_compiled:
+    if protocol.is_compiled or protocol.runtime != "torch":
         timers = _COMPILED.setdefault(reference, {})
         if conditions not in timers:
             with prepared(copy.deepcopy(reference), protocol) as network:
@@ -186,6 +200,7 @@ class _Timing:
     compile_s: float | None
     peak_memory_bytes: int | None
     telemetry: Telemetry | None
+    difference: float | None
 
 
 def _report(
@@ -219,6 +234,9 @@ def _report(
         task=protocol.task,
         device=device.type,
         measure_s=measure_s,
+        runtime=protocol.runtime,
+        precision=protocol.precision,
+        difference_from_torch=timing.difference,
     )
 
 
@@ -230,8 +248,7 @@ def _time_candidate(
     reference_timer: Timer | None,
     say: Say,
 ) -> _Timing:
-    with prepared(model, protocol) as network:
-        timer = Timer(network, inputs, protocol, device)
+    with prepared(model, protocol) as network, closing(Timer(network, inputs, protocol, device)) as timer:
         # Of the peak, the reference and its optimizer's state are not the candidate's; only CUDA's figure is of tensors, others of a process.
         own = itertools.chain(network.parameters(), network.buffers(), inputs)
         own_bytes = sum(tensor.numel() * tensor.element_size() for tensor in own)
@@ -239,7 +256,9 @@ def _time_candidate(
         reset_peak_memory(device)
         say("compiling and warming up" if protocol.is_compiled else "warming up")
         warm_up = timer.warm_up()
-        peak_bytes = peak_memory_bytes(device)  # now: from here on the reference runs too
+        # Now: from here on the reference runs too. On CUDA torch does not know what another runtime takes.
+        is_known = protocol.runtime == "torch" or device.type != "cuda"
+        peak_bytes = peak_memory_bytes(device) if is_known else None
         per_block = protocol.iterations_per_block(warm_up.seconds_each)
         with sampled_telemetry(device) as readings:
             rounds = _time_rounds(timer, per_block, reference_timer, say)
@@ -250,6 +269,7 @@ def _time_candidate(
         compile_s=warm_up.first_s if protocol.is_compiled else None,
         peak_memory_bytes=None if peak_bytes is None else peak_bytes - other_bytes,
         telemetry=summarize(readings),
+        difference=timer.difference,
     )
 
 

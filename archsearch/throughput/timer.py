@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from archsearch.compiler import with_own_code
 from archsearch.device import device_seconds
 from archsearch.errors import UserError
+from archsearch.system import ignore
+from archsearch.throughput.backends.load import load
 from archsearch.throughput.protocol import Protocol
 from archsearch.units import sides
 
@@ -38,16 +40,22 @@ class WarmUp:
 
 
 class Timer:
-    """A network on its device with its inputs, ready to be timed; `run(n)` does n iterations.
+    """A network on its device with its inputs, or in its runtime, ready to be timed; `run(n)` does n iterations, `close()` frees what the runtime took.
 
-    UserError when a network without parameters, or whose output is not (B, classes), is to be trained.
+    UserError when a network without parameters, or whose output is not (B, classes), is to be trained; RunError where the runtime cannot run it.
     """
 
     def __init__(self, network: nn.Module, inputs: list[Tensor], protocol: Protocol, device: torch.device) -> None:
         self.protocol, self.device = protocol, device
+        self.difference: float | None = None  # of a runtime's logits from torch's, as a share of the largest
+        if protocol.runtime != "torch":
+            backend, self.difference = load(network, inputs, protocol)
+            self.run: Run = backend.run
+            self.close: Callable[[], object] = backend.close
+            return
         network.to(device)
         make_run = _training_steps if protocol.task == "train" else _forward_passes
-        self.run: Run = make_run(network, inputs, protocol, device)
+        self.run, self.close = make_run(network, inputs, protocol, device), ignore
 
     def rate(self, iterations: int) -> float:
         """Images per second over one block."""

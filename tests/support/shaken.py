@@ -15,8 +15,8 @@ def shaken(arch: Arch) -> nn.Module:
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim < 2:
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
         for name, buffer in network.named_buffers():
             if name.endswith(("running_mean", "running_var")):
-                buffer += torch.rand(buffer.shape, generator=generator)
+                buffer.add_(torch.rand(buffer.shape, generator=generator))
     return network
