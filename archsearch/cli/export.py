@@ -32,10 +32,8 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only since c
 
 @click.command(
     cls=SizedCommand,
-    help=f"""Write a network for timm, ONNX, torch alone, or as one file.
-
-    What is written is loaded again and compared with the network in torch before it takes its place. OUT is a file, or for timm and all a folder.
-    WHAT is an ARCH. {ARCH_HELP}""",
+    help="Write a network for timm, ONNX, torch alone, or as one file.\n\nWhat is written is loaded again and compared with the network in torch "
+    f"before it takes its place. OUT is a file, or for timm and all a folder.\n\n{ARCH_HELP.replace('ARCH', 'WHAT', 1)}",
 )
 @click.argument("what")
 @click.argument("out", type=click.Path(path_type=Path))

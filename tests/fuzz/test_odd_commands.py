@@ -134,6 +134,7 @@ GOOD: dict[str, list[str]] = {
     "bench": ["one.toml"],
     "calibrate": ["tiny.toml", "--budget", "12M"],
     "evaluate": ["van_b0", "--checkpoint", "bom.toml", "--data", "pictures"],
+    "export": ["one.toml", "out"],
     "cost": ["van_b0"],
     "score": ["van_b0"],
     "sample": ["tiny.toml", "-n", "2"],
@@ -152,6 +153,7 @@ MEASURING = [
     "archsearch.proxy.audit.against_timm.audit_against_timm",
     "archsearch.report.score_list",
     "archsearch.models.recount_all",
+    "archsearch.models.export.export.write_onnx",
 ]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from archsearch.blocks import BlockFile, files_of
-from archsearch.errors import UserError
+from archsearch.errors import UserError, shown
 from archsearch.models.export.check import Check
 from archsearch.models.export.onnx import require_onnx, write_onnx
 from archsearch.models.export.own_formats import CONFIG, WEIGHTS, write_safetensors, write_timm, write_toml
@@ -93,6 +93,8 @@ def export_task(
 def _target(out: Path, format: str) -> Path:
     """`out` as an absolute path, with the format's suffix where it has none of a file."""
     path = Path(os.path.abspath(os.path.expanduser(out)))
+    if not str(path).isprintable():  # safetensors takes UTF-8 alone, and a line that loads the file is printed
+        raise UserError(f"{shown(str(out))}: not a name that can be printed; give another one")
     wanted = _SUFFIXES.get(format, "")
     if path.suffix == wanted:
         return path
