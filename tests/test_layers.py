@@ -30,7 +30,20 @@ ONLY_IN = {
 }
 NO_TORCH = {"errors", "metrics", "version", "identity", "units", "system", "lock", "cores", "results"}
 TORCH = {"torch", "torchvision", "timm"}
-FACES = ["blocks", "results", "space", "data", "models", "throughput", "proxy", "samplers", "training", "search", "report", "cli"]
+FACES = [
+    "blocks",
+    "results",
+    "space",
+    "data",
+    "models",
+    "throughput",
+    "proxy",
+    "samplers",
+    "training",
+    "search",
+    "report",
+    "cli",
+]
 
 
 def _room(path: Path) -> str:

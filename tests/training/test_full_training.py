@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageOps
+from support.image_forms import FORMS, VAL_SPLITS, make_pictures
 from support.trainings import CLOTHING, NUM_TRAIN, SMALL_TWINS, make_request, tiny_arch, tiny_folder, write_recipe
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
@@ -25,6 +27,7 @@ from archsearch.models import build
 from archsearch.space import Arch, load_space
 from archsearch.training import train
 from archsearch.training.folder import read_state
+from archsearch.training.images import Pictures, open_images
 
 CHECKOUT = Path(__file__).parents[2]
 # What an epoch's row holds of clocks and machines.
@@ -384,6 +387,17 @@ def test_images_that_cannot_be_read_are_named_and_the_training_goes_on(tmp_path:
     assert sum("train/a/0.png" in line for line in said) == 1
 
 
+def test_every_form_of_the_same_images_gives_the_same_pictures_to_any_process(tmp_path: Path) -> None:
+    found = {}
+    for form, val_split in VAL_SPLITS.items():
+        FORMS[form](tmp_path / form, make_pictures(2, broken=False))
+        images = open_images(str(tmp_path / form), 32, val_split=val_split)
+        sent: Pictures = pickle.loads(pickle.dumps(images.train))
+        assert [sent.read(index) for index in range(6)] == [images.train.read(index) for index in range(6)]
+        found[form] = [(np.asarray(sent.read(index)).tobytes(), int(sent.labels[index])) for index in range(6)]
+    assert all(pictures == found["folder"] for pictures in found.values())
+
+
 def test_prepared_images_train_too(folder: Path, tmp_path: Path) -> None:
     from archsearch.data.prepare import PrepareRequest, prepare
 
@@ -396,18 +410,10 @@ def test_prepared_images_train_too(folder: Path, tmp_path: Path) -> None:
         train(make_request(tmp_path / "prepared", tmp_path / "larger", image_size=64))
 
 
-def test_embedded_images_are_found_by_name(tmp_path: Path) -> None:
-    recipe = write_recipe(
-        tmp_path / "once.toml",
-        "epochs = 1\nbatch_size = 5000\nmixup = 0.0\ncutmix = 0.0\nerasing = 0.0\nauto_augment = ''\n",
-    )
-    small = make_request(Path("fashion-mnist"), tmp_path / "out", recipe=recipe, epochs=1, batch_size=5000)
-    from archsearch.training.processes import Processes
-    from archsearch.training.train import _plan
-
-    plan = _plan(small, Processes(rank=0, world=1, device=torch.device("cpu")))
-    assert len(plan.images.classes) == plan.arch.num_classes == 10
-    assert plan.images.train.read(0).mode == "RGB"
+def test_embedded_images_are_found_by_name_and_are_in_colour() -> None:
+    images = open_images("fashion-mnist", 32)
+    assert (len(images.train.labels), len(images.val.labels), len(images.classes)) == (10_000, 2_000, 10)
+    assert (images.train.read(0).mode, len(images.mean), len(images.std)) == ("RGB", 3, 3)
 
 
 def test_bfloat16_and_labels_without_mixing_train(folder: Path, tmp_path: Path) -> None:
