@@ -57,7 +57,7 @@ def test_it_prints_both_accuracies_the_recipe_and_the_next_command(folder: Path,
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--image-size", "8"], "8x8"),
+        (["--image-size", "8"], "on a map of 2x2"),
         (["--recipe", "davitt"], "did you mean 'davit'"),
         (["--batch-size", "9"], "images are mixed in pairs: multiples of 2 are allowed"),
         (["--init-from", "absent.safetensors"], "absent.safetensors"),
