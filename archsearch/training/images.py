@@ -140,7 +140,7 @@ def open_images(text: str, size: int, train_split: str = "train", val_split: str
     chosen = val_split or next((name for name in _VAL_SPLITS if name in source.splits), None)
     if chosen is None or chosen not in source.splits:
         raise UserError(
-            f"--data {text}: no split {chosen or ' or '.join(_VAL_SPLITS)!r} to validate on; found {format_names(source.splits)}: "
+            f"--data {text}: no split {chosen or ' or '.join(_VAL_SPLITS)} to validate on; found {format_names(source.splits)}: "
             "name one by --val-split, or hold images out by archsearch prepare"
         )
     train, val = SourcePictures(source, train_split), SourcePictures(source, chosen)

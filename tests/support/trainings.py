@@ -4,8 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch
 from support.pictures import make_folder
+from torch import Tensor
 
+import archsearch
 from archsearch.space import Arch, load_space
 from archsearch.training import TrainRequest
 
@@ -13,6 +17,8 @@ DATA = Path(__file__).parents[1] / "data"
 SMALL_TWINS = DATA / "twins_svt_small_64px.toml"
 CLOTHING = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "clothing-mini"
 NUM_TRAIN, NUM_VAL = 26, 9
+# What an epoch's row holds of clocks and machines.
+CLOCKS = ["images_s", "seconds"]
 
 # A recipe without drop path and mixing, for what must not depend on the number of processes in them.
 PLAIN = "epochs = 2\nbatch_size = 8\nlearning_rate = 0.001\nrepeats = 1\ndrop_path_rate = 0.0\nclip = 1.0\n"
@@ -48,3 +54,20 @@ def make_request(data: Path, out: Path, **changes: Any) -> TrainRequest:
         "workers": 0,
     }
     return TrainRequest(data=str(data), out=out, **{**asked, **changes})
+
+
+def weights(out: Path, name: str = "model") -> dict[str, Tensor]:
+    return archsearch.read_checkpoint(out / f"{name}.safetensors")
+
+
+def assert_equal(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    assert [key for key in got if not torch.equal(got[key], expected[key])] == []
+
+
+def assert_same_training(got: Path, expected: Path) -> None:
+    """Bit by bit: weights, their average, and all figures of the epochs but the clock's."""
+    for name in ("model", "model_ema"):
+        assert_equal(weights(got, name), weights(expected, name))
+    one, other = (pd.read_parquet(out / "metrics.parquet").drop(columns=CLOCKS) for out in (got, expected))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)

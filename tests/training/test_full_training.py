@@ -1,12 +1,8 @@
-"""A training gives the numbers of a loop written by hand, and the same ones however it was interrupted and however many processes share it."""
+"""A training gives the numbers of a loop written by hand, takes images of every form, and refuses what cannot be trained."""
 
 import importlib
-import os
+import pickle
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,17 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageOps
-from support.trainings import CLOTHING, NUM_TRAIN, SMALL_TWINS, make_request, tiny_arch, tiny_folder, write_recipe
+from support.image_forms import FORMS, VAL_SPLITS, make_pictures
+from support.trainings import (
+    CLOTHING,
+    SMALL_TWINS,
+    assert_equal,
+    make_request,
+    tiny_arch,
+    tiny_folder,
+    weights,
+    write_recipe,
+)
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 
@@ -25,49 +31,7 @@ from archsearch.models import build
 from archsearch.space import Arch, load_space
 from archsearch.training import train
 from archsearch.training.folder import read_state
-
-CHECKOUT = Path(__file__).parents[2]
-# What an epoch's row holds of clocks and machines.
-CLOCKS = ["images_s", "seconds"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture(scope="module")
-def photographs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of real photographs: with --whole all 1,435 + 370, else 8 + 2 of each of the ten classes."""
-    if not CLOTHING.is_dir():
-        pytest.skip("needs ../shared/data/clothing-mini, which is not beside this checkout")
-    if request.config.getoption("whole"):
-        return CLOTHING.resolve()
-    root = tmp_path_factory.mktemp("photographs")
-    for split, number in (("train", 8), ("val", 2)):
-        for name in sorted(path.name for path in (CLOTHING / split).iterdir()):
-            (root / split / name).mkdir(parents=True)
-            for image in sorted((CLOTHING / split / name).iterdir())[:number]:
-                (root / split / name / image.name).symlink_to(image.resolve())
-    return root
-
-
-def weights(out: Path, name: str = "model") -> dict[str, Tensor]:
-    return archsearch.read_checkpoint(out / f"{name}.safetensors")
-
-
-def assert_equal(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert got.keys() == expected.keys()
-    assert [key for key in got if not torch.equal(got[key], expected[key])] == []
-
-
-def assert_same_training(got: Path, expected: Path) -> None:
-    """Bit by bit: weights, their average, and all figures of the epochs but the clock's."""
-    for name in ("model", "model_ema"):
-        assert_equal(weights(got, name), weights(expected, name))
-    one, other = (pd.read_parquet(out / "metrics.parquet").drop(columns=CLOCKS) for out in (got, expected))
-    pd.testing.assert_frame_equal(one, other, check_exact=True)
-
+from archsearch.training.images import Pictures, open_images
 
 # The loop by hand: timm's parts, and the three rules that page training states for orders, pictures and steps.
 
@@ -194,182 +158,6 @@ def test_photographs_give_the_numbers_of_a_loop_written_by_hand(
     compare_with_hand(photographs, tmp_path / "out", monkeypatch, epochs=3, batch_size=batch_size, classes=10)
 
 
-# Going on
-
-
-def wait_for_step(out: Path, least: int, process: "subprocess.Popen[str]") -> int:
-    """Updates of the first checkpoint that has so many."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        state = read_state(out)
-        if state is not None and state["steps"]["step"] >= least:
-            return int(state["steps"]["step"])
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("no checkpoint")
-
-
-def command(out: Path, data: Path, *options: str) -> list[str]:
-    words = [
-        "train",
-        str(SMALL_TWINS),
-        str(out),
-        "--data",
-        str(data),
-        "--epochs",
-        "2",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-    ]
-    return [*words, "--checkpoint-every", "1", *options]
-
-
-def start(arguments: list[str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "archsearch", *arguments],
-        cwd=CHECKOUT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def kill_and_compare(data: Path, tmp_path: Path, number: int, batch_size: int, at: int) -> None:
-    """Kill it in mid-epoch, go on, and compare with a training that nobody killed; the second decodes in processes of its own."""
-    arguments = command(tmp_path / "killed", data, "--batch-size", str(batch_size))
-    process = start([*arguments, "--workers", "0"])
-    done = wait_for_step(tmp_path / "killed", at, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert done % (number // batch_size) != 0
-    arch = load_space(str(SMALL_TWINS)).arch()
-    for out in ("killed", "whole"):
-        request = make_request(
-            data, tmp_path / out, arch=arch, batch_size=batch_size, workers=1 if out == "killed" else 0
-        )
-        said: list[str] = []
-        train(request, say=said.append)
-        assert any("going on in epoch" in line for line in said) == (out == "killed")
-    assert_same_training(tmp_path / "killed", tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    kill_and_compare(folder, tmp_path, NUM_TRAIN, 2, at=5)
-
-
-@pytest.mark.slow
-def test_killed_on_photographs_it_goes_on_to_the_same_bits(photographs: Path, tmp_path: Path) -> None:
-    if photographs != CLOTHING.resolve():
-        pytest.skip("with --whole only: a made folder is tested above")
-    kill_and_compare(photographs, tmp_path, 1435, 64, at=25)
-
-
-@pytest.mark.slow
-def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
-    arguments = command(tmp_path / "out", folder, "--batch-size", "2", "--workers", "0")
-    process = start(arguments)
-    wait_for_step(tmp_path / "out", 3, process)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert f"go on with: archsearch {' '.join(arguments)}" in said
-    state = read_state(tmp_path / "out")
-    assert state is not None
-    assert 3 <= state["steps"]["step"] < 2 * (NUM_TRAIN // 2)
-
-
-def test_a_finished_training_is_told_again_and_not_repeated(folder: Path, tmp_path: Path) -> None:
-    first = train(make_request(folder, tmp_path / "out"))
-    before = weights(tmp_path / "out")
-    again = train(make_request(folder, tmp_path / "out", checkpoint_every=7))
-    assert (again["raw"], again["ema"]) == (first["raw"], first["ema"])
-    assert_equal(weights(tmp_path / "out"), before)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"epochs": 3}, "recipe.epochs is 2 there and 3 here"),
-        ({"seed": 1}, "seed is 0 there and 1 here"),
-        ({"learning_rate": 0.1}, "recipe.learning_rate is"),
-        ({"image_size": 64}, "arch.image_size is 32 there and 64 here"),
-        ({"num_classes": 5}, "arch.num_classes is 3 there and 5 here"),
-    ],
-)
-def test_another_request_in_the_same_folder_is_refused_with_what_differs(
-    folder: Path, tmp_path: Path, changes: dict[str, Any], words: str
-) -> None:
-    train(make_request(folder, tmp_path / "out"))
-    with pytest.raises(UserError, match=words):
-        train(make_request(folder, tmp_path / "out", **changes))
-
-
-def test_a_folder_of_something_else_and_a_second_process_are_refused(folder: Path, tmp_path: Path) -> None:
-    from archsearch.training.folder import training_lock
-
-    (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "mine.txt").write_text("dear")
-    with pytest.raises(UserError, match=r"holds 'mine.txt' and no training"):
-        train(make_request(folder, tmp_path / "letters"))
-    holder = (
-        "import sys, pathlib\nfrom archsearch.training.folder import training_lock\n"
-        "with training_lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    input()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match="another archsearch trains in this folder"):
-        train(make_request(folder, tmp_path / "out"))
-    other.communicate("\n")
-    with training_lock(tmp_path / "out"):
-        pass
-
-
-def test_a_damaged_checkpoint_is_named_and_never_run(folder: Path, tmp_path: Path) -> None:
-    train(make_request(folder, tmp_path / "out", epochs=1))
-    torch.save({"steps": os.system}, tmp_path / "out" / "checkpoint.pt")
-    with pytest.raises(RunError, match=r"checkpoint.pt: damaged"):
-        train(make_request(folder, tmp_path / "out", epochs=1))
-
-
-# Several processes
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one_with_the_doubled_batch(folder: Path, tmp_path: Path) -> None:
-    """Each of two takes four of the eight images of a step; mixing is on. Float32 sums in another order: weights within 1e-5."""
-    recipe = write_recipe(tmp_path / "plain.toml")
-    alone = tmp_path / "alone"
-    train(make_request(folder, alone, arch=load_space(str(SMALL_TWINS)).arch(), recipe=recipe, epochs=2, batch_size=8))
-    words = command(tmp_path / "two", folder, "--batch-size", "8", "--workers", "0", "--recipe", recipe)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "archsearch",
-        *words,
-    ]
-    done = subprocess.run(launch, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("measured here") == 1
-    for name in ("model", "model_ema"):
-        one, two = weights(alone, name), weights(tmp_path / "two", name)
-        assert one.keys() == two.keys()
-        assert max((one[key] - two[key]).abs().max().item() for key in one) < 1e-5
-    one_table, two_table = (pd.read_parquet(out / "metrics.parquet") for out in (alone, tmp_path / "two"))
-    np.testing.assert_allclose(one_table["train_loss"], two_table["train_loss"], rtol=1e-5)
-    assert one_table["val_images"].tolist() == two_table["val_images"].tolist()
-
-
 # Data, dtypes, teachers, and what cannot be
 
 
@@ -384,6 +172,17 @@ def test_images_that_cannot_be_read_are_named_and_the_training_goes_on(tmp_path:
     assert sum("train/a/0.png" in line for line in said) == 1
 
 
+def test_every_form_of_the_same_images_gives_the_same_pictures_to_any_process(tmp_path: Path) -> None:
+    found = {}
+    for form, val_split in VAL_SPLITS.items():
+        FORMS[form](tmp_path / form, make_pictures(2, broken=False))
+        images = open_images(str(tmp_path / form), 32, val_split=val_split)
+        sent: Pictures = pickle.loads(pickle.dumps(images.train))
+        assert [sent.read(index) for index in range(6)] == [images.train.read(index) for index in range(6)]
+        found[form] = [(np.asarray(sent.read(index)).tobytes(), int(sent.labels[index])) for index in range(6)]
+    assert all(pictures == found["folder"] for pictures in found.values())
+
+
 def test_prepared_images_train_too(folder: Path, tmp_path: Path) -> None:
     from archsearch.data.prepare import PrepareRequest, prepare
 
@@ -396,18 +195,10 @@ def test_prepared_images_train_too(folder: Path, tmp_path: Path) -> None:
         train(make_request(tmp_path / "prepared", tmp_path / "larger", image_size=64))
 
 
-def test_embedded_images_are_found_by_name(tmp_path: Path) -> None:
-    recipe = write_recipe(
-        tmp_path / "once.toml",
-        "epochs = 1\nbatch_size = 5000\nmixup = 0.0\ncutmix = 0.0\nerasing = 0.0\nauto_augment = ''\n",
-    )
-    small = make_request(Path("fashion-mnist"), tmp_path / "out", recipe=recipe, epochs=1, batch_size=5000)
-    from archsearch.training.processes import Processes
-    from archsearch.training.train import _plan
-
-    plan = _plan(small, Processes(rank=0, world=1, device=torch.device("cpu")))
-    assert len(plan.images.classes) == plan.arch.num_classes == 10
-    assert plan.images.train.read(0).mode == "RGB"
+def test_embedded_images_are_found_by_name_and_are_in_colour() -> None:
+    images = open_images("fashion-mnist", 32)
+    assert (len(images.train.labels), len(images.val.labels), len(images.classes)) == (10_000, 2_000, 10)
+    assert (images.train.read(0).mode, len(images.mean), len(images.std)) == ("RGB", 3, 3)
 
 
 def test_bfloat16_and_labels_without_mixing_train(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,202 @@
+"""A training gives the same bits however it was stopped, however many processes share it, and is not mixed up with another one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support.trainings import (
+    CLOTHING,
+    NUM_TRAIN,
+    SMALL_TWINS,
+    assert_equal,
+    assert_same_training,
+    make_request,
+    weights,
+    write_recipe,
+)
+
+from archsearch.errors import RunError, UserError
+from archsearch.space import load_space
+from archsearch.training import train
+from archsearch.training.folder import read_state, training_lock
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def wait_for_step(out: Path, least: int, process: "subprocess.Popen[str]") -> int:
+    """Updates of the first checkpoint that has so many."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        state = read_state(out)
+        if state is not None and state["steps"]["step"] >= least:
+            return int(state["steps"]["step"])
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint")
+
+
+def command(out: Path, data: Path, *options: str) -> list[str]:
+    words = [
+        "train",
+        str(SMALL_TWINS),
+        str(out),
+        "--data",
+        str(data),
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+    ]
+    return [*words, "--checkpoint-every", "1", *options]
+
+
+def start(arguments: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "archsearch", *arguments],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_and_compare(data: Path, tmp_path: Path, number: int, batch_size: int, at: int) -> None:
+    """Kill it in mid-epoch, go on, and compare with a training that nobody killed; the second decodes in processes of its own."""
+    arguments = command(tmp_path / "killed", data, "--batch-size", str(batch_size))
+    process = start([*arguments, "--workers", "0"])
+    done = wait_for_step(tmp_path / "killed", at, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert done % (number // batch_size) != 0
+    arch = load_space(str(SMALL_TWINS)).arch()
+    for out in ("killed", "whole"):
+        request = make_request(
+            data, tmp_path / out, arch=arch, batch_size=batch_size, workers=1 if out == "killed" else 0
+        )
+        said: list[str] = []
+        train(request, say=said.append)
+        assert any("going on in epoch" in line for line in said) == (out == "killed")
+    assert_same_training(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    kill_and_compare(folder, tmp_path, NUM_TRAIN, 2, at=5)
+
+
+@pytest.mark.slow
+def test_killed_on_photographs_it_goes_on_to_the_same_bits(photographs: Path, tmp_path: Path) -> None:
+    if photographs != CLOTHING.resolve():
+        pytest.skip("with --whole only: a made folder is tested above")
+    kill_and_compare(photographs, tmp_path, 1435, 64, at=25)
+
+
+@pytest.mark.slow
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
+    arguments = command(tmp_path / "out", folder, "--batch-size", "2", "--workers", "0")
+    process = start(arguments)
+    wait_for_step(tmp_path / "out", 3, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert f"go on with: archsearch {' '.join(arguments)}" in said
+    state = read_state(tmp_path / "out")
+    assert state is not None
+    assert 3 <= state["steps"]["step"] < 2 * (NUM_TRAIN // 2)
+
+
+def test_a_finished_training_is_told_again_and_not_repeated(folder: Path, tmp_path: Path) -> None:
+    first = train(make_request(folder, tmp_path / "out"))
+    before = weights(tmp_path / "out")
+    again = train(make_request(folder, tmp_path / "out", checkpoint_every=7))
+    assert (again["raw"], again["ema"]) == (first["raw"], first["ema"])
+    assert_equal(weights(tmp_path / "out"), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 3}, "recipe.epochs is 2 there and 3 here"),
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"learning_rate": 0.1}, "recipe.learning_rate is"),
+        ({"image_size": 64}, "arch.image_size is 32 there and 64 here"),
+        ({"num_classes": 5}, "arch.num_classes is 3 there and 5 here"),
+    ],
+)
+def test_another_request_in_the_same_folder_is_refused_with_what_differs(
+    folder: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    train(make_request(folder, tmp_path / "out"))
+    with pytest.raises(UserError, match=words):
+        train(make_request(folder, tmp_path / "out", **changes))
+
+
+def test_a_folder_of_something_else_and_a_second_process_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "mine.txt").write_text("dear")
+    with pytest.raises(UserError, match=r"holds 'mine.txt' and no training"):
+        train(make_request(folder, tmp_path / "letters"))
+    holder = (
+        "import sys, pathlib\nfrom archsearch.training.folder import training_lock\n"
+        "with training_lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another archsearch trains in this folder"):
+        train(make_request(folder, tmp_path / "out"))
+    other.communicate("\n")
+    with training_lock(tmp_path / "out"):
+        pass
+
+
+def test_a_damaged_checkpoint_is_named_and_never_run(folder: Path, tmp_path: Path) -> None:
+    train(make_request(folder, tmp_path / "out", epochs=1))
+    torch.save({"steps": os.system}, tmp_path / "out" / "checkpoint.pt")
+    with pytest.raises(RunError, match=r"checkpoint.pt: damaged"):
+        train(make_request(folder, tmp_path / "out", epochs=1))
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one_with_the_doubled_batch(folder: Path, tmp_path: Path) -> None:
+    """Each of two takes four of the eight images of a step; mixing is on. Float32 sums in another order: weights within 1e-6."""
+    recipe = write_recipe(tmp_path / "plain.toml")
+    alone = tmp_path / "alone"
+    train(make_request(folder, alone, arch=load_space(str(SMALL_TWINS)).arch(), recipe=recipe, epochs=2, batch_size=8))
+    words = command(tmp_path / "two", folder, "--batch-size", "8", "--workers", "0", "--recipe", recipe)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "archsearch",
+        *words,
+    ]
+    done = subprocess.run(launch, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("measured here") == 1
+    for name in ("model", "model_ema"):
+        one, two = weights(alone, name), weights(tmp_path / "two", name)
+        assert one.keys() == two.keys()
+        assert max((one[key] - two[key]).abs().max().item() for key in one) < 1e-6
+    one_table, two_table = (pd.read_parquet(out / "metrics.parquet") for out in (alone, tmp_path / "two"))
+    np.testing.assert_allclose(one_table["train_loss"], two_table["train_loss"], rtol=1e-5)
+    assert one_table["val_images"].tolist() == two_table["val_images"].tolist()
