@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from support.own_blocks import CONVNEXT, SPACE, forgetting
 from support.own_networks import TEXT, own_module
 from support.runs import InProcessWorker, make_config, make_rung_config, run
-from support.stub_evaluators import evaluate, noted
+from support.stub_evaluators import evaluate, noted, on_machine
 
 from archsearch import load_run, results
 from archsearch.cli import main
@@ -150,6 +150,19 @@ def test_they_are_fixed_trials_and_one_without_a_score_is_on_no_front(
     run(folder, config, 3, worker=InProcessWorker(evaluate))
     pd.testing.assert_frame_equal(results.read_trials(folder), rows)
     assert load_run(folder).config == config
+
+
+def test_one_without_a_score_is_timed_anew_with_the_others(tmp_path: Path, module: str) -> None:
+    config = stub(tmp_path / "log", include=both(module))
+    machines = [{"device_name": name, "threads": 1, "torch": "2.11.0", "reference": "van_b0"} for name in ("A", "B")]
+    for machine in machines:
+        (tmp_path / "machine.json").write_text(json.dumps({"conditions": machine}))
+        worker = InProcessWorker(on_machine)
+        run(tmp_path / "run", config, 2, worker=worker, here=machine, remeasure=True)
+    rows = results.read_trials(tmp_path / "run")
+    assert rows.throughput_id.nunique() == 1
+    assert {json.loads(text)["device_name"] for text in rows.conditions} == {"B"}
+    assert rows.state.tolist().count("stopped") == 1
 
 
 def test_where_no_objective_is_a_score_it_is_complete(tmp_path: Path, module: str) -> None:
