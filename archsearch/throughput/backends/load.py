@@ -37,7 +37,7 @@ def runtime_device(runtime: Runtime, device: str) -> str:
     missing = [name for name in backend.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--runtime: got {runtime!r}, but {' and '.join(missing)} cannot be imported; pip install 'archsearch[{runtime}]'"
+            f"--runtime: got {runtime!r}, but {' and '.join(missing)} cannot be imported; run pip install 'archsearch[{runtime}]'"
         )
     if device != "auto":
         backend.check_device(device.partition(":")[0])
@@ -120,7 +120,7 @@ def runtime_failures(protocol: Protocol) -> Iterator[None]:
     """The exceptions of a runtime, of which each has its own, as MemoryError where they say so, else as RunError."""
     try:
         yield
-    except (ArchsearchError, MemoryError, OSError):
+    except (ArchsearchError, MemoryError):
         raise
     except Exception as error:
         if "alloc" in str(error).lower():
