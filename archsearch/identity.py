@@ -99,7 +99,9 @@ def identity_differences(one: Identity, other: Identity, when: str = "then", oth
 
 def _shown(identity: Identity, name: str) -> str | int:
     """The value of a part; of a later one that is absent, the usual value."""
-    usual = {"image_width": identity.get("image_size"), "in_chans": 3, "tf32": "not allowed"}.get(name)
+    usual = {"image_width": identity.get("image_size"), "in_chans": 3, "tf32": "not allowed", "runtime": "torch"}.get(
+        name
+    )
     value = identity.get(name, usual)
     return "unknown" if value is None else value
 

@@ -353,6 +353,17 @@ def measuring_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return _apply(*options)(command)
 
 
+def run_runtime_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`runtime_options`, added to the mapping `measuring` of `measuring_options`, which stands above it."""
+
+    @functools.wraps(function)
+    def command(*arguments: Any, measuring: dict[str, Any], **given: Any) -> Any:
+        own = {name: given.pop(name) for name in ("runtime", "precision", "calibration_data")}
+        return function(*arguments, measuring={**measuring, **own}, **given)
+
+    return runtime_options(command)
+
+
 def runtime_options(function: Function) -> Function:
     """`--runtime`, `--precision` and `--calibration-data`."""
     return _apply(

@@ -21,6 +21,7 @@ from archsearch.cli.options import (
     limit_options,
     measuring_options,
     number_option,
+    run_runtime_options,
     seed_option,
     tolerance_option,
 )
@@ -92,6 +93,7 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 )
 @images_options("--data")
 @measuring_options
+@run_runtime_options
 @click.option(
     "--workers",
     type=Workers(),

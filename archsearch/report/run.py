@@ -57,7 +57,18 @@ MOST_LISTED = 1000
 _MOST_RANK = 2  # the chance to be on the front is worked out for trials of the front, 0, and of as many fronts after it
 _ROW_COLUMNS = [name for name in SCHEMA.names if name not in ("arch", "conditions")]
 _AUDIT_KEYS = ("verdict", "created_at", "is_shipped", "conditions", "run", "seeds", "longer", "groups", "comparisons")
-_CONDITION_KEYS = ("device", "dtype", "mode", "batch_size", "image_size", "image_width", "in_chans", "cpus")
+_CONDITION_KEYS = (
+    "device",
+    "dtype",
+    "mode",
+    "batch_size",
+    "image_size",
+    "image_width",
+    "in_chans",
+    "cpus",
+    "runtime",
+    "precision",
+)
 _PUBLISHED_KEYS = ("title", "arxiv", "params_m", "flops_g", "top1", "source", "throughput")
 
 

@@ -40,6 +40,7 @@ from archsearch.throughput import (
     keep_progress_bars_here,
     measure,
     pool_size,
+    runtime_facts,
 )
 from archsearch.units import sides
 from archsearch.version import __version__
@@ -199,7 +200,7 @@ def _throughput(model: nn.Module, measurement: Measurement, emit: Emit, phase: s
         figures, problem = _measure(
             model, measurement, lambda text: emit({"event": "progress", "phase": phase, "text": text})
         )
-    where = conditions(device)
+    where = conditions(device) | (runtime_facts(measurement.protocol(), device) if measurement.other_runtime else {})
     return {
         "throughput_img_s": figures.throughput_img_s,
         "throughput_iqr": figures.throughput_iqr,
@@ -220,6 +221,7 @@ def _throughput(model: nn.Module, measurement: Measurement, emit: Emit, phase: s
             "throttled": figures.throttled,
             "telemetry": None if figures.telemetry is None else asdict(figures.telemetry),
             **({"compile_error": problem} if problem else {}),
+            **({"difference_from_torch": figures.difference_from_torch} if measurement.other_runtime else {}),
         },
     }
 

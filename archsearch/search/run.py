@@ -34,7 +34,7 @@ from archsearch.search.study.opening import open_run
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, Bounds, Space, choose_papers, draw, load_space, paper
 from archsearch.system import Progress, Say, command_line, ignore
-from archsearch.throughput import Calibration, Measurement, find_predictor
+from archsearch.throughput import Calibration, Measurement, find_predictor, runtime_facts
 from archsearch.units import ImageSize, format_image, format_names
 
 _DRAWN = 16  # architectures of which the proxy must be able to train one
@@ -322,6 +322,8 @@ def _measure_here(
         if measurement.device == "cuda":
             allow_tf32()  # as the worker does, whose conditions these are
         here = {**conditions(measurement.torch_device), "threads": measurement.num_threads}
+        if measurement.other_runtime:
+            here |= runtime_facts(measurement.protocol(), measurement.torch_device)
     usual_rate = predictor.reference_img_s if predictor else None
     store.measure_here(here, remeasure=request.remeasure, usual_rate=usual_rate)
     if predictor:

@@ -1,3 +1,4 @@
+from .backends.load import runtime_facts
 from .bench import BenchTask, bench_document, bench_task
 from .calibration.calibrate import CalibrateRequest, calibration_plan
 from .calibration.calibration import TRUSTED_TAU, Calibration, fit_calibration
@@ -43,6 +44,7 @@ __all__ = [
     "load_calibration",
     "measure",
     "pool_size",
+    "runtime_facts",
     "runtime_options",
     "save_calibration",
 ]

@@ -16,7 +16,7 @@ from archsearch.lock import waiting_line
 from archsearch.models import build
 from archsearch.space import Arch, reference_arch
 from archsearch.system import Say, ignore
-from archsearch.throughput.backends.load import runtime_facts
+from archsearch.throughput.backends.load import check_precision, runtime_facts
 from archsearch.throughput.measurement import Measurement
 from archsearch.throughput.protocol import Precision, Protocol, Runtime
 from archsearch.throughput.telemetry import missing_telemetry
@@ -99,10 +99,8 @@ def bench_task(
         _check_size(name, arch, pixels)
         _check_size(f"the reference {_name(reference)}", reference, pixels)
         channels = arch.in_chans if in_chans is None else in_chans
-        if channels != 3 and calibration_data is not None:
-            raise UserError(
-                f"--calibration-data: pictures have 3 channels, and {name} takes {channels}; use another --precision"
-            )
+        if runtime != "torch":
+            check_precision(runtime, precision or "float32", calibration_data, channels)
         protocols[name] = measurement.protocol(
             image_size=pixels, in_chans=channels, task="train" if train else "forward"
         )

@@ -9,7 +9,7 @@ import torch
 from archsearch.compiler import compiler_problem
 from archsearch.device import allow_tf32, check_cpu, pick_device, use_cpu
 from archsearch.errors import UserError
-from archsearch.system import Say, ignore
+from archsearch.system import Say, ignore, user_path
 from archsearch.throughput.backends.load import check_precision, runtime_device
 from archsearch.throughput.protocol import Mode, Precision, Protocol, Runtime, Task
 from archsearch.units import DType, ImageSize, sides, stored_size
@@ -64,8 +64,12 @@ class Measurement:
         """
         _check_runtime_options(runtime, dtype, mode, precision, calibration_data)
         if runtime != "torch":
+            if is_elsewhere:
+                raise UserError(
+                    f"--runtime: got {runtime!r}, but workers of a Ray cluster time in torch; leave one of them out"
+                )
             precision = precision or "float32"
-            check_precision(runtime, precision, calibration_data)
+            check_precision(runtime, precision, calibration_data, in_chans)
             device, dtype, mode = runtime_device(runtime, device), "float32", "eager"
         kind = device if is_elsewhere else pick_device(device).type
         if not is_elsewhere:
@@ -81,7 +85,7 @@ class Measurement:
             cpus=None if cpus is None else tuple(sorted(cpus)),
             runtime=runtime,
             precision=precision,
-            calibration_data=calibration_data,
+            calibration_data=calibration_data and str(user_path(calibration_data).absolute()),
         )
 
     @classmethod
@@ -97,6 +101,9 @@ class Measurement:
             mode=settings["mode"],
             threads=settings.get("threads"),
             cpus=None if cpus is None else tuple(cpus),
+            runtime=settings.get("runtime", "torch"),
+            precision=settings.get("precision"),
+            calibration_data=settings.get("calibration_data"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,7 +119,15 @@ class Measurement:
             "cpus": None if self.cpus is None else list(self.cpus),
             # Runs of versions in which "bfloat16" meant autocast lack this key, which gives them another identity.
             "weights_dtype": self.dtype if self.dtype == "bfloat16" else None,
+            **self.other_runtime,
         }
+
+    @property
+    def other_runtime(self) -> dict[str, str | None]:
+        """Runtime, precision and calibration images of a runtime other than torch, which runs began with."""
+        if self.runtime == "torch":
+            return {}
+        return {"runtime": self.runtime, "precision": self.precision, "calibration_data": self.calibration_data}
 
     @property
     def unusual_images(self) -> dict[str, int]:

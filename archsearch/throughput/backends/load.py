@@ -37,7 +37,7 @@ def runtime_device(runtime: Runtime, device: str) -> str:
     missing = [name for name in backend.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--runtime: got {runtime!r}, but {' and '.join(missing)} cannot be imported; pip install 'archsearch[{runtime}]'"
+            f"--runtime: got {runtime!r}, but {' and '.join(missing)} cannot be imported; run pip install 'archsearch[{runtime}]'"
         )
     if device != "auto":
         backend.check_device(device.partition(":")[0])
@@ -52,8 +52,11 @@ def runtime_device(runtime: Runtime, device: str) -> str:
     )
 
 
-def check_precision(runtime: Runtime, precision: Precision, calibration_data: str | None) -> None:
-    """Raise UserError for a number format that the runtime does not have here, for int8 without images, and for images without int8."""
+def check_precision(runtime: Runtime, precision: Precision, calibration_data: str | None, in_chans: int = 3) -> None:
+    """Raise UserError for a number format that the runtime does not have here, for int8 without images, and for images without int8.
+
+    Also where the network does not take the 3 channels that pictures have.
+    """
     allowed = _BACKENDS[runtime].precisions
     if precision not in allowed:
         raise UserError(f"--precision: got {precision!r}; with --runtime {runtime} allowed are {', '.join(allowed)}")
@@ -65,6 +68,10 @@ def check_precision(runtime: Runtime, precision: Precision, calibration_data: st
         )
     if calibration_data is not None:
         calibration_files(calibration_data)
+        if in_chans != 3:
+            raise UserError(
+                f"--calibration-data: pictures have 3 channels, and networks here take {in_chans}; use another --precision"
+            )
 
 
 def runtime_facts(protocol: Protocol, device: torch.device) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def runtime_failures(protocol: Protocol) -> Iterator[None]:
     """The exceptions of a runtime, of which each has its own, as MemoryError where they say so, else as RunError."""
     try:
         yield
-    except (ArchsearchError, MemoryError, OSError):
+    except (ArchsearchError, MemoryError):
         raise
     except Exception as error:
         if "alloc" in str(error).lower():

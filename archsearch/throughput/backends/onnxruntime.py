@@ -32,7 +32,7 @@ class OnnxRuntime(Backend):
         if _PROVIDERS[device] not in there:
             raise UserError(
                 f"--device: got {device!r}, but onnxruntime has {' and '.join(there)} here, not {_PROVIDERS[device]}; "
-                "install pip install onnxruntime-gpu in its place, or use --device cpu"
+                "run pip install onnxruntime-gpu in its place, or use --device cpu"
             )
 
     @classmethod

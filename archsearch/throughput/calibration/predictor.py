@@ -12,8 +12,8 @@ from archsearch.throughput.measurement import Measurement
 
 
 def find_predictor(root: Path, measurement: Measurement, say: Say = ignore) -> Calibration | None:
-    """The calibration under `root` for these conditions on this machine; None without one. Says why one is not used."""
-    if not (root / FOLDER).is_dir():
+    """The calibration under `root` for these conditions on this machine; None without one, and for other runtimes than torch. Says why one is not used."""
+    if measurement.runtime != "torch" or not (root / FOLDER).is_dir():
         return None  # before the device's name is read, which initialises CUDA
     try:
         calibration = load_calibration(root, CalibrationKey.for_this_machine(measurement))
