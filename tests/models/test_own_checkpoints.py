@@ -164,3 +164,12 @@ def test_a_layer_of_ones_own_is_named_until_its_file_is_loaded(tmp_path: Path) -
             load(file)
         archsearch.blocks.load_blocks(tmp_path / "convnext.py")
         assert load(file).arch_id == network.arch_id
+
+
+def test_a_file_is_readable_by_all_who_read_new_files_here(tmp_path: Path) -> None:
+    file, usual = tmp_path / "network.safetensors", tmp_path / "usual"
+    usual.touch()
+    save(make(), file)
+    assert file.stat().st_mode == usual.stat().st_mode
+    with safe_open(file, framework="pt") as opened:
+        assert opened.metadata()["format"] == "pt"  # which loaders of other libraries ask for

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import stat
 import re
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
@@ -175,12 +176,15 @@ def write_checkpoint(
         )
 
     def write(temporary: Path) -> None:
+        temporary.touch()
+        usual = stat.S_IMODE(temporary.stat().st_mode)
         try:
             if path.suffix == ".pth":
                 torch.save({"model": dict(state)}, temporary)
             else:
-                save_file(dict(state), temporary, metadata=dict(metadata) or {"format": "pt"})
+                save_file(dict(state), temporary, metadata={"format": "pt", **metadata})
         except (RuntimeError, SafetensorError) as error:  # torch.save reports a missing folder as RuntimeError
             raise OSError(str(error)) from error
+        temporary.chmod(usual)  # safetensors gives its files to their owner alone
 
     replace_file(path, write)
