@@ -2,8 +2,8 @@
 
 import argparse
 import os
-import stat
 import re
+import stat
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
