@@ -95,9 +95,10 @@ def _cost(document: Document) -> str:
 def _measured(facts: Document) -> str:
     """The figures of a row, with their conditions, and its place."""
     row = facts["row"]
+    members = f"{facts['members']} trial{'s' * (facts['members'] != 1)}"
     place = "is on the front" if facts["is_member"] else "is not on the front"
     lines = [
-        f"Trial {row['trial']} of the run {facts['run']}. It {place} of {facts['members']} trials by {', '.join(facts['objectives'])}.",
+        f"Trial {row['trial']} of the run {facts['run']}. It {place} of {members} by {', '.join(facts['objectives'])}.",
         "",
         *(f"- {line}" for line in _figures(row)),
     ]
@@ -114,7 +115,8 @@ def _figures(row: Document) -> Iterator[str]:
             "after a short training; it ranks the candidates of one run and is no accuracy of these weights."
         )
     if "throughput_img_s" in row:
-        yield f"throughput: {row['throughput_img_s']:.1f} images per second"
+        unsteady = ", on a machine that was not quiet" if row.get("throughput_noisy") else ""
+        yield f"throughput: {row['throughput_img_s']:.1f} images per second{unsteady}"
     if "latency_ms" in row:
         yield f"latency: {row['latency_ms']:.2f} ms for a batch of {row['batch_size']}"
     if "peak_memory_bytes" in row:

@@ -190,7 +190,10 @@ def test_one_step_of_training_with_timms_parts(name: str) -> None:
     scheduler.step(1)
     assert loss.isfinite()
     assert epochs == 10
-    assert [key for key, value in model.named_parameters() if torch.equal(value, before[key])] == []
+    # MSG-Transformer's head reads the messengers alone, on which the last block's table of positions among patches has no influence.
+    moved = {key for key, value in model.named_parameters() if value.grad is not None and value.grad.any()}
+    assert [key for key, value in model.named_parameters() if torch.equal(value, before[key]) == (key in moved)] == []
+    assert len(before) - len(moved) <= 1
     halfway = average.module.get_classifier().weight
     assert not torch.equal(halfway, model.get_classifier().weight)
 
