@@ -114,7 +114,7 @@ def front_members(rows: Sequence[Row]) -> list[Row]:
 
 def is_unscored(row: Row) -> bool:
     """Whether a row is that of a fixed trial which the proxy cannot train, and which ended once all else was measured: no other one is stopped."""
-    return bool(row["is_fixed"]) and row["state"] == "stopped"
+    return row["state"] == "stopped" and bool(row.get("is_fixed"))
 
 
 def is_timed(objectives: Sequence[str]) -> bool:
