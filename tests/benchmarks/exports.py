@@ -10,11 +10,14 @@ import argparse
 import contextlib
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from clock import Row, arguments, write
 from support.shaken import shaken
