@@ -51,6 +51,21 @@ def test_compiling_is_timed_cold_warm_and_ahead(request: pytest.FixtureRequest, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options", "rows"),
+    [("exports", ["--format", "onnx"], 1), ("runtimes", ["--without", "torch compile", "openvino"], 2 * 2)],
+)
+def test_networks_are_exported_and_timed_in_runtimes(
+    request: pytest.FixtureRequest, tmp_path: Path, script: str, options: list[str], rows: int
+) -> None:
+    if not request.config.getoption("--whole"):
+        pytest.skip("exporting takes half a minute a network; --whole runs it")
+    if importlib.util.find_spec("onnxscript") is None or importlib.util.find_spec("onnxruntime") is None:
+        pytest.skip("archsearch[onnxruntime] is not installed")
+    assert run_script(tmp_path, script, options, timeout_s=1200).num_rows == rows
+
+
+@pytest.mark.slow
 def test_many_workers_are_measured(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if not request.config.getoption("--whole"):
         pytest.skip("a process for each row takes 15 s of a core; --whole runs it")

@@ -87,7 +87,7 @@ def conditions_line(values: Mapping[str, Any]) -> str:
     """`measured on cpu (Xeon ...), float32, eager, batch 4, 224 px, 2 threads, reference van_b0`, in another runtime than torch its name and precision."""
     name = f" ({values['device_name']})" if values.get("device_name") else ""
     how = [str(values.get("dtype")), str(values.get("mode"))]
-    if values.get("runtime", "torch") != "torch":
+    if values.get("runtime") not in (None, "torch"):
         providers = f" ({', '.join(values['runtime_providers'])})" if values.get("runtime_providers") else ""
         how = [
             f"{values['runtime']} {values.get('runtime_version') or ''}".strip() + providers,

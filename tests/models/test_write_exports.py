@@ -199,6 +199,15 @@ def test_a_tie_within_the_tolerance_is_no_other_top_1() -> None:
     assert compare(torch.tensor([[9.9, 9.95, 0.0]]), torch.tensor([[10.0, 9.95, 0.0]])).equal_top1 == 0
 
 
+def test_a_network_without_finite_logits_cannot_be_compared(tmp_path: Path) -> None:
+    network = small()
+    with torch.no_grad():
+        network.get_parameter("fc.bias")[0] = torch.inf
+    with pytest.raises(RunError, match="itself"):
+        write_pt2(network, tmp_path / "x.pt2", image_size=16, in_chans=3, batch=None)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_our_errors_are_sentences(tmp_path: Path) -> None:
     class Refuses(Small):
         def forward(self, x: Tensor) -> Tensor:

@@ -34,7 +34,14 @@ class Check:
 
 
 def compare(got: Tensor, wanted: Tensor) -> Check:
-    """Logits of a file with those of the network, both (B, classes); numbers that are not finite differ without limit."""
+    """Logits of a file with those of the network, both (B, classes); numbers that are not finite differ without limit.
+
+    Raises RunError where the network's own are not.
+    """
+    if not wanted.isfinite().all():
+        raise RunError(
+            "the network itself gives logits that are not finite, with which nothing can be compared; check its weights"
+        )
     largest = float(wanted.abs().max())
     apart = float((got - wanted).abs().max())
     tie = TOLERANCE * largest
