@@ -6,8 +6,6 @@ Random numbers are in every vector of the networks. ONNX and pt2 are for any bat
 seconds and bytes, and every failure by name. Ctrl-C ends it early with what was done.
 """
 
-# ruff: noqa: E402  # the checkout comes first in the path, not an installed package
-
 import argparse
 import contextlib
 import random
