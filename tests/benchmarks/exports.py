@@ -71,18 +71,17 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[str, Arch]]:
 
 
 def drawn(arch: Arch) -> Any:
-    """A shaken network in eval mode, nearer to its initial weights where a deep one's logits are not finite."""
+    """A shaken network in eval mode, as near to its initial weights as a deep one must be for finite logits."""
     network, images = (
         shaken(arch).eval(),
         torch.randn(1, *arch.image().tensor, generator=torch.Generator().manual_seed(0)),
     )
-    with torch.inference_mode():
-        is_finite = network(images).isfinite().all()
-    if not is_finite:
-        torch.manual_seed(0)
-        with torch.no_grad():
-            for parameter, initial in zip(network.parameters(), build(arch).parameters(), strict=True):
-                parameter.lerp_(initial, 0.6)
+    torch.manual_seed(0)
+    initial = build(arch)
+    with torch.no_grad():
+        while not network(images).isfinite().all():
+            for parameter, start in zip(network.parameters(), initial.parameters(), strict=True):
+                parameter.lerp_(start, 0.6)
     return network
 
 
