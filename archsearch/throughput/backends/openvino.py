@@ -5,7 +5,7 @@ import importlib
 import io
 import itertools
 import logging
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,14 @@ def _quantized(model: Any, calibration: Sequence[Tensor]) -> Any:
 
 
 def _import_nncf() -> Any:
-    """NNCF without its telemetry, which sends what is quantised to its makers unless this variable is set when it is imported."""
-    before = os.environ.get("NNCF_CI")
-    os.environ["NNCF_CI"] = "1"
+    """NNCF without its telemetry, which would write to the home folder and tell its makers what is quantised: it goes without where that is missing."""
+    before = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # so Python marks what cannot be imported
     try:
         nncf = importlib.import_module("nncf")
     finally:
-        os.environ.pop("NNCF_CI") if before is None else os.environ.update(NNCF_CI=before)
+        del sys.modules["openvino_telemetry"]
+        if before is not None:
+            sys.modules["openvino_telemetry"] = before
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf
