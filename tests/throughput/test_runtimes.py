@@ -4,6 +4,9 @@ import functools
 import importlib.util
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -288,3 +291,27 @@ def test_a_network_of_ours_is_timed_in_a_runtime_beside_its_reference(runtime: A
     assert result["difference_from_torch"] < 1e-4
     assert document["conditions"]["runtime"] == runtime
     assert document["conditions"]["runtime_version"]
+
+
+@pytest.mark.slow
+def test_openvino_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
+    """Its telemetry would: in a process of its own, since it writes when it is imported."""
+    pytest.importorskip("openvino", reason="needs openvino")
+    pytest.importorskip("nncf", reason="needs nncf, which is imported with it")
+    program = (
+        "import torch\nfrom torch import nn\n"
+        "from archsearch.throughput import Protocol, measure\n"
+        "network = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(), nn.Linear(8 * 64, 10))\n"
+        "protocol = Protocol(batch_size=1, image_size=32, warmup_s=0.0, max_s=0.0, min_blocks=2, runtime='openvino', precision='float32')\n"
+        "print(measure(network, protocol, torch.device('cpu')).throughput_img_s > 0)\n"
+    )
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=os.environ | home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "True\n", done.stderr
+    assert not (tmp_path / "intel").exists()

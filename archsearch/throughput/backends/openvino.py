@@ -30,7 +30,7 @@ class OpenVino(Backend):
 
     def prepare(self, file: Path, inputs: Sequence[Tensor], protocol: Protocol, calibration: Sequence[Tensor]) -> None:
         """As the contract says. A runtime's own choice of number format, bfloat16 on some CPUs, is overruled."""
-        openvino: Any = importlib.import_module("openvino")
+        openvino = _import("openvino")
         core = openvino.Core()
         model = core.read_model(str(file))
         if protocol.precision == "int8":
@@ -63,20 +63,20 @@ class OpenVino(Backend):
 def _quantized(model: Any, calibration: Sequence[Tensor]) -> Any:
     """The model with eight-bit weights and activations, by NNCF, OpenVINO's own quantisation, at its defaults."""
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars would stand in a JSON document
-        nncf = _import_nncf()
+        nncf = _import("nncf")
         data = nncf.Dataset([images.numpy() for images in calibration])
         return nncf.quantize(model, data, subset_size=len(calibration))
 
 
-def _import_nncf() -> Any:
-    """NNCF without its telemetry, which would write to the home folder and tell its makers what is quantised: it goes without where that is missing."""
+def _import(name: str) -> Any:
+    """A package without OpenVINO's telemetry, which would write to the home folder and tell its makers what is run: they go without where it is missing."""
     before = sys.modules.get("openvino_telemetry")
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # so Python marks what cannot be imported
     try:
-        nncf = importlib.import_module("nncf")
+        package = importlib.import_module(name)
     finally:
         del sys.modules["openvino_telemetry"]
         if before is not None:
             sys.modules["openvino_telemetry"] = before
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    return nncf
+    return package
