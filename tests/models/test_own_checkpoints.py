@@ -171,5 +171,3 @@ def test_a_file_is_readable_by_all_who_read_new_files_here(tmp_path: Path) -> No
     usual.touch()
     save(make(), file)
     assert file.stat().st_mode == usual.stat().st_mode
-    with safe_open(file, framework="pt") as opened:
-        assert opened.metadata()["format"] == "pt"  # which loaders of other libraries ask for

@@ -182,7 +182,7 @@ def write_checkpoint(
             if path.suffix == ".pth":
                 torch.save({"model": dict(state)}, temporary)
             else:
-                save_file(dict(state), temporary, metadata={"format": "pt", **metadata})
+                save_file(dict(state), temporary, metadata=dict(metadata) or {"format": "pt"})
         except (RuntimeError, SafetensorError) as error:  # torch.save reports a missing folder as RuntimeError
             raise OSError(str(error)) from error
         temporary.chmod(usual)  # safetensors gives its files to their owner alone
