@@ -203,7 +203,7 @@ def test_a_network_without_finite_logits_cannot_be_compared(tmp_path: Path) -> N
     network = small()
     with torch.no_grad():
         network.get_parameter("fc.bias")[0] = torch.inf
-    with pytest.raises(RunError, match="logits that are not finite"):
+    with pytest.raises(RunError, match="own logits are not finite"):
         write_pt2(network, tmp_path / "x.pt2", image_size=16, in_chans=3, batch=None)
     assert list(tmp_path.iterdir()) == []
 

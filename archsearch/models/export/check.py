@@ -40,7 +40,7 @@ def compare(got: Tensor, wanted: Tensor) -> Check:
     """
     if not wanted.isfinite().all():
         raise RunError(
-            "the network itself gives logits that are not finite, with which nothing can be compared; check its weights"
+            "the network's own logits are not finite numbers: its training diverged, or its weights are damaged"
         )
     largest = float(wanted.abs().max())
     apart = float((got - wanted).abs().max())
