@@ -90,8 +90,7 @@ class Driver:
         stall_s: float | None = None,
     ) -> None:
         self._config, self._store, self._workers, self._listener = config, store, workers, listener
-        papers: dict[str, Arch | GivenNetwork] = {name: paper(name) for name in config.papers}
-        self._fixed = {**papers, **config.included} if fixed is None else dict(fixed)
+        self._fixed = _fixed_of(config) if fixed is None else dict(fixed)
         self._command = list(sys.argv if command is None else command)
         self._front_work = FrontWork(config, store, recheck=recheck, num_seeds=num_seeds)
         self._remeasure, self._predictor, self._retries = remeasure, predictor, retries
@@ -490,3 +489,8 @@ class Driver:
 def _was_killed(reason: str | None) -> bool:
     """Whether a trial or a job failed because its worker was killed from outside."""
     return reason is not None and reason.startswith(KILLED)
+
+
+def _fixed_of(config: RunConfig) -> dict[str, Arch | GivenNetwork]:
+    """The papers' models and the included networks of a run by name."""
+    return {**{name: paper(name) for name in config.papers}, **config.included}
