@@ -8,6 +8,7 @@ import shlex
 import signal
 import stat
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -112,6 +113,33 @@ def replace_file(path: Path, write: Callable[[Path], object], *, kept: str = "")
             f"{path}: cannot be written ({error.strerror or error}); {safe}"
             "make room or make the folder writable, then give the same command again"
         ) from error
+
+
+class Interrupt:
+    """A wish to stop, by Ctrl-C or SIGTERM, that work looks at where it can stop without a loss."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Meanwhile the first signal only sets `is_asked`; a second one raises KeyboardInterrupt. Outside the main thread signals are left alone."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(signum: int, frame: object) -> None:
+            interruptions.append(signum)
+            if self.is_asked:
+                raise KeyboardInterrupt
+            self.is_asked = True
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archsearch.errors import UserError, did_you_mean, first_line, shown
+from archsearch.errors import UserError, did_you_mean, shown
 from archsearch.results import MANIFEST_FILE, damage_is_an_error, latest_run, read_manifest, read_trials
 from archsearch.units import format_names
 
@@ -26,10 +26,10 @@ def resolve_arch(text: str, results_root: Path) -> "Arch":
 
 def resolve_trial(text: str, results_root: Path) -> tuple["Arch", tuple[Path, int] | None]:
     """As `resolve_arch`; with the run's folder and the trial's number where it is a row of a run."""
-    from archsearch.space import load_space
+    from archsearch.space import Arch, load_space
 
     if text == "-":
-        return _from_stdin(), None
+        return Arch.from_json(sys.stdin.read(_MOST_STDIN), "stdin"), None
     run, colon, trial = text.rpartition(":")
     if colon and not os.path.isfile(text):
         folder = resolve_run(run or None, results_root)
@@ -49,24 +49,6 @@ def resolve_run(text: str | None, results_root: Path) -> Path:
     hint = did_you_mean(Path(text).name, known)
     there = f"runs there: {format_names(known)}" if known else "there is no run there yet"
     raise UserError(f"{text}: not the folder of a run, neither here nor under {results_root}{hint}; {there}")
-
-
-def _from_stdin() -> "Arch":
-    """An architecture as `Arch.to_dict()` gives it, or one object of `archsearch sample --json`."""
-    from archsearch.space import Arch
-
-    try:
-        document = json.loads(sys.stdin.read(_MOST_STDIN))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"stdin: not valid JSON: {first_line(error)}") from error
-    if isinstance(document, list) and len(document) == 1:
-        document = document[0]
-    if isinstance(document, dict) and isinstance(document.get("arch"), dict):
-        document = document["arch"]
-    if not isinstance(document, dict):
-        found = f"a list of {len(document)}" if isinstance(document, list) else shown(document)
-        raise UserError(f"stdin: one architecture as a JSON object is needed, not {found}")
-    return Arch.from_dict(document, "stdin")
 
 
 def _from_run(folder: Path, trial: str) -> tuple["Arch", int]:

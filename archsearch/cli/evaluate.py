@@ -9,8 +9,8 @@ from archsearch.cli.app import print_result
 from archsearch.cli.options import (
     DTYPES,
     MOST_BATCH,
-    MOST_CORES,
     Sides,
+    decoders_option,
     device_option,
     json_option,
     number_option,
@@ -57,12 +57,7 @@ def _both_sides(ctx: click.Context, param: click.Parameter, value: ImageSize | N
     show_default=True,
     help="Number format: bfloat16 throughout, or amp_bfloat16, by autocast over float32 weights.",
 )
-@number_option(
-    "--workers",
-    least=0,
-    most=MOST_CORES,
-    help="Processes that decode images; 0 decodes in the main process.  [default: the number of cores, at most 16, fewer for few images]",
-)
+@decoders_option
 @json_option
 @click.pass_context
 def evaluate(ctx: click.Context, /, name: str, checkpoint: Path, data: Path, as_json: bool, **options: Any) -> None:

@@ -206,6 +206,12 @@ threads_option = number_option(
     most=MOST_CORES,
     help="Threads PyTorch computes with on the CPU.  [default: its own choice, mostly the cores there are]",
 )
+decoders_option = number_option(
+    "--workers",
+    least=0,
+    most=MOST_CORES,
+    help="Processes that decode images; 0 decodes in the main process.  [default: the number of cores, at most 16, fewer for few images]",
+)
 cpus_option = click.option(
     "--cpus",
     type=CpuList(),

@@ -9,8 +9,8 @@ from archsearch.cli.app import RESULTS, print_result, resumable
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
     MOST_BATCH,
-    MOST_CORES,
     SizedCommand,
+    decoders_option,
     device_option,
     image_size_option,
     json_option,
@@ -99,12 +99,7 @@ Fine-tuning is the same command with --init-from and images of other classes."""
 @seed_option("Seed of the weights, the order of the images, and their augmentation.")
 @device_option
 @threads_option
-@number_option(
-    "--workers",
-    least=0,
-    most=MOST_CORES,
-    help="Processes that decode images; 0 decodes in the main process.  [default: the number of cores, at most 16, fewer for few images]",
-)
+@decoders_option
 @json_option
 @click.pass_context
 def train(ctx: click.Context, /, what: str, threads: int | None, as_json: bool, **options: Any) -> None:

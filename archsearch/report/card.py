@@ -143,6 +143,6 @@ def _licence(document: Document) -> str:
     """Of the code, and of weights that are not ours."""
     code = "archsearch, whose code builds the network, is under the Apache License 2.0."
     if document["weights_kind"] != "official":
-        return f"{code} The weights are under the terms of whoever trained them; initial weights are free to use."
+        return f"{code} Who trained the weights decides on theirs; initial weights may be used freely."
     repository = paper_table(document["name"])["repository"]
     return f"{code} The weights are the official checkpoint, under the licence of {repository}."

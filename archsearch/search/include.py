@@ -1,6 +1,5 @@
 """Networks of one's own as fixed trials, `archsearch run --include`: read, built and counted before a run begins."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.blocks import BlockFile
-from archsearch.errors import UserError, first_line, shown
+from archsearch.errors import UserError, shown
 from archsearch.models import TIMM, GivenNetwork
 from archsearch.proxy import ProxyTask
 from archsearch.search.evaluate import refuse_unknown_shape
@@ -95,18 +94,7 @@ def _read(
 
 def _read_json(text: str) -> Arch:
     """An architecture as `Arch.to_dict` gives it, or an object of `archsearch sample --json`; named after the file where it has no name."""
-    path = user_path(text)
-    try:
-        document = json.loads(read_text(path, "an architecture"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--include {text}: not valid JSON: {first_line(error)}") from error
-    if isinstance(document, list) and len(document) == 1:
-        document = document[0]
-    if isinstance(document, dict) and isinstance(document.get("arch"), dict):
-        document = document["arch"]
-    if not isinstance(document, dict):
-        raise UserError(f"--include {text}: one architecture as a JSON object is needed")
-    arch = Arch.from_dict(document, text)
+    arch = Arch.from_json(read_text(user_path(text), "an architecture"), f"--include {text}")
     return replace(arch, name=arch.name or Path(text).stem)
 
 

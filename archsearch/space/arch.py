@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+import json
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import archsearch.blocks  # noqa: F401  # fills the registry
 from archsearch.blocks import Block, Cost, Layer, LayerError, PatchesLayer, Scalar, Shape
-from archsearch.errors import UserError, shown
+from archsearch.errors import UserError, first_line, shown
 from archsearch.space.grammar import Document, parse
 from archsearch.space.plan import LayerPlan, Plan, StagePlan
 from archsearch.space.stages import (
@@ -259,6 +260,22 @@ class Arch:
             "stages": [stage_document(stage, is_first=index == 0) for index, stage in enumerate(self.stages)],
             "head": kind_document(self.head),
         }
+
+    @staticmethod
+    def from_json(text: str, source: str) -> "Arch":
+        """Read what `to_dict` gave, or one object of `archsearch sample --json`, as JSON. Raises UserError as `from_dict`, and for other JSON."""
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{source}: not valid JSON: {first_line(error)}") from error
+        if isinstance(document, list) and len(document) == 1:
+            document = document[0]
+        if isinstance(document, dict) and isinstance(document.get("arch"), dict):
+            document = document["arch"]
+        if not isinstance(document, dict):
+            found = f"a list of {len(document)}" if isinstance(document, list) else shown(document)
+            raise UserError(f"{source}: one architecture as a JSON object is needed, not {found}")
+        return Arch.from_dict(document, source)
 
     @staticmethod
     def from_dict(document: Document, source: str = "architecture") -> "Arch":

@@ -1,11 +1,8 @@
 """The epochs of a training: steps, checkpoints between them, and what the weights do on the validation images after each."""
 
-import contextlib
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import torch
 
 from archsearch.device import conditions
 from archsearch.errors import RunError, UserError
-from archsearch.system import Progress, Say, interruptions
+from archsearch.system import Interrupt, Progress, Say
 from archsearch.training.folder import STATE_FILE, write_metrics, write_state
 from archsearch.training.images import (
     EpochOrder,
@@ -78,7 +75,7 @@ class Loop:
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._losses: list[torch.Tensor] = []
         self._seconds, self._read_at = 0.0, time.perf_counter()
-        self._is_stopped = False
+        self._interrupt = Interrupt()  # asked for between steps, so a checkpoint holds whole steps
         self._board = _open_board(folder) if tensorboard and self.processes.is_first else None
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -93,7 +90,7 @@ class Loop:
     def run(self) -> None:
         """All epochs that are left. Raises RunError where a loss is not finite, KeyboardInterrupt after Ctrl-C, with a checkpoint written."""
         self._progress(self.steps.done, self.epochs * len(self.order), "starting")
-        with self._deferred_interrupt():
+        with self._interrupt.deferred():
             for epoch in range(len(self.rows), self.epochs):
                 self._train_epoch(epoch)
                 self._finish_epoch(epoch)
@@ -173,7 +170,7 @@ class Loop:
         self._tell(row)
 
     def _tell(self, row: dict[str, Any]) -> None:
-        """Say what an epoch came to."""
+        """Say an epoch's loss, accuracies and speed."""
         if not self.processes.is_first:
             return
         self._say(
@@ -212,30 +209,10 @@ class Loop:
         world = self.processes.world
         if world > 1 and self.steps.done % _AGREE_EVERY:
             return
-        if self.processes.any(self._is_stopped):
+        if self.processes.any(self._interrupt.is_asked):
             self._read_losses(len(self.rows))
             self._write()
             raise KeyboardInterrupt
-
-    @contextlib.contextmanager
-    def _deferred_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM only sets `_is_stopped`, which is asked between steps, so that a checkpoint holds whole steps; a second one raises."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(signum: int, frame: object) -> None:
-            interruptions.append(signum)
-            if self._is_stopped:
-                raise KeyboardInterrupt
-            self._is_stopped = True
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _open_board(folder: Path) -> Any:

@@ -121,7 +121,7 @@ def train_by_hand(arch: Arch, root: Path, epochs: int, batch_size: int, drop_pat
     )
 
 
-def compare_with_hand(
+def assert_numbers_of_a_loop_by_hand(
     root: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *, epochs: int, batch_size: int, classes: int
 ) -> None:
     # Pillow 13 refuses 0 bits, which timm's RandAugment draws; before it gave black.
@@ -147,7 +147,7 @@ def compare_with_hand(
 def test_it_gives_the_numbers_of_a_loop_written_by_hand(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare_with_hand(folder, tmp_path / "out", monkeypatch, epochs=2, batch_size=8, classes=3)
+    assert_numbers_of_a_loop_by_hand(folder, tmp_path / "out", monkeypatch, epochs=2, batch_size=8, classes=3)
 
 
 @pytest.mark.slow
@@ -155,7 +155,9 @@ def test_photographs_give_the_numbers_of_a_loop_written_by_hand(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch_size = 64 if photographs == CLOTHING.resolve() else 16
-    compare_with_hand(photographs, tmp_path / "out", monkeypatch, epochs=3, batch_size=batch_size, classes=10)
+    assert_numbers_of_a_loop_by_hand(
+        photographs, tmp_path / "out", monkeypatch, epochs=3, batch_size=batch_size, classes=10
+    )
 
 
 # Data, dtypes, teachers, and what cannot be

@@ -70,7 +70,7 @@ def start(arguments: list[str]) -> "subprocess.Popen[str]":
     )
 
 
-def kill_and_compare(data: Path, tmp_path: Path, number: int, batch_size: int, at: int) -> None:
+def assert_killed_ends_the_same(data: Path, tmp_path: Path, number: int, batch_size: int, at: int) -> None:
     """Kill it in mid-epoch, go on, and compare with a training that nobody killed; the second decodes in processes of its own."""
     arguments = command(tmp_path / "killed", data, "--batch-size", str(batch_size))
     process = start([*arguments, "--workers", "0"])
@@ -91,14 +91,14 @@ def kill_and_compare(data: Path, tmp_path: Path, number: int, batch_size: int, a
 
 @pytest.mark.slow
 def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
-    kill_and_compare(folder, tmp_path, NUM_TRAIN, 2, at=5)
+    assert_killed_ends_the_same(folder, tmp_path, NUM_TRAIN, 2, at=5)
 
 
 @pytest.mark.slow
 def test_killed_on_photographs_it_goes_on_to_the_same_bits(photographs: Path, tmp_path: Path) -> None:
     if photographs != CLOTHING.resolve():
         pytest.skip("with --whole only: a made folder is tested above")
-    kill_and_compare(photographs, tmp_path, 1435, 64, at=25)
+    assert_killed_ends_the_same(photographs, tmp_path, 1435, 64, at=25)
 
 
 @pytest.mark.slow

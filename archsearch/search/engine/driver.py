@@ -3,9 +3,7 @@
 import contextlib
 import math
 import random
-import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -28,7 +26,7 @@ from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FULL_PHASE, RUNG_PHASE, SEED_PHASE, TIMING_PHASE
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, paper
-from archsearch.system import interruptions
+from archsearch.system import Interrupt
 
 # How long a Ctrl-C may go unnoticed while the workers send no events.
 _INTERRUPT_POLL_S = 0.1
@@ -101,11 +99,11 @@ class Driver:
         self._compiled_ahead: set[str] = set()  # arch_ids that a worker was given to compile ahead
         self._trials = 0
         self._timeout_s = self._deadline = float("inf")
-        self._is_stopped = False
+        self._interrupt = Interrupt()  # asked for between steps, so no measurement is lost
         self._has_begun = False
         self._is_over = False
         self._is_exhausted = False
-        store.stop_waiting_when(lambda: self._is_stopped)
+        store.stop_waiting_when(lambda: self._interrupt.is_asked)
 
     def run(self, trials: int, timeout: float | None = None) -> State:
         """Evaluate the fixed trials, then candidates until `trials` of them have ended or `timeout` seconds are over, whichever is first;
@@ -118,7 +116,7 @@ class Driver:
         self._timeout_s = float("inf") if timeout is None else timeout
         self._deadline = time.monotonic() + self._timeout_s
         try:
-            with self._deferred_interrupt():
+            with self._interrupt.deferred():
                 self._files.write("running")
                 state = self._run()
                 self._files.write(state)
@@ -143,8 +141,8 @@ class Driver:
             self._carry_out(self._further_seeds())
         except KeyboardInterrupt:
             # A second Ctrl-C, or one raised outside our handler.
-            self._is_stopped = True
-        if self._is_stopped:
+            self._interrupt.is_asked = True
+        if self._interrupt.is_asked:
             with contextlib.suppress(KeyboardInterrupt):  # the study's database, which is waited for no longer
                 for event in self._workers.events(0):  # phases that ended before Ctrl-C and were not read yet
                     self._record(event)
@@ -157,7 +155,7 @@ class Driver:
     def _carry_out(self, tasks: Iterator[_Task | None], *, keep_front_work: bool = False) -> None:
         """Have tasks carried out, as many at once as there are workers, until none is left or the time is over; those under way end."""
         is_open = True
-        while not self._is_stopped:
+        while not self._interrupt.is_asked:
             is_open = is_open and self._begin_tasks(tasks, keep_front_work=keep_front_work)
             if not is_open and not self._tasks:
                 return
@@ -169,7 +167,7 @@ class Driver:
 
     def _begin_tasks(self, tasks: Iterator[_Task | None], *, keep_front_work: bool) -> bool:
         """Begin tasks while a worker is free; False once no further one is to begin. None among the tasks is one that waits for others to end."""
-        while len(self._tasks) < self._workers.capacity and not self._is_stopped:
+        while len(self._tasks) < self._workers.capacity and not self._interrupt.is_asked:
             if self._is_late(keep_front_work=keep_front_work):
                 return False
             try:
@@ -194,7 +192,7 @@ class Driver:
         self._submit(task)
 
     def _submit(self, task: _Task) -> None:
-        if self._is_stopped:
+        if self._interrupt.is_asked:
             return
         task.attempts += 1
         self._stalls.submitted(task.trial)
@@ -428,26 +426,6 @@ class Driver:
             self._store.record_seed(trial, phase.removeprefix(SEED_PHASE), values["proxy_score"])
         else:
             self._store.record_phase(trial, phase, values)
-
-    @contextlib.contextmanager
-    def _deferred_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM only sets `_is_stopped`, which is checked between steps, so no measurement is lost; a second one raises."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def note(signum: int, frame: object) -> None:
-            interruptions.append(signum)
-            if self._is_stopped:
-                raise KeyboardInterrupt
-            self._is_stopped = True
-
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
 
     def _fail_if_all_failed(self) -> None:
         number = self._store.count("failed")

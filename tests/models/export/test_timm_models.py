@@ -12,12 +12,12 @@ import pytest
 import timm
 import torch
 from support.networks import MIXED, arch_of, parametrize_names
-from timm.data import Mixup  # type: ignore[attr-defined]  # public, but without __all__, as below
-from timm.loss import SoftTargetCrossEntropy  # type: ignore[attr-defined]
+from timm.data import Mixup  # type: ignore[attr-defined]  # public, but timm.data has no __all__
+from timm.loss import SoftTargetCrossEntropy  # type: ignore[attr-defined]  # public, as Mixup
 from timm.models import FeatureInfo, group_parameters, load_checkpoint, save_for_hf
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
-from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]
-from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # public, as Mixup
+from timm.scheduler import create_scheduler_v2  # type: ignore[attr-defined]  # public, as Mixup
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]  # public, as Mixup
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
