@@ -111,8 +111,8 @@ def _figures(row: Document) -> Iterator[str]:
     if "proxy_score" in row:
         error = f" +- {row['proxy_score_se']:.3f}" if "proxy_score_se" in row else ""
         yield (
-            f"proxy_score: {row['proxy_score']:.3f}{error} (proxy {row.get('proxy_id')}). It is the share of validation images that a small copy gets right "
-            "after a short training; it ranks the candidates of one run and is no accuracy of these weights."
+            f"proxy_score: {row['proxy_score']:.3f}{error} (proxy {row.get('proxy_id')}). It is the share of validation images that the proxy's "
+            "short training gets right; it ranks the candidates of one run and is no accuracy of these weights."
         )
     if "throughput_img_s" in row:
         unsteady = ", on a machine that was not quiet" if row.get("throughput_noisy") else ""

@@ -228,10 +228,11 @@ def score_sentence(proxy_id: str | None, settings: Mapping[str, Any]) -> str:
     proxy, num_val = settings.get("proxy") or {}, settings.get("proxy_num_val")
     steps = proxy.get("recipe", {}).get("steps")
     profile = proxy.get("profile", {})
-    what = "a small copy of the network"
-    if profile.get("image_size"):
-        width = f", widths 1/{profile['width_divisor']}" if profile.get("width_divisor", 1) > 1 else ""
-        what += f" ({profile['image_size']} px{width})"
+    what, divisor = "a small copy of the network", profile.get("width_divisor", 1)
+    if profile.get("image_size") and divisor == 1:
+        what = f"the network in its full widths ({profile['image_size']} px)"
+    elif profile.get("image_size"):
+        what = f"{what} ({profile['image_size']} px, widths 1/{divisor})"
     images = f"the {num_val} validation images" if num_val else "the validation images"
     training = f"{steps} training steps" if steps else "a short training"
     return (

@@ -340,3 +340,21 @@ def test_runs_from_before_there_were_rungs_say_nothing_of_them(tmp_path: Path, r
     write_run(tmp_path, SIX, "before")
     assert "Training:" not in report("before").stdout
     assert strict(report("before", "--json").stdout)["training"] is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ({"image_size": 32, "width_divisor": 4}, "that a small copy of the network (32 px, widths 1/4) gets right"),
+        ({"image_size": 64, "width_divisor": 1}, "that the network in its full widths (64 px) gets right"),
+        ({}, "that a small copy of the network gets right"),
+    ],
+)
+def test_the_meaning_of_a_score_says_what_was_trained(
+    tmp_path: Path, report: Report, profile: dict[str, int], words: str
+) -> None:
+    folder = write_run(tmp_path, SIX)
+    manifest = read_manifest(folder)
+    manifest["settings"]["proxy"]["profile"] = profile
+    write_manifest(manifest, folder)
+    assert words in strict(report("--json").stdout)["score"]["meaning"]
