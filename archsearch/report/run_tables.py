@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from archsearch.proxy import STARVED_UNDER
 from archsearch.report.busy import busy_sentence, slow_sentence
@@ -19,6 +21,7 @@ from archsearch.report.repeatability import (
     predicted_sentence,
     transfer_sentence,
 )
+from archsearch.report.scatter import scatter_parts
 from archsearch.report.tables import Document, conditions_line, make_table, memory_text, text, titled
 from archsearch.results import missing_words
 from archsearch.system import command_line
@@ -42,56 +45,82 @@ _STATES = {
 _MARKS = (
     "score: standard error behind +-, = ties with the first row, ? on the front by no more than noise. "
     "on front: the chance to be there, by the noise of the scores alone. "
-    "img/s: ~ blocks spread more than the protocol allows, ! the reference drifted meanwhile, "
-    f"* timed again at the end, its ratio to the reference was over {Protocol.drift_limit:.0%} away."
+    f"img/s: ~ noisy, ! the reference drifted meanwhile, * timed again it was over {Protocol.drift_limit:.0%} away."
 )
 
 
 def report_parts(document: Document) -> Iterator[RenderableType]:
-    """The whole report, part by part."""
+    """The whole report, part by part: what to take, what was found, and at the end how far it can be relied on."""
     yield from _heads(document)
     yield from _ending(document)
+    yield from picks_parts(document)
+    yield from scatter_parts(document)
+    yield front_table(document) if document["front"] else _nothing_sentence(document)
+    yield from _fixed(document)
+    if document["stopped"]:
+        yield stopped_table(document)
+    if document["failed"]:
+        yield failed_table(document)
+    yield from _training(document)
+    yield from _left_out(document)
     if document["front"]:
-        yield front_table(document)
-        pairs = [
-            f"{name}: {format_names([str(trial) for trial in sorted(each)], _ROWS_SHOWN)}"
-            for name, each in document["pair_fronts"].items()
-        ]
-        yield f"{_MARKS}\n" + (f"Trials on the fronts of two: {'; '.join(pairs)}." if pairs else "")
+        yield from _fronts(document)
         yield from _reliability(document)
-        volume = document["hypervolume"]
-        yield f"Hypervolume of the front: {volume['value']:.4f} ({volume['normalisation']})."
-    else:
-        yield _nothing_sentence(document)
+        yield _MARKS
+    yield f"{document['score']['meaning']}\nproxy_id: {document['score']['proxy_id'] or '-'}"
+    yield conditions_text(document)
+
+
+def summary_parts(document: Document) -> Iterator[RenderableType]:
+    """What a run prints when it ends: what to take, the front, what the score means, and at the end what is missing."""
+    yield from _heads(document)
+    yield from picks_parts(document)
+    yield front_table(document) if document["front"] else _nothing_sentence(document)
+    yield from _training(document)
+    yield from _left_out(document)
+    if document["front"]:
+        yield from _reliability(document)
+        yield _MARKS
+    yield document["score"]["meaning"]
+    yield from _ending(document)
+
+
+def picks_parts(document: Document) -> Iterator[RenderableType]:
+    """The picks in words under a title; of a trial that was picked before only what was not said yet."""
+    grid, said = Table.grid(padding=(0, 1, 0, 0)), dict[int, set[str]]()
+    for pick in document["picks"]:
+        sentence, trial = pick["sentence"], pick["trial"]
+        if trial in said:
+            left = [words for words in pick["unresolved"] if words not in said[trial]]
+            not_resolved = f" Not resolved: {'; '.join(left)}." if left else ""
+            sentence = f"{sentence.partition(':')[0]}: trial {trial} again.{not_resolved}"
+        if trial is not None:
+            said.setdefault(trial, set()).update(pick["unresolved"])
+        grid.add_row("-", Text(sentence))
+    if document["picks"]:
+        yield Group(Text("Which one?", style="bold"), grid)
+
+
+def _fixed(document: Document) -> Iterator[RenderableType]:
+    """The fixed trials beside their published figures, and how they compare with the candidates."""
     fixed = [*document["fixed"], *document["unscored"]]
     if fixed:
         yield fixed_table(fixed)
         sentences = dominance_sentences(document) if document["fixed"] else ()
         yield "\n".join(
-            [*published_rates(fixed), *included_sentences(fixed), *sentences, *unscored_sentences(document["unscored"])]
+            [*sentences, *unscored_sentences(document["unscored"]), *included_sentences(fixed), *published_rates(fixed)]
         )
-    if document["stopped"]:
-        yield stopped_table(document)
-    yield from _training(document)
-    if document["failed"]:
-        yield failed_table(document)
-    yield document["score"]["meaning"]
-    yield f"proxy_id: {document['score']['proxy_id'] or '-'}"
-    yield conditions_text(document)
 
 
-def summary_parts(document: Document) -> Iterator[RenderableType]:
-    """What a run prints when it ends: the front, what the score means, and at the end what is missing."""
-    yield from _heads(document)
-    if document["front"]:
-        yield front_table(document)
-        yield _MARKS
-        yield from _reliability(document)
-    else:
-        yield _nothing_sentence(document)
-    yield from _training(document)
-    yield document["score"]["meaning"]
-    yield from _ending(document)
+def _fronts(document: Document) -> Iterator[str]:
+    """The fronts over two objectives and the hypervolume."""
+    pairs = [
+        f"{name}: {format_names([str(trial) for trial in sorted(each)], _ROWS_SHOWN)}"
+        for name, each in document["pair_fronts"].items()
+    ]
+    volume = document["hypervolume"]
+    lines = [f"Trials on the fronts of two: {'; '.join(pairs)}."] if pairs else []
+    yield "\n".join([*lines, f"Hypervolume of the front: {volume['value']:.4f} ({volume['normalisation']})."])
 
 
 def _ending(document: Document) -> Iterator[str]:
@@ -108,17 +137,24 @@ def _ending(document: Document) -> Iterator[str]:
 
 
 def _heads(document: Document) -> Iterator[str]:
-    """The run's headline and which trials its front leaves out; before them, where it is so, that the order by speed is not to be used."""
+    """The run's headline; before it, where it is so, that the order by speed is not to be used."""
     if document["noisy"]:
         yield noisy_sentence(document["noisy"], _remeasure_command(document))
     yield headline(document)
+
+
+def _left_out(document: Document) -> Iterator[str]:
+    """Which complete trials the front leaves out, and why."""
+    sentences = []
     if document["num_outside"]:
         were = "candidate is" if document["num_outside"] == 1 else "candidates are"
-        yield f"{document['num_outside']} complete {were} outside a limit ({', '.join(document['limits'])}), and in no front."
+        limits = ", ".join(document["limits"])
+        sentences.append(f"{document['num_outside']} complete {were} outside a limit ({limits}), and in no front.")
     if document["not_compiled"]:
-        yield not_compiled_sentence(document["not_compiled"])
-    if document["left_out"]:
-        yield "\n".join(left_out_sentence(each, _remeasure_command(document)) for each in document["left_out"])
+        sentences.append(not_compiled_sentence(document["not_compiled"]))
+    sentences += [left_out_sentence(each, _remeasure_command(document)) for each in document["left_out"]]
+    if sentences:
+        yield "\n".join(sentences)
 
 
 def _remeasure_command(document: Document) -> str:
