@@ -1,11 +1,4 @@
-"""The expressions of `archsearch report --pick`: conditions on a trial's figures, and which of the trials that keep them is picked.
-
-EXPRESSION = [CONDITION {"," CONDITION}] [";" CHOICE]
-CONDITION  = FIGURE (">=" | "<=" | ">" | "<") VALUE
-FIGURE     = "score" | "img/s" | "throughput" | "params" | "macs" | "latency" | "memory"
-VALUE      = NUMBER | "best" | "best" ("+" | "-") NUMBER | "best" ("+" | "-") [FACTOR] "se" | "best" "*" FACTOR
-CHOICE     = "fastest" | "smallest" | "best"
-"""
+"""The expressions of `archsearch report --pick`: conditions on a trial's figures, and which of the trials that keep them is picked."""
 
 import math
 import operator
@@ -21,6 +14,12 @@ from archsearch.errors import UserError, did_you_mean, shown
 from archsearch.metrics import Array
 from archsearch.units import parse_bytes, parse_count, parse_macs, parse_milliseconds, parse_rate
 
+# The grammar:
+#     EXPRESSION = [CONDITION {"," CONDITION}] [";" CHOICE]
+#     CONDITION  = FIGURE (">=" | "<=" | ">" | "<") VALUE
+#     FIGURE     = "score" | "img/s" | "throughput" | "params" | "macs" | "latency" | "memory"
+#     VALUE      = NUMBER | "best" | "best" ("+" | "-") NUMBER | "best" ("+" | "-") [FACTOR] "se" | "best" "*" FACTOR
+#     CHOICE     = "fastest" | "smallest" | "best"
 _WHERE = "--pick"
 # The column of each figure, and how a number of it is read.
 _FIGURES: dict[str, tuple[str, Callable[[str, str], float]]] = {

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from support.report_runs import OBJECTIVES, PROXY_ID, write_run
+
 from archsearch.identity import with_throughput_ids
 from archsearch.results import SCHEMA, Row
 from archsearch.space import Arch, Band, InBand, load_space, paper, paper_names
-from support.report_runs import OBJECTIVES, PROXY_ID, write_run
 
 BUDGET = 4_500_000_000
 DISTINCT = 2_000  # architectures that are drawn; further trials have their own figures
