@@ -76,6 +76,16 @@ def score_ties(rows: Sequence[Row], noise: Noise) -> list[list[int]]:
     return [trials[is_tie].tolist() for is_tie in ties]
 
 
+def ties(row: Row, others: Sequence[Row], name: str, noise: Noise) -> NDArray[np.bool_]:
+    """Which of the other rows differ from this one by no more than noise in an objective, (N,); itself among them where it is one."""
+    return np.asarray(_compare(_figures(others, [name], noise), _figures([row], [name], noise), name) == 0)
+
+
+def speed_noise(row: Row) -> float:
+    """The noise of a row's throughput as a fraction: the spread of its blocks, or the drift allowed."""
+    return max(row["throughput_iqr"] or 0.0, Protocol.drift_limit)
+
+
 _ERROR, _SPREAD = "standard error of the score", "spread of the throughput"
 
 
