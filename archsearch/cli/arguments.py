@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from archsearch.errors import UserError, did_you_mean, shown
 from archsearch.results import MANIFEST_FILE, damage_is_an_error, latest_run, read_manifest, read_trials
@@ -51,13 +51,32 @@ def resolve_run(text: str | None, results_root: Path) -> Path:
     raise UserError(f"{text}: not the folder of a run, neither here nor under {results_root}{hint}; {there}")
 
 
+def names_trial(text: str) -> bool:
+    """Whether RUN is `RUN:TRIAL` or `:TRIAL` rather than a run alone."""
+    return ":" in text and not os.path.exists(text)
+
+
+def find_trial(text: str, results_root: Path) -> tuple[Path, int]:
+    """The run's folder and the trial's number of `RUN:TRIAL` or `:TRIAL`, without loading torch. Raises UserError as `resolve_arch` does."""
+    run, _, trial = text.rpartition(":")
+    folder = resolve_run(run or None, results_root)
+    return folder, int(_find_row(folder, trial)["trial"])
+
+
 def _from_run(folder: Path, trial: str) -> tuple["Arch", int]:
     """The architecture and the number of one row of a run."""
     from archsearch.space import Arch, register_files, stored_block_files
 
     with damage_is_an_error(folder):
         register_files(stored_block_files(folder, read_manifest(folder)))
-    rows = read_trials(folder)[["trial", "arch_id", "arch"]].to_dict("records")
+    row = _find_row(folder, trial)
+    number = int(row["trial"])
+    return Arch.from_dict(json.loads(row["arch"]), f"{folder}: trial {number}"), number
+
+
+def _find_row(folder: Path, trial: str) -> dict[str, Any]:
+    """Number, arch_id and architecture of the row of a run that a trial's number or the first digits of an arch_id name."""
+    rows: list[dict[str, Any]] = read_trials(folder)[["trial", "arch_id", "arch"]].to_dict("records")
     found = [row for row in rows if str(row["trial"]) == trial]
     if not found and trial:
         found = [row for row in rows if row["arch_id"].startswith(trial.lower())]
@@ -70,5 +89,4 @@ def _from_run(folder: Path, trial: str) -> tuple["Arch", int]:
         numbers = [row["trial"] for row in rows]
         there = f"its trials are {min(numbers)} to {max(numbers)}" if rows else "the run has no trials yet"
         raise UserError(f"{folder}: no trial or arch_id {shown(trial)}; {there}")
-    number = int(found[0]["trial"])
-    return Arch.from_dict(json.loads(found[0]["arch"]), f"{folder}: trial {number}"), number
+    return found[0]

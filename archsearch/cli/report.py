@@ -13,14 +13,18 @@ from archsearch.cli.options import json_option
 def report(run: str | None, as_json: bool, as_csv: bool) -> None:
     """Show a run: front, fixed trials, dominance, conditions.
 
-    RUN is a run's folder or its name under results/.  [default: the latest run]
+    RUN is a run's folder or its name under results/. RUN:TRIAL, or :TRIAL of the latest run, shows one trial: drawn, with its costs and what a
+    change of one choice would do.  [default: the latest run]
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
-    from archsearch.cli.arguments import resolve_run
+    from archsearch.cli.arguments import names_trial, resolve_run
     from archsearch.report import build_report, report_parts, to_csv
     from archsearch.results import damage_is_an_error, read_rows
 
+    if run is not None and names_trial(run):
+        _report_trial(run, as_json=as_json, as_csv=as_csv)
+        return
     folder = resolve_run(run, RESULTS)
     with damage_is_an_error(folder):
         if as_csv:
@@ -28,3 +32,17 @@ def report(run: str | None, as_json: bool, as_csv: bool) -> None:
         else:
             document = build_report(folder)
             print_result(document, lambda: report_parts(document), as_json=as_json)
+
+
+def _report_trial(text: str, *, as_json: bool, as_csv: bool) -> None:
+    """Show one trial of a run."""
+    if as_csv:
+        raise click.UsageError("--csv is for a whole run; a trial alone takes --json.")
+    from archsearch.cli.arguments import find_trial
+    from archsearch.report import build_candidate, candidate_parts, make_console
+    from archsearch.results import damage_is_an_error
+
+    folder, number = find_trial(text, RESULTS)
+    with damage_is_an_error(folder):
+        document = build_candidate(folder, number)
+        print_result(document, lambda: candidate_parts(document, make_console().width), as_json=as_json)

@@ -2,6 +2,8 @@ from .against_timm import timm_audit_parts
 from .audit import audit_parts
 from .bench import bench_parts
 from .calibration import calibration_document, calibration_parts
+from .candidate import build_candidate
+from .candidate_tables import candidate_parts
 from .card import model_card, run_facts
 from .cost import cost_document, cost_sentence, cost_table
 from .export import EXPORT_NOTE, export_parts
@@ -28,9 +30,11 @@ __all__ = [
     "arch_document",
     "audit_parts",
     "bench_parts",
+    "build_candidate",
     "build_report",
     "calibration_document",
     "calibration_parts",
+    "candidate_parts",
     "check_sentence",
     "cost_document",
     "cost_sentence",
