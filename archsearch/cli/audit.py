@@ -8,12 +8,13 @@ import click
 from click.core import ParameterSource
 
 from archsearch.cli.app import RESULTS, print_result, resumable
+from archsearch.cli.help import Command
 from archsearch.cli.options import MacsRanges, budget_option, device_option, json_option, number_option, threads_option
 
 _OF_TRAININGS = ("run", "proxy", "data", "num_seeds", "hybrids", "longer")  # parameters without a meaning with --timm
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", required=False)
 @click.option("--proxy", metavar="NAME|FILE", help="A proxy instead of a run's.  [default: the run's]")
 @click.option(

@@ -5,6 +5,7 @@ from importlib import resources
 
 import click
 
+from archsearch.cli.help import Command
 from archsearch.errors import UserError, did_you_mean
 
 # In the order in which a newcomer needs them; each is a file of archsearch/docs.
@@ -16,7 +17,7 @@ _WIDTH = 120
 _LINK_TO_A_PAGE = re.compile(r"\[([^\]]+)\]\([\w/]+\.md(?:#[\w-]+)?\)")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("page", required=False)
 def docs(page: str | None) -> None:
     """Read the documentation.

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import print_result
+from archsearch.cli.help import Command
 from archsearch.cli.options import (
     DTYPES,
     MOST_BATCH,
@@ -23,7 +24,7 @@ def _both_sides(ctx: click.Context, param: click.Parameter, value: ImageSize | N
     return None if value is None else sides(value)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name")
 @click.option(
     "--checkpoint",

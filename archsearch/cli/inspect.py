@@ -1,12 +1,14 @@
 """Commands that measure nothing: blocks, cost, sample, space, papers, proxies."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from archsearch.cli.app import RESULTS, print_result
+from archsearch.cli.help import Command
 from archsearch.cli.options import (
     SizedCommand,
     budget_option,
@@ -21,10 +23,10 @@ from archsearch.cli.options import (
 )
 
 ARCH_HELP = """ARCH is a space file of size one, a paper's name, a row of a run (`RUN:TRIAL`, or `:TRIAL` of the latest run; TRIAL is a trial's number or
-the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
+the first digits of an arch_id), an arch_id that `archsearch sample`, a run or `papers` shows, or `-` for an architecture as JSON on stdin."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--check",
     "file",
@@ -95,16 +97,33 @@ def sample(number: int, seed: int, as_json: bool, **options: Any) -> None:
     """Draw random architectures of a space, in a band or anywhere.
 
     Draws are uniform over the distinct architectures, with replacement. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
+
+    Other commands in this folder take the arch_ids, such as `archsearch cost ID`: the draws are kept in results/samples.
     """
     from archsearch.report import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table
+    from archsearch.system import command_line
 
     query = SpaceQuery(**options)
     inside, archs = sample_archs(query, number, seed)
     documents = [arch_document(arch) for arch in archs]
-    print_result(documents, lambda: [sample_table(archs), sample_sentence(query, inside)], as_json=as_json)
+    _keep(inside.space, documents)
+    after = f"Next: {command_line(['cost', documents[0]['arch_id']])}"
+    print_result(documents, lambda: [sample_table(archs), sample_sentence(query, inside), after], as_json=as_json)
 
 
-@click.command()
+def _keep(space: Any, documents: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what was printed, so that its arch_ids can be typed in this folder; where that fails, say so."""
+    from archsearch.errors import UserError
+    from archsearch.results import keep_samples
+
+    blocks = {str(Path(file.path).absolute()): file.sha256 for file in space.block_files}
+    try:
+        keep_samples(RESULTS, space.name, {each["arch_id"]: each["arch"] for each in documents}, blocks)
+    except UserError as error:
+        click.echo(f"other commands will not know these arch_ids: {error}", err=True)
+
+
+@click.command(cls=Command)
 @click.argument("space", default="hybrid")
 @_budget_option
 @tolerance_option
@@ -123,7 +142,7 @@ def space(as_json: bool, **options: Any) -> None:
     print_result(document, lambda: space_parts(query, document), as_json=as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--check",
     "is_check",
@@ -153,7 +172,7 @@ def papers(is_check: bool, as_json: bool) -> None:
         click.echo(check_sentence(documents, time.monotonic() - start), err=as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False)
 @json_option
 def proxies(name: str | None, as_json: bool) -> None:

@@ -3,10 +3,11 @@
 import click
 
 from archsearch.cli.app import RESULTS, print_result
+from archsearch.cli.help import Command
 from archsearch.cli.options import json_option
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", required=False)
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print the trials as CSV on stdout.  [default: tables]")

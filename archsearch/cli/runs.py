@@ -3,9 +3,10 @@
 import click
 
 from archsearch.cli.app import RESULTS
+from archsearch.cli.help import Group
 
 
-@click.group()
+@click.group(cls=Group)
 def runs() -> None:
     """Look after the folders of runs."""
 
