@@ -5,6 +5,7 @@ from importlib import resources
 
 import click
 
+from archsearch.cli.completion import offer
 from archsearch.cli.help import Command
 from archsearch.errors import UserError, did_you_mean
 
@@ -18,7 +19,7 @@ _LINK_TO_A_PAGE = re.compile(r"\[([^\]]+)\]\([\w/]+\.md(?:#[\w-]+)?\)")
 
 
 @click.command(cls=Command)
-@click.argument("page", required=False)
+@click.argument("page", required=False, shell_complete=offer(lambda: PAGES))
 def docs(page: str | None) -> None:
     """Read the documentation.
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import print_result
+from archsearch.cli.completion import offer, paper_names
 from archsearch.cli.help import Command
 from archsearch.cli.options import (
     DTYPES,
@@ -25,7 +26,7 @@ def _both_sides(ctx: click.Context, param: click.Parameter, value: ImageSize | N
 
 
 @click.command(cls=Command)
-@click.argument("name")
+@click.argument("name", shell_complete=offer(paper_names))
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import RESULTS, print_result
+from archsearch.cli.completion import complete_arch, offer, proxy_names, space_names
 from archsearch.cli.help import Command
 from archsearch.cli.options import (
     SizedCommand,
@@ -61,7 +62,7 @@ def _check_file(file: Path, *, as_json: bool) -> None:
 
 
 @click.command(cls=SizedCommand, help=f"Exact MACs, parameters and activations, layer by layer.\n\n{ARCH_HELP}")
-@click.argument("arch")
+@click.argument("arch", shell_complete=complete_arch)
 @image_size_option("the architecture's own")
 @in_chans_option
 @json_option
@@ -84,7 +85,7 @@ _budget_option = budget_option(
 
 
 @click.command(cls=SizedCommand)
-@click.argument("space", default="hybrid")
+@click.argument("space", default="hybrid", shell_complete=offer(space_names, files="file"))
 @number_option("-n", "--number", default=10, help="How many architectures.")
 @seed_option("Seed of the draw; the same seed draws the same architectures.")
 @_budget_option
@@ -124,7 +125,7 @@ def _keep(space: Any, documents: Sequence[Mapping[str, Any]]) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("space", default="hybrid")
+@click.argument("space", default="hybrid", shell_complete=offer(space_names, files="file"))
 @_budget_option
 @tolerance_option
 @params_option
@@ -173,7 +174,7 @@ def papers(is_check: bool, as_json: bool) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=offer(proxy_names, files="file"))
 @json_option
 def proxies(name: str | None, as_json: bool) -> None:
     """List the shipped proxy profiles, or print one's file.

@@ -3,12 +3,13 @@
 import click
 
 from archsearch.cli.app import RESULTS, print_result
+from archsearch.cli.completion import complete_run_or_trial
 from archsearch.cli.help import Command
 from archsearch.cli.options import json_option
 
 
 @click.command(cls=Command)
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run_or_trial)
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print the trials as CSV on stdout.  [default: tables]")
 def report(run: str | None, as_json: bool, as_csv: bool) -> None:

@@ -3,6 +3,7 @@
 import click
 
 from archsearch.cli.app import RESULTS
+from archsearch.cli.completion import complete_run
 from archsearch.cli.help import Group
 
 
@@ -12,7 +13,7 @@ def runs() -> None:
 
 
 @runs.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 def restore(run: str) -> None:
     """Make a run's lost or damaged study.db again.
 

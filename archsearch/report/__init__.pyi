@@ -6,6 +6,7 @@ from .candidate import build_candidate
 from .candidate_tables import candidate_parts
 from .card import model_card, run_facts
 from .cost import cost_document, cost_sentence, cost_table
+from .doctor import doctor_document, doctor_parts, is_broken
 from .export import EXPORT_NOTE, export_parts
 from .layers import LAYERS_NOTE, finding_list, finding_table, layer_list, layer_tables
 from .papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
@@ -39,10 +40,13 @@ __all__ = [
     "cost_document",
     "cost_sentence",
     "cost_table",
+    "doctor_document",
+    "doctor_parts",
     "evaluate_parts",
     "export_parts",
     "finding_list",
     "finding_table",
+    "is_broken",
     "layer_list",
     "layer_tables",
     "make_console",
