@@ -12,7 +12,6 @@ from archsearch.report.noise import Noise
 from archsearch.report.run import build_report
 from archsearch.report.tables import Document
 from archsearch.results import Row, comparable, is_unscored, minimised, ranked, read_manifest, read_rows
-from archsearch.space import register_files, stored_block_files
 
 _MOST_BETTER = 1000  # trials that dominate this one
 
@@ -59,7 +58,7 @@ def _of_architecture(
     """What follows from the architecture by arithmetic alone."""
     from archsearch.report.changes import changes_document  # these load torch
     from archsearch.report.cost import cost_document, stage_list
-    from archsearch.space import Arch
+    from archsearch.space import Arch, register_files, stored_block_files
     from archsearch.units import format_image
 
     register_files(stored_block_files(folder, manifest))

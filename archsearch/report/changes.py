@@ -27,6 +27,7 @@ from archsearch.throughput import Calibration, read_calibration
 from archsearch.units import format_count, stored_size
 
 _SHOWN = 15
+SPACE_FILE = "space.toml"  # as search.config has it
 
 
 def changes_document(folder: Path, manifest: Mapping[str, Any], rows: Sequence[Row], arch: Arch) -> Document:
@@ -34,11 +35,14 @@ def changes_document(folder: Path, manifest: Mapping[str, Any], rows: Sequence[R
 
     `calibration` is the one that predicts, None where the run has none that may be used, for which `no_speed` has the reason.
     """
-    space = _space(folder, manifest)
+    try:
+        space = _space(folder, manifest)
+    except UserError as error:  # all else about the trial can be said
+        return _none(manifest["space"]["name"], str(error))
     params = find_params(space, arch)
     if params is None:
         reason = f"it is no architecture of the space {space.name}, so it has no choice of that space to change"
-        return {"space": space.name, "reason": reason, "number": 0, "changes": []}
+        return _none(space.name, reason)
     calibration, no_speed = _calibration(folder, manifest)
     own_img_s = calibration.predict(arch) if calibration else None
     trials = {row["arch_id"]: row["trial"] for row in reversed(rows) if row["reused_from"] is None}
@@ -57,9 +61,13 @@ def changes_document(folder: Path, manifest: Mapping[str, Any], rows: Sequence[R
     }
 
 
+def _none(space: str, reason: str) -> Document:
+    return {"space": space, "reason": reason, "number": 0, "inside": 0, "calibration": None, "changes": []}
+
+
 def _space(folder: Path, manifest: Mapping[str, Any]) -> Space:
     """The run's space, for its images, with what it fixes."""
-    text, name = read_text(folder / "space.toml", "a run's copy of its space"), manifest["space"]["name"]
+    text, name = read_text(folder / SPACE_FILE, "a run's copy of its space"), manifest["space"]["name"]
     space = Space(tomllib.loads(text), name, text, files=stored_block_files(folder, manifest))
     return space.resized(stored_size(manifest["settings"])).fixed(manifest.get("fix", {}))
 

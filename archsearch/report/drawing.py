@@ -91,6 +91,7 @@ class Drawing:
         line = Text(head.ljust(_HEAD_WIDTH), no_wrap=True)
         for cell, width in zip(cells, columns, strict=True):
             line.append_text(cell).append(" " * (width - len(cell) + _GAP))
+        line.rstrip()
         return line
 
     def _bar(self, stage: Mapping[str, Any], row: int, cell: int, *, is_plain: bool) -> Text:
