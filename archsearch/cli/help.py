@@ -87,7 +87,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "evaluate": (
         ("archsearch evaluate van_b0 --checkpoint van_b0.pth --data /data/imagenet", "an official checkpoint"),
-        ("archsearch evaluate davit_tiny --checkpoint davit.pth --data val --resolution 256", "at another size"),
+        ("archsearch evaluate van_b0 --checkpoint van.pth --data val --resolution 256", "at another size"),
     ),
     "export": (
         ("archsearch export :12 winner", "a folder that timm.create_model loads"),
