@@ -11,7 +11,7 @@ from archsearch.errors import UserError, did_you_mean
 
 # In the order in which a newcomer needs them; each is a file of archsearch/docs.
 PAGES = (
-    "spaces search results export training papers proxy data measuring clusters python "
+    "spaces search results export training papers proxy data measuring clusters commands python "
     "blocks glossary benchmarks architecture contributing changelog"
 ).split()
 _WIDTH = 120

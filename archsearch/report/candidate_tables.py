@@ -8,7 +8,16 @@ from rich.text import Text
 
 from archsearch.report.drawing import Drawing, curve_lines
 from archsearch.report.run_tables import rate_text, score_text
-from archsearch.report.tables import Document, conditions_line, make_table, memory_text, signed_percent, text, titled
+from archsearch.report.tables import (
+    Document,
+    conditions_line,
+    make_table,
+    memory_text,
+    signed_percent,
+    text,
+    titled,
+    unbroken,
+)
 from archsearch.system import command_line
 from archsearch.throughput import Protocol
 from archsearch.units import format_count, format_names, format_seconds
@@ -30,6 +39,7 @@ def candidate_parts(document: Document, width: int) -> Iterator[RenderableType]:
     if document["unknown"]:
         yield "\n".join(["Not known:", *(f"- {words}" for words in document["unknown"])])
     yield _conditions(document)
+    yield unbroken(f"proxy_id: {document['score']['proxy_id'] or '-'}")
     yield _next_lines(document)
 
 
@@ -189,7 +199,7 @@ class _Curve:
 
 def _conditions(document: Document) -> str:
     row, given = document["figures"], document["conditions"]
-    score = f"{document['score']['meaning']}\nproxy_id: {document['score']['proxy_id'] or '-'}"
+    score = str(document["score"]["meaning"])
     if row["throughput_img_s"] is None:
         return score
     names = ("device", "device_name", "dtype", "mode", "batch_size", "image_size", "image_width", "in_chans")

@@ -26,7 +26,7 @@ from archsearch.system import read_text
 from archsearch.throughput import Calibration, read_calibration
 from archsearch.units import format_count, stored_size
 
-_SHOWN = 15
+_SHOWN = 20
 SPACE_FILE = "space.toml"  # as search.config has it
 
 
@@ -133,9 +133,19 @@ def _size(change: Document) -> float:
     return max(abs(math.log1p(part)) for part in parts)
 
 
+def _telling(changes: Sequence[Document]) -> list[Document]:
+    """The first change of every choice, then what there is room for, in the order of the document."""
+    first: dict[str, Document] = {}
+    for each in changes:
+        first.setdefault(each["name"], each)
+    chosen = list(first.values())[:_SHOWN]
+    chosen += [each for each in changes if each not in chosen][: _SHOWN - len(chosen)]
+    return [each for each in changes if each in chosen]
+
+
 def change_table(document: Document) -> Group:
-    """The first changes, each with what it does; `out` where the result leaves the band, and the trial that is this network."""
-    shown = document["changes"][:_SHOWN]
+    """Some changes, each with what it does; `out` where the result leaves the band, and the trial that is this network."""
+    shown = _telling(document["changes"])
     with_speed, with_trials = document["calibration"] is not None, any(each["trial"] is not None for each in shown)
     columns = ["choice", "change", "MACs", "params", *(["speed"] if with_speed else []), "band"]
     rows = [
@@ -160,7 +170,7 @@ def change_sentences(document: Document) -> str:
     if (left := document["number"] - _SHOWN) > 0:
         words.append(f"{left} more with --json.")
     words.append(
-        "Inside the band first, then the largest change first; fields that a change brings in take their first choice."
+        "Of each choice the largest change that stays in the band, if there is one; fields that a change brings in take their first choice."
     )
     if document["calibration"]:
         own, source = document["predicted_img_s"], document["calibration"]
