@@ -5,6 +5,7 @@ from archsearch.cli.audit import audit
 from archsearch.cli.bench import bench
 from archsearch.cli.calibrate import calibrate
 from archsearch.cli.docs import docs
+from archsearch.cli.doctor import doctor
 from archsearch.cli.evaluate import evaluate
 from archsearch.cli.export import export
 from archsearch.cli.inspect import blocks, cost, papers, proxies, sample, space
@@ -36,5 +37,6 @@ for command in (
     papers,
     proxies,
     docs,
+    doctor,
 ):
     main.add_command(command)

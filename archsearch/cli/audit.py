@@ -8,14 +8,21 @@ import click
 from click.core import ParameterSource
 
 from archsearch.cli.app import RESULTS, print_result, resumable
+from archsearch.cli.completion import complete_run, offer, offer_list, paper_names, proxy_names
+from archsearch.cli.help import Command
 from archsearch.cli.options import MacsRanges, budget_option, device_option, json_option, number_option, threads_option
 
 _OF_TRAININGS = ("run", "proxy", "data", "num_seeds", "hybrids", "longer")  # parameters without a meaning with --timm
 
 
-@click.command()
-@click.argument("run", required=False)
-@click.option("--proxy", metavar="NAME|FILE", help="A proxy instead of a run's.  [default: the run's]")
+@click.command(cls=Command)
+@click.argument("run", required=False, shell_complete=complete_run)
+@click.option(
+    "--proxy",
+    metavar="NAME|FILE",
+    shell_complete=offer(proxy_names, files="file"),
+    help="A proxy instead of a run's.  [default: the run's]",
+)
 @click.option(
     "--data", metavar="PATH", help="Images for --proxy, as `archsearch run --data` takes them.  [default: none]"
 )
@@ -45,6 +52,7 @@ _OF_TRAININGS = ("run", "proxy", "data", "num_seeds", "hybrids", "longer")  # pa
     default="nearest",
     show_default=True,
     metavar="WHICH",
+    shell_complete=offer_list(lambda: ["nearest", "all", "none", *paper_names()]),
     help="Papers' models to compare with their published top-1: nearest, all, none, or names with commas.",
 )
 @click.option(

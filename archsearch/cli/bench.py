@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import RESULTS, print_result
+from archsearch.cli.completion import complete_arch
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
     MOST_BATCH,
@@ -46,7 +47,7 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
 
 
 @click.command(cls=SizedCommand, help=f"Measure throughput of architectures, in images/s.\n\n{ARCH_HELP}")
-@click.argument("archs", metavar="ARCH...", nargs=-1, required=True)
+@click.argument("archs", metavar="ARCH...", nargs=-1, required=True, shell_complete=complete_arch)
 @device_option
 @dtype_option
 @mode_option
@@ -55,6 +56,7 @@ class _Limit(click.ParamType):  # type: ignore[type-arg]  # generic only since c
 @in_chans_option
 @click.option(
     "--against",
+    shell_complete=complete_arch,
     metavar="ARCH",
     help="The reference of the ratios; it is timed before and after every block of each architecture.  [default: van_b0]",
 )

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import RESULTS, print_result, resumable
+from archsearch.cli.completion import offer, space_names
 from archsearch.cli.options import (
     SizedCommand,
     budget_option,
@@ -18,8 +19,14 @@ from archsearch.cli.options import (
 
 
 @click.command(cls=SizedCommand)
-@click.argument("space", required=False)
-@click.option("--space", "space_option", metavar="SPACE", help="Another way to name SPACE.  [default: hybrid]")
+@click.argument("space", required=False, shell_complete=offer(space_names, files="file"))
+@click.option(
+    "--space",
+    "space_option",
+    metavar="SPACE",
+    shell_complete=offer(space_names, files="file"),
+    help="Another way to name SPACE.  [default: hybrid]",
+)
 @budget_option("Multiply-adds around which the hybrids are drawn, what vision papers call FLOPs.", default="4.5GFLOPs")
 @tolerance_option
 @measuring_options

@@ -5,19 +5,21 @@ from importlib import resources
 
 import click
 
+from archsearch.cli.completion import offer
+from archsearch.cli.help import Command
 from archsearch.errors import UserError, did_you_mean
 
 # In the order in which a newcomer needs them; each is a file of archsearch/docs.
 PAGES = (
-    "spaces search results export training papers proxy data measuring clusters python "
+    "spaces search results export training papers proxy data measuring clusters commands python "
     "blocks glossary benchmarks architecture contributing changelog"
 ).split()
 _WIDTH = 120
 _LINK_TO_A_PAGE = re.compile(r"\[([^\]]+)\]\([\w/]+\.md(?:#[\w-]+)?\)")
 
 
-@click.command()
-@click.argument("page", required=False)
+@click.command(cls=Command)
+@click.argument("page", required=False, shell_complete=offer(lambda: PAGES))
 def docs(page: str | None) -> None:
     """Read the documentation.
 

@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 from archsearch.cli.app import print_result
+from archsearch.cli.completion import offer, paper_names
+from archsearch.cli.help import Command
 from archsearch.cli.options import (
     DTYPES,
     MOST_BATCH,
@@ -23,8 +25,8 @@ def _both_sides(ctx: click.Context, param: click.Parameter, value: ImageSize | N
     return None if value is None else sides(value)
 
 
-@click.command()
-@click.argument("name")
+@click.command(cls=Command)
+@click.argument("name", shell_complete=offer(paper_names))
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import RESULTS, print_result
+from archsearch.cli.completion import complete_arch
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
     MOST_BATCH,
@@ -35,7 +36,7 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic only since c
     help="Write a network for timm, ONNX, torch alone, or as one file.\n\nWhat is written is loaded again and compared with the network in torch "
     f"before it takes its place. OUT is a file, or for timm and all a folder.\n\n{ARCH_HELP.replace('ARCH', 'WHAT', 1)}",
 )
-@click.argument("what")
+@click.argument("what", shell_complete=complete_arch)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--format",

@@ -1,12 +1,15 @@
 """Commands that measure nothing: blocks, cost, sample, space, papers, proxies."""
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from archsearch.cli.app import RESULTS, print_result
+from archsearch.cli.completion import complete_arch, offer, proxy_names, space_names
+from archsearch.cli.help import Command
 from archsearch.cli.options import (
     SizedCommand,
     budget_option,
@@ -21,10 +24,10 @@ from archsearch.cli.options import (
 )
 
 ARCH_HELP = """ARCH is a space file of size one, a paper's name, a row of a run (`RUN:TRIAL`, or `:TRIAL` of the latest run; TRIAL is a trial's number or
-the first digits of an arch_id), or `-` for an architecture as JSON on stdin."""
+the first digits of an arch_id), an arch_id that `archsearch sample`, a run or `papers` shows, or `-` for an architecture as JSON on stdin."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--check",
     "file",
@@ -59,7 +62,7 @@ def _check_file(file: Path, *, as_json: bool) -> None:
 
 
 @click.command(cls=SizedCommand, help=f"Exact MACs, parameters and activations, layer by layer.\n\n{ARCH_HELP}")
-@click.argument("arch")
+@click.argument("arch", shell_complete=complete_arch)
 @image_size_option("the architecture's own")
 @in_chans_option
 @json_option
@@ -82,7 +85,7 @@ _budget_option = budget_option(
 
 
 @click.command(cls=SizedCommand)
-@click.argument("space", default="hybrid")
+@click.argument("space", default="hybrid", shell_complete=offer(space_names, files="file"))
 @number_option("-n", "--number", default=10, help="How many architectures.")
 @seed_option("Seed of the draw; the same seed draws the same architectures.")
 @_budget_option
@@ -95,17 +98,34 @@ def sample(number: int, seed: int, as_json: bool, **options: Any) -> None:
     """Draw random architectures of a space, in a band or anywhere.
 
     Draws are uniform over the distinct architectures, with replacement. SPACE is a TOML file or a shipped space's name.  [default: hybrid]
+
+    Other commands in this folder take the arch_ids, such as `archsearch cost ID`: the draws are kept in results/samples.
     """
     from archsearch.report import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table
+    from archsearch.system import command_line
 
     query = SpaceQuery(**options)
     inside, archs = sample_archs(query, number, seed)
     documents = [arch_document(arch) for arch in archs]
-    print_result(documents, lambda: [sample_table(archs), sample_sentence(query, inside)], as_json=as_json)
+    _keep(inside.space, documents)
+    after = f"Next: {command_line(['cost', documents[0]['arch_id']])}"
+    print_result(documents, lambda: [sample_table(archs), sample_sentence(query, inside), after], as_json=as_json)
 
 
-@click.command()
-@click.argument("space", default="hybrid")
+def _keep(space: Any, documents: Sequence[Mapping[str, Any]]) -> None:
+    """Keep what was printed, so that its arch_ids can be typed in this folder; where that fails, say so."""
+    from archsearch.errors import UserError
+    from archsearch.results import keep_samples
+
+    blocks = {str(Path(file.path).absolute()): file.sha256 for file in space.block_files}
+    try:
+        keep_samples(RESULTS, space.name, {each["arch_id"]: each["arch"] for each in documents}, blocks)
+    except UserError as error:
+        click.echo(f"other commands will not know these arch_ids: {error}", err=True)
+
+
+@click.command(cls=Command)
+@click.argument("space", default="hybrid", shell_complete=offer(space_names, files="file"))
 @_budget_option
 @tolerance_option
 @params_option
@@ -123,7 +143,7 @@ def space(as_json: bool, **options: Any) -> None:
     print_result(document, lambda: space_parts(query, document), as_json=as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--check",
     "is_check",
@@ -153,8 +173,8 @@ def papers(is_check: bool, as_json: bool) -> None:
         click.echo(check_sentence(documents, time.monotonic() - start), err=as_json)
 
 
-@click.command()
-@click.argument("name", required=False)
+@click.command(cls=Command)
+@click.argument("name", required=False, shell_complete=offer(proxy_names, files="file"))
 @json_option
 def proxies(name: str | None, as_json: bool) -> None:
     """List the shipped proxy profiles, or print one's file.

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from archsearch.cli.help import Command
 from archsearch.errors import UserError, shown
 from archsearch.units import (
     MOST_CHANNELS,
@@ -98,7 +99,7 @@ class Sides(click.ParamType):  # type: ignore[type-arg]  # generic only since cl
         return size
 
 
-class SizedCommand(click.Command):
+class SizedCommand(Command):
     """A command whose --image-size may also be written as two numbers: `--image-size 192 256`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

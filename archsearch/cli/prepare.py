@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import resumable
+from archsearch.cli.help import Command
 from archsearch.cli.options import MOST_CORES, SHARE, images_options, number_option, seed_option
 from archsearch.errors import UserError, shown
 
@@ -18,7 +19,7 @@ def _parse_classes(ctx: click.Context, param: click.Parameter, value: str) -> in
     return int(value)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", required=False)
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import RESULTS, TIMED_OUT
+from archsearch.cli.completion import complete_run, offer, offer_list, paper_names, proxy_names, space_names
 from archsearch.cli.options import (
     BUDGET_OR_ANY,
     SECONDS,
@@ -30,10 +31,12 @@ from archsearch.errors import UserError, shown
 DEFAULT_TRIALS = 12
 # Those of archsearch.samplers.SAMPLERS, which loads torch and Optuna and would make the help slow.
 SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
+FREE_NAMES = ("naswot", "zico", "expressivity", "progressivity", "trainability")
+OBJECTIVE_NAMES = ("proxy_score", "throughput_img_s", "params", "macs", "latency_ms", "peak_memory_bytes")
 
 
 @click.command(cls=SizedCommand)
-@click.argument("space", default="hybrid")
+@click.argument("space", default="hybrid", shell_complete=offer(space_names, files="file"))
 @click.option(
     "--budget",
     "budget_macs",
@@ -51,6 +54,7 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 )
 @click.option(
     "--papers",
+    shell_complete=offer_list(lambda: ["nearest", "all", "none", *paper_names()]),
     default="nearest",
     show_default=True,
     metavar="nearest|all|none|NAME,...",
@@ -58,6 +62,7 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 )
 @click.option(
     "--include",
+    shell_complete=offer(tuple, files="file"),
     multiple=True,
     metavar="NETWORK",
     help="A network of your own to measure first, as a fixed trial: FILE.toml or FILE.json with one architecture, timm:NAME, or "
@@ -81,12 +86,14 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 )
 @click.option(
     "--data",
+    shell_complete=offer(tuple, files="dir"),
     metavar="PATH",
     help="Images to train the proxy on: an image folder, ImageNet's tars, parquet or webdataset shards, hfds/..., a folder that "
     "`archsearch prepare` made.  [default: the embedded Fashion-MNIST subset]",
 )
 @click.option(
     "--proxy",
+    shell_complete=offer(proxy_names, files="file"),
     metavar="NAME|FILE",
     help="How candidates are trained: a profile that `archsearch proxies` lists, or a TOML file like those.  "
     "[default: fashion-mnist; with --data imagenet-short on cuda, else cpu-small]",
@@ -153,11 +160,13 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 )
 @click.option(
     "--free-rung",
+    shell_complete=offer(lambda: FREE_NAMES),
     metavar="NAME",
     help="A training-free score that may stop candidates before any training: naswot, zico, expressivity, progressivity or trainability.  [default: none]",
 )
 @click.option(
     "--objectives",
+    shell_complete=offer_list(lambda: OBJECTIVE_NAMES),
     default="proxy_score,throughput_img_s,params",
     show_default=True,
     metavar="NAME,...",
@@ -165,6 +174,7 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 )
 @click.option(
     "--sampler",
+    shell_complete=offer(lambda: SAMPLER_NAMES),
     default=SAMPLER_NAMES[0],
     show_default=True,
     metavar="NAME",
@@ -173,6 +183,7 @@ SAMPLER_NAMES = ("known-cost", "tpe", "nsga2", "gp", "random")
 @click.option(
     "--from",
     "earlier_runs",
+    shell_complete=complete_run,
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FOLDER",

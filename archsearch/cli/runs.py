@@ -3,15 +3,17 @@
 import click
 
 from archsearch.cli.app import RESULTS
+from archsearch.cli.completion import complete_run
+from archsearch.cli.help import Group
 
 
-@click.group()
+@click.group(cls=Group)
 def runs() -> None:
     """Look after the folders of runs."""
 
 
 @runs.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 def restore(run: str) -> None:
     """Make a run's lost or damaged study.db again.
 

@@ -3,12 +3,14 @@
 import click
 
 from archsearch.cli.app import RESULTS, print_result
+from archsearch.cli.completion import complete_arch
+from archsearch.cli.help import Command
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import MOST_BATCH, device_option, json_option, number_option, seed_option, threads_option
 
 
-@click.command(help=f"Training-free scores of architectures; no accuracy.\n\n{ARCH_HELP}")
-@click.argument("archs", metavar="ARCH...", nargs=-1, required=True)
+@click.command(cls=Command, help=f"Training-free scores of architectures; no accuracy.\n\n{ARCH_HELP}")
+@click.argument("archs", metavar="ARCH...", nargs=-1, required=True, shell_complete=complete_arch)
 @number_option("--batch-size", least=2, most=MOST_BATCH, default=8, help="Random images in one batch.")
 @device_option
 @threads_option

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from archsearch.cli.app import RESULTS, print_result, resumable
+from archsearch.cli.completion import complete_arch, offer, paper_names
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
     MOST_BATCH,
@@ -28,7 +29,7 @@ Fine-tuning is the same command with --init-from and images of other classes."""
 
 
 @click.command(cls=SizedCommand, help=_HELP, short_help="Train an architecture by a paper's recipe, to the end.")
-@click.argument("what")
+@click.argument("what", shell_complete=complete_arch)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--data",
@@ -64,6 +65,7 @@ Fine-tuning is the same command with --init-from and images of other classes."""
 )
 @click.option(
     "--teacher",
+    shell_complete=offer(paper_names, files="file"),
     metavar="NAME",
     help="Distil from a paper's model, a checkpoint file of archsearch, or timm:NAME.  [default: no teacher]",
 )

@@ -2,8 +2,11 @@ from .against_timm import timm_audit_parts
 from .audit import audit_parts
 from .bench import bench_parts
 from .calibration import calibration_document, calibration_parts
+from .candidate import build_candidate
+from .candidate_tables import candidate_parts
 from .card import model_card, run_facts
 from .cost import cost_document, cost_sentence, cost_table
+from .doctor import doctor_document, doctor_parts, is_broken
 from .export import EXPORT_NOTE, export_parts
 from .expressions import Expression, parse_expression
 from .layers import LAYERS_NOTE, finding_list, finding_table, layer_list, layer_tables
@@ -30,17 +33,22 @@ __all__ = [
     "arch_document",
     "audit_parts",
     "bench_parts",
+    "build_candidate",
     "build_report",
     "calibration_document",
     "calibration_parts",
+    "candidate_parts",
     "check_sentence",
     "cost_document",
     "cost_sentence",
     "cost_table",
+    "doctor_document",
+    "doctor_parts",
     "evaluate_parts",
     "export_parts",
     "finding_list",
     "finding_table",
+    "is_broken",
     "layer_list",
     "layer_tables",
     "make_console",

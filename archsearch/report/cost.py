@@ -1,6 +1,6 @@
 """`archsearch cost`: exact MACs, parameters and activations of an architecture, layer by layer, as a document and as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -31,6 +31,51 @@ def cost_document(arch: Arch, image_size: ImageSize | None = None, in_chans: int
         "in_chans": image.channels,
         "layers": [_layer_document(placed, total) for placed in arch.layers(image_size, in_chans)],
     }
+
+
+def stage_list(arch: Arch) -> list[dict[str, Any]]:
+    """Stem, stages and head in order: `kinds` are the blocks one by one, [height, width] is the map after it; MACs and parameters of all its layers."""
+    total, parts = arch.cost(), dict[str, list[Placed]]()
+    for placed in arch.layers():
+        parts.setdefault(".".join(placed.path.split(".")[:2]), []).append(placed)
+    documents = []
+    for name, layers in parts.items():
+        cost = sum((placed.cost for placed in layers), Cost())
+        blocks = [placed.layer for placed in layers if ".blocks." in placed.path]
+        out = layers[-1].out
+        document: dict[str, Any] = {
+            "part": name.replace("stages.", "stage "),
+            "entry": layers[0].layer.kind,
+            "block": "/".join(dict.fromkeys(block.kind for block in blocks)) or None,
+            "kinds": [block.kind for block in blocks],
+            "width": out.channels if name != "head" else None,
+            "depth": len(blocks),
+            "map": [out.height, out.width] if name != "head" else None,
+            "macs": cost.macs,
+            "params": cost.params,
+            "activations": cost.activations,
+            "share": cost.macs / total.macs,
+        }
+        documents.append(document)
+    return documents
+
+
+def stage_table(stages: Sequence[Mapping[str, Any]]) -> Group:
+    """MACs and parameters of stem, stages and head; a stage's downsample is counted with it."""
+    rows = [
+        [
+            each["part"],
+            each["block"] or each["entry"],
+            "x".join(map(str, each["map"])) if each["map"] else "-",
+            format_count(each["macs"]),
+            f"{each['share']:.1%}",
+            format_count(each["params"]),
+            format_count(each["activations"]),
+        ]
+        for each in stages
+    ]
+    columns = ["part", "block", "map", "MACs", "share", "params", "activations"]
+    return titled("Costs by stage", make_table(columns, rows, left=["part", "block"]))
 
 
 def _check_size(arch: Arch, image_size: ImageSize | None) -> None:

@@ -59,6 +59,13 @@ def read_trials(folder: Path) -> pd.DataFrame:
     return _read(folder / TRIALS_FILE, SCHEMA)
 
 
+def trial_ids(folder: Path) -> dict[str, int]:
+    """The arch_ids of a run, each with the number of its first trial. Raises UserError as `read_trials`; only these columns are read."""
+    schema = pa.schema([SCHEMA.field("trial"), SCHEMA.field("arch_id")])
+    rows = _read_table(folder / TRIALS_FILE, schema).to_pylist()
+    return {row["arch_id"]: row["trial"] for row in reversed(rows)}
+
+
 def read_rows(folder: Path, without: Sequence[str] = ()) -> list[Row]:
     """The rows of trials.parquet as plain values, None for an empty one. Raises UserError when the file is missing or damaged.
 

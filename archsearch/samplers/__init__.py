@@ -8,7 +8,8 @@ from archsearch.samplers.known_cost import KnownCostSampler
 from archsearch.samplers.make import KNOWN_COST, SAMPLERS, PredictThroughput, check_sampler, make_sampler
 from archsearch.samplers.observations import CURVE, MEASURED, STANDARD_ERRORS
 from archsearch.samplers.pool import Pool, TablePool
-from archsearch.samplers.space_pool import DESCRIBED, params_in_space
+from archsearch.samplers.space_pool import DESCRIBED
+from archsearch.space import params_in_space
 
 __all__ = [
     "CURVE",

@@ -11,9 +11,8 @@ from archsearch.metrics import Array
 from archsearch.samplers.encoding import Encoder, numeric_values
 from archsearch.samplers.observations import MOST_MODELLED, Observation
 from archsearch.samplers.pool import Params
-from archsearch.samplers.space_pool import params_in_space
 from archsearch.samplers.surrogate import Surrogate
-from archsearch.space import Arch, Space
+from archsearch.space import Arch, Space, params_in_space
 
 # Scores of an earlier run that make a model.
 FEWEST_SCORES = 4

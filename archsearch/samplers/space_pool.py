@@ -102,27 +102,6 @@ def _stage(name: str) -> str:
     return "stages.1" if parts[0] == "stem" else ".".join(parts[:2])
 
 
-def params_in_space(arch: Arch, space: Space) -> Params:
-    """The parameters of an architecture from elsewhere, such as a paper's, by the names of `space`; names that it lacks are left out.
-
-    Values need not be among the space's choices. Empty for another number of stages.
-    """
-    plan = space.plan
-    if len(arch.stages) != len(plan.stages):
-        return {}
-    params: Params = {}
-    for stage, given in zip(plan.stages, arch.stages, strict=True):
-        prefix = f"stages.{stage.number}"
-        params |= {f"{prefix}.width": given.width, f"{prefix}.depth": given.depth, f"{prefix}.block": given.block}
-        params |= {stage.entry_name: given.entry.kind}
-        for layer in (given.entry, *given.blocks):
-            layer_plan = stage.entries.get(layer.kind) or stage.blocks.get(layer.kind)
-            if layer_plan:
-                params |= {name: getattr(layer, field) for field, name in layer_plan.names.items()}
-    names = space.parameters()
-    return {name: value for name, value in params.items() if name in names}
-
-
 def known_costs(
     pool: SpacePool, objectives: tuple[str, ...], images_per_s: Callable[[Arch], float | None] | None, batch_size: int
 ) -> dict[int, Callable[[Params], float]]:

@@ -1,6 +1,23 @@
 from .arch import Arch, ImageSize, Placed
 from .block_files import register_files, stored_block_files
-from .budget import Band, Bounds, InBand, Params, Score, Scored, cached_in_band, draw, extremes, mutate, propose, repair
+from .budget import (
+    Band,
+    Bounds,
+    Change,
+    InBand,
+    Params,
+    Score,
+    Scored,
+    cached_in_band,
+    draw,
+    extremes,
+    find_params,
+    mutate,
+    params_in_space,
+    propose,
+    repair,
+    single_changes,
+)
 from .grammar import format_value
 from .papers import REFERENCE, choose_papers, paper, paper_space, reference_arch
 from .shipped import paper_names, paper_table, spaces_folder
@@ -14,6 +31,7 @@ __all__ = [
     "Arch",
     "Band",
     "Bounds",
+    "Change",
     "ImageSize",
     "InBand",
     "Params",
@@ -27,6 +45,7 @@ __all__ = [
     "choose_papers",
     "draw",
     "extremes",
+    "find_params",
     "format_value",
     "layer_spectral_capacity",
     "load_space",
@@ -35,10 +54,12 @@ __all__ = [
     "paper_names",
     "paper_space",
     "paper_table",
+    "params_in_space",
     "propose",
     "reference_arch",
     "register_files",
     "repair",
+    "single_changes",
     "spaces_folder",
     "spectral_capacity",
     "stored_block_files",

@@ -2,7 +2,7 @@ from .backends.load import runtime_facts
 from .bench import BenchTask, bench_document, bench_task
 from .calibration.calibrate import CalibrateRequest, calibration_plan
 from .calibration.calibration import TRUSTED_TAU, Calibration, fit_calibration
-from .calibration.file import calibration_path, load_calibration, save_calibration
+from .calibration.file import calibration_path, load_calibration, read_calibration, save_calibration
 from .calibration.interpolation import left_out_errors
 from .calibration.key import CalibrationKey
 from .calibration.plan import CalibrationPlan
@@ -44,6 +44,7 @@ __all__ = [
     "load_calibration",
     "measure",
     "pool_size",
+    "read_calibration",
     "runtime_facts",
     "runtime_options",
     "save_calibration",

@@ -58,17 +58,23 @@ def load_calibration(root: Path, key: CalibrationKey) -> Calibration | None:
     path = calibration_path(root, key)
     if not path.is_file():
         return None
+    calibration = read_calibration(path)
+    if calibration.key != key:
+        raise UserError(
+            f"{path}: a calibration of other conditions ({calibration.key}) under this name; delete it or rename it"
+        )
+    return calibration
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The calibration of a file, for the conditions that stand in it. UserError when the file is damaged or of another version."""
     rows, about = read_rows(path)
     try:
-        found = CalibrationKey.from_dict(about["key"])
-        calibration = _restore(rows, about, key, path)
+        return _restore(rows, about, CalibrationKey.from_dict(about["key"]), path)
     except (ArchsearchError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path}: damaged, or of another version ({type(error).__name__}: {error}); delete it and give `archsearch calibrate` again"
         ) from error
-    if found != key:
-        raise UserError(f"{path}: a calibration of other conditions ({found}) under this name; delete it or rename it")
-    return calibration
 
 
 def _restore(rows: Sequence[CalibrationRow], about: Mapping[str, Any], key: CalibrationKey, path: Path) -> Calibration:
