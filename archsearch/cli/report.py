@@ -1,5 +1,7 @@
 """`archsearch report`: the front of a run, its trials, and the conditions it was measured under. Starts without torch."""
 
+from collections.abc import Sequence
+
 import click
 
 from archsearch.cli.app import RESULTS, print_result
@@ -7,24 +9,40 @@ from archsearch.cli.options import json_option
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print the trials as CSV on stdout.  [default: tables]")
-def report(run: str | None, as_json: bool, as_csv: bool) -> None:
+def report(runs: Sequence[str], as_json: bool, as_csv: bool) -> None:
     """Show a run: front, fixed trials, dominance, conditions.
 
     RUN is a run's folder or its name under results/.  [default: the latest run]
+
+    Several runs are compared: fronts, hypervolumes on one scale, seeds of one request, what several measured.
     """
+    if len(runs) > 1:
+        _compare(runs, as_json=as_json, as_csv=as_csv)
+        return
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
     from archsearch.cli.arguments import resolve_run
     from archsearch.report import build_report, report_parts, to_csv
     from archsearch.results import damage_is_an_error, read_rows
 
-    folder = resolve_run(run, RESULTS)
+    folder = resolve_run(runs[0] if runs else None, RESULTS)
     with damage_is_an_error(folder):
         if as_csv:
             click.echo(to_csv(read_rows(folder)), nl=False)
         else:
             document = build_report(folder)
             print_result(document, lambda: report_parts(document), as_json=as_json)
+
+
+def _compare(names: Sequence[str], *, as_json: bool, as_csv: bool) -> None:
+    """Print the comparison of several runs."""
+    if as_csv:
+        raise click.UsageError("--csv prints the trials of one run; name one, or leave --csv out.")
+    from archsearch.cli.arguments import resolve_run
+    from archsearch.report import build_comparison, comparison_parts
+
+    document = build_comparison([resolve_run(name, RESULTS) for name in names])
+    print_result(document, lambda: comparison_parts(document), as_json=as_json)

@@ -3,6 +3,8 @@ from .audit import audit_parts
 from .bench import bench_parts
 from .calibration import calibration_document, calibration_parts
 from .card import model_card, run_facts
+from .compare import build_comparison
+from .compare_tables import comparison_parts
 from .cost import cost_document, cost_sentence, cost_table
 from .export import EXPORT_NOTE, export_parts
 from .layers import LAYERS_NOTE, finding_list, finding_table, layer_list, layer_tables
@@ -10,6 +12,7 @@ from .papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 from .proxies import FREE_NOTE, PROXIES_NOTE, profile_document, profile_list, profile_table, score_list, score_table
 from .run import build_report, to_csv
 from .run_tables import report_parts, summary_parts
+from .runs import removal_text, run_document, run_list, run_list_parts
 from .runtimes import against_runtime_parts
 from .space import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table, space_document, space_parts
 from .tables import Document, make_console, make_table, show, to_json
@@ -28,10 +31,12 @@ __all__ = [
     "arch_document",
     "audit_parts",
     "bench_parts",
+    "build_comparison",
     "build_report",
     "calibration_document",
     "calibration_parts",
     "check_sentence",
+    "comparison_parts",
     "cost_document",
     "cost_sentence",
     "cost_table",
@@ -49,8 +54,12 @@ __all__ = [
     "profile_document",
     "profile_list",
     "profile_table",
+    "removal_text",
     "report_parts",
+    "run_document",
     "run_facts",
+    "run_list",
+    "run_list_parts",
     "sample_archs",
     "sample_sentence",
     "sample_table",

@@ -1,6 +1,7 @@
 from .chances import FrontChances, mean_score, number_of_seeds, training_variance
 from .files import (
     damage_is_an_error,
+    read_columns,
     read_front,
     read_rows,
     read_trials,
@@ -8,6 +9,7 @@ from .files import (
     write_parquet,
     write_trials,
 )
+from .folders import folder_bytes, is_run_folder, other_entries, remove_run, rename_run, run_folders
 from .fronts import (
     LiveFront,
     comparable,
@@ -79,8 +81,10 @@ __all__ = [
     "comparable",
     "compile_error",
     "damage_is_an_error",
+    "folder_bytes",
     "front_members",
     "front_rows",
+    "is_run_folder",
     "is_timed",
     "is_unscored",
     "latest_identity",
@@ -91,12 +95,17 @@ __all__ = [
     "missing_words",
     "num_fixed",
     "number_of_seeds",
+    "other_entries",
     "outside",
     "ranked",
+    "read_columns",
     "read_front",
     "read_manifest",
     "read_rows",
     "read_trials",
+    "remove_run",
+    "rename_run",
+    "run_folders",
     "run_state",
     "study_name",
     "timed_front",
