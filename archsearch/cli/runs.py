@@ -43,13 +43,12 @@ def rm(names: Sequence[str], yes: bool) -> None:
     RUN is a run's folder or its name under results/. What else lies in a folder is kept. A study in another database stays there.
     """
     from archsearch.report import run_document
-    from archsearch.results import other_entries, remove_run
+    from archsearch.results import other_entries, refuse_at_work, remove_run
 
     folders = _resolve_each(names)
+    for folder in folders:
+        refuse_at_work(folder)
     documents = [run_document(folder) for folder in folders]
-    busy = [document["folder"] for document in documents if document["state"] == "running"]
-    if busy:
-        raise UserError(f"{busy[0]}: archsearch is at work in this run; wait for it, or end it with Ctrl-C")
     if not yes:
         _ask([_removal_line(document, other_entries(Path(document["folder"]))) for document in documents])
     for folder, document in zip(folders, documents, strict=True):

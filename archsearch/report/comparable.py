@@ -17,6 +17,8 @@ from archsearch.results import (
     OBJECTIVES,
     Row,
     damage_is_an_error,
+    latest_identity,
+    num_fixed,
     read_manifest,
     read_rows,
     run_state,
@@ -36,14 +38,13 @@ class ComparedRun:
     label: str
     folder: Path
     manifest: Mapping[str, Any]
+    objectives: Sequence[str]
+    asked: int  # trials, fixed ones included
+    request: Mapping[str, Any]  # dotted key -> what was asked for; name and folder are not among it
+    training_seed: int | None  # which the proxy_id leaves out
     rows: Sequence[Row]
     throughput_id: str | None  # of the speeds that it ranks
     rate: float | None = None  # images/s of the reference by which its ratios were multiplied
-
-    @property
-    def objectives(self) -> list[str]:
-        """Those of the run, in its order."""
-        return [name for name in self.manifest["objectives"] if name in OBJECTIVES]
 
     def complete(self, objectives: Sequence[str]) -> list[Row]:
         """Complete trials that these objectives can rank: every architecture once, within the run's limits, timed as the run ranks it."""
@@ -81,11 +82,16 @@ def _read(folder: Path, label: str) -> ComparedRun:
     with damage_is_an_error(folder):
         manifest = read_manifest(folder)
         rows = read_rows(folder, without=_UNREAD)
-        throughput_id = ranked_identity(rows, manifest)
+        throughput_id = ranked_identity(rows, manifest) or latest_identity(rows)
+        recipe = (manifest["settings"].get("proxy") or {}).get("recipe") or {}
         return ComparedRun(
             label=label,
             folder=folder,
             manifest={**manifest, "state": run_state(folder, manifest)},
+            objectives=[name for name in manifest["objectives"] if name in OBJECTIVES],
+            asked=manifest["trials"] + num_fixed(manifest),
+            request=_request(manifest),
+            training_seed=None if recipe.get("seed") is None else int(recipe["seed"]),
             rows=rows,
             throughput_id=throughput_id,
             rate=_rate(rows, throughput_id),
@@ -179,7 +185,7 @@ def _and(words: Sequence[str]) -> str:
 
 def differences(runs: Sequence[ComparedRun]) -> list[Document]:
     """What was asked for, or which version measured, otherwise in some of the runs: each `setting` with its `values` and the labels of their `runs`."""
-    said = {run.label: request(run) | _flat({"versions": run.manifest.get("versions", {})}) for run in runs}
+    said = {run.label: {**run.request, **_flat({"versions": run.manifest.get("versions")})} for run in runs}
     found: list[Document] = []
     for name in dict.fromkeys(name for each in said.values() for name in each):
         labels: dict[str, list[str]] = {}
@@ -192,9 +198,7 @@ def differences(runs: Sequence[ComparedRun]) -> list[Document]:
     return found
 
 
-def request(run: ComparedRun) -> dict[str, Any]:
-    """What a run was asked for: dotted key -> value; its name and folder are not among it."""
-    manifest = run.manifest
+def _request(manifest: Mapping[str, Any]) -> dict[str, Any]:
     names = ("budget_macs", "tolerance", "limits", "objectives", "sampler", "seed", "trials", "papers", "fix", "rungs")
     asked = {name: manifest.get(name) for name in names}
     blocks = {name: str(sha256)[:_DIGITS] for name, sha256 in manifest.get("blocks", {}).items()}

@@ -22,7 +22,7 @@ from archsearch.report.run import HYPERVOLUME_REFERENCE, MOST_LISTED
 from archsearch.report.seed_groups import group_differences, seed_groups
 from archsearch.report.tables import Document
 from archsearch.report.volume import VolumeScale
-from archsearch.results import OBJECTIVES, Row, damage_is_an_error, minimised, num_fixed, study_name
+from archsearch.results import OBJECTIVES, Row, damage_is_an_error, minimised, study_name
 from archsearch.throughput import Protocol
 
 SPEED = "throughput_img_s"
@@ -39,9 +39,9 @@ def build_comparison(folders: Sequence[Path]) -> Document:
 
     Raises UserError for a run that is given twice or damaged.
     """
-    runs = read_runs(folders)
-    refused = refusals(runs)
-    with damage_is_an_error(runs[0].folder):
+    with damage_is_an_error(Path(" or ".join(map(str, folders)))):
+        runs = read_runs(folders)
+        refused = refusals(runs)
         objectives = [name for name in runs[0].objectives if name not in refused]
         complete = {run.label: run.complete(objectives) for run in runs}
         fronts = {label: _front(rows, objectives) for label, rows in complete.items()}
@@ -57,7 +57,7 @@ def build_comparison(folders: Sequence[Path]) -> Document:
             "speed_refusal": speed_refusal(runs),
             "proxy_id": runs[0].manifest.get("proxy_id") if score_refusal(runs) is None else None,
             "copies": _copies(runs),
-            "training_seeds": {run.label: _training_seed(run) for run in runs},
+            "training_seeds": {run.label: run.training_seed for run in runs},
             "reference_rates": {run.label: run.rate for run in runs},
             "differences": differences(runs),
             "hypervolume": {
@@ -83,12 +83,6 @@ def _copies(runs: Sequence[ComparedRun]) -> list[list[str]]:
     for run in runs:
         labels.setdefault((study_name(run.manifest), run.manifest.get("created_at")), []).append(run.label)
     return [own for own in labels.values() if len(own) > 1]
-
-
-def _training_seed(run: ComparedRun) -> int | None:
-    """The seed of a run's trainings, which the proxy_id leaves out."""
-    seed = ((run.manifest["settings"].get("proxy") or {}).get("recipe") or {}).get("seed")
-    return None if seed is None else int(seed)
 
 
 def _front(rows: Sequence[Row], objectives: Sequence[str]) -> list[Row]:
@@ -140,7 +134,7 @@ def _run_document(
         "proxy_id": manifest.get("proxy_id"),
         "throughput_id": run.throughput_id,
         "trials": {
-            "asked": manifest["trials"] + num_fixed(manifest),
+            "asked": run.asked,
             "complete": sum(row["state"] == "complete" for row in run.rows),
             "compared": len(complete),
         },

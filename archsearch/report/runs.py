@@ -126,7 +126,7 @@ def _with_identities(folder: Path, table: pa.Table) -> pa.Table:
 
 def _ranked_identity(table: pa.Table, known: str | None) -> str | None:
     """The identity of the throughputs that the run ranks, as the report has it."""
-    if known in pc.unique(table["throughput_id"]).to_pylist():
+    if known is not None and known in pc.unique(table["throughput_id"]).to_pylist():
         return known
     return latest_identity(table.select(["state", "throughput_id"]).to_pylist())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from archsearch.report.comparable import ComparedRun, request
+from archsearch.report.comparable import ComparedRun
 from archsearch.report.tables import Document
 
 _TAIL = 0.025  # of a 95 % interval, either side
@@ -38,7 +38,7 @@ def seed_groups(runs: Sequence[ComparedRun], volumes: Mapping[str, float | None]
 
 
 def _without_seed(run: ComparedRun) -> dict[str, Any]:
-    return {name: value for name, value in request(run).items() if name != "seed"}
+    return {name: value for name, value in run.request.items() if name != "seed"}
 
 
 def _spread(values: Sequence[float]) -> Document:

@@ -9,7 +9,15 @@ from .files import (
     write_parquet,
     write_trials,
 )
-from .folders import folder_bytes, is_run_folder, other_entries, remove_run, rename_run, run_folders
+from .folders import (
+    folder_bytes,
+    is_run_folder,
+    other_entries,
+    refuse_at_work,
+    remove_run,
+    rename_run,
+    run_folders,
+)
 from .fronts import (
     LiveFront,
     comparable,
@@ -103,6 +111,7 @@ __all__ = [
     "read_manifest",
     "read_rows",
     "read_trials",
+    "refuse_at_work",
     "remove_run",
     "rename_run",
     "run_folders",

@@ -18,6 +18,7 @@ from archsearch.results.manifest import (
     MANIFEST_FILE,
     read_manifest,
     replace_derived,
+    run_state,
     study_name,
     write_manifest,
 )
@@ -93,6 +94,16 @@ def _own_files(folder: Path) -> set[str]:
     }
 
 
+def refuse_at_work(folder: Path) -> None:
+    """Raise UserError where a driver is at work in the folder, and as `remove_run` does for what is no run."""
+    if run_state(_checked(folder), {"state": "running"}) == "running" and sys.platform != "win32":
+        raise _at_work_error(folder)
+
+
+def _at_work_error(folder: Path) -> UserError:
+    return UserError(f"{folder}: archsearch is at work in this run; wait for it, or end it with Ctrl-C")
+
+
 def remove_run(folder: Path) -> list[str]:
     """Remove a run's files, and the folder where nothing else lies in it; returns the names of what does.
 
@@ -122,8 +133,9 @@ def rename_run(folder: Path, name: str) -> Path:
         manifest = read_manifest(folder)
         document = {**manifest, "name": name, "study": study_name(manifest)}
         document["command"] = _with_output(manifest["command"], renamed)
-        if manifest.get("storage") == str(folder / _DATABASE):
-            document["storage"] = str(renamed / _DATABASE)
+        storage = str(manifest.get("storage"))
+        if os.path.abspath(storage) == os.path.abspath(folder / _DATABASE):
+            document["storage"] = str(Path(storage).parent.with_name(name) / _DATABASE)
     about = (folder / MANIFEST_FILE).stat()
     with _unused(folder), _changing(folder):
         folder.rename(renamed)
@@ -199,7 +211,7 @@ def _unused(folder: Path) -> Iterator[None]:
     try:
         with flocked(descriptor, wait=False, patience_s=_LOCK_PATIENCE_S) as is_free:
             if not is_free:
-                raise UserError(f"{folder}: archsearch is at work in this run; wait for it, or end it with Ctrl-C")
+                raise _at_work_error(folder)
             yield
     finally:
         os.close(descriptor)
