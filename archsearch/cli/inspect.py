@@ -66,12 +66,12 @@ def _check_file(file: Path, *, as_json: bool) -> None:
 def cost(arch: str, as_json: bool, **images: Any) -> None:
     """Exact MACs, parameters and activations of an architecture, layer by layer."""
     from archsearch.cli.arguments import resolve_arch
-    from archsearch.report import cost_document, cost_sentence, cost_table, make_console
+    from archsearch.report import cost_document, cost_sentence, cost_table
 
     found = resolve_arch(arch, RESULTS)
     print_result(
         cost_document(found, **images),
-        lambda: [cost_table(found, make_console().width, **images), cost_sentence(found, **images)],
+        lambda: [cost_table(found, **images), cost_sentence(found, **images)],
         as_json=as_json,
     )
 

@@ -12,9 +12,6 @@ from archsearch.report.tables import make_table, titled
 from archsearch.space import Arch, Placed, format_value
 from archsearch.units import ImageSize, format_count, format_sides, one_size
 
-_WIDE = 110  # columns of a terminal that has room for every layer's fields
-
-
 def cost_document(arch: Arch, image_size: ImageSize | None = None, in_chans: int | None = None) -> dict[str, Any]:
     """Exact totals and every layer in order of execution; shapes are [channels, height, width], shares are of the MACs.
 
@@ -66,25 +63,19 @@ def _layer_fields(layer: Layer) -> dict[str, Any]:
     return {item.name: getattr(layer, item.name) for item in fields(layer) if item.name not in ("width", "num_classes")}
 
 
-def cost_table(arch: Arch, width: int, image_size: ImageSize | None = None, in_chans: int | None = None) -> Group:
-    """Groups of equal layers with the MACs and parameters of each group; their activations and the layers' fields where `width` columns allow."""
+def cost_table(arch: Arch, image_size: ImageSize | None = None, in_chans: int | None = None) -> Group:
+    """Groups of equal layers with the MACs, parameters and activations of each group, and the layers' fields."""
     total = arch.cost(image_size, in_chans)
     groups: dict[tuple[Layer, Shape, str], list[Placed]] = {}  # equal layers of one stage at equal shapes
     for placed in arch.layers(image_size, in_chans):
         groups.setdefault((placed.layer, placed.shape, placed.path.rpartition(".")[0]), []).append(placed)
-    columns = ["path", "layer", "input", "layers", "MACs", "params", "share"]
+    columns = ["path", "layer", "input", "layers", "MACs", "params", "share", "activations", "fields"]
     rows = [_cost_row(group, total) for group in groups.values()]
     number = sum(len(group) for group in groups.values())
-    totals = ["total", "", "", str(number), format_count(total.macs), format_count(total.params), "100.0%"]
-    if width >= _WIDE:
-        columns += ["activations", "fields"]
-        totals += [format_count(total.activations), ""]
-        for row, ((layer, shape, _), group) in zip(rows, groups.items(), strict=True):
-            row.append(format_count(layer.cost(shape).activations * len(group)))
-            row.append(" ".join(f"{name}={format_value(value)}" for name, value in _layer_fields(layer).items()))
     table = make_table(columns, rows, left=["path", "layer", "fields"])
     table.rows[-1].end_section = True
-    table.add_row(*totals, style="bold")
+    counts = [str(number), format_count(total.macs), format_count(total.params), "100.0%", format_count(total.activations)]
+    table.add_row("total", "", "", *counts, "", style="bold")
     return titled(f"{arch.name or arch.arch_id}: {arch.describe()}", table)
 
 
@@ -99,6 +90,8 @@ def _cost_row(group: Sequence[Placed], total: Cost) -> list[str]:
         format_count(cost.macs),
         format_count(cost.params),
         f"{cost.macs / total.macs:.1%}",
+        format_count(cost.activations),
+        " ".join(f"{name}={format_value(value)}" for name, value in _layer_fields(layer).items()),
     ]
 
 
