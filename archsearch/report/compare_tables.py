@@ -3,13 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from archsearch.report.comparable import SCORE
 from archsearch.report.compare import SPEED
-from archsearch.report.fitting import Fitting
-from archsearch.report.tables import Document, memory_text, text
+from archsearch.report.tables import Document, make_table, memory_text, text, titled
 from archsearch.units import format_count, format_names
 
 _ROWS_SHOWN = 40
@@ -69,12 +67,15 @@ def _runs_table(document: Document) -> RenderableType:
     runs = document["runs"]
     with_compared = any(run["trials"]["compared"] != run["trials"]["complete"] for run in runs)
     columns = ["", "run", "trials", *(["compared"] if with_compared else [])]
-    columns += ["front", "hypervolume", "of joint front"] if document["objectives"] else []
+    columns += ["front", "hypervolume", "joint front"] if document["objectives"] else []
     columns += ["best score"] if document["score_refusal"] is None else []
     columns += ["best img/s"] if document["speed_refusal"] is None else []
-    columns += [*(["params", "MACs"] if _shows_costs(document) else []), "state"]
+    columns += [
+        *(["params", "MACs"] if _shows_costs(document) else []),
+        *(["state"] if _shows_states(document) else []),
+    ]
     rows = [_run_row(run, document, with_compared=with_compared) for run in runs]
-    return Fitting(columns=columns, rows=rows, left=("", "run", "state"), heads=2)
+    return make_table(columns, rows, left=("", "run", "state"))
 
 
 def _run_row(run: Document, document: Document, *, with_compared: bool) -> list[str]:
@@ -95,7 +96,11 @@ def _run_row(run: Document, document: Document, *, with_compared: bool) -> list[
         cells.append(text(run["best_speed"] and run["best_speed"]["value"], ".1f"))
     if _shows_costs(document):
         cells += [_range(run["costs"].get("params")), _range(run["costs"].get("macs"))]
-    return [*cells, _STATES.get(run["state"], run["state"])]
+    return [*cells, *([_STATES.get(run["state"], run["state"])] if _shows_states(document) else [])]
+
+
+def _shows_states(document: Document) -> bool:
+    return any(run["state"] != "complete" for run in document["runs"])
 
 
 def _shows_costs(document: Document) -> bool:
@@ -115,9 +120,10 @@ def _about_runs(document: Document) -> Iterator[str]:
     """What the table's figures mean, and what was asked or measured otherwise."""
     volume, joint = document["hypervolume"], len(document["joint_front"])
     if volume["joint"] is not None:
+        yield f"hypervolume: {volume['scale']}. That of the joint front is {volume['joint']:.4f}."
         yield (
-            f"hypervolume: {volume['scale']}; that of the joint front is {volume['joint']:.4f}. of joint front: of the {joint} architectures "
-            "that no trial of any run dominates those that the run found, whether or not another one found them too."
+            f"joint front: of the {joint} architectures that no trial of any run dominates those that the run found, whether or not "
+            "another one found them too."
         )
     rates = {label: rate for label, rate in document["reference_rates"].items() if rate is not None}
     if document["speed_refusal"] is None and len({f"{rate:.6g}" for rate in rates.values()}) > 1:
@@ -171,9 +177,9 @@ def _seeds(document: Document) -> Iterator[RenderableType]:
         for group in groups
         if (each := group["hypervolume"])
     ]
-    yield _titled(
+    yield titled(
         "Runs that differ by --seed alone: hypervolume on the scale above",
-        Fitting(columns=["request", "n", "seeds", "mean", "sd"], rows=rows, left=("request", "seeds")),
+        make_table(["request", "n", "seeds", "mean", "sd"], rows, left=("request", "seeds")),
     )
     sentences = [
         *_repeated_seeds(groups),
@@ -211,10 +217,6 @@ def _group_sentence(each: Document, groups: Sequence[Document]) -> str:
     return f"{names}, 95 % interval {each['low']:+.4f} to {each['high']:+.4f} (Welch): {verdict}."
 
 
-def _titled(title: str, table: RenderableType) -> Group:
-    return Group(Text(title, style="bold"), table)
-
-
 def _coverage_table(document: Document) -> RenderableType:
     labels = [run["label"] for run in document["runs"]]
     cells = {
@@ -222,8 +224,8 @@ def _coverage_table(document: Document) -> RenderableType:
         for each in document["coverage"]
     }
     rows = [[by, *(cells.get((by, of), "") for of in labels)] for by in labels]
-    table = Fitting(columns=["", *labels], rows=rows, left=("",))
-    return _titled("Coverage: what each front dominates of another one", table)
+    table = make_table(["", *labels], rows, left=("",))
+    return titled("Coverage: what each front dominates of another one", table)
 
 
 def _joint_table(document: Document) -> RenderableType:
@@ -240,7 +242,7 @@ def _joint_table(document: Document) -> RenderableType:
     title = f"Joint front of {len(members)}"
     title += f", the first {_ROWS_SHOWN}; --json has all" if len(members) > _ROWS_SHOWN else ""
     columns = ["run:trial", *(_HEADINGS[name] for name in names), "architecture"]
-    return _titled(title, Fitting(columns=columns, rows=rows, left=("run:trial", "architecture"), folds="architecture"))
+    return titled(title, make_table(columns, rows, left=("run:trial", "architecture")))
 
 
 def _member_places(member: Document) -> str:
@@ -282,7 +284,7 @@ def _shared_table(
         cells = [_cells(each, name, labels if is_narrow else None) for name in names]
         head = [each["paper"]] if is_narrow else [each["paper"], str(len({one["run"] for one in each["measured"]}))]
         rows.append([*head, *(cell for own in cells for cell in own)])
-    return _titled("Measured in several runs", Fitting(columns=columns, rows=rows, left=("fixed trial",)))
+    return titled("Measured in several runs", make_table(columns, rows, left=("fixed trial",)))
 
 
 def _cells(each: Document, name: str, labels: Sequence[str] | None) -> list[str]:

@@ -12,6 +12,7 @@ from archsearch.report.tables import make_table, titled
 from archsearch.space import Arch, Placed, format_value
 from archsearch.units import ImageSize, format_count, format_sides, one_size
 
+
 def cost_document(arch: Arch, image_size: ImageSize | None = None, in_chans: int | None = None) -> dict[str, Any]:
     """Exact totals and every layer in order of execution; shapes are [channels, height, width], shares are of the MACs.
 
@@ -74,7 +75,13 @@ def cost_table(arch: Arch, image_size: ImageSize | None = None, in_chans: int | 
     number = sum(len(group) for group in groups.values())
     table = make_table(columns, rows, left=["path", "layer", "fields"])
     table.rows[-1].end_section = True
-    counts = [str(number), format_count(total.macs), format_count(total.params), "100.0%", format_count(total.activations)]
+    counts = [
+        str(number),
+        format_count(total.macs),
+        format_count(total.params),
+        "100.0%",
+        format_count(total.activations),
+    ]
     table.add_row("total", "", "", *counts, "", style="bold")
     return titled(f"{arch.name or arch.arch_id}: {arch.describe()}", table)
 

@@ -12,9 +12,8 @@ from rich.console import RenderableType
 
 from archsearch.errors import UserError
 from archsearch.metrics import Array
-from archsearch.report.fitting import Fitting
 from archsearch.report.run import HYPERVOLUME_SCALE
-from archsearch.report.tables import Document, text
+from archsearch.report.tables import Document, make_table, text
 from archsearch.report.volume import VolumeScale
 from archsearch.results import (
     DEVICE_OBJECTIVES,
@@ -24,6 +23,7 @@ from archsearch.results import (
     folder_bytes,
     latest_identity,
     num_fixed,
+    ranked,
     read_columns,
     read_manifest,
     read_rows,
@@ -83,7 +83,9 @@ def _read(folder: Path) -> dict[str, Any]:
     """What the manifest says, and what a few columns of the trials give."""
     manifest = read_manifest(folder)
     objectives = [name for name in manifest["objectives"] if name in OBJECTIVES]
-    table = _with_identities(folder, read_columns(folder, list(dict.fromkeys([*_COLUMNS, *objectives]))))
+    table = read_columns(folder, list(dict.fromkeys([*_COLUMNS, *objectives])))
+    if len(table) and table["throughput_id"].null_count == len(table):
+        table = _ranked_anew(folder, table, objectives)
     complete = table.filter(pc.equal(table["state"], "complete"))
     age = datetime.now(UTC) - datetime.fromisoformat(manifest["updated_at"])
     return {
@@ -115,13 +117,14 @@ def _best_score(complete: pa.Table) -> dict[str, Any] | None:
     return {key: complete[name][place].as_py() for key, name in names.items()}
 
 
-def _with_identities(folder: Path, table: pa.Table) -> pa.Table:
-    """The table with the identity of each throughput, which files of earlier versions leave to be worked out from the conditions."""
-    place = table.column_names.index("throughput_id")
-    if table.column(place).null_count < len(table) or not len(table):
-        return table
-    rows = read_rows(folder, without=("arch", "learning_curve"))
-    return table.set_column(place, "throughput_id", pa.array([row["throughput_id"] for row in rows], pa.string()))
+def _ranked_anew(folder: Path, table: pa.Table, objectives: Sequence[str]) -> pa.Table:
+    """The table with what files of earlier versions leave to be worked out from the conditions: identities, and the fronts within one of them."""
+    rows = ranked(read_rows(folder, without=("arch", "learning_curve")), objectives)
+    for name in ("throughput_id", "front"):
+        place = table.column_names.index(name)
+        column = pa.array([row[name] for row in rows], table.schema.field(name).type)
+        table = table.set_column(place, table.schema.field(name), column)
+    return table
 
 
 def _ranked_identity(table: pa.Table, known: str | None) -> str | None:
@@ -136,9 +139,9 @@ def _front(complete: pa.Table, objectives: Sequence[str], throughput_id: str | N
     kept = pc.and_(pc.is_null(complete["reused_from"]), pc.is_null(complete["outside"]))
     if not DEVICE_OBJECTIVES.isdisjoint(objectives):
         kept = pc.and_(kept, _is_equal(complete["throughput_id"], throughput_id))
-    ranked = complete.filter(kept)
-    values = _minimised(ranked, objectives)
-    is_front = np.asarray(_is_equal(ranked["front"], 0).to_pylist(), dtype=bool)
+    rankable = complete.filter(kept)
+    values = _minimised(rankable, objectives)
+    is_front = np.asarray(_is_equal(rankable["front"], 0).to_pylist(), dtype=bool)
     if not is_front.any():
         return {"front": 0, "hypervolume": None}
     known = ~np.isnan(values).any(axis=1)
@@ -164,20 +167,8 @@ def run_list_parts(document: Document) -> Iterator[RenderableType]:
     if not runs:
         yield f"{document['root']} holds no run; start one with `archsearch run --budget 4.5GFLOPs`."
         return
-    columns = [
-        "run",
-        "space",
-        "budget",
-        "device",
-        "trials",
-        "best score",
-        "front",
-        "hypervolume",
-        "state",
-        "age",
-        "size",
-    ]
-    yield Fitting(columns=columns, rows=[_row(run) for run in runs], left=("run", "space", "device", "state"))
+    columns = ["run", "space", "device", "trials", "score", "hypervolume", "state", "age", "size"]
+    yield make_table(columns, map(_row, runs), left=("run", "space", "device", "trials", "state", "size"))
     damaged = [run["problem"] for run in runs if run["problem"]]
     if damaged:
         yield "\n".join(f"Damaged: {problem}." for problem in damaged)
@@ -192,12 +183,10 @@ def _row(run: Mapping[str, Any]) -> list[str]:
     trials, best = run["trials"], run["best_score"]
     return [
         run["run"],
-        text(run["space"]),
-        budget_text(run),
+        "-" if run["space"] is None else f"{run['space']} at {budget_text(run)}",
         " ".join(filter(None, (run["device"], run["device_name"] and f"({run['device_name']})"))) or "-",
         f"{trials['complete']} of {trials['asked']}" if trials else "-",
         text(best and best["value"], ".3f"),
-        text(run["front"]),
         text(run["hypervolume"], ".4f"),
         _SHOWN_STATES.get(run["state"], run["state"]),
         age_text(run["age_s"]),
@@ -216,15 +205,15 @@ def removal_text(run: Document) -> str:
     )
 
 
-def budget_text(run: Mapping[str, Any]) -> str:
-    """`4.50G`, or `any`; a dash where the run's manifest cannot be read."""
-    if run["space"] is None:
-        return "-"
-    return "any" if run["budget_macs"] is None else format_count(run["budget_macs"])
+def budget_text(run: Document) -> str:
+    """`4.50G`, or `any MACs`."""
+    return "any MACs" if run["budget_macs"] is None else format_count(run["budget_macs"])
 
 
 def age_text(seconds: float | None) -> str:
-    """`3 d`, or hours, minutes and seconds of what is younger than two days."""
+    """`3 d`, `5h20m`, `12m` or `40s`."""
     if seconds is None:
         return "-"
-    return f"{seconds / 86400:.0f} d" if seconds >= 2 * 86400 else format_seconds(seconds)
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.0f} d"
+    return f"{seconds // 60:.0f}m" if 60 <= seconds < 3600 else format_seconds(seconds)

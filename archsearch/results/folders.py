@@ -25,7 +25,7 @@ from archsearch.results.manifest import (
 from archsearch.results.schema import FRONT_FILE, TRIALS_FILE
 from archsearch.system import flocked
 
-_DATABASE, _SPACE, _LOG = "study.db", "space.toml", "worker.log"
+_DATABASE, _SPACE, _LOG, _PAGE = "study.db", "space.toml", "worker.log", "report.html"
 # By one of these a folder is taken for that of a run, though others may be lost.
 _TRACES = (MANIFEST_FILE, TRIALS_FILE, _DATABASE)
 _OUTPUT = "--output"
@@ -84,7 +84,17 @@ def _own_files(folder: Path) -> set[str]:
     with contextlib.suppress(UserError):
         found = read_manifest(folder).get("blocks")
         blocks = found if isinstance(found, dict) else {}
-    names = {MANIFEST_FILE, LOCK_FILE, TRIALS_FILE, FRONT_FILE, _DATABASE, _SPACE, _LOG, *map(os.path.basename, blocks)}
+    names = {
+        MANIFEST_FILE,
+        LOCK_FILE,
+        TRIALS_FILE,
+        FRONT_FILE,
+        _DATABASE,
+        _SPACE,
+        _LOG,
+        _PAGE,
+        *map(os.path.basename, blocks),
+    }
     names |= {f".{name}.new" for name in names}  # of a `replace_file` that was killed
     return {
         entry.name

@@ -22,7 +22,9 @@ _STEPS = (25, 100, 400)
 
 def write_made_run(root: Path, number: int, *, name: str = "made", stopped: float = 0.6, papers: int = 10) -> Path:
     """A run of `number` trials, the papers' models first; this share of the others was stopped at a rung, one of a hundred failed."""
-    return write_run(root, made_rows(number, stopped=stopped, papers=papers), name, OBJECTIVES, extra={"trials": number})
+    return write_run(
+        root, made_rows(number, stopped=stopped, papers=papers), name, OBJECTIVES, extra={"trials": number}
+    )
 
 
 def made_rows(number: int, *, stopped: float, papers: int) -> list[Row]:
@@ -115,7 +117,13 @@ def _figures(trial: int, arch: Arch, rng: random.Random) -> Row:
 
 def _point(steps: int, score: float) -> dict[str, Any]:
     proxy = PROXY_ID.replace("400", str(steps))
-    return {"steps": steps, "score": score - 5 / steps, "standard_error": 0.009, "proxy_id": proxy, "seconds": steps / 10}
+    return {
+        "steps": steps,
+        "score": score - 5 / steps,
+        "standard_error": 0.009,
+        "proxy_id": proxy,
+        "seconds": steps / 10,
+    }
 
 
 def _stopped(row: Row, rng: random.Random) -> Row:
