@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.completion import complete_run_or_trial
 from archsearch.cli.help import Command
 from archsearch.cli.options import json_option
+
+if TYPE_CHECKING:
+    from archsearch.report import Expression
 
 _BESIDE = ""  # the value of --html without a file
 
@@ -70,12 +74,11 @@ def _show_run(
     with damage_is_an_error(folder):
         if as_csv:
             click.echo(to_csv(read_rows(folder)), nl=False)
-            return
-        document = build_report(folder, expressions)
-        if page is None:
-            print_result(document, lambda: report_parts(document), as_json=as_json)
+        elif page is not None:
+            _write_page(folder, page, expressions, in_browser=in_browser)
         else:
-            _write_page(folder, document, page, in_browser=in_browser)
+            document = build_report(folder, expressions)
+            print_result(document, lambda: report_parts(document), as_json=as_json)
 
 
 def _compare(names: Sequence[str], *, as_json: bool) -> None:
@@ -99,7 +102,7 @@ def _show_trial(names: Sequence[str], *, as_json: bool) -> None:
         print_result(document, lambda: candidate_parts(document, make_console().width), as_json=as_json)
 
 
-def _write_page(folder: Path, document: "Document", text: str, *, in_browser: bool) -> None:
+def _write_page(folder: Path, text: str, expressions: Sequence["Expression"], *, in_browser: bool) -> None:
     """Write the page of a run, say where it is, and open it where that was asked for."""
     from archsearch.errors import UserError, shown
     from archsearch.report import write_page
@@ -110,7 +113,7 @@ def _write_page(folder: Path, document: "Document", text: str, *, in_browser: bo
         raise UserError(
             f"--html: got {shown(text)}; a file that ends in .html is allowed, and RUN stands before --html"
         )
-    write_page([folder], path)
+    write_page([folder], path, expressions)
     click.echo(f"{path}: {format_bytes(path.stat().st_size)}, one file that needs no network")
     if in_browser:
         import webbrowser

@@ -5,6 +5,8 @@ from .calibration import calibration_document, calibration_parts
 from .candidate import build_candidate
 from .candidate_tables import candidate_parts
 from .card import model_card, run_facts
+from .compare import build_comparison
+from .compare_tables import comparison_parts
 from .cost import cost_document, cost_sentence, cost_table
 from .doctor import doctor_document, doctor_parts, is_broken
 from .export import EXPORT_NOTE, export_parts
@@ -14,6 +16,7 @@ from .papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 from .proxies import FREE_NOTE, PROXIES_NOTE, profile_document, profile_list, profile_table, score_list, score_table
 from .run import build_report, to_csv
 from .run_tables import report_parts, summary_parts
+from .runs import removal_text, run_document, run_list, run_list_parts
 from .runtimes import against_runtime_parts
 from .space import SpaceQuery, arch_document, sample_archs, sample_sentence, sample_table, space_document, space_parts
 from .tables import Document, make_console, make_table, show, to_json
@@ -34,11 +37,13 @@ __all__ = [
     "audit_parts",
     "bench_parts",
     "build_candidate",
+    "build_comparison",
     "build_report",
     "calibration_document",
     "calibration_parts",
     "candidate_parts",
     "check_sentence",
+    "comparison_parts",
     "cost_document",
     "cost_sentence",
     "cost_table",
@@ -60,8 +65,12 @@ __all__ = [
     "profile_document",
     "profile_list",
     "profile_table",
+    "removal_text",
     "report_parts",
+    "run_document",
     "run_facts",
+    "run_list",
+    "run_list_parts",
     "sample_archs",
     "sample_sentence",
     "sample_table",

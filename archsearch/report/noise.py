@@ -86,6 +86,17 @@ def speed_noise(row: Row) -> float:
     return max(row["throughput_iqr"] or 0.0, Protocol.drift_limit)
 
 
+def surely_dominate(others: Sequence[Row], row: Row, objectives: Sequence[str], noise: Noise) -> NDArray[np.bool_]:
+    """Which of some other rows dominate a row whatever the noise: better beyond it in every objective that has noise, and no worse in the exact ones."""
+    everyone, own = _figures(others, objectives, noise), _figures([row], objectives, noise)
+    is_over, is_better = np.ones(len(others), dtype=bool), np.zeros(len(others), dtype=bool)
+    for name in objectives:
+        signs = _compare(everyone, own, name)
+        is_over &= signs > 0 if name in _NOISY else signs >= 0
+        is_better |= signs > 0
+    return np.asarray(is_over & is_better)
+
+
 _ERROR, _SPREAD = "standard error of the score", "spread of the throughput"
 
 

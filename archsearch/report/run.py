@@ -95,7 +95,7 @@ def build_report(folder: Path, picks: Sequence[Expression] = ()) -> Document:
     manifest = read_manifest(folder)
     objectives = [name for name in manifest["objectives"] if name in OBJECTIVES]
     every_row = read_rows(folder, without=("arch",))
-    throughput_id = _ranked_identity(every_row, manifest)
+    throughput_id = ranked_identity(every_row, manifest)
     rows = ranked(every_row, objectives, throughput_id)
     originals = [row for row in rows if row["state"] == "complete" and row["reused_from"] is None]
     complete = comparable(originals, objectives, throughput_id)
@@ -271,7 +271,7 @@ def _starved(rows: Sequence[Row]) -> list[int]:
     ]
 
 
-def _ranked_identity(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str | None:
+def ranked_identity(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str | None:
     """The identity of the throughputs that the run ranks: the manifest's, or of the latest timing in a run of an earlier version."""
     known = manifest.get("throughput_id")
     return known if any(row["throughput_id"] == known for row in rows) else latest_identity(rows)

@@ -1,6 +1,7 @@
 from .chances import FrontChances, mean_score, number_of_seeds, training_variance
 from .files import (
     damage_is_an_error,
+    read_columns,
     read_front,
     read_rows,
     read_trials,
@@ -8,6 +9,15 @@ from .files import (
     write_front,
     write_parquet,
     write_trials,
+)
+from .folders import (
+    folder_bytes,
+    is_run_folder,
+    other_entries,
+    refuse_at_work,
+    remove_run,
+    rename_run,
+    run_folders,
 )
 from .fronts import (
     LiveFront,
@@ -84,8 +94,10 @@ __all__ = [
     "compile_error",
     "damage_is_an_error",
     "find_samples",
+    "folder_bytes",
     "front_members",
     "front_rows",
+    "is_run_folder",
     "is_timed",
     "is_unscored",
     "keep_samples",
@@ -97,12 +109,18 @@ __all__ = [
     "missing_words",
     "num_fixed",
     "number_of_seeds",
+    "other_entries",
     "outside",
     "ranked",
+    "read_columns",
     "read_front",
     "read_manifest",
     "read_rows",
     "read_trials",
+    "refuse_at_work",
+    "remove_run",
+    "rename_run",
+    "run_folders",
     "run_state",
     "sample_files",
     "study_name",

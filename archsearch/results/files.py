@@ -71,14 +71,26 @@ def read_rows(folder: Path, without: Sequence[str] = ()) -> list[Row]:
 
     Columns named in `without` are left out, which saves time and memory: `arch` is as large as all others together.
     """
-    path = folder / TRIALS_FILE
-    schema = pa.schema([field for field in SCHEMA if field.name not in without])
-    table = _read_table(path, schema)
+    table = read_columns(folder, [name for name in SCHEMA.names if name not in without])
     try:
-        rows: list[Row] = _without_nan(table.cast(schema)).to_pylist()
+        rows: list[Row] = table.to_pylist()
     except (pa.ArrowException, ValueError) as error:
-        raise UserError(f"{folder}: trials.parquet does not hold what its columns say ({first_line(error)})") from error
+        raise _other_columns(folder, error) from error
     return with_throughput_ids(rows)
+
+
+def read_columns(folder: Path, names: Sequence[str]) -> pa.Table:
+    """These columns of trials.parquet as a table, nothing for what is not a number; reads no other part of the file. Raises as `read_rows` does."""
+    schema = pa.schema([SCHEMA.field(name) for name in names])
+    table = _read_table(folder / TRIALS_FILE, schema)
+    try:
+        return _without_nan(table.cast(schema))
+    except (pa.ArrowException, ValueError) as error:
+        raise _other_columns(folder, error) from error
+
+
+def _other_columns(folder: Path, error: Exception) -> UserError:
+    return UserError(f"{folder}: trials.parquet does not hold what its columns say ({first_line(error)})")
 
 
 def _without_nan(table: pa.Table) -> pa.Table:
@@ -114,9 +126,10 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; {again}")
     try:
-        # Read at once: pyarrow opens a path twice, and a run may replace the file in between.
-        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
-        table = file.read([name for name in schema.names if name in file.schema_arrow.names])
+        # Opened here: pyarrow opens a path twice, and a run may replace the file in between.
+        with path.open("rb") as opened:
+            file = pq.ParquetFile(opened, page_checksum_verification=True)
+            table = file.read([name for name in schema.names if name in file.schema_arrow.names])
         if any(map(_is_damaged_text, table.columns)):
             raise ValueError("its texts are damaged")
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from .engine.workers.process import ProcessWorker
 from .engine.workers.ray import RayWorkers
 from .load import Run, load_run
 from .run import RunRequest, carry_out, configure
+from .study.address import driver_url
 from .study.opening import open_run
 from .study.restore import restore_run
 from .study.store import RunStore
@@ -34,6 +35,7 @@ __all__ = [
     "Workers",
     "carry_out",
     "configure",
+    "driver_url",
     "goes_on",
     "load_run",
     "make_settings",

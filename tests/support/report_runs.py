@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def trial(number: int, score: float | None, images_s: float | None, params: int,
         "batch_size": 4,
         "image_size": 224,
         "seed": 0,
-        "started_at": datetime(2026, 1, 2, 3, number, tzinfo=UTC),
+        "started_at": datetime(2026, 1, 2, 3, tzinfo=UTC) + timedelta(minutes=number),
         "archsearch_version": "0.1.0",
         "python_version": "3.11",
         "arch": json.dumps(arch.to_dict()),
