@@ -88,6 +88,6 @@ def rows(archs: Sequence[Arch], number: int, seed: int = 0, papers: Sequence[str
 def made_run(root: Path, number: int, *, distinct: int = 2_000, name: str = "made", extra: Mapping[str, Any] | None = None) -> Path:
     """A run of so many trials beside the papers' models, of at most so many architectures."""
     archs = architectures(min(number, distinct))
-    training = {"rungs": list(STEPS), "images_spent": 0, "images_not_spent": 0, "seconds_spent": 0.0, "seconds_not_spent": 0.0, "trials": number, "stopped": 0}
+    training = {"rungs": list(STEPS), "images_spent": 0, "images_not_spent": 0, "seconds_spent": 0.0, "seconds_not_spent": 0.0, "trials": 0, "stopped": 0}
     more = {"trials": number, "papers": list(PAPERS), "training": training, **(extra or {})}
     return write_run(root, list(rows(archs, number)), name, OBJECTIVES, extra=more)

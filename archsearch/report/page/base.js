@@ -35,17 +35,19 @@ function bytes(value) {
 }
 
 const fixed = (digits) => (value) => (value === null || value === undefined ? "–" : value.toFixed(digits));
-const percent = (value, digits = 0) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)} %`);
+const percent = (value, digits = 0) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)}%`);
+// A sentence in which the report marks commands by backquotes.
+const sentence = (text) => text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
 const whole = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
 const plural = (number, word) => `${whole(number)} ${word}${number === 1 ? "" : "s"}`;
 
 // What a column is called, and how its values are written.
 const COLUMNS = {
   proxy_score: { label: "score", long: "proxy score", text: fixed(3) },
-  throughput_img_s: { label: "img/s", long: "throughput, images per second", text: fixed(1) },
+  throughput_img_s: { label: "img/s", long: "images per second", text: fixed(1) },
   params: { label: "params", long: "parameters", text: count },
   macs: { label: "MACs", long: "MACs of one image", text: count },
-  latency_ms: { label: "ms/batch", long: "latency of a batch, ms", text: fixed(2) },
+  latency_ms: { label: "ms/batch", long: "ms per batch", text: fixed(2) },
   peak_memory_bytes: { label: "memory", long: "peak memory, bytes", text: bytes },
   activations: { label: "activations", long: "activations of one image", text: count },
   train_memory_bytes: { label: "train memory", long: "training memory, bytes", text: bytes },

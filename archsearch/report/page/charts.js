@@ -7,13 +7,13 @@ function baseLayout(more) {
   const axis = { gridcolor: colour("line"), linecolor: colour("line"), zeroline: false, automargin: true, ticks: "", tickfont: { size: 12 } };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: "system-ui, sans-serif", size: 12, color: colour("muted") },
-    margin: { l: 56, r: 14, t: 10, b: 46 }, showlegend: false, hovermode: "closest", dragmode: coarse.matches ? false : "zoom",
+    margin: { l: 56, r: 14, t: 10, b: 46 }, showlegend: false, hovermode: "closest", modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("faint"), activecolor: colour("ink") }, dragmode: coarse.matches ? false : "zoom",
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
     ...more, xaxis: { ...axis, ...(more.xaxis || {}) }, yaxis: { ...axis, ...(more.yaxis || {}) },
   };
 }
 
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
+const CONFIG = { responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]] };
 
 const plot = (node, traces, layout) => Plotly.react(node, traces, layout, CONFIG);
 

@@ -59,13 +59,13 @@ function detailsOf(app, place) {
 
 function costTable(run, arch, place) {
   if (!arch.costs) return el("p", { class: "note" }, run.networks.note || "Costs by stage are on this page for the picks, the front, fixed trials and those near the front; ", run.networks.note ? null : el("code", {}, `archsearch cost ${run.document.folder}:${run.at("trial", place)}`), run.networks.note ? null : " has them for any.");
-  const rows = [...arch.stages.map((stage, index) => ({ name: `${index + 1}`, what: `${stage.block} ${stage.width}×${stage.depth}`, title: fieldsText(stage), map: stage.map ? stage.map.join("×") : "", ...arch.costs.stages[index] })), { name: "head", what: arch.head || "", map: "", ...arch.costs.head }];
+  const rows = [...arch.stages.map((stage, index) => ({ name: `${index + 1}`, what: `${stage.block} ${stage.width}×${stage.depth}`, title: fieldsText(stage), ...arch.costs.stages[index], map: arch.costs.stages[index].map.join("×") })), { name: "head", what: arch.head || "", map: "", ...arch.costs.head }];
   const total = (name) => rows.reduce((sum, row) => sum + row[name], 0), macs = total("macs"), params = total("params");
   const cell = (value, all) => el("td", { class: "meter" }, el("i", { style: `width:${((100 * value) / (all || 1)).toFixed(1)}%` }), el("span", {}, count(value)), el("small", {}, percent(value / (all || 1))));
   return el("table", { class: "costs" }, el("caption", { class: "hidden" }, "Costs by stage"),
-    el("thead", {}, el("tr", {}, ["stage", "blocks", "map", "MACs", "params"].map((name) => el("th", { scope: "col" }, name)))),
-    el("tbody", {}, rows.map((row) => el("tr", { title: row.title }, el("th", { scope: "row" }, row.name), el("td", {}, row.what), el("td", {}, row.map), cell(row.macs, macs), cell(row.params, params)))),
-    el("tfoot", {}, el("tr", {}, el("th", { scope: "row" }, "all"), el("td", {}, ""), el("td", {}, ""), el("td", {}, count(macs)), el("td", {}, count(params)))));
+    el("thead", {}, el("tr", {}, ["stage", "blocks", "map", "MACs", "params"].map((name) => el("th", { scope: "col", class: name }, name)))),
+    el("tbody", {}, rows.map((row) => el("tr", { title: row.title }, el("th", { scope: "row" }, row.name), el("td", {}, row.what), el("td", { class: "map" }, row.map), cell(row.macs, macs), cell(row.params, params)))),
+    el("tfoot", {}, el("tr", {}, el("th", { scope: "row" }, "all"), el("td", {}, ""), el("td", { class: "map" }, ""), el("td", {}, count(macs)), el("td", {}, count(params)))));
 }
 
 function figureList(run, place) {
@@ -76,12 +76,12 @@ function figureList(run, place) {
   if (member && member.front_chance !== null) add("chance on the front", percent(member.front_chance), "by the noise of the scores alone");
   if (member && (member.score_ties || []).length) add("ties in score with", `${member.score_ties.length} of the front`, listed(member.score_ties));
   if (member && (member.unresolved_by || []).length) add("may be dominated by", `${plural(member.unresolved_by.length, "trial")}`, `${listed(member.unresolved_by)}, within noise`);
-  if (at("throughput_img_s") !== null) add("img/s", at("throughput_img_s").toFixed(1), [at("throughput_iqr") !== null && `spread ${percent(at("throughput_iqr"), 1)}`, at("throughput_noisy") && "noisy", at("throughput_change") !== null && `again ${(100 * at("throughput_change")).toFixed(1)} %`].filter(Boolean).join(", "));
+  if (at("throughput_img_s") !== null) add("img/s", at("throughput_img_s").toFixed(1), [at("throughput_iqr") !== null && `spread ${percent(at("throughput_iqr"), 1)}`, at("throughput_noisy") && "noisy", at("throughput_change") !== null && `again ${(100 * at("throughput_change")).toFixed(1)}%`].filter(Boolean).join(", "));
   if (at("latency_ms") !== null) add("ms/batch", at("latency_ms").toFixed(2), `batch ${at("batch_size")}, ${at("dtype")}, ${at("mode")}, ${at("device_name") || at("device")}`);
   for (const name of ["params", "macs", "activations", "peak_memory_bytes", "train_memory_bytes"]) add(labelOf(name), at(name) === null ? null : textOf(name, at(name)), ["params", "macs"].includes(name) ? whole(at(name)) : "");
   const against = run.document.fixed.find((each) => each.trial === at("trial"));
   if (against) add("dominated by", plural(against.num_dominated_by, "candidate"), listed(against.dominated_by.map((each) => each.trial)));
-  if (against && against.published && against.published.top1) add("paper's top-1", `${against.published.top1} %`, "ImageNet-1K, published");
+  if (against && against.published && against.published.top1) add("paper's top-1", `${against.published.top1}%`, "ImageNet-1K, published");
   return el("dl", { class: "list" }, list);
 }
 

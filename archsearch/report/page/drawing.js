@@ -1,7 +1,7 @@
 // An architecture as a drawing: a block's height is its width, a stage's length is its depth; stem, downsamples and head are marked.
 
 const DRAWING = {
-  full: { height: 112, unit: 15, most: 330, entry: 14, least: 10, letter: 6.3, labels: true },
+  full: { height: 112, unit: 15, most: 330, entry: 14, least: 10, letter: 6.7, labels: true },
   small: { height: 46, unit: 8, most: 190, entry: 7, least: 5, letter: 0, labels: false },
 };
 
@@ -10,7 +10,7 @@ function describe(arch) {
 }
 
 function stageLabels(stage, index) {
-  const entry = `${index === 0 ? "stem" : "down"}: ${stage.entry || "–"}`;
+  const entry = `${index === 0 ? "stem" : "↓"} ${stage.entry || ""}`;
   return [stage.block, `${stage.width} wide × ${stage.depth}`, stage.map ? `${stage.map[0]} × ${stage.map[1]} px` : "", entry].map(String);
 }
 
@@ -63,7 +63,7 @@ function entryShape(x, width, middle, from, to, title) {
 
 function legend(archs) {
   const kinds = [...new Set(archs.flatMap((arch) => arch.stages.flatMap((stage) => stage.kinds)))];
-  return el("ul", { class: "legend" }, kinds.map((kind) => el("li", {}, el("i", { style: `background:${blockColour(kind)}` }), kind)));
+  return el("ul", { class: "legend" }, kinds.map((kind) => el("li", {}, el("i", { style: `background:${blockColour(kind)}` }), kind)), el("li", {}, el("i", { class: "entry" }), "stem, ↓ downsample, head"));
 }
 
 // What is shown beside a point: the drawing, small, with the figures that matter most.

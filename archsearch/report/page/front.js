@@ -87,11 +87,11 @@ function frontView(run, x, y, selected) {
     points(onlyHere, { size: 7, color: colour("card"), line: { color: colour("accent"), width: 1.5 } }),
     points(front, { size: 9, color: colour("accent"), line: { color: colour("card"), width: 1 } }, { error_x: bars(x, front), error_y: bars(y, front) }),
     points(stars, { size: 13, symbol: "star", color: colour("star"), line: { color: colour("card"), width: 1 } },
-      { mode: "markers+text", text: stars.map(() => ""), textposition: "top center", textfont: { color: colour("star"), size: 11 }, error_x: bars(x, stars), error_y: bars(y, stars) }),
+      { error_x: bars(x, stars), error_y: bars(y, stars) }),
   ];
   if (selected !== null && there.includes(selected)) traces.push(points([selected], { size: 18, symbol: "circle-open", color: colour("ink"), line: { width: 2 } }, { hoverinfo: "skip", customdata: undefined }));
   const ordered = [...new Set([...stairs, ...front])].sort((one, other) => run.at(x, one) - run.at(x, other));
-  return { traces, stars, x, y, order: ordered, note: frontNote(run, x, y, shown.length, dominated.length, stars.length, stairs.length), layout: frontLayout(run, x, y) };
+  return { traces, stars, front, x, y, order: ordered, note: frontNote(run, x, y, shown.length, dominated.length, stars.length, stairs.length), layout: frontLayout(run, x, y) };
 }
 
 // The corner of a step lies where neither neighbour is beaten: worse in both columns.
@@ -124,22 +124,21 @@ function frontNote(run, x, y, shown, all, stars, stairs) {
   return words.join(" ");
 }
 
-// Names beside the stars, as many as fit without covering each other.
-function labelStars(node, run, { stars, x, y, traces }) {
-  const { xaxis, yaxis } = node._fullLayout, taken = [];
-  const labels = stars.map((place) => {
-    const name = run.at("paper", place) || run.name(place), left = xaxis.d2p(run.at(x, place)), top = yaxis.d2p(run.at(y, place));
-    const width = 6.4 * name.length + 6;
-    for (const [position, dx, dy] of [["top center", 0, -15], ["bottom center", 0, 15], ["middle right", width / 2 + 9, 0], ["middle left", -width / 2 - 9, 0]]) {
-      const box = [left + dx - width / 2, top + dy - 7, left + dx + width / 2, top + dy + 7];
-      const isFree = box[0] > -40 && box[2] < xaxis._length + 10 && box[1] > -4 && taken.every((other) => box[2] < other[0] || box[0] > other[2] || box[3] < other[1] || box[1] > other[3]);
-      if (isFree) {
-        taken.push(box);
-        return [plotlyText(name), position];
-      }
-    }
-    return ["", "top center"];
-  });
-  const index = traces.findIndex((trace) => trace.marker && trace.marker.symbol === "star");
-  return stars.length ? Plotly.restyle(node, { text: [labels.map((label) => label[0])], textposition: [labels.map((label) => label[1])] }, [index]) : null;
+// Names beside the stars, clear of each other and of the stars, and where there is room of the front's points too.
+function labelStars(node, run, { stars, front, x, y }) {
+  const { xaxis, yaxis } = node._fullLayout, annotations = [];
+  const pixel = (place) => [xaxis.d2p(run.at(x, place)), yaxis.d2p(run.at(y, place))];
+  const square = (place, side) => pixel(place).flatMap((each) => [each - side, each + side]);
+  const taken = stars.map((place) => square(place, 6)), points = front.map((place) => square(place, 4));
+  const overlap = (one, other) => one[0] < other[1] && one[1] > other[0] && one[2] < other[3] && one[3] > other[2];
+  for (const place of stars) {
+    const name = run.at("paper", place) || run.name(place), [left, top] = pixel(place), width = 6.4 * name.length + 6;
+    const spots = [[0, -15], [0, 15], [width / 2 + 9, 0], [-width / 2 - 9, 0]].map(([dx, dy]) => ({ dx, dy, box: [left + dx - width / 2, left + dx + width / 2, top + dy - 7, top + dy + 7] }));
+    const inside = spots.filter(({ box }) => box[0] > -30 && box[1] < xaxis._length + 12 && box[2] > -6 && !taken.some((other) => overlap(box, other)));
+    const spot = inside.find(({ box }) => !points.some((other) => overlap(box, other))) || inside[0];
+    if (!spot) continue;
+    taken.push(spot.box);
+    annotations.push({ x: run.at(x, place), y: run.at(y, place), xshift: spot.dx, yshift: -spot.dy, text: plotlyText(name), showarrow: false, font: { size: 11, color: colour("star") } });
+  }
+  return Plotly.relayout(node, { annotations });
 }

@@ -17,10 +17,10 @@ function navigation(sections) {
 // The audit, what is not resolved, what to know of the figures, and the conditions.
 function sureSection({ run }) {
   const { document: report, sentences } = run, open = run.front.filter((row) => row.unresolved_by.length), chances = run.front.filter((row) => row.front_chance !== null);
-  const list = (lines) => el("ul", {}, lines.map((line) => el("li", {}, line)));
+  const list = (lines) => el("ul", {}, lines.map((line) => el("li", {}, sentence(line))));
   const block = (title, ...children) => el("div", {}, el("h3", {}, title), children);
   return el("section", { id: "sure", class: "card" }, el("h2", {}, "How sure is it?"), el("div", { class: "columns" },
-    block("The score", el("p", {}, report.score.meaning), sentences.audit.map((line) => el("p", {}, line)), report.score.training_sd === null ? null : el("p", {}, `Scores of one architecture differ from seed to seed by a standard deviation of ${report.score.training_sd.toFixed(3)}.`)),
+    block("The score", el("p", {}, report.score.meaning), sentences.audit.map((line) => el("p", {}, sentence(line))), report.score.training_sd === null ? null : el("p", {}, `Scores of one architecture differ from seed to seed by a standard deviation of ${report.score.training_sd.toFixed(3)}.`)),
     block("The front", el("p", {}, open.length ? `${open.length} of ${run.front.length} members may be dominated within measurement noise:` : `No member of the front may be dominated within measurement noise.`),
       open.length ? list(open.slice(0, 8).map((row) => `${run.name(row.place)} by ${listed(row.unresolved_by)}`)) : null,
       open.length > 8 ? el("p", { class: "faint" }, `and ${open.length - 8} more; the table and each selected trial say so too`) : null,
@@ -28,7 +28,7 @@ function sureSection({ run }) {
       run.near.size ? el("p", {}, `Beside the front, but no less likely to be on it than its least likely member: ${plural(run.near.size, "trial")} (${listed([...run.near.values()].map((row) => row.trial))}).`) : null),
     sentences.fixed.length ? block("Beside papers and included networks", list(sentences.fixed)) : null,
     sentences.caveats.length || sentences.training.length ? block("To know", list([...sentences.caveats, ...sentences.training])) : null,
-    block("Conditions", sentences.conditions.map((line) => el("p", {}, line)), el("p", { class: "mono faint" }, `proxy_id: ${report.score.proxy_id || "–"}`), el("p", { class: "mono faint" }, `throughput_id: ${report.throughput_id || "–"}`))));
+    block("Conditions", sentences.conditions.map((line) => el("p", {}, sentence(line))), el("p", { class: "mono faint" }, `proxy_id: ${report.score.proxy_id || "–"}`), el("p", { class: "mono faint" }, `throughput_id: ${report.throughput_id || "–"}`))));
 }
 
 const isDark = () => (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";

@@ -71,7 +71,7 @@ function tableSection(app) {
     if (hadFocus) body.querySelector("[tabindex='0']")?.focus({ preventScroll: true });
   }
 
-  const rowOf = (place, index) => el("tr", { tabindex: index === view.active ? 0 : -1, "data-index": index, "aria-rowindex": index + 2, "aria-selected": place === app.selected, class: run.inFront.has(place) ? "member" : "" },
+  const rowOf = (place, index) => el("tr", { tabindex: index === view.active ? 0 : -1, "data-index": index, "aria-rowindex": index + 2, "aria-selected": String(place === app.selected), class: run.inFront.has(place) ? "member" : "" },
     columns.map((column) => el("td", { class: column.isText ? "text" : "", title: column.isWide ? column.text(place) : null }, column.text(place))));
 
   const indexOf = (event) => Number(event.target.closest("tr[data-index]")?.dataset.index ?? -1);
