@@ -16,7 +16,14 @@ BUDGET, TOLERANCE = 4_500_000_000, 0.05
 PAPERS = ("van_b2", "davit_tiny", "litv2_s", "crossformer_small", "swin_tiny", "twins_svt_small")
 STEPS = (25, 100, 400)
 # What each kind does to score and speed in this made world.
-TASTE = {"lka": (0.05, -0.3), "hilo": (0.04, 0.1), "window": (0.02, 0.0), "lsa": (0.01, 0.05), "sda": (0.0, -0.1), "mlp": (-0.06, 0.5)}
+TASTE = {
+    "lka": (0.05, -0.3),
+    "hilo": (0.04, 0.1),
+    "window": (0.02, 0.0),
+    "lsa": (0.01, 0.05),
+    "sda": (0.0, -0.1),
+    "mlp": (-0.06, 0.5),
+}
 
 
 def architectures(number: int, seed: int = 0) -> list[Arch]:
@@ -38,8 +45,12 @@ def _figures(arch: Arch, rng: random.Random) -> tuple[float, float]:
     """A score and images per second."""
     tastes = [TASTE.get(stage.blocks[0].kind, (0.0, 0.0)) for stage in arch.stages]
     cost = arch.cost()
-    score = 0.55 + sum(taste[0] for taste in tastes) / 2 + 0.004 * (cost.params / 1e6) ** 0.5 * 10 / 3 + rng.gauss(0, 0.012)
-    return min(0.95, score), 60 * (4.5e9 / cost.macs) * (1.3 + sum(taste[1] for taste in tastes) / 3) * rng.gauss(1, 0.03)
+    score = (
+        0.55 + sum(taste[0] for taste in tastes) / 2 + 0.004 * (cost.params / 1e6) ** 0.5 * 10 / 3 + rng.gauss(0, 0.012)
+    )
+    return min(0.95, score), 60 * (4.5e9 / cost.macs) * (1.3 + sum(taste[1] for taste in tastes) / 3) * rng.gauss(
+        1, 0.03
+    )
 
 
 def rows(archs: Sequence[Arch], number: int, seed: int = 0, papers: Sequence[str] = PAPERS) -> Iterator[Row]:
@@ -76,18 +87,39 @@ def rows(archs: Sequence[Arch], number: int, seed: int = 0, papers: Sequence[str
             "finished_at": start + timedelta(seconds=60 * place + 50),
         }
         if rung < 3:
-            changes |= {"state": "stopped", "reason": f"stopped at rung {rung}: it can no longer reach the front", "proxy_score": None, "proxy_score_se": None, "proxy_id": None}
+            changes |= {
+                "state": "stopped",
+                "reason": f"stopped at rung {rung}: it can no longer reach the front",
+                "proxy_score": None,
+                "proxy_score_se": None,
+                "proxy_id": None,
+            }
         elif name is None and rng.random() < 0.01:
-            changes |= {"state": "failed", "reason": "throughput: out of memory on cpu", "proxy_score": None, "proxy_score_se": None}
+            changes |= {
+                "state": "failed",
+                "reason": "throughput: out of memory on cpu",
+                "proxy_score": None,
+                "proxy_score_se": None,
+            }
         else:
             changes["proxy_score"] = curve[-1]["score"]
         made = trial(0, score, speed, arch.cost().params, proxy_id=PROXY_ID)
         yield made | {"trial": place} | changes
 
 
-def made_run(root: Path, number: int, *, distinct: int = 2_000, name: str = "made", extra: Mapping[str, Any] | None = None) -> Path:
+def made_run(
+    root: Path, number: int, *, distinct: int = 2_000, name: str = "made", extra: Mapping[str, Any] | None = None
+) -> Path:
     """A run of so many trials beside the papers' models, of at most so many architectures."""
     archs = architectures(min(number, distinct))
-    training = {"rungs": list(STEPS), "images_spent": 0, "images_not_spent": 0, "seconds_spent": 0.0, "seconds_not_spent": 0.0, "trials": 0, "stopped": 0}
+    training = {
+        "rungs": list(STEPS),
+        "images_spent": 0,
+        "images_not_spent": 0,
+        "seconds_spent": 0.0,
+        "seconds_not_spent": 0.0,
+        "trials": 0,
+        "stopped": 0,
+    }
     more = {"trials": number, "papers": list(PAPERS), "training": training, **(extra or {})}
     return write_run(root, list(rows(archs, number)), name, OBJECTIVES, extra=more)

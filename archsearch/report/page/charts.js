@@ -1,15 +1,16 @@
 // What all charts share, and the two plain ones: learning curves and progress.
 
 const coarse = matchMedia("(pointer: coarse)");
+let chartWidth; // pixels, on paper; as wide as there is room otherwise
 const charts = []; // functions that draw a chart anew, in the colours of the theme
 
 function baseLayout(more) {
-  const axis = { gridcolor: colour("line"), linecolor: colour("line"), zeroline: false, automargin: true, ticks: "", tickfont: { size: 12 } };
+  const axis = { gridcolor: colour("line"), linecolor: colour("line"), zeroline: false, automargin: false, ticks: "", tickfont: { size: 12 } };
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: "system-ui, sans-serif", size: 12, color: colour("muted") },
-    margin: { l: 56, r: 14, t: 10, b: 46 }, showlegend: false, hovermode: "closest", modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("faint"), activecolor: colour("ink") }, dragmode: coarse.matches ? false : "zoom",
+    margin: { l: 66, r: 14, t: 10, b: 46 }, showlegend: false, hovermode: "closest", modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("faint"), activecolor: colour("ink") }, dragmode: coarse.matches ? false : "zoom",
     hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
-    ...more, xaxis: { ...axis, ...(more.xaxis || {}) }, yaxis: { ...axis, ...(more.yaxis || {}) },
+    ...more, ...(chartWidth ? { width: chartWidth, height: 300 } : {}), autosize: !chartWidth, xaxis: { ...axis, ...(more.xaxis || {}) }, yaxis: { ...axis, ...(more.yaxis || {}) },
   };
 }
 

@@ -50,7 +50,7 @@ function choiceAxes(run, places, hasScores) {
 }
 
 function coordinates(app, axes, places, shade) {
-  const { run } = app, width = Math.max(680, 30 + 84 * axes.length), top = 46, height = 300;
+  const { run } = app, width = Math.max(1100, 84 * axes.length), top = 46, height = 300;
   const xOf = (index) => 48 + (index * (width - 96)) / (axes.length - 1);
   const yOf = (axis, value) => {
     const share = axis.values ? (axis.values.length === 1 ? 0.5 : axis.values.indexOf(value) / (axis.values.length - 1)) : (value - axis.low) / (axis.high - axis.low || 1);
@@ -78,7 +78,7 @@ function coordinates(app, axes, places, shade) {
   });
   const place = (event) => (event.target.dataset && event.target.dataset.place ? Number(event.target.dataset.place) : null);
   const root = svg("svg", {
-    viewBox: `0 0 ${width} ${top + height + 22}`, class: "coordinates", role: "group", "aria-label": "Parallel coordinates of the choices", style: `min-width:${Math.min(width, 900)}px`,
+    viewBox: `0 0 ${width} ${top + height + 22}`, class: "coordinates", role: "group", "aria-label": "Parallel coordinates of the choices", style: `min-width:${72 * axes.length}px`,
     onclick: (event) => place(event) !== null && app.select(place(event)), onmouseover: (event) => place(event) !== null && app.showTip(place(event), event.clientX, event.clientY), onmouseout: () => app.hideTip(),
   }, lines, heads);
   return root;

@@ -52,7 +52,7 @@ function detailsOf(app, place) {
     el("h3", {}, run.name(place), " ", badges(run, place)),
     el("p", { class: "faint mono" }, `arch_id ${run.at("arch_id", place)}${run.at("is_fixed", place) ? `, trial ${run.at("trial", place)}` : ""}`),
     run.at("reason", place) ? el("p", { class: "reason" }, run.at("reason", place)) : null,
-    arch ? [el("div", { class: "scroll" }, drawArch(arch, "full")), legend([arch])] : el("p", {}, `${run.at("architecture", place)}: a network without an architecture, so there is no drawing.`),
+    arch ? [el("div", { class: "scroll" }, drawArch(arch, matchMedia("(max-width: 560px)").matches ? "narrow" : "full")), legend([arch])] : el("p", {}, `${run.at("architecture", place)}: a network without an architecture, so there is no drawing.`),
     arch ? costTable(run, arch, place) : null, figureList(run, place), curveOf(run, place), arch ? exportLine(run, place) : null,
   ].flat();
 }

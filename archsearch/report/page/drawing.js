@@ -2,6 +2,7 @@
 
 const DRAWING = {
   full: { height: 112, unit: 15, most: 330, entry: 14, least: 10, letter: 6.7, labels: true },
+  narrow: { height: 96, unit: 8, most: 118, entry: 8, least: 8, letter: 5.9, labels: true },
   small: { height: 46, unit: 8, most: 190, entry: 7, least: 5, letter: 0, labels: false },
 };
 
@@ -9,7 +10,8 @@ function describe(arch) {
   return arch.stages.map((stage) => `${stage.block} ${stage.width}x${stage.depth}`).join(" - ");
 }
 
-function stageLabels(stage, index) {
+function stageLabels(stage, index, size) {
+  if (size === "narrow") return [stage.block, `${stage.width} × ${stage.depth}`, stage.map ? `${stage.map[0]} × ${stage.map[1]} px` : "", String(stage.entry || "")];
   const entry = `${index === 0 ? "stem" : "↓"} ${stage.entry || ""}`;
   return [stage.block, `${stage.width} wide × ${stage.depth}`, stage.map ? `${stage.map[0]} × ${stage.map[1]} px` : "", entry].map(String);
 }
@@ -26,7 +28,7 @@ function drawArch(arch, size) {
   const parts = [];
   let x = 2, before = how.least;
   arch.stages.forEach((stage, index) => {
-    const height = high(stage.width), labels = stageLabels(stage, index), start = x;
+    const height = high(stage.width), labels = stageLabels(stage, index, size), start = x;
     parts.push(entryShape(x, how.entry, middle, before, height, `${index === 0 ? "stem" : "downsample"} ${stage.entry || ""}`));
     x += how.entry + 2;
     for (let block = 0; block < stage.depth; block += 1) {
@@ -39,7 +41,7 @@ function drawArch(arch, size) {
       const [name, ...below] = labels;
       parts.push(svg("text", { x: start, y: 12, class: "name" }, name));
       below.forEach((line, place) => parts.push(svg("text", { x: start, y: middle + how.height / 2 + 18 + 14 * place, class: place === 2 ? "faint" : "" }, line)));
-      x = Math.max(x, start + how.letter * Math.max(...labels.map((label) => label.length)) + 4);
+      x = Math.max(x, start + how.letter * Math.max(...labels.map((label) => label.length)) + (size === "narrow" ? 0 : 4));
     }
     before = height;
     x += how.labels ? 8 : 3;
@@ -50,9 +52,9 @@ function drawArch(arch, size) {
     parts.push(svg("text", { x, y: 12, class: "name" }, "head"));
     parts.push(svg("text", { x, y: middle + how.height / 2 + 18 }, arch.head || ""));
   }
-  const width = x + (how.labels ? 40 : how.entry + 2), height = how.labels ? middle + how.height / 2 + 52 : how.height + 4;
+  const width = x + (how.labels ? 34 : how.entry + 2), height = how.labels ? middle + how.height / 2 + 52 : how.height + 4;
   const shape = { viewBox: `0 0 ${Math.ceil(width)} ${Math.ceil(height)}`, class: `drawing ${size}`, role: "img", "aria-label": `Drawing: ${describe(arch)}` };
-  return svg("svg", { ...shape, ...(how.labels ? { style: `max-width:${Math.ceil(width * 1.25)}px` } : { width: Math.ceil(width), height: Math.ceil(height) }) }, parts);
+  return svg("svg", { ...shape, ...(how.labels ? { style: `max-width:${Math.ceil(width * 1.15)}px;min-width:${Math.ceil(Math.min(width, 400))}px` } : { width: Math.ceil(width), height: Math.ceil(height) }) }, parts);
 }
 
 // From the height of what comes before to that of what follows.

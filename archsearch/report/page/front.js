@@ -39,7 +39,7 @@ function frontSection(app) {
   });
   node.addEventListener("blur", () => app.hideTip());
   app.onSelect.push(() => {
-    draw();
+    requestAnimationFrame(draw); // after what was selected is drawn
     members.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", Number(button.dataset.place) === app.selected));
   });
   app.whenPlotly.push(() => {

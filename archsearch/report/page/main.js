@@ -74,6 +74,17 @@ class App {
     this.drawCharts();
   }
 
+  // Paper is light and narrower than a screen; charts do not follow the style of print by themselves.
+  print(isPrinting) {
+    const root = document.documentElement;
+    if (isPrinting) this.themeBefore = root.dataset.theme;
+    root.dataset.theme = isPrinting ? "light" : this.themeBefore || "";
+    if (!root.dataset.theme) delete root.dataset.theme;
+    chartWidth = isPrinting ? 660 : undefined;
+    this.onPrint.forEach((each) => each(isPrinting));
+    this.drawCharts();
+  }
+
   drawCharts() {
     if (window.Plotly) charts.forEach(({ draw }) => draw());
   }
@@ -87,15 +98,8 @@ function listen(app) {
   });
   addEventListener("scroll", () => app.hideTip(), { passive: true });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => app.themed());
-  const printing = (isPrinting) => {
-    document.documentElement.classList.toggle("printing", isPrinting);
-    app.onPrint.forEach((each) => each(isPrinting));
-    if (!window.Plotly) return;
-    charts.forEach(({ node }) => Plotly.relayout(node, isPrinting ? { width: 660 } : { width: null, autosize: true }));
-    app.drawCharts();
-  };
-  addEventListener("beforeprint", () => printing(true));
-  addEventListener("afterprint", () => printing(false));
+  addEventListener("beforeprint", () => app.print(true));
+  addEventListener("afterprint", () => app.print(false));
 }
 
 async function begin() {

@@ -10,7 +10,9 @@ from archsearch.errors import UserError
 from archsearch.results import Row
 from archsearch.space import Arch, register_files, stored_block_files
 
-_MOST_PRICED = 600  # architectures that are read as a whole, a millisecond or two each; the others are drawn from their JSON
+_MOST_PRICED = (
+    600  # architectures that are read as a whole, a millisecond or two each; the others are drawn from their JSON
+)
 _ENTRY = ("stem", "downsample")
 
 
@@ -43,13 +45,13 @@ def networks(folder: Path, manifest: Mapping[str, Any], rows: Sequence[Row], fir
         if row["trial"] in wanted and len(costs) < _MOST_PRICED and (found := maps.learn(document)):
             costs[row["trial"]] = found
     stages, heads, sides = _Numbers(), _Numbers(), _Numbers()
-    archs = [
-        [[stages(_stage(document, place)) for place in range(len(document["stages"]))], sides(maps.of(document))]
-        + [heads(document.get("head", {}).get("kind"))]
-        if "stages" in document
-        else None
-        for document in documents
-    ]
+    archs: list[list[Any] | None] = []
+    for document in documents:
+        if "stages" not in document:
+            archs.append(None)
+            continue
+        own = [stages(_stage(document, place)) for place in range(len(document["stages"]))]
+        archs.append([own, sides(maps.of(document)), heads(document.get("head", {}).get("kind"))])
     drawn = {"stages": stages.values, "heads": heads.values, "sides": sides.values, "archs": archs}
     return {**drawn, "costs": costs, "note": note}
 
@@ -117,7 +119,10 @@ class _Maps:
 def _entries(document: Mapping[str, Any]) -> list[str]:
     """The stem and the downsamples as texts."""
     stages = document["stages"]
-    return [json.dumps(document["stem"]), *(json.dumps([each["downsample"], each.get(each["downsample"])]) for each in stages[1:])]
+    return [
+        json.dumps(document["stem"]),
+        *(json.dumps([each["downsample"], each.get(each["downsample"])]) for each in stages[1:]),
+    ]
 
 
 def costs_by_stage(arch: Arch) -> dict[str, Any]:

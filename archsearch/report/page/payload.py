@@ -46,9 +46,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "sentences": sentences(document),
         "rows": len(rows),
         "columns": columns(rows),
-        "axes": {
-            name: direction for name, direction in _AXES.items() if any(row[name] is not None for row in rows)
-        },
+        "axes": {name: direction for name, direction in _AXES.items() if any(row[name] is not None for row in rows)},
         "networks": networks(folder, read_manifest(folder), rows, _important(document)),
         "curves": _curves(rows),
         "progress": progress(rows, document),

@@ -92,7 +92,10 @@ function tableSection(app) {
     render();
   });
   app.onSelect.push(() => render());
-  app.onPrint.push((isPrinting) => render(isPrinting ? Math.min(view.places.length, MOST_PRINTED) : undefined));
+  app.onPrint.push((isPrinting) => {
+    number.textContent = `${whole(view.places.length)} of ${whole(run.rows)} trials` + (isPrinting && view.places.length > MOST_PRINTED ? `, the first ${MOST_PRINTED} of them here` : "");
+    render(isPrinting ? Math.min(view.places.length, MOST_PRINTED) : undefined);
+  });
   app.onReady.push(apply);
   return el("section", { id: "trials", class: "card" }, el("h2", {}, "Trials"),
     el("p", { class: "controls" }, el("label", {}, "show ", state), el("label", { class: "grow" }, "filter ", filter), el("button", { type: "button", id: "csv", onclick: () => download(`${run.document.run}.csv`, "text/csv", toCsv(run, view.places)) }, "Download CSV")),
