@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.browser import executable
 
 CHECKOUT = Path(__file__).parent.parent
 PAGE = (CHECKOUT / "archsearch" / "docs" / "benchmarks.md").read_text()
@@ -63,6 +64,13 @@ def test_networks_are_exported_and_timed_in_runtimes(
     if importlib.util.find_spec("onnxscript") is None or importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("archsearch[onnxruntime] is not installed")
     assert run_script(tmp_path, script, options, timeout_s=1200).num_rows == rows
+
+
+@pytest.mark.slow
+def test_the_page_is_timed(tmp_path: Path) -> None:
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    executable()
+    assert run_script(tmp_path, "page_time", []).num_rows == 1
 
 
 @pytest.mark.slow

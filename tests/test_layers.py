@@ -27,6 +27,7 @@ ONLY_IN = {
     "rich": {"cli", "report"},
     "optuna": {"samplers", "search"},
     "fvcore": {"models"},
+    "plotly": {"report"},
 }
 NO_TORCH = {"errors", "metrics", "version", "identity", "units", "system", "lock", "cores", "results"}
 TORCH = {"torch", "torchvision", "timm"}

@@ -31,6 +31,10 @@ def test_wheel_carries_spaces_data_documentation_and_licences(wheel: Path) -> No
     assert "archsearch/data/assets/fashion_mnist_12k.npz" in names
     recipes = ROOT / "archsearch" / "training" / "recipes"
     assert {f"archsearch/training/recipes/{path.name}" for path in recipes.glob("*.toml")} <= names
+    page = ROOT / "archsearch" / "report" / "page"
+    assert {
+        f"archsearch/report/page/{path.name}" for path in page.iterdir() if path.suffix in (".html", ".css", ".js")
+    } <= names
     assert "archsearch/data/assets/FASHION_MNIST_LICENSE" in names
     assert {f"archsearch/proxy/shipped/timm/{name}" for name in ("networks.csv", "LICENSE", "SOURCE.md")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)

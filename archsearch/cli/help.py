@@ -67,7 +67,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("archsearch runs rm first second --yes", "two runs, without asking"),
     ),
     "runs rename": (
-        ("archsearch runs rename hybrid-4.5G-6d51bc baseline", "the folder gets another name, the run goes on as before"),
+        (
+            "archsearch runs rename hybrid-4.5G-6d51bc baseline",
+            "the folder gets another name, the run goes on as before",
+        ),
         ("archsearch runs rename results/old new", "the same, by its folder"),
     ),
     "runs restore": (

@@ -12,6 +12,7 @@ from .doctor import doctor_document, doctor_parts, is_broken
 from .export import EXPORT_NOTE, export_parts
 from .expressions import Expression, parse_expression
 from .layers import LAYERS_NOTE, finding_list, finding_table, layer_list, layer_tables
+from .page.write import write_page
 from .papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 from .proxies import FREE_NOTE, PROXIES_NOTE, profile_document, profile_list, profile_table, score_list, score_table
 from .run import build_report, to_csv
@@ -84,4 +85,5 @@ __all__ = [
     "to_csv",
     "to_json",
     "train_parts",
+    "write_page",
 ]
