@@ -100,8 +100,8 @@ def test_plots_of_optuna_work_on_it(folder: Path) -> None:
     assert len(lines) == len(complete)
     words = {value for line in lines for label, value in line.customdata if label in blocks}
     assert words & {"mlp", "lka", "hilo"}, "blocks by their names"
+    better = {"target": lambda trial: -trial.values[0], "target_name": "proxy_score"}
     with pytest.warns(UserWarning, match="achieve low `target` values"):  # whatever target is given
-        better = {"target": lambda trial: -trial.values[0], "target_name": "proxy_score"}
         importances = plots.plot_param_importances(study, params=blocks, **better)
     assert sorted(importances.data[0].y) == blocks
     assert sum(importances.data[0].x) == pytest.approx(1)

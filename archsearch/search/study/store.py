@@ -3,6 +3,7 @@
 import contextlib
 import json
 import platform
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -77,6 +78,7 @@ from archsearch.version import __version__
 AGAIN, SEEDS, TIMED = "archsearch:again:", "archsearch:seeds:", "archsearch:timed:"
 # The trials that were on the front when it was trained with further seeds.
 SEEDED = "archsearch:seeded"
+TRACK_ID = "archsearch:track_id"
 _MOST_STARTS = 2
 # What the sampler knows of the score of every candidate before the first trial.
 ESTIMATES = {"spectral_capacity": spectral_capacity}
@@ -688,6 +690,14 @@ class RunStore:
         self.watch.check(self.folder)
         with storage_errors(self.where):
             yield
+
+    def track_id(self) -> str:
+        """Some digits by which trackers know this run again; they are drawn when it is first tracked, and kept in the study."""
+        attrs = self._backend.read_study_attrs(self._study._study_id)
+        if TRACK_ID not in attrs:
+            self._set_study(TRACK_ID, uuid.uuid4().hex[:8])
+            return self.track_id()
+        return str(attrs[TRACK_ID])
 
     def _set_study(self, key: str, value: Any) -> None:
         with self._writing():
