@@ -205,6 +205,12 @@ OBJECTIVE_NAMES = ("proxy_score", "throughput_img_s", "params", "macs", "latency
     help="How long a PostgreSQL server is waited for that restarts, or that cannot be reached any more.",
 )
 @click.option(
+    "--track",
+    metavar="NAME,...",
+    help="Also write settings, figures and front for trackers: tensorboard, mlflow, wandb; each needs the extra of its name. Offline, in the run's "
+    "folder, unless the tracker's own settings say otherwise.  [default: none]",
+)
+@click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="PATH",
@@ -283,6 +289,7 @@ def _request(options: dict[str, Any]) -> Any:
     objectives = tuple(name.strip() for name in options.pop("objectives").split(","))
     check_objectives(objectives)
     rungs = _rungs(options.pop("rungs"), options.pop("no_rungs"))
+    options["track"] = tuple(name.strip() for name in (options["track"] or "").split(",") if name.strip())
     # An option that is no field of the request is a keyword of `ProxyTask.resolve`.
     names = {field.name for field in fields(RunRequest)}
     asked = {name: value for name, value in options.items() if name in names}

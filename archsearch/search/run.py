@@ -32,6 +32,7 @@ from archsearch.search.same_run import find_run
 from archsearch.search.study.address import check_url
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.store import RunStore
+from archsearch.search.trackers.tracking import check_trackers, tracking
 from archsearch.space import Arch, Bounds, Space, choose_papers, draw, load_space, paper
 from archsearch.system import Progress, Say, command_line, ignore
 from archsearch.throughput import Calibration, Measurement, find_predictor, runtime_facts
@@ -74,6 +75,7 @@ class RunRequest:
     earlier_runs: tuple[Path, ...] = ()  # folders of runs to take figures from
     limits: Mapping[str, Sequence[float | None]] = field(default_factory=dict)  # [least, most] by column
     include: tuple[str, ...] = ()  # networks of one's own, as `search.include.include` takes them
+    track: tuple[str, ...] = ()  # names of trackers
 
 
 class Listen(Protocol):
@@ -85,6 +87,7 @@ class Listen(Protocol):
 
 def configure(request: RunRequest, *, say: Say = ignore, progress: Progress = ignore) -> tuple[RunConfig, Path]:
     """The run's identity and its folder; prepares the data. Raises UserError for a request that cannot be met, before the folder is made."""
+    check_trackers(request.track)
     if request.storage is not None:
         check_url(request.storage)
     whole = load_space(request.space).resized(request.image_size)
@@ -239,7 +242,11 @@ def carry_out(
         clock = TimeLeft(
             config, store.rows(), timeout_s=request.timeout_s, rechecks=request.recheck, num_seeds=request.seeds
         )
-        with listen(str(folder), what, clock) as listener:
+        command = ["archsearch", *arguments]
+        with (
+            listen(str(folder), what, clock) as display,
+            tracking(request.track, store, display, command, say) as listener,
+        ):
             driver = Driver(
                 config,
                 store,
@@ -248,7 +255,7 @@ def carry_out(
                     folder / LOG_FILE, config, _count_workers(request, config), device_class=request.device_class
                 ),
                 listener,
-                command=["archsearch", *arguments],
+                command=command,
                 recheck=request.recheck,
                 remeasure=request.remeasure,
                 num_seeds=request.seeds,

@@ -221,6 +221,6 @@ def _open_board(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError(
-            "--tensorboard: the package tensorboard is not installed; pip install tensorboard, or leave the option out"
+            "--tensorboard: the package tensorboard is not installed; pip install 'archsearch[tensorboard]', or leave the option out"
         ) from error
     return SummaryWriter(folder / "tensorboard")

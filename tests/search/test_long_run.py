@@ -12,9 +12,10 @@ from archsearch import results
 from archsearch.results import ranked
 from archsearch.search import RunStore, open_run
 from archsearch.search.engine import files
+from archsearch.search.study.shown import SHOWN
 from archsearch.search.study.storage import RunStorage
 
-OURS = ("arch", "candidate", "outcome", "phase:")
+OURS = "archsearch:"
 
 
 def test_trials_are_those_that_optuna_reads(tmp_path: Path) -> None:
@@ -29,10 +30,12 @@ def test_trials_are_those_that_optuna_reads(tmp_path: Path) -> None:
         found = store._study.get_trials(deepcopy=False)
     assert len(found) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
-        assert not any(key.startswith(OURS) for key in ours.user_attrs)
+        assert not any(key.startswith(OURS) for key in (*ours.user_attrs, *ours.system_attrs))
         if theirs.state.is_finished():
-            kept = {key: value for key, value in theirs.user_attrs.items() if not key.startswith(OURS)}
-            theirs.user_attrs = kept
+            theirs.user_attrs = {key: value for key, value in theirs.user_attrs.items() if key not in SHOWN}
+            own = {key for key in theirs._system_attrs if key.startswith(OURS)}
+            assert bool(own) == ("mine" not in theirs._system_attrs)
+            theirs._system_attrs = {key: value for key, value in theirs._system_attrs.items() if key not in own}
             assert ours == theirs
 
 

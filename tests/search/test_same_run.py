@@ -122,10 +122,12 @@ def test_a_run_of_an_earlier_version_says_its_options_and_goes_on_with_them(tmp_
     old = small(tmp_path / "log", sampler="tpe")
     run(tmp_path / "run", old, 2, fixed={}, worker=InProcessWorker(evaluate))
     with contextlib.closing(sqlite3.connect(tmp_path / "run" / "study.db")) as connection:
-        ((text,),) = connection.execute("SELECT value_json FROM study_user_attributes WHERE key = 'archsearch:config'")
+        ((text,),) = connection.execute(
+            "SELECT value_json FROM study_system_attributes WHERE key = 'archsearch:config'"
+        )
         stored = {key: value for key, value in json.loads(text).items() if key not in ("rungs", "fix")}
         connection.execute(
-            "UPDATE study_user_attributes SET value_json = ? WHERE key = 'archsearch:config'", (json.dumps(stored),)
+            "UPDATE study_system_attributes SET value_json = ? WHERE key = 'archsearch:config'", (json.dumps(stored),)
         )
         connection.commit()
     now = {"threads": None, "cpus": None, "weights_dtype": None}

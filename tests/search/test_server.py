@@ -49,7 +49,7 @@ def stored_counts(url: str, name: str) -> tuple[int, int]:
     """Trials of a study, and different architectures among them."""
     query = (
         "SELECT count(*), count(DISTINCT value_json::json->>'arch_id') FROM studies JOIN trials USING (study_id) "
-        f"JOIN trial_user_attributes USING (trial_id) WHERE study_name = '{name}' AND key = 'candidate'"
+        f"JOIN trial_system_attributes USING (trial_id) WHERE study_name = '{name}' AND key = 'archsearch:candidate'"
     )
     with asking(url) as connection:
         trials, archs = connection.exec_driver_sql(query).one()

@@ -141,12 +141,12 @@ def _as_an_earlier_version_left_it(folder: Path) -> None:
     """Timings with images/s as timed alone, a second one without its identity in the key, and no rate."""
     with sqlite3.connect(folder / "study.db") as database:
         for kind in ("trial", "study"):
-            table, number = f"{kind}_user_attributes", f"{kind}_user_attribute_id"
+            table, number = f"{kind}_system_attributes", f"{kind}_system_attribute_id"
             for row, key, text in database.execute(f"select {number}, key, value_json from {table}").fetchall():
                 values = json.loads(text)
                 if key.startswith("archsearch:reference:"):
                     database.execute(f"delete from {table} where {number} = ?", (row,))
-                elif key == "phase:throughput":
+                elif key == "archsearch:phase:throughput":
                     values["throughput_img_s"] = values.pop("throughput_raw_img_s")
                 elif key.startswith("archsearch:again:"):
                     values["throughput_again_img_s"] = values.pop("throughput_again_raw_img_s")

@@ -18,14 +18,14 @@ from archsearch.results import LOCK_FILE, TRIALS_FILE, Direction
 from archsearch.search.study.address import DATABASE_FILE, driver_url, shown_url
 from archsearch.search.study.server import PostgresStorage
 from archsearch.search.study.storage import RunStorage, literal_url
+from archsearch.search.study.upgrade import CONFIG
 from archsearch.system import Say, command_line, flocked, ignore, replace_file
 
-_CONFIG = "archsearch:config"
 _NO_RIGHT = "42501"  # PostgreSQL's code of insufficient_privilege
 # A report that looks whether anyone is at work holds the lock for a moment.
 _LOCK_PATIENCE_S = 0.2
 # Checked for, since Optuna creates a missing table, empty, and trials would be lost in silence.
-_TABLES = {"studies", "study_directions", "study_user_attributes", "trials"}
+_TABLES = {"studies", "study_directions", "study_user_attributes", "study_system_attributes", "trials"}
 _TABLES |= {f"trial_{name}" for name in ("params", "values", "user_attributes", "system_attributes")}
 
 
@@ -187,8 +187,13 @@ def _create_study(
     storage: RunStorage, name: str, directions: Sequence[Direction], config: Mapping[str, Any]
 ) -> optuna.Study:
     study = optuna.create_study(storage=storage, study_name=name, directions=list(directions))
-    study.set_user_attr(_CONFIG, dict(config))
+    set_study_attr(study, CONFIG, dict(config))
     return study
+
+
+def set_study_attr(study: optuna.Study, key: str, value: Any) -> None:
+    """Store an attribute of the engine's own, or a note, as a system attribute: Optuna's tools do not list those."""
+    study._storage.set_study_system_attr(study._study_id, key, value)
 
 
 def load_study(storage: RunStorage, name: str | None) -> optuna.Study:
@@ -209,18 +214,23 @@ def ensure_study(storage: RunStorage, name: str, directions: Sequence[Direction]
     if not has_study(storage, name):
         _create_study(storage, name, directions, config)
     study = load_study(storage, name)
-    if _CONFIG not in study.user_attrs:
+    if CONFIG not in study_attrs(storage, study):
         if study.get_trials(deepcopy=False):
             raise UserError(
                 f"--storage: holds a study {name!r} that is not a run of archsearch; use another --output name"
             )
         # A driver died between the two steps of creating it.
-        study.set_user_attr(_CONFIG, dict(config))
+        set_study_attr(study, CONFIG, dict(config))
 
 
-def stored_config(study: optuna.Study) -> dict[str, Any]:
-    """The configuration that the study was created with."""
-    config = study.user_attrs[_CONFIG]
+def study_attrs(storage: RunStorage, study: optuna.Study) -> dict[str, Any]:
+    """The attributes of a study, the engine's own too, which were user attributes in earlier versions."""
+    return {**study.user_attrs, **storage.read_study_attrs(study._study_id)}
+
+
+def stored_config(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a study was created with, by its attributes."""
+    config = attrs[CONFIG]
     assert isinstance(config, dict)
     return json.loads(json.dumps(config))  # type: ignore[no-any-return]  # a dict in, a dict out
 

@@ -24,6 +24,7 @@ from archsearch.search.study.database import (
     run_lock,
     storage_errors,
     stored_config,
+    study_attrs,
 )
 from archsearch.search.study.donors import Donor
 from archsearch.search.study.storage import RunStorage
@@ -91,7 +92,7 @@ def _load_run(
     """The store on an open storage. Raises UserError if that has another run, or an incomplete one."""
     try:
         study = load_study(backend, name)
-        stored = RunConfig.from_dict(stored_config(study))
+        stored = RunConfig.from_dict(stored_config(study_attrs(backend, study)))
         _refuse_another(folder, stored, config)
         if (stored.space_text, stored.space_name) != (config.space_text, config.space_name):
             # As it was first written: samplers depend on the order of its choices.

@@ -26,11 +26,12 @@ from archsearch.samplers import CURVE, DESCRIBED, MEASURED, STANDARD_ERRORS, par
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
 from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
-from archsearch.search.study.database import create_database, run_lock
+from archsearch.search.study.database import create_database, run_lock, set_study_attr
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.phases import AGAIN_COLUMNS, phases_of_row, pick_values
-from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row
+from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row, split_attrs
 from archsearch.search.study.seen import constraint_attrs, standard_errors
+from archsearch.search.study.shown import AT_START, end_attrs, shown_attrs
 from archsearch.search.study.store import AGAIN, SEEDED, SEEDS, STATES
 from archsearch.space import Arch, propose, register_files
 
@@ -77,7 +78,7 @@ def _restore(folder: Path) -> Restored:
             if not _add(study, config, row):
                 without_params.append(row["trial"])
         if any(row["proxy_seeds"] for row in rows):
-            study.set_user_attr(SEEDED, [row["trial"] for row in front_members(rows)])
+            set_study_attr(study, SEEDED, [row["trial"] for row in front_members(rows)])
 
     with run_lock(folder):
         aside = _move_aside(database)
@@ -131,20 +132,24 @@ def _add(study: optuna.Study, config: RunConfig, row: Row) -> bool:
     if row["is_fixed"]:
         is_unknown = is_given(json.loads(row["arch"]))
         attrs[DESCRIBED] = {} if is_unknown else params_in_space(_arch(row), config.space)
+    shown = shown_attrs(row, AT_START)
+    if row["state"] != "running":
+        shown |= end_attrs(row, config.objectives, row["reason"])
+    user_attrs, own = split_attrs(attrs)
     states = {name: state for state, name in STATES.items()}
     trial = create_trial(
         state=states[row["state"]],
         values=[float(row[name]) for name in config.objectives] if row["state"] == "complete" else None,
         params=params,
         distributions={name: CategoricalDistribution(config.space.parameters()[name]) for name in params},
-        user_attrs=attrs,
-        system_attrs=dict(constraint_attrs(row, config)),
+        user_attrs={**shown, **user_attrs},
+        system_attrs={**constraint_attrs(row, config), **own},
     )
     study._storage.create_new_trial(study._study_id, trial)
     for identity, values in stored.again.items():
-        study.set_user_attr(f"{AGAIN}{row['trial']}:{identity}", values)
+        set_study_attr(study, f"{AGAIN}{row['trial']}:{identity}", values)
     if stored.seeds:
-        study.set_user_attr(f"{SEEDS}{row['trial']}", stored.seeds)
+        set_study_attr(study, f"{SEEDS}{row['trial']}", stored.seeds)
     return bool(params) or row["is_fixed"]
 
 

@@ -22,11 +22,15 @@ from archsearch.results import (
 from archsearch.search.config import RunConfig
 from archsearch.search.rungs import FULL_PHASE, RUNG_PHASE, TIMING_PHASE, Rung
 
+# Before the key of an attribute that only the engine reads, of a trial or of the study; they are stored as system attributes, which Optuna's own tools
+# do not show.
+OWN = "archsearch:"
 # Keys of a trial's attributes: the architecture, what is known when it starts and when it ends, and a prefix of each phase.
 ARCH, CANDIDATE, OUTCOME, PHASE = "arch", "candidate", "outcome", "phase:"
 # The key of a trial that a driver left unfinished: its `starts`, but for those that ended orderly, its `phases` at the last one, and whether
 # it was evaluated `alone` then, so that a driver that died was killed by it or from outside.
 STARTS = "starts"
+OWN_KEYS = (ARCH, CANDIDATE, OUTCOME, STARTS)
 # Texts that are equal in most rows of a run, and are then in memory once.
 _REPEATED = (
     "device_name",
@@ -65,6 +69,13 @@ class StoredTrial:
     def starts(self) -> dict[str, Any]:
         """The attribute STARTS; the first start is not noted, which saves a write for each trial."""
         return {"starts": 1, "phases": 0, "alone": True, **self.attrs.get(STARTS, {})}
+
+
+def split_attrs(attrs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A trial's attributes as they are stored: user attributes, for people and samplers, and the engine's own as system attributes."""
+    own = {key for key in attrs if key in OWN_KEYS or key.startswith(PHASE)}
+    user_attrs = {key: value for key, value in attrs.items() if key not in own}
+    return user_attrs, {f"{OWN}{key}": attrs[key] for key in attrs if key in own}
 
 
 def finished_rungs(config: RunConfig, trial: StoredTrial) -> Iterator[tuple[Rung, dict[str, Any]]]:

@@ -107,13 +107,13 @@ class PostgresStorage(RunStorage):
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         if template_trial is not None:
             template_trial = copy(template_trial)
-            template_trial._user_attrs = {**template_trial.user_attrs, TRY: uuid.uuid4().hex}
+            template_trial._system_attrs = {**template_trial.system_attrs, TRY: uuid.uuid4().hex}
         return self._perform(functools.partial(super()._create_new_trial, study_id, template_trial))
 
     def _insert_trial(self, connection: Connection, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
         if self._try.is_repeated:
-            table, trials = models.TrialUserAttributeModel, models.TrialModel
-            is_it = (table.key == TRY) & (table.value_json == f'"{trial.user_attrs[TRY]}"')
+            table, trials = models.TrialSystemAttributeModel, models.TrialModel
+            is_it = (table.key == TRY) & (table.value_json == f'"{trial.system_attrs[TRY]}"')
             query = sqlalchemy.select(trials.trial_id, trials.number).join(table).where(is_it)
             found = connection.execute(query).one_or_none()
             if found is not None:
@@ -204,6 +204,9 @@ _OPERATIONS = (
     "_get_trials",
     "_list_trials",
     "_read_block",
+    "_read_study_attrs",
+    "upgrade_study",
+    "add_shown",
     "write_trial",
 )
 

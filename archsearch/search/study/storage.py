@@ -1,7 +1,8 @@
 """Optuna's storage, read and written in a way that stands tens of thousands of trials; the tables, and what is in them, are Optuna's own.
 
 Optuna reads a study in one go, with an object for every parameter, every distribution and every attribute. Here it is read in blocks of plain
-rows, equal distributions are one object, and the attributes that only the rows of a run are made from stay in the database: `read_records` gives them.
+rows, equal distributions are one object, and the attributes that no sampler reads stay in the database: the engine's own, which `read_records` and
+`read_study_attrs` give, and those that are only shown.
 Optuna writes with a query and a statement for every parameter and attribute of a trial. Here a table's rows are written by one statement.
 """
 
@@ -27,17 +28,18 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, bindparam
 
-from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE
+from archsearch.search.study.rows import OWN, split_attrs
+from archsearch.search.study.shown import NOTES, SHOWN
+from archsearch.search.study.upgrade import upgrade
 
 # The key by which a trial is known again where the answer to its creation was lost.
-TRY = "archsearch:try"
-_LEFT_OUT = (ARCH, CANDIDATE, OUTCOME, TRY)
+TRY = f"{OWN}try"
 _BLOCK = 500  # trials read by one set of queries; a database allows so many numbers in one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A trial with every attribute that was stored with it."""
+    """A trial with every attribute that a run or a person stored with it, the engine's own without the `OWN` before their keys."""
 
     number: int
     trial_id: int
@@ -78,12 +80,41 @@ class RunStorage(RDBStorage):
             return connection.execute(query.order_by(table.trial_id)).all()
 
     def _read_block(self, rows: Sequence[Any]) -> list[Record]:
+        ids, system_key = [row.trial_id for row in rows], models.TrialSystemAttributeModel.key
         with self.engine.connect() as connection:
-            attrs = _read_json(connection, models.TrialUserAttributeModel, [row.trial_id for row in rows])
+            users = _read_json(connection, models.TrialUserAttributeModel, ids)
+            own = _read_json(connection, models.TrialSystemAttributeModel, ids, system_key.startswith(OWN))
+        found = {
+            number: users.get(number, {}) | {key.removeprefix(OWN): value for key, value in own.get(number, {}).items()}
+            for number in ids
+        }
         return [
-            Record(number=row.number, trial_id=row.trial_id, state=row.state, attrs=attrs.get(row.trial_id, {}))
-            for row in rows
+            Record(number=row.number, trial_id=row.trial_id, state=row.state, attrs=found[row.trial_id]) for row in rows
         ]
+
+    def read_study_attrs(self, study_id: int) -> dict[str, Any]:
+        """All system attributes of a study, the engine's own and the notes with them."""
+        return self._read_study_attrs(study_id)
+
+    def _read_study_attrs(self, study_id: int, *conditions: Any) -> dict[str, Any]:
+        table = models.StudySystemAttributeModel
+        query = sqlalchemy.select(table.key, table.value_json).where(table.study_id == study_id, *conditions)
+        with self.engine.connect() as connection:
+            return {row.key: json.loads(row.value_json) for row in connection.execute(query)}
+
+    def upgrade_study(self, study_id: int) -> bool:
+        """Bring a study that an earlier version began to the present form; whether it was one."""
+        with self.engine.begin() as connection:
+            return upgrade(connection, study_id)
+
+    def add_shown(self, attrs: Mapping[int, Mapping[str, Any]]) -> None:
+        """Store user attributes of trials by id, ended ones too, which Optuna itself refuses to change."""
+        with self.engine.begin() as connection:
+            for block in _blocks(list(attrs)):
+                there = _read_json(connection, models.TrialUserAttributeModel, block)
+                for number in block:
+                    new = {key: json.dumps(value) for key, value in attrs[number].items()}
+                    _USER.write(connection, number, new, dict.fromkeys(there.get(number, ()), ""))
 
     def get_trial_number_from_id(self, trial_id: int) -> int:
         """The number of a trial; Optuna would read all that is stored of it."""
@@ -103,22 +134,33 @@ class RunStorage(RDBStorage):
 
         Raises as Optuna does: KeyError for a trial that is not there, UpdateFinishedTrialError for one that has ended.
         """
+        tables = [
+            (table, {key: json.dumps(value) for key, value in part.items()})
+            for table, part in zip((_USER, _SYSTEM), split_attrs(attrs), strict=True)
+        ]
         with self.engine.begin() as connection:
             before = connection.execute(_STATE, {"of_trial": trial_id}).scalar()
             if before is None:
                 raise KeyError(models.NOT_FOUND_MSG)
-            there = _attributes_there(connection, trial_id)
-            texts = {key: json.dumps(value) for key, value in attrs.items()}
-            if before == state and texts.items() <= there.items():
+            there = [table.read(connection, trial_id) for table, _ in tables]
+            if before == state and all(
+                texts.items() <= old.items() for (_, texts), old in zip(tables, there, strict=True)
+            ):
                 return  # written by an earlier try, whose answer was lost
             self.check_trial_is_updatable(trial_id, before)
-            _write_attributes(connection, trial_id, texts, there)
+            for (table, texts), old in zip(tables, there, strict=True):
+                table.write(connection, trial_id, texts, old)
             if state is not None:
                 ended_at = datetime.now(UTC).replace(tzinfo=None)
                 connection.execute(_END, {"of_trial": trial_id, "state": state, "datetime_complete": ended_at})
-            _insert(connection, models.TrialValueModel, _value_rows(trial_id, values or ()))
+            _insert(connection, _table(models.TrialValueModel), _value_rows(trial_id, values or ()))
 
     # What Optuna itself calls.
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Without the engine's own attributes and the notes: samplers read all others at every proposal."""
+        key = models.StudySystemAttributeModel.key
+        return self._read_study_attrs(study_id, ~key.startswith(OWN), ~key.startswith(NOTES))
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         if template_trial is None:  # not one of the run's own
@@ -131,7 +173,8 @@ class RunStorage(RDBStorage):
             trial = copy(template_trial)
             trial._trial_id, trial.number = self._insert_trial(connection, study_id, trial)
         self._created[trial._trial_id] = trial.number
-        trial._user_attrs = {key: value for key, value in trial.user_attrs.items() if not _is_left_out(key)}
+        trial._user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in SHOWN}
+        trial._system_attrs = {key: value for key, value in trial.system_attrs.items() if not key.startswith(OWN)}
         return trial
 
     def _insert_trial(self, connection: Connection, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
@@ -153,13 +196,10 @@ class RunStorage(RDBStorage):
             }
             for name, value in trial.params.items()
         ]
-        _insert(connection, models.TrialParamModel, params)
-        for table, attrs in (
-            (models.TrialUserAttributeModel, trial.user_attrs),
-            (models.TrialSystemAttributeModel, trial.system_attrs),
-        ):
-            _insert(connection, table, _attribute_rows(trial_id, {key: json.dumps(attrs[key]) for key in attrs}))
-        _insert(connection, models.TrialValueModel, _value_rows(trial_id, trial.values or ()))
+        _insert(connection, _table(models.TrialParamModel), params)
+        for attributes, attrs in ((_USER, trial.user_attrs), (_SYSTEM, trial.system_attrs)):
+            attributes.write(connection, trial_id, {key: json.dumps(attrs[key]) for key in attrs}, {})
+        _insert(connection, _table(models.TrialValueModel), _value_rows(trial_id, trial.values or ()))
         return trial_id, number
 
     def _check_compatible(self, connection: Connection, study_id: int, texts: Mapping[str, str]) -> None:
@@ -198,10 +238,9 @@ def _table(model: Any) -> sqlalchemy.Table:
 
 
 # Statements of every trial, made once: SQLAlchemy takes longer to make and to compile one than SQLite to carry it out.
-_TRIALS, _USER_ATTRIBUTES = _table(models.TrialModel), _table(models.TrialUserAttributeModel)
+_TRIALS = _table(models.TrialModel)
 _IS_TRIAL = _TRIALS.c.trial_id == bindparam("of_trial")
 _IS_STUDY = _table(models.StudyModel).c.study_id == bindparam("of_study")
-_IS_ATTRIBUTE = (_USER_ATTRIBUTES.c.trial_id == bindparam("of_trial")) & (_USER_ATTRIBUTES.c.key == bindparam("of_key"))
 _STUDY = sqlalchemy.select(_table(models.StudyModel).c.study_id).where(_IS_STUDY).with_for_update()
 _COUNT = sqlalchemy.select(sqlalchemy.func.count(_TRIALS.c.trial_id)).where(
     _TRIALS.c.study_id == bindparam("of_study"), _TRIALS.c.trial_id < bindparam("of_trial")
@@ -212,10 +251,31 @@ _STATE = sqlalchemy.select(_TRIALS.c.state).where(_IS_TRIAL).with_for_update()
 _END = (
     _TRIALS.update().where(_IS_TRIAL).values(state=bindparam("state"), datetime_complete=bindparam("datetime_complete"))
 )
-_ATTRIBUTES = sqlalchemy.select(_USER_ATTRIBUTES.c.key, _USER_ATTRIBUTES.c.value_json).where(
-    _USER_ATTRIBUTES.c.trial_id == bindparam("of_trial")
-)
-_CHANGE = _USER_ATTRIBUTES.update().where(_IS_ATTRIBUTE).values(value_json=bindparam("value_json"))
+
+
+class _Attributes:
+    """A table of trials' attributes, with its statements."""
+
+    def __init__(self, model: Any) -> None:
+        self.table = table = _table(model)
+        is_trial = table.c.trial_id == bindparam("of_trial")
+        self._read = sqlalchemy.select(table.c.key, table.c.value_json).where(is_trial)
+        is_one = is_trial & (table.c.key == bindparam("of_key"))
+        self._change = table.update().where(is_one).values(value_json=bindparam("value_json"))
+
+    def read(self, connection: Connection, trial_id: int) -> dict[str, str]:
+        """The attributes that are stored of a trial: key -> JSON text."""
+        return {row.key: row.value_json for row in connection.execute(self._read, {"of_trial": trial_id})}
+
+    def write(self, connection: Connection, trial_id: int, texts: Mapping[str, str], there: Mapping[str, str]) -> None:
+        """Store attributes of a trial; one that is there already keeps its place among the others."""
+        for key in texts.keys() & there.keys():
+            connection.execute(self._change, {"of_trial": trial_id, "of_key": key, "value_json": texts[key]})
+        new = {key: text for key, text in texts.items() if key not in there}
+        _insert(connection, self.table, _attribute_rows(trial_id, new))
+
+
+_USER, _SYSTEM = _Attributes(models.TrialUserAttributeModel), _Attributes(models.TrialSystemAttributeModel)
 
 
 def literal_url(url: str) -> str:
@@ -223,25 +283,10 @@ def literal_url(url: str) -> str:
     return url.replace("{", "{{").replace("}", "}}")
 
 
-def _attributes_there(connection: Connection, trial_id: int) -> dict[str, str]:
-    """The attributes that are stored of a trial: key -> JSON text."""
-    return {row.key: row.value_json for row in connection.execute(_ATTRIBUTES, {"of_trial": trial_id})}
-
-
-def _write_attributes(
-    connection: Connection, trial_id: int, texts: Mapping[str, str], there: Mapping[str, str]
-) -> None:
-    """Store attributes of a trial; one that is there already keeps its place among the others."""
-    for key in texts.keys() & there.keys():
-        connection.execute(_CHANGE, {"of_trial": trial_id, "of_key": key, "value_json": texts[key]})
-    new = {key: text for key, text in texts.items() if key not in there}
-    _insert(connection, models.TrialUserAttributeModel, _attribute_rows(trial_id, new))
-
-
-def _insert(connection: Connection, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+def _insert(connection: Connection, table: sqlalchemy.Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert these rows, if there are any."""
     if rows:
-        connection.execute(_table(table).insert(), rows)
+        connection.execute(table.insert(), rows)
 
 
 def _attribute_rows(trial_id: int, texts: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -258,10 +303,6 @@ def _value_rows(trial_id: int, values: Sequence[float]) -> list[dict[str, Any]]:
     ]
 
 
-def _is_left_out(key: str) -> bool:
-    return key in _LEFT_OUT or key.startswith(PHASE)
-
-
 def _blocks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
 
@@ -269,10 +310,9 @@ def _blocks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
 def _read_trials(connection: Connection, rows: Sequence[Any]) -> Iterator[FrozenTrial]:
     """The trials of these rows of the table of trials."""
     ids = [row.trial_id for row in rows]
-    key = models.TrialUserAttributeModel.key
-    kept = key.not_in(_LEFT_OUT) & ~key.startswith(PHASE, autoescape=True)
-    users = _read_json(connection, models.TrialUserAttributeModel, ids, kept)
-    systems = _read_json(connection, models.TrialSystemAttributeModel, ids)
+    user_key, system_key = models.TrialUserAttributeModel.key, models.TrialSystemAttributeModel.key
+    users = _read_json(connection, models.TrialUserAttributeModel, ids, user_key.not_in(SHOWN))
+    systems = _read_json(connection, models.TrialSystemAttributeModel, ids, ~system_key.startswith(OWN))
     params, distributions = _read_params(connection, ids)
     values = _read_numbers(connection, models.TrialValueModel, ("objective", "value", "value_type"), ids)
     steps = _read_numbers(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import platform
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -46,6 +47,7 @@ from archsearch.search.early_stopping import Curve, CurveTable, RungScore
 from archsearch.search.rungs import AGAIN_PHASE, TIMING_PHASE
 from archsearch.search.study.database import (
     FileWatch,
+    set_study_attr,
     storage_errors,
 )
 from archsearch.search.study.donors import DONOR, Donor, reference_rates, take_over
@@ -60,9 +62,11 @@ from archsearch.search.study.rows import (
     StoredTrial,
     finished_rungs,
     make_row,
+    split_attrs,
     timing_identity,
 )
 from archsearch.search.study.seen import as_seen, as_under_way, constraint_attrs, standard_errors
+from archsearch.search.study.shown import AT_START, end_attrs, paper_note, shown_attrs, study_notes, study_user_attrs
 from archsearch.search.study.storage import Record, RunStorage
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch, Params, spectral_capacity
@@ -74,6 +78,7 @@ from archsearch.version import __version__
 AGAIN, SEEDS, TIMED = "archsearch:again:", "archsearch:seeds:", "archsearch:timed:"
 # The trials that were on the front when it was trained with further seeds.
 SEEDED = "archsearch:seeded"
+TRACK_ID = "archsearch:track_id"
 _MOST_STARTS = 2
 # What the sampler knows of the score of every candidate before the first trial.
 ESTIMATES = {"spectral_capacity": spectral_capacity}
@@ -104,10 +109,12 @@ class RunStore:
         # Used directly, because it stores a whole trial in one transaction.
         self._storage = study._storage
         self.watch = FileWatch(None)
+        is_old = backend.upgrade_study(study._study_id)
+        attrs = backend.read_study_attrs(study._study_id)
         self.notices: list[
             str
         ] = []  # what was taken from earlier runs, and done to trials that others had put into the study
-        self.donors = self._take(donors)
+        self.donors = self._take(attrs, donors)
         self.earlier_runs = EarlierRuns(config, self.donors)
         self._sampler = make_sampler(
             config.sampler,
@@ -133,7 +140,6 @@ class RunStore:
         self._counts: Counter[tuple[str, bool, str | None]] = Counter()  # trials by `_kind`
         self._front: LiveFront | None = None  # None where figures of ended trials have changed
         self._seen: dict[int, FrozenTrial] | None = None
-        attrs = study.user_attrs
         self.timings = Timings(config, attrs, self._set_study)
         self._again, self._timed = _by_trial(attrs, AGAIN), _by_trial(attrs, TIMED)
         self._seeds = {number: found[""] for number, found in _by_trial(attrs, SEEDS).items()}
@@ -147,10 +153,30 @@ class RunStore:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if is_any_waiting else ():
             self._adopt(trial)
         self._rows = dict(sorted(self._rows.items()))  # one that was adopted may come before others
+        if is_old:
+            ended = [row for row in self._rows.values() if row["state"] != "running"]
+            shown = {self._trial_ids[row["trial"]]: self._shown(row) for row in ended}
+            backend.add_shown(shown)
+        self._describe(attrs)
 
-    def _take(self, donors: Sequence[Donor]) -> list[Donor]:
-        """The earlier runs that are stored in the study, these with them."""
-        attrs = self._study.user_attrs
+    def _shown(self, row: Row) -> dict[str, Any]:
+        """The user attributes of an ended trial for people."""
+        return {**shown_attrs(row, AT_START), **end_attrs(row, self.config.objectives, row["reason"])}
+
+    def _describe(self, attrs: Mapping[str, Any]) -> None:
+        """Store what Optuna's tools show of the study and of its fixed trials, as far as it is not among its attributes."""
+        fixed = {self._trial_ids[row["trial"]]: str(row["paper"]) for row in self.fixed_rows()}
+        there = self._study.user_attrs
+        for key, value in study_user_attrs(self.config).items():
+            if key not in there:
+                with self._writing():
+                    self._study.set_user_attr(key, value)
+        for key, value in study_notes(self.config, fixed).items():
+            if key not in attrs:
+                self._set_study(key, value)
+
+    def _take(self, attrs: Mapping[str, Any], donors: Sequence[Donor]) -> list[Donor]:
+        """The earlier runs that are stored in the study's attributes, these with them."""
         taken = [Donor.from_dict(attrs[f"{DONOR}{place}"]) for place in range(_num_donors(attrs))]
         for donor in donors:
             if not any(donor.is_same_run(other) for other in taken):
@@ -208,8 +234,11 @@ class RunStore:
             if name not in trial.params:
                 value = distribution.to_internal_repr(proposal.params[name])
                 self._storage.set_trial_param(trial_id, name, value, distribution)
-        for key, value in attrs.items():
+        user_attrs, own = split_attrs(attrs)
+        for key, value in {**shown_attrs(attrs[CANDIDATE], AT_START), **user_attrs}.items():
             self._storage.set_trial_user_attr(trial_id, key, value)
+        for key, value in own.items():
+            self._storage.set_trial_system_attr(trial_id, key, value)
         self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         self._num_foreign -= 1
         self._keep(StoredTrial(number=trial.number, trial_id=trial_id, state="running", attrs=attrs))
@@ -418,7 +447,10 @@ class RunStore:
 
     def start_fixed(self, paper: str, arch: Arch | GivenNetwork) -> Row:
         """Store a paper's model, or an included network, as a running trial."""
-        return self._start({}, {}, self._attributes(arch, paper))
+        row = self._start({}, {}, self._attributes(arch, paper))
+        for key, value in paper_note(self._trial_ids[row["trial"]], paper).items():
+            self._set_study(key, value)
+        return row
 
     def start(self, proposal: Proposal, predicted_img_s: float | None = None) -> Row:
         """Store a candidate as a running trial, with the throughput predicted for it if there is one."""
@@ -427,12 +459,13 @@ class RunStore:
 
     def _start(self, params: Params, system_attrs: Mapping[str, Any], attrs: dict[str, Any]) -> Row:
         """Store a running trial in one transaction, so that none lacks its architecture."""
+        user_attrs, own = split_attrs(attrs)
         template = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
             distributions=self._sampler.distributions(params),
-            user_attrs=attrs,
-            system_attrs=dict(system_attrs),
+            user_attrs={**shown_attrs(attrs[CANDIDATE], AT_START), **user_attrs},
+            system_attrs={**system_attrs, **own},
         )
         with self._writing():
             trial_id = self._storage.create_new_trial(self._study._study_id, template)
@@ -626,13 +659,14 @@ class RunStore:
         )
         reason = next(missing, None) if reason is None else reason
         curve = self._learning_curve(trial)
-        attrs: dict[str, dict[str, Any]] = {CURVE: curve} if curve else {}
+        attrs: dict[str, Any] = {CURVE: curve} if curve else {}
         if is_stopped:
             names = enumerate(self.config.objectives)
             attrs[MEASURED] = {str(index): row[name] for index, name in names if row[name] is not None}
         if reason is None and (errors := standard_errors(row, self.config.objectives)):
             attrs[STANDARD_ERRORS] = errors
         attrs[OUTCOME] = {"reason": reason, "finished_at": utc_now("milliseconds")}
+        attrs |= end_attrs(row, self.config.objectives, reason)
         state = TrialState.COMPLETE if reason is None else TrialState.PRUNED if is_stopped else TrialState.FAIL
         with self._writing():
             for key, excess in constraint_attrs(row, self.config).items():
@@ -657,14 +691,22 @@ class RunStore:
         with storage_errors(self.where):
             yield
 
+    def track_id(self) -> str:
+        """Some digits by which trackers know this run again; they are drawn when it is first tracked, and kept in the study."""
+        attrs = self._backend.read_study_attrs(self._study._study_id)
+        if TRACK_ID not in attrs:
+            self._set_study(TRACK_ID, uuid.uuid4().hex[:8])
+            return self.track_id()
+        return str(attrs[TRACK_ID])
+
     def _set_study(self, key: str, value: Any) -> None:
         with self._writing():
-            self._study.set_user_attr(key, value)
+            set_study_attr(self._study, key, value)
 
     def _set(
         self,
         trial: StoredTrial,
-        attrs: Mapping[str, dict[str, Any]],
+        attrs: Mapping[str, Any],
         state: TrialState | None = None,
         values: Sequence[float] | None = None,
     ) -> None:
