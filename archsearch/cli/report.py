@@ -1,11 +1,15 @@
 """`archsearch report`: the front of a run, its trials, and the conditions it was measured under. Starts without torch."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.options import json_option
+
+if TYPE_CHECKING:
+    from archsearch.report import Document
 
 _BESIDE = ""  # the value of --html without a file
 
@@ -38,16 +42,17 @@ def report(run: str | None, as_json: bool, as_csv: bool, page: str | None, in_br
 
     folder = resolve_run(run, RESULTS)
     with damage_is_an_error(folder):
-        if page is not None:
-            _write_page(folder, page, in_browser=in_browser)
-        elif as_csv:
+        if as_csv:
             click.echo(to_csv(read_rows(folder)), nl=False)
+            return
+        document = build_report(folder)
+        if page is not None:
+            _write_page(folder, document, page, in_browser=in_browser)
         else:
-            document = build_report(folder)
             print_result(document, lambda: report_parts(document), as_json=as_json)
 
 
-def _write_page(folder: Path, text: str, *, in_browser: bool) -> None:
+def _write_page(folder: Path, document: "Document", text: str, *, in_browser: bool) -> None:
     """Write the page of a run, say where it is, and open it where that was asked for."""
     from archsearch.errors import UserError, shown
     from archsearch.report import write_page
@@ -58,7 +63,7 @@ def _write_page(folder: Path, text: str, *, in_browser: bool) -> None:
         raise UserError(
             f"--html: got {shown(text)}; a file that ends in .html is allowed, and RUN stands before --html"
         )
-    write_page([folder], path)
+    write_page([(folder, document)], path)
     click.echo(f"{path}: {format_bytes(path.stat().st_size)}, one file that needs no network")
     if in_browser:
         import webbrowser
