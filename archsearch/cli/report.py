@@ -12,7 +12,7 @@ from archsearch.cli.help import Command
 from archsearch.cli.options import json_option
 
 if TYPE_CHECKING:
-    from archsearch.report import Expression
+    from archsearch.report import Document
 
 _BESIDE = ""  # the value of --html without a file
 
@@ -74,10 +74,11 @@ def _show_run(
     with damage_is_an_error(folder):
         if as_csv:
             click.echo(to_csv(read_rows(folder)), nl=False)
-        elif page is not None:
-            _write_page(folder, page, expressions, in_browser=in_browser)
+            return
+        document = build_report(folder, expressions)
+        if page is not None:
+            _write_page(folder, document, page, in_browser=in_browser)
         else:
-            document = build_report(folder, expressions)
             print_result(document, lambda: report_parts(document), as_json=as_json)
 
 
@@ -102,7 +103,7 @@ def _show_trial(names: Sequence[str], *, as_json: bool) -> None:
         print_result(document, lambda: candidate_parts(document, make_console().width), as_json=as_json)
 
 
-def _write_page(folder: Path, text: str, expressions: Sequence["Expression"], *, in_browser: bool) -> None:
+def _write_page(folder: Path, document: "Document", text: str, *, in_browser: bool) -> None:
     """Write the page of a run, say where it is, and open it where that was asked for."""
     from archsearch.errors import UserError, shown
     from archsearch.report import write_page
@@ -113,7 +114,7 @@ def _write_page(folder: Path, text: str, expressions: Sequence["Expression"], *,
         raise UserError(
             f"--html: got {shown(text)}; a file that ends in .html is allowed, and RUN stands before --html"
         )
-    write_page([folder], path, expressions)
+    write_page([(folder, document)], path)
     click.echo(f"{path}: {format_bytes(path.stat().st_size)}, one file that needs no network")
     if in_browser:
         import webbrowser

@@ -63,7 +63,7 @@ def test_the_page_holds_the_report_and_every_value_of_the_rows(made: Path) -> No
 
 
 def test_drawings_are_the_architectures_and_their_costs_add_up(made: Path) -> None:
-    (run,) = page_payload([made])["runs"]
+    (run,) = page_payload([(made, build_report(made))])["runs"]
     networks, document = run["networks"], run["document"]
     for place, row in enumerate(read_rows(made)):
         arch = Arch.from_dict(json.loads(row["arch"]))
@@ -96,7 +96,7 @@ def test_costs_by_stage_add_up_to_the_whole(name: str) -> None:
 
 
 def test_progress_is_moocores_hypervolume_of_the_trials_so_far(made: Path) -> None:
-    (run,) = page_payload([made])["runs"]
+    (run,) = page_payload([(made, build_report(made))])["runs"]
     progress, volume = run["progress"], build_report(made)["hypervolume"]
     assert progress["points"][-1]["hypervolume"] == pytest.approx(volume["value"], rel=1e-12)
     ended = read_rows(made)

@@ -9,7 +9,7 @@ function badges(run, place) {
 function picksSection(app) {
   const { run } = app, picks = run.document.picks || ownPicks(run);
   if (!picks.length) return el("section", { id: "picks", class: "card" }, el("h2", {}, "Which one?"), el("p", {}, nothingWords(run)));
-  return el("section", { id: "picks" }, el("h2", {}, "Which one?"), el("div", { class: "cards" }, picks.map((pick) => pickCard(app, pick))));
+  return el("section", { id: "picks" }, el("h2", {}, "Which one?"), el("div", { class: "cards" }, byTrial(picks).map((group) => pickCard(app, group))));
 }
 
 // For documents without picks: the best of each objective.
@@ -22,16 +22,32 @@ function ownPicks(run) {
   });
 }
 
-function pickCard(app, pick) {
-  const { run } = app, place = run.placeOf.get(pick.trial), arch = place === undefined ? null : run.arch(place);
-  if (place === undefined) return el("article", { class: "card pick none" }, el("h3", {}, pick.name), el("p", {}, pick.reason || "There is none."), el("p", { class: "faint" }, pick.rule));
-  const beats = (pick.beats || []).map((each) => el("li", {}, beatWords(each)));
-  return el("article", { class: "card pick" }, el("h3", {}, pick.name),
+// One card for a trial that several rules pick.
+function byTrial(picks) {
+  const groups = new Map();
+  for (const pick of picks) {
+    const key = pick.trial ?? pick.name;
+    groups.set(key, [...(groups.get(key) || []), pick]);
+  }
+  return [...groups.values()];
+}
+
+// A sentence of the report without the name that stands above it.
+const withoutName = (pick) => {
+  const start = `${pick.name}: `, text = pick.sentence || "";
+  const rest = text.toLowerCase().startsWith(start.toLowerCase()) ? text.slice(start.length) : text;
+  return rest.slice(0, 1).toUpperCase() + rest.slice(1);
+};
+
+function pickCard(app, group) {
+  const { run } = app, pick = group[0], place = run.placeOf.get(pick.trial), arch = place === undefined ? null : run.arch(place);
+  if (place === undefined) return el("article", { class: "card pick none" }, el("h3", {}, pick.name), el("p", {}, withoutName(pick) || pick.reason || "There is none."), el("p", { class: "faint rule" }, pick.rule));
+  const beats = group.flatMap((each) => each.beats || []), known = new Map(beats.map((each) => [each.paper, each]));
+  return el("article", { class: "card pick" }, el("h3", {}, group.map((each) => el("span", {}, each.name))),
     el("button", { type: "button", class: "show", onclick: () => app.select(place, true), "aria-label": `Show ${run.name(place)}` }, el("b", {}, run.name(place)), arch ? drawArch(arch, "small") : null),
-    el("p", { class: "figures" }, figureWords(run, place).join(" · ")), el("p", {}, pick.sentence || run.at("architecture", place)),
-    beats.length ? [el("h4", {}, "Beats"), el("ul", {}, beats)] : null,
-    (pick.unresolved || []).length ? [el("h4", {}, "Not resolved"), el("ul", {}, pick.unresolved.map((line) => el("li", {}, line)))] : null,
-    el("p", { class: "faint rule" }, pick.rule));
+    pick.sentence ? el("p", {}, withoutName(pick)) : [el("p", { class: "figures" }, figureWords(run, place).join(" · ")), el("p", {}, run.at("architecture", place))],
+    known.size ? el("details", {}, el("summary", {}, `Beats ${plural(known.size, "network")}`), el("ul", {}, [...known.values()].map((each) => el("li", {}, beatWords(each))))) : null,
+    el("p", { class: "faint rule" }, group.map((each) => each.rule).join(" ")));
 }
 
 function beatWords(each) {

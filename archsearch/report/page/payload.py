@@ -6,12 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from archsearch.report.expressions import Expression
 from archsearch.report.page.columns import columns
 from archsearch.report.page.networks import networks
 from archsearch.report.page.progress import progress
 from archsearch.report.page.words import sentences
-from archsearch.report.run import build_report
 from archsearch.report.tables import Document
 from archsearch.results import OBJECTIVES, Row, read_manifest, read_rows
 from archsearch.system import utc_now
@@ -32,20 +30,14 @@ _OWN_KEYS = {
 _AXES = {**OBJECTIVES, "activations": "minimize", "train_memory_bytes": "minimize", "trial": None}
 
 
-def page_payload(folders: Sequence[Path], expressions: Sequence[Expression] = ()) -> dict[str, Any]:
-    """What the page's script reads: one run or several."""
-    return {
-        "format": FORMAT,
-        "made_at": utc_now(),
-        "version": __version__,
-        "runs": [_run(folder, expressions) for folder in folders],
-    }
+def page_payload(reports: Sequence[tuple[Path, Document]]) -> dict[str, Any]:
+    """What the page's script reads, of one run or several: their folders, and what `build_report` gave of each."""
+    runs = [_run(folder, document) for folder, document in reports]
+    return {"format": FORMAT, "made_at": utc_now(), "version": __version__, "runs": runs}
 
 
-def _run(folder: Path, expressions: Sequence[Expression]) -> dict[str, Any]:
-    document = build_report(folder, expressions)
-    # Read after the document: a run at work then has rows for all that it names, and perhaps more.
-    rows = read_rows(folder)
+def _run(folder: Path, document: Document) -> dict[str, Any]:
+    rows = read_rows(folder)  # after the document: a run at work then has rows for all that it names, and perhaps more
     before, _, after = shlex.quote(f"{folder}:TRIAL").rpartition("TRIAL")
     return {
         "document": {**document, **{name: _without_columns(document, name) for name in _OWN_KEYS}},

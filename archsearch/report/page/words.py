@@ -3,26 +3,17 @@
 from collections.abc import Iterator
 
 from archsearch.report.busy import busy_sentence, slow_sentence
+from archsearch.report.caveats import audit_sentence, conditions_text, left_out, remeasure_command, taken_sentence
 from archsearch.report.fixed import included_sentences, published_rates, unscored_sentences
 from archsearch.report.repeatability import (
     again_sentence,
-    left_out_sentence,
     noisy_sentence,
-    not_compiled_sentence,
     predicted_sentence,
     transfer_sentence,
 )
-from archsearch.report.run_tables import (
-    audit_sentence,
-    conditions_text,
-    dominance_sentences,
-    headline,
-    taken_sentence,
-    training_sentence,
-)
+from archsearch.report.run_tables import dominance_sentences, headline, training_sentence
 from archsearch.report.tables import Document
 from archsearch.results import missing_words
-from archsearch.system import command_line
 
 
 def sentences(document: Document) -> dict[str, list[str]]:
@@ -47,14 +38,12 @@ def sentences(document: Document) -> dict[str, list[str]]:
 
 def _caveats(document: Document) -> Iterator[str]:
     """What to know before the figures are used."""
-    again = command_line([*(word for word in document["command"][1:] if word != "--remeasure"), "--remeasure"])
     if missing := missing_words(document["missing"], document["trials"]["asked"]):
         yield f"Missing: {missing}."
     if document["noisy"]:
-        yield noisy_sentence(document["noisy"], again)
-    if document["not_compiled"]:
-        yield not_compiled_sentence(document["not_compiled"])
-    yield from (left_out_sentence(each, again) for each in document["left_out"])
+        yield noisy_sentence(document["noisy"], remeasure_command(document))
+    for part in left_out(document):
+        yield from part.splitlines()
     one_of_several = (
         ("again", again_sentence),
         ("predicted", predicted_sentence),

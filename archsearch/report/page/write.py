@@ -11,9 +11,8 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from archsearch.report.expressions import Expression
 from archsearch.report.page.payload import page_payload
-from archsearch.report.tables import plain
+from archsearch.report.tables import Document, plain
 from archsearch.system import replace_file
 
 _STATIC = files("archsearch.report.page")
@@ -31,9 +30,9 @@ SCRIPTS = (
 )
 
 
-def write_page(folders: Sequence[Path], path: Path, expressions: Sequence[Expression] = ()) -> None:
-    """Write the page of these runs with the picks of `expressions`, whole or not at all. Raises UserError where it cannot be written, or a run is damaged."""
-    text = page_html(page_payload(folders, expressions))
+def write_page(reports: Sequence[tuple[Path, Document]], path: Path) -> None:
+    """Write the page of these runs, folders with what `build_report` gave of each, whole or not at all. Raises UserError where it cannot be written, or a run is damaged."""
+    text = page_html(page_payload(reports))
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
