@@ -16,7 +16,7 @@ from support.runs import InProcessWorker, fixed_archs, make_rung_config, run
 from support.stub_evaluators import evaluate
 
 from archsearch.cli import main
-from archsearch.report import build_report
+from archsearch.report import build_report, write_page
 from archsearch.results import read_rows
 
 pytestmark = pytest.mark.slow
@@ -212,6 +212,54 @@ def test_ten_thousand_trials_are_thinned_filtered_sorted_and_saved(browser: Any,
         assert_clean(shown)
 
 
+def test_a_trial_that_several_rules_pick_has_one_card(browser: Any, searched: Path, tmp_path: Path) -> None:
+    document = build_report(searched)
+    best = document["front"][0]["trial"]
+    beats = {
+        "paper": "van_b2",
+        "trial": 0,
+        "score_difference": 0.1,
+        "throughput_ratio": None,
+        "params_ratio": 0.5,
+        "macs_ratio": 0.9,
+        "is_score_tie": True,
+    }
+    pick = {
+        "rule": "The best.",
+        "trial": best,
+        "reason": None,
+        "sentence": "Best score: trial 5. Not resolved: much.",
+        "beats": [beats],
+        "unresolved": ["much"],
+    }
+    none = {
+        "rule": "The middle.",
+        "trial": None,
+        "reason": "none",
+        "sentence": "Knee: none, since <b>.",
+        "beats": [],
+        "unresolved": [],
+    }
+    picks = [
+        {**pick, "name": "best score"},
+        {**pick, "name": "fastest within one standard error"},
+        {**none, "name": "knee"},
+    ]
+    write_page([(searched, {**document, "picks": picks})], tmp_path / "picks.html")
+    with opened(browser, tmp_path / "picks.html") as shown:
+        cards = shown.page.locator("#picks article")
+        assert cards.count() == 2
+        assert cards.nth(0).locator("h3 span").all_text_contents() == [
+            "best score",
+            "fastest within one standard error",
+        ]
+        assert "Trial 5." in cards.nth(0).text_content()
+        assert "van_b2: score +0.100 (a tie), 0.50× the parameters, 0.90× the MACs" in cards.nth(0).text_content()
+        assert "None, since <b>." in cards.nth(1).text_content()
+        assert shown.page.locator(".members button[aria-pressed='true']").count() == 1
+        assert_clean(shown)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_printed_light(browser: Any, searched: Path, scheme: str) -> None:
     with opened(browser, searched / "report.html", color_scheme=scheme) as shown:
@@ -255,9 +303,6 @@ def test_texts_of_a_run_are_never_html(browser: Any, tmp_path: Path) -> None:
         assert NASTY in page.text_content(".trials")
         assert page.evaluate("[window.hit === undefined, document.querySelectorAll('img').length]") == [True, 0]
         assert_clean(shown)
-
-
-BARE = {"state": "complete", "objectives": ("macs", "params")}
 
 
 @pytest.mark.parametrize(
