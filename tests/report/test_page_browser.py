@@ -232,7 +232,7 @@ def test_a_trial_that_several_rules_pick_has_one_card(browser: Any, searched: Pa
         "beats": [beats],
         "unresolved": ["much"],
     }
-    none = {
+    none: dict[str, Any] = {
         "rule": "The middle.",
         "trial": None,
         "reason": "none",
