@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from support.browser import Opened, opened, started
@@ -18,6 +19,7 @@ from support.stub_evaluators import evaluate
 from archsearch.cli import main
 from archsearch.report import build_report, write_page
 from archsearch.results import read_rows
+from archsearch.results.schema import LATER_COLUMNS
 
 pytestmark = pytest.mark.slow
 NASTY = "</script><img src=x onerror=window.hit=1><b>"
@@ -374,4 +376,17 @@ def test_runs_that_lack_something_are_shown(
         for place in range(len(rows)):
             shown.page.locator(".trials tbody tr[data-index]").nth(place).click()
             assert shown.page.text_content("#selected h3")
+        assert_clean(shown)
+
+
+def test_a_run_of_an_earlier_version_is_shown(browser: Any, tmp_path: Path) -> None:
+    """One that lacks every column that came later, as its files had none."""
+    folder = write_run(tmp_path, SIX)
+    table = pq.read_table(folder / "trials.parquet")
+    pq.write_table(
+        table.select([name for name in table.column_names if name not in LATER_COLUMNS]), folder / "trials.parquet"
+    )
+    with opened(browser, write(folder)) as shown:
+        assert shown.page.text_content("#front h2") == "Front of 3"
+        assert shown.page.locator("#over option").count() == 1  # no images are known of
         assert_clean(shown)
