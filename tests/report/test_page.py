@@ -168,7 +168,7 @@ def test_the_page_is_one_of_three_forms_and_its_file_ends_in_html(
 
 def test_open_writes_the_page_and_hands_it_to_the_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda address: bool(asked.append(address)))
+    monkeypatch.setattr("webbrowser.open", lambda address: asked.append(address))
     folder = write_run(tmp_path, SIX)
     printed = report(folder, "--open")
     assert asked == [(folder / "report.html").resolve().as_uri()]

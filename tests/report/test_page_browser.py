@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from support.browser import Opened, opened, started
@@ -16,8 +17,9 @@ from support.runs import InProcessWorker, fixed_archs, make_rung_config, run
 from support.stub_evaluators import evaluate
 
 from archsearch.cli import main
-from archsearch.report import build_report
+from archsearch.report import build_report, write_page
 from archsearch.results import read_rows
+from archsearch.results.schema import LATER_COLUMNS
 
 pytestmark = pytest.mark.slow
 NASTY = "</script><img src=x onerror=window.hit=1><b>"
@@ -212,6 +214,54 @@ def test_ten_thousand_trials_are_thinned_filtered_sorted_and_saved(browser: Any,
         assert_clean(shown)
 
 
+def test_a_trial_that_several_rules_pick_has_one_card(browser: Any, searched: Path, tmp_path: Path) -> None:
+    document = build_report(searched)
+    best = document["front"][0]["trial"]
+    beats = {
+        "paper": "van_b2",
+        "trial": 0,
+        "score_difference": 0.1,
+        "throughput_ratio": None,
+        "params_ratio": 0.5,
+        "macs_ratio": 0.9,
+        "is_score_tie": True,
+    }
+    pick = {
+        "rule": "The best.",
+        "trial": best,
+        "reason": None,
+        "sentence": "Best score: trial 5. Not resolved: much.",
+        "beats": [beats],
+        "unresolved": ["much"],
+    }
+    none: dict[str, Any] = {
+        "rule": "The middle.",
+        "trial": None,
+        "reason": "none",
+        "sentence": "Knee: none, since <b>.",
+        "beats": [],
+        "unresolved": [],
+    }
+    picks = [
+        {**pick, "name": "best score"},
+        {**pick, "name": "fastest within one standard error"},
+        {**none, "name": "knee"},
+    ]
+    write_page([(searched, {**document, "picks": picks})], tmp_path / "picks.html")
+    with opened(browser, tmp_path / "picks.html") as shown:
+        cards = shown.page.locator("#picks article")
+        assert cards.count() == 2
+        assert cards.nth(0).locator("h3 span").all_text_contents() == [
+            "best score",
+            "fastest within one standard error",
+        ]
+        assert "Trial 5." in cards.nth(0).text_content()
+        assert "van_b2: score +0.100 (a tie), 0.50× the parameters, 0.90× the MACs" in cards.nth(0).text_content()
+        assert "None, since <b>." in cards.nth(1).text_content()
+        assert shown.page.locator(".members button[aria-pressed='true']").count() == 1
+        assert_clean(shown)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_printed_light(browser: Any, searched: Path, scheme: str) -> None:
     with opened(browser, searched / "report.html", color_scheme=scheme) as shown:
@@ -255,9 +305,6 @@ def test_texts_of_a_run_are_never_html(browser: Any, tmp_path: Path) -> None:
         assert NASTY in page.text_content(".trials")
         assert page.evaluate("[window.hit === undefined, document.querySelectorAll('img').length]") == [True, 0]
         assert_clean(shown)
-
-
-BARE = {"state": "complete", "objectives": ("macs", "params")}
 
 
 @pytest.mark.parametrize(
@@ -329,4 +376,17 @@ def test_runs_that_lack_something_are_shown(
         for place in range(len(rows)):
             shown.page.locator(".trials tbody tr[data-index]").nth(place).click()
             assert shown.page.text_content("#selected h3")
+        assert_clean(shown)
+
+
+def test_a_run_of_an_earlier_version_is_shown(browser: Any, tmp_path: Path) -> None:
+    """One that lacks every column that came later, as its files had none."""
+    folder = write_run(tmp_path, SIX)
+    table = pq.read_table(folder / "trials.parquet")
+    pq.write_table(
+        table.select([name for name in table.column_names if name not in LATER_COLUMNS]), folder / "trials.parquet"
+    )
+    with opened(browser, write(folder)) as shown:
+        assert shown.page.text_content("#front h2") == "Front of 3"
+        assert shown.page.locator("#over option").count() == 1  # no images are known of
         assert_clean(shown)

@@ -35,13 +35,14 @@ function curvesSection(run) {
     faint.x.push(...curve.steps, null);
     faint.y.push(...curve.scores, null);
   }
+  const many = run.front.length > 40, steps = [...new Set(run.curves.steps.flat())];
   const draw = () => plot(node, [
     { ...faint, mode: "lines", line: { color: colour("faint"), width: 1 }, opacity: 0.5, hoverinfo: "skip" },
     ...run.front.filter((row) => run.curve(row.place)).map((row) => ({
-      x: run.curve(row.place).steps, y: run.curve(row.place).scores, mode: "lines+markers", line: { color: colour("accent"), width: 1.6 }, marker: { size: 5 },
+      x: run.curve(row.place).steps, y: run.curve(row.place).scores, mode: "lines+markers", line: { color: colour("accent"), width: many ? 1 : 1.6 }, marker: { size: many ? 3 : 5 }, opacity: many ? 0.4 : 1,
       hovertemplate: `${plotlyText(run.name(row.place))}: %{y:.3f} after %{x} steps<extra></extra>`,
     })),
-  ], baseLayout({ xaxis: { ...titled("training steps"), type: "log" }, yaxis: titled("score at the rung") }));
+  ], baseLayout({ xaxis: { ...titled("training steps"), type: "log", tickvals: steps, ticktext: steps.map(String) }, yaxis: titled("score at the rung") }));
   charts.push({ node, draw });
   return el("section", { id: "curves", class: "card" }, el("h2", {}, "Learning curves"),
     el("p", { class: "note" }, `Blue: members of the front. Grey: ${whole(shown.length)} of ${whole(others.length)} other trials; a curve that ends early was stopped at that rung.`), node);
@@ -69,8 +70,8 @@ function progressSection(run) {
 }
 
 function progressWords({ points, reached, trials, changes }) {
-  const last = points.at(-1), parts = reached.map((mark) => `after ${percent(mark.share)} of the trials the front had ${percent(mark.hypervolume / last.hypervolume, 1)} of its present hypervolume`);
+  const last = points.at(-1), parts = reached.map((mark) => `after ${percent(mark.share)} of the trials ${percent(mark.hypervolume / last.hypervolume, 1)}`);
   const quiet = trials - last.trials;
-  return `The front changed ${plural(changes, "time")} in ${plural(trials, "trial")}; ${parts.length ? `${parts.join(", ")}; ` : ""}` +
-    `the last change was at trial ${whole(last.trials)} of ${whole(trials)}, ${quiet ? `${plural(quiet, "trial")} ago` : "the last one"}.`;
+  return `The front changed ${plural(changes, "time")} in ${plural(trials, "trial")}; ${parts.length ? `of its present hypervolume it had ${parts.join(", ")}; ` : ""}` +
+    `it last changed at ${whole(last.trials)} of ${whole(trials)} trials${quiet ? `, ${plural(quiet, "trial")} ago` : ""}.`;
 }

@@ -45,7 +45,7 @@ function pickCard(app, group) {
   const beats = group.flatMap((each) => each.beats || []), known = new Map(beats.map((each) => [each.paper, each]));
   return el("article", { class: "card pick" }, el("h3", {}, group.map((each) => el("span", {}, each.name))),
     el("button", { type: "button", class: "show", onclick: () => app.select(place, true), "aria-label": `Show ${run.name(place)}` }, el("b", {}, run.name(place)), arch ? drawArch(arch, "small") : null),
-    pick.sentence ? el("p", {}, withoutName(pick)) : [el("p", { class: "figures" }, figureWords(run, place).join(" · ")), el("p", {}, run.at("architecture", place))],
+    pick.sentence ? withoutName(pick).split(/ (?=Not resolved: )/).map((part, index) => el("p", { class: index ? "faint" : "" }, part)) : [el("p", { class: "figures" }, figureWords(run, place).join(" · ")), el("p", {}, run.at("architecture", place))],
     known.size ? el("details", {}, el("summary", {}, `Beats ${plural(known.size, "network")}`), el("ul", {}, [...known.values()].map((each) => el("li", {}, beatWords(each))))) : null,
     el("p", { class: "faint rule" }, group.map((each) => each.rule).join(" ")));
 }

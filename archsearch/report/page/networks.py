@@ -1,7 +1,7 @@
 """The architectures of a run as the page draws them: stages, maps, and for the trials that matter the cost of each stage."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class _Numbers:
         return self._numbers[key]
 
 
-def networks(folder: Path, manifest: Mapping[str, Any], rows: Sequence[Row], first: Collection[int]) -> dict[str, Any]:
+def networks(folder: Path, manifest: Mapping[str, Any], rows: Sequence[Row], first: Iterable[int]) -> dict[str, Any]:
     """Stages, heads and maps, each once; for each row the numbers of its own, None without an architecture; costs by trial, at least of the trials `first`.
 
     Files of blocks of the run are run, as by every command that reads one of its architectures; `note` says where one cannot be.

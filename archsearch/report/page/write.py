@@ -31,10 +31,7 @@ SCRIPTS = (
 
 
 def write_page(reports: Sequence[tuple[Path, Document]], path: Path) -> None:
-    """Write the page of these runs, folders with what `build_report` gave of each, whole or not at all.
-
-    Raises UserError where it cannot be written.
-    """
+    """Write the page of these runs, folders with what `build_report` gave of each, whole or not at all. Raises UserError where that is impossible."""
     text = page_html(page_payload(reports))
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
