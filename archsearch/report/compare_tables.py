@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from archsearch.errors import one_line
 from archsearch.report.comparable import SCORE
 from archsearch.report.compare import SPEED
 from archsearch.report.tables import Document, make_table, memory_text, text, titled
@@ -12,7 +13,7 @@ from archsearch.units import format_count, format_names
 
 _ROWS_SHOWN = 40
 _SETTINGS_SHOWN = 8
-_LONGEST_VALUE = 60
+_LONGEST_VALUE, _LONGEST_REASON = 60, 2000
 _MATRIX_RUNS = 12
 _SIDE_BY_SIDE = 4  # runs whose figures stand side by side; of more their range
 _STATES = {"running": "at work"}
@@ -47,13 +48,16 @@ def comparison_parts(document: Document) -> Iterator[RenderableType]:
             yield "?: another trial may dominate it within the noise of scores and timings."
     yield from _measured_in_several(document)
     if SCORE in objectives:
-        yield f"Scores rank trials of one proxy_id; they are not ImageNet accuracy. proxy_id: {document['proxy_id']}"
+        yield f"Scores rank trials of one proxy_id; they are not ImageNet accuracy. proxy_id: {one_line(str(document['proxy_id']))}"
 
 
 def _head(document: Document) -> str:
     words = ", ".join(f"{name} {direction[:3]}" for name, direction in document["objectives"].items())
     lines = [f"{len(document['runs'])} runs, compared in {words or 'nothing'}."]
-    lines += [f"{name} is not compared: {_ended(reason)}" for name, reason in document["not_compared"].items()]
+    lines += [
+        f"{name} is not compared: {_ended(one_line(reason, _LONGEST_REASON))}"
+        for name, reason in document["not_compared"].items()
+    ]
     if not words:
         lines.append("They share no objective that may be compared; what remains are their exact costs.")
     return "\n".join(lines)
@@ -96,7 +100,7 @@ def _run_row(run: Document, document: Document, *, with_compared: bool) -> list[
         cells.append(text(run["best_speed"] and run["best_speed"]["value"], ".1f"))
     if _shows_costs(document):
         cells += [_range(run["costs"].get("params")), _range(run["costs"].get("macs"))]
-    return [*cells, *([_STATES.get(run["state"], run["state"])] if _shows_states(document) else [])]
+    return [*cells, *([_STATES.get(run["state"], one_line(run["state"]))] if _shows_states(document) else [])]
 
 
 def _shows_states(document: Document) -> bool:
@@ -151,14 +155,13 @@ def _difference_text(one: Mapping[str, Any]) -> str:
 
 
 def _setting(name: str) -> str:
-    return name.removeprefix("settings.")
+    return one_line(name.removeprefix("settings."), _LONGEST_VALUE)
 
 
 def _value_text(value: Any) -> str:
     if value is None or value == []:
         return "none"
-    words = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return words if len(words) <= _LONGEST_VALUE else f"{words[: _LONGEST_VALUE - 3]}..."
+    return one_line(",".join(map(str, value)) if isinstance(value, list) else str(value), _LONGEST_VALUE)
 
 
 def _seeds(document: Document) -> Iterator[RenderableType]:

@@ -1,5 +1,6 @@
 """`archsearch runs rm` and `rename`: what goes, what stays, what is refused; and that a renamed run goes on."""
 
+import json
 import os
 import pty
 import shutil
@@ -69,8 +70,6 @@ def test_removed_is_what_the_run_wrote_and_nothing_else(tmp_path: Path, runs: Ru
 
 
 def listing(runs: Runs) -> list[dict[str, object]]:
-    import json
-
     found: list[dict[str, object]] = json.loads(runs("--json").stdout)["runs"]
     return found
 
@@ -226,7 +225,7 @@ def test_a_renamed_run_goes_on_under_its_new_name_and_keeps_its_study(tmp_path: 
     assert (manifest["name"], manifest["study"], manifest["storage"]) == ("mine", old.name, str(mine / "study.db"))
     assert (mine / "manifest.json").stat().st_mtime == 1000, "the latest run stays the latest"
     assert not old.exists()
-    named = duckdb.sql(f"select distinct run from '{mine}/*.parquet'").fetchall()
+    named = duckdb.connect().execute(f"select distinct run from '{mine}/*.parquet'").fetchall()
     assert named == [("mine",)]
     before = read_trials(mine)
     assert "Run mine, complete" in CliRunner().invoke(main, ["report", "mine"]).stdout

@@ -105,7 +105,7 @@ def test_volumes_fronts_shares_and_coverage_are_those_of_slow_ways(tmp_path: Pat
 
 
 def test_several_seeds_of_one_request_are_one_group_with_mean_and_spread(tmp_path: Path, report: Report) -> None:
-    names = []
+    names: list[str] = []
     for sampler in ("random", "known-cost"):
         for seed in range(3):
             name = f"{sampler}-{seed}"
@@ -299,7 +299,14 @@ def test_runs_that_cannot_be_compared_are_one_sentence(tmp_path: Path, report: R
         assert (result.exit_code, result.stdout) == (2, "")
         assert words in result.stderr
     manifest = read_manifest(two)
-    for damage in ({"objectives": 3}, {"settings": None}, {"space": {}}, {"papers": None}, {"include": [1]}):
+    damages: list[dict[str, Any]] = [
+        {"objectives": 3},
+        {"settings": None},
+        {"space": {}},
+        {"papers": None},
+        {"include": [1]},
+    ]
+    for damage in damages:
         write_manifest({**manifest, **damage}, two)
         result = report("one", "two")
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1), damage
