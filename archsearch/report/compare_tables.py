@@ -135,7 +135,7 @@ def _about_runs(document: Document) -> Iterator[str]:
         yield f"Speeds are ratios to the reference; images/s of all runs are at the rate that it had in {first} ({rates[first]:.1f} img/s)."
     seeds = document["training_seeds"]
     if document["score_refusal"] is None and len(set(seeds.values())) > 1:
-        words = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())
+        words = ", ".join(f"{_value_text(seed)} in {label}" for label, seed in seeds.items())
         yield f"Trained from different seeds ({words}): the same network has other scores there, by the noise of a training."
     if document["differences"]:
         parts = [_difference_text(one) for one in document["differences"]]
@@ -186,8 +186,11 @@ def _seeds(document: Document) -> Iterator[RenderableType]:
     )
     sentences = [
         *_repeated_seeds(groups),
+        *_unfinished(document),
         *(_group_sentence(each, groups) for each in document["group_differences"][:_ROWS_SHOWN]),
     ]
+    if len(document["group_differences"]) > 1:
+        sentences.append("Each interval is for one comparison; of many, one in twenty leaves out 0 by chance.")
     if len(groups) > 1 and not document["group_differences"]:
         sentences.append("No two requests have several seeds each, so no order of them is claimed.")
     if sentences:
@@ -206,9 +209,19 @@ def _seed_words(group: Document) -> str:
 
 
 def _repeated_seeds(groups: Sequence[Document]) -> Iterator[str]:
+    """Which groups have a seed twice."""
     for group in groups:
         if len(set(group["seeds"])) < len(group["seeds"]):
             yield f"{' '.join(group['runs'])}: a seed is there more than once; these runs are not independent, and the true spread is larger."
+
+
+def _unfinished(document: Document) -> Iterator[str]:
+    """Which runs of the groups are not complete."""
+    states = {run["label"]: run["state"] for run in document["runs"]}
+    open_ones = [label for group in document["groups"] if len(group["runs"]) > 1 for label in group["runs"]]
+    open_ones = [label for label in open_ones if states[label] != "complete"]
+    if open_ones:
+        yield f"{' '.join(open_ones)}: not complete; with more trials hypervolumes grow, so these means are not the last word."
 
 
 def _group_sentence(each: Document, groups: Sequence[Document]) -> str:
@@ -237,7 +250,7 @@ def _joint_table(document: Document) -> RenderableType:
     rows = [
         [
             _member_places(member),
-            *(_figure(member, name, is_doubted=bool(member["unresolved_by"])) for name in names),
+            *(_figure(member, name) + "?" * (bool(member["unresolved_by"]) and name == names[0]) for name in names),
             f"{member['paper']} (fixed)" if member["is_fixed"] else member["architecture"],
         ]
         for member in members[:_ROWS_SHOWN]
@@ -252,10 +265,10 @@ def _member_places(member: Document) -> str:
     return format_names([f"{one['run']}:{one['trial']}" for one in member["on_front"]], _SIDE_BY_SIDE, " ")
 
 
-def _figure(row: Document, name: str, *, is_doubted: bool = False) -> str:
+def _figure(row: Document, name: str) -> str:
     value = row[name]
     if name == SCORE:
-        return _score_text(value, row["proxy_score_se"]) + "?" * is_doubted
+        return _score_text(value, row["proxy_score_se"])
     if name == "peak_memory_bytes":
         return memory_text(value)
     return format_count(value) if name in ("params", "macs") else text(value, ".1f")

@@ -145,6 +145,12 @@ def test_single_runs_are_not_ordered_and_copies_and_repeated_seeds_are_said(tmp_
     assert document(report("one", "copy", "--json"))["copies"] == [["A", "B"]]
 
 
+def test_runs_of_a_group_that_have_not_ended_are_named(tmp_path: Path, report: Report) -> None:
+    for seed, state in enumerate(("complete", "interrupted")):
+        write_run(tmp_path, some_rows(seed), name=state, state=state, extra={"seed": seed})
+    assert "B: not complete; with more trials hypervolumes grow" in shown(report("complete", "interrupted"))
+
+
 def test_scores_of_two_proxies_are_not_compared_and_the_rest_is(tmp_path: Path, report: Report) -> None:
     write_run(tmp_path, some_rows(1), name="one")
     other = PROXY_ID.replace("400steps", "50steps")
