@@ -76,17 +76,6 @@ def score_ties(rows: Sequence[Row], noise: Noise) -> list[list[int]]:
     return [trials[is_tie].tolist() for is_tie in ties]
 
 
-def surely_dominate(others: Sequence[Row], row: Row, objectives: Sequence[str], noise: Noise) -> NDArray[np.bool_]:
-    """Which of some other rows dominate a row whatever the noise: better beyond it in every objective that has noise, and no worse in the exact ones."""
-    everyone, own = _figures(others, objectives, noise), _figures([row], objectives, noise)
-    is_over, is_better = np.ones(len(others), dtype=bool), np.zeros(len(others), dtype=bool)
-    for name in objectives:
-        signs = _compare(everyone, own, name)
-        is_over &= signs > 0 if name in _NOISY else signs >= 0
-        is_better |= signs > 0
-    return np.asarray(is_over & is_better)
-
-
 _ERROR, _SPREAD = "standard error of the score", "spread of the throughput"
 
 
@@ -114,3 +103,14 @@ def _compare(others: Mapping[str, Array], own: Mapping[str, Array], name: str) -
         is_tie |= np.abs(other - mine) <= np.maximum(spread, Protocol.drift_limit) * np.maximum(other, mine)
     is_better = (other > mine) == (OBJECTIVES[name] == "maximize")
     return np.where(is_tie, 0, np.where(is_better, 1, -1))
+
+
+def surely_dominate(others: Sequence[Row], row: Row, objectives: Sequence[str], noise: Noise) -> NDArray[np.bool_]:
+    """Which of some other rows dominate a row whatever the noise: better beyond it in every objective that has noise, and no worse in the exact ones."""
+    everyone, own = _figures(others, objectives, noise), _figures([row], objectives, noise)
+    is_over, is_better = np.ones(len(others), dtype=bool), np.zeros(len(others), dtype=bool)
+    for name in objectives:
+        signs = _compare(everyone, own, name)
+        is_over &= signs > 0 if name in _NOISY else signs >= 0
+        is_better |= signs > 0
+    return np.asarray(is_over & is_better)
