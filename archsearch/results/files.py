@@ -5,9 +5,11 @@ Both are derived from the study: a file that is lost or damaged is written again
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,6 +20,10 @@ from archsearch.results.fronts import front_rows
 from archsearch.results.manifest import MANIFEST_FILE, replace_derived
 from archsearch.results.schema import FRONT_FILE, FRONT_SCHEMA, LATER_COLUMNS, SCHEMA, TRIALS_FILE, Row
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC"))
 _BLOCK = 10_000  # rows that are made into a table at once
 
 
@@ -54,7 +60,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
         pq.write_table(table, file, write_page_checksum=True)
 
 
-def read_trials(folder: Path) -> pd.DataFrame:
+def read_trials(folder: Path) -> "pd.DataFrame":
     """trials.parquet as a frame, columns as in SCHEMA. Raises UserError when it is missing or damaged."""
     return _read(folder / TRIALS_FILE, SCHEMA)
 
@@ -67,29 +73,36 @@ def read_rows(folder: Path, without: Sequence[str] = ()) -> list[Row]:
     path = folder / TRIALS_FILE
     schema = pa.schema([field for field in SCHEMA if field.name not in without])
     table = _read_table(path, schema)
+    times = [field.name for field in schema if pa.types.is_timestamp(field.type)]
     try:
-        rows: list[Row] = _without_nan(table.cast(schema)).to_pylist()
-    except (pa.ArrowException, ValueError) as error:
+        rows: list[Row] = _plain(table.cast(schema)).to_pylist()
+        for row in rows:
+            row.update({name: _EPOCH + timedelta(milliseconds=row[name]) for name in times if row[name] is not None})
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         raise UserError(f"{folder}: trials.parquet does not hold what its columns say ({first_line(error)})") from error
     return with_throughput_ids(rows)
 
 
-def _without_nan(table: pa.Table) -> pa.Table:
-    """The table with nothing in place of what is not a number."""
+def _plain(table: pa.Table) -> pa.Table:
+    """The table with nothing in place of what is not a number, and with times as milliseconds.
+
+    Of times and of `pa.scalar` pyarrow would import pandas, which takes longer than most reports.
+    """
     for place, field in enumerate(table.schema):
+        column = table.column(place)
         if pa.types.is_floating(field.type):
-            column = table.column(place)
-            empty = pa.scalar(None, field.type)
-            table = table.set_column(place, field, pc.if_else(pc.is_nan(column), empty, column))
+            table = table.set_column(place, field, pc.if_else(pc.is_nan(column), pa.nulls(1, field.type)[0], column))
+        elif pa.types.is_timestamp(field.type):
+            table = table.set_column(place, field.name, column.cast(pa.int64()))
     return table
 
 
-def read_front(folder: Path) -> pd.DataFrame:
+def read_front(folder: Path) -> "pd.DataFrame":
     """front.parquet as a frame: `front_name` and the columns of SCHEMA. Raises UserError when it is missing or damaged."""
     return _read(folder / FRONT_FILE, FRONT_SCHEMA)
 
 
-def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
+def _read(path: Path, schema: pa.Schema) -> "pd.DataFrame":
     frame: pd.DataFrame = _read_table(path, schema).to_pandas()
     return frame
 
