@@ -84,6 +84,19 @@ def parse_count_range(text: str, where: str = "--params") -> tuple[int, int]:
     return round(ends[0]), round(ends[1])
 
 
+def parse_count(text: str, where: str) -> int:
+    """`25M` or `25000000` as a whole number of parameters; UserError for other text."""
+    match = _COUNT.fullmatch(text)
+    number = _read(match)
+    if _lacks_unit(match):
+        raise UserError(f"{where}: {shown(text)} are no network's parameters; did you mean {text.strip()}M?")
+    if not 1 <= number <= MOST_COUNT:
+        raise UserError(
+            f"{where}: {shown(text)} is not a number of parameters; write a positive one such as 25M, at most {format_count(MOST_COUNT)}"
+        )
+    return round(number)
+
+
 def parse_seconds(text: str, where: str = "--timeout") -> float:
     """`90s`, `30m`, `2h` or `1d` in seconds; UserError for other text."""
     match = _DURATION.fullmatch(text)

@@ -7,6 +7,7 @@ from .compare import build_comparison
 from .compare_tables import comparison_parts
 from .cost import cost_document, cost_sentence, cost_table
 from .export import EXPORT_NOTE, export_parts
+from .expressions import Expression, parse_expression
 from .layers import LAYERS_NOTE, finding_list, finding_table, layer_list, layer_tables
 from .papers import PAPERS_NOTE, check_sentence, paper_list, paper_table
 from .proxies import FREE_NOTE, PROXIES_NOTE, profile_document, profile_list, profile_table, score_list, score_table
@@ -26,6 +27,7 @@ __all__ = [
     "PAPERS_NOTE",
     "PROXIES_NOTE",
     "Document",
+    "Expression",
     "SpaceQuery",
     "against_runtime_parts",
     "arch_document",
@@ -51,6 +53,7 @@ __all__ = [
     "model_card",
     "paper_list",
     "paper_table",
+    "parse_expression",
     "profile_document",
     "profile_list",
     "profile_table",

@@ -15,8 +15,10 @@ from archsearch.identity import row_identity
 from archsearch.metrics import TIE_SE, hypervolume
 from archsearch.proxy import is_starved, read_audit
 from archsearch.report.busy import busy_document, slow_document
+from archsearch.report.expressions import Expression
 from archsearch.report.fixed import against_front
-from archsearch.report.noise import Noise, score_ties, unresolved
+from archsearch.report.noise import Measured, Noise, score_ties
+from archsearch.report.picks import Pool, build_picks
 from archsearch.report.repeatability import (
     again_document,
     left_out_documents,
@@ -24,6 +26,7 @@ from archsearch.report.repeatability import (
     not_compiled_documents,
     predicted_document,
 )
+from archsearch.report.scatter import scatter_document
 from archsearch.report.tables import Document
 from archsearch.results import (
     OBJECTIVES,
@@ -84,8 +87,11 @@ def to_csv(rows: Sequence[Row]) -> str:
     return stream.getvalue()
 
 
-def build_report(folder: Path) -> Document:
-    """Everything the report says, as plain values; the run may still go on, have no finished trial, or only failed ones."""
+def build_report(folder: Path, picks: Sequence[Expression] = ()) -> Document:
+    """Everything the report says, as plain values; the run may still go on, have no finished trial, or only failed ones.
+
+    `picks` are expressions for picks beside the default ones.
+    """
     manifest = read_manifest(folder)
     objectives = [name for name in manifest["objectives"] if name in OBJECTIVES]
     every_row = read_rows(folder, without=("arch",))
@@ -96,7 +102,8 @@ def build_report(folder: Path) -> Document:
     front = sorted(front_members(rows), key=lambda row: tuple(minimised([row], objectives)[0]))
     noise = Noise.from_rows(complete)
     inside = [row for row in complete if row["outside"] is None]
-    dominated_by = unresolved(front, inside, objectives, noise)
+    measured = Measured(inside, objectives, noise)
+    dominated_by = {row["trial"]: measured.may_dominate(row) for row in front}
     chances = _front_chances(inside, objectives)
     counts = _counts(rows, manifest)
     ended_early = [row for row in rows if row["state"] == "stopped" and not is_unscored(row)]
@@ -128,15 +135,28 @@ def build_report(folder: Path) -> Document:
             "training_sd": noise.training_sd,
         },
         "audit": audit and {name: audit.get(name) for name in _AUDIT_KEYS},
+        "picks": build_picks(
+            Pool(
+                rows=inside,
+                fixed=[row for row in complete if row["is_fixed"]],
+                objectives=objectives,
+                noise=noise,
+                measured=measured,
+                throughput_id=throughput_id,
+                chances=chances,
+            ),
+            picks,
+        ),
         "front": [
             {
                 **_row_document(row),
                 "score_ties": ties,
-                "unresolved_by": dominated_by.get(row["trial"], []),
+                "unresolved_by": dominated_by[row["trial"]],
                 "front_chance": chances.get(row["trial"]),
             }
             for row, ties in zip(front, score_ties(front, noise), strict=True)
         ],
+        "scatter": scatter_document(inside, objectives),
         "near_front": _near_front(inside, front, chances),
         "pair_fronts": _pair_fronts(rows, objectives, throughput_id),
         "hypervolume": _hypervolume(inside, front, objectives),

@@ -4,24 +4,17 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from archsearch.proxy import STARVED_UNDER
 from archsearch.report.busy import busy_sentence, slow_sentence
+from archsearch.report.caveats import MARKS, conditions_text, fronts_text, left_out, reliability, remeasure_command
 from archsearch.report.fixed import included_sentences, published_rates, unscored_sentences
-from archsearch.report.repeatability import (
-    again_sentence,
-    calibration_sentence,
-    figure_sentence,
-    is_changed,
-    left_out_sentence,
-    noisy_sentence,
-    not_compiled_sentence,
-    predicted_sentence,
-    transfer_sentence,
-)
-from archsearch.report.tables import Document, conditions_line, make_table, memory_text, text, titled
+from archsearch.report.repeatability import is_changed, noisy_sentence
+from archsearch.report.scatter import scatter_parts
+from archsearch.report.tables import Document, make_table, memory_text, text, titled
 from archsearch.results import missing_words
-from archsearch.system import command_line
 from archsearch.throughput import Protocol
 from archsearch.units import format_count, format_names, format_seconds
 
@@ -39,59 +32,69 @@ _STATES = {
     "failed": "failed",
     "killed": "killed, since no process here is at work in it",
 }
-_MARKS = (
-    "score: standard error behind +-, = ties with the first row, ? on the front by no more than noise. "
-    "on front: the chance to be there, by the noise of the scores alone. "
-    "img/s: ~ blocks spread more than the protocol allows, ! the reference drifted meanwhile, "
-    f"* timed again at the end, its ratio to the reference was over {Protocol.drift_limit:.0%} away."
-)
 
 
 def report_parts(document: Document) -> Iterator[RenderableType]:
-    """The whole report, part by part."""
+    """The whole report, part by part: what to take, what was found, and at the end how far it can be relied on."""
     yield from _heads(document)
     yield from _ending(document)
+    yield from picks_parts(document)
+    yield from scatter_parts(document)
+    yield front_table(document) if document["front"] else _nothing_sentence(document)
+    yield from _fixed(document)
+    if document["stopped"]:
+        yield stopped_table(document)
+    if document["failed"]:
+        yield failed_table(document)
+    yield from _training(document)
+    yield from left_out(document)
     if document["front"]:
-        yield front_table(document)
-        pairs = [
-            f"{name}: {format_names([str(trial) for trial in sorted(each)], _ROWS_SHOWN)}"
-            for name, each in document["pair_fronts"].items()
-        ]
-        yield f"{_MARKS}\n" + (f"Trials on the fronts of two: {'; '.join(pairs)}." if pairs else "")
-        yield from _reliability(document)
-        volume = document["hypervolume"]
-        yield f"Hypervolume of the front: {volume['value']:.4f} ({volume['normalisation']})."
-    else:
-        yield _nothing_sentence(document)
+        yield from fronts_text(document)
+        yield from reliability(document)
+        yield MARKS
+    yield f"{document['score']['meaning']}\nproxy_id: {document['score']['proxy_id'] or '-'}"
+    yield conditions_text(document)
+
+
+def summary_parts(document: Document) -> Iterator[RenderableType]:
+    """What a run prints when it ends: what to take, the front, what the score means, and at the end what is missing."""
+    yield from _heads(document)
+    yield from picks_parts(document)
+    yield front_table(document) if document["front"] else _nothing_sentence(document)
+    yield from _training(document)
+    yield from left_out(document)
+    if document["front"]:
+        yield from reliability(document)
+        yield MARKS
+    yield document["score"]["meaning"]
+    yield from _ending(document)
+
+
+def picks_parts(document: Document) -> Iterator[RenderableType]:
+    """The picks in words under a title; of a trial that was picked before only what was not said yet."""
+    grid, said = Table.grid(padding=(0, 1, 0, 0)), dict[int, set[str]]()
+    for pick in document["picks"]:
+        sentence, trial = pick["sentence"], pick["trial"]
+        if trial in said:
+            left = [words for words in pick["unresolved"] if words not in said[trial]]
+            not_resolved = f" Not resolved: {'; '.join(left)}." if left else ""
+            sentence = f"{sentence.partition(':')[0]}: trial {trial} again.{not_resolved}"
+        if trial is not None:
+            said.setdefault(trial, set()).update(pick["unresolved"])
+        grid.add_row("-", Text(sentence))
+    if document["picks"]:
+        yield Group(Text("Which one?", style="bold"), grid)
+
+
+def _fixed(document: Document) -> Iterator[RenderableType]:
+    """The fixed trials beside their published figures, and how they compare with the candidates."""
     fixed = [*document["fixed"], *document["unscored"]]
     if fixed:
         yield fixed_table(fixed)
         sentences = dominance_sentences(document) if document["fixed"] else ()
         yield "\n".join(
-            [*published_rates(fixed), *included_sentences(fixed), *sentences, *unscored_sentences(document["unscored"])]
+            [*sentences, *unscored_sentences(document["unscored"]), *included_sentences(fixed), *published_rates(fixed)]
         )
-    if document["stopped"]:
-        yield stopped_table(document)
-    yield from _training(document)
-    if document["failed"]:
-        yield failed_table(document)
-    yield document["score"]["meaning"]
-    yield f"proxy_id: {document['score']['proxy_id'] or '-'}"
-    yield conditions_text(document)
-
-
-def summary_parts(document: Document) -> Iterator[RenderableType]:
-    """What a run prints when it ends: the front, what the score means, and at the end what is missing."""
-    yield from _heads(document)
-    if document["front"]:
-        yield front_table(document)
-        yield _MARKS
-        yield from _reliability(document)
-    else:
-        yield _nothing_sentence(document)
-    yield from _training(document)
-    yield document["score"]["meaning"]
-    yield from _ending(document)
 
 
 def _ending(document: Document) -> Iterator[str]:
@@ -108,21 +111,10 @@ def _ending(document: Document) -> Iterator[str]:
 
 
 def _heads(document: Document) -> Iterator[str]:
-    """The run's headline and which trials its front leaves out; before them, where it is so, that the order by speed is not to be used."""
+    """The run's headline; before it, where it is so, that the order by speed is not to be used."""
     if document["noisy"]:
-        yield noisy_sentence(document["noisy"], _remeasure_command(document))
+        yield noisy_sentence(document["noisy"], remeasure_command(document))
     yield headline(document)
-    if document["num_outside"]:
-        were = "candidate is" if document["num_outside"] == 1 else "candidates are"
-        yield f"{document['num_outside']} complete {were} outside a limit ({', '.join(document['limits'])}), and in no front."
-    if document["not_compiled"]:
-        yield not_compiled_sentence(document["not_compiled"])
-    if document["left_out"]:
-        yield "\n".join(left_out_sentence(each, _remeasure_command(document)) for each in document["left_out"])
-
-
-def _remeasure_command(document: Document) -> str:
-    return command_line([*(word for word in document["command"][1:] if word != "--remeasure"), "--remeasure"])
 
 
 def _training(document: Document) -> Iterator[str]:
@@ -137,70 +129,6 @@ def _training(document: Document) -> Iterator[str]:
             f"Trainings waited for images in {len(document['starved'])} trials (first {document['starved'][0]}): batches came less than "
             f"{STARVED_UNDER} times as fast as they were trained on. Scores stay right; `archsearch prepare` the images, or give the loader more cores."
         )
-
-
-def _reliability(document: Document) -> Iterator[str]:
-    """How far the front is resolved, how well its figures were repeated and predicted, and the proxy's audit."""
-    sentences = [
-        *_resolution(document),
-        *([again_sentence(document["again"])] if document["again"] else []),
-        *([predicted_sentence(document["predicted"])] if document["predicted"] else []),
-        *map(taken_sentence, document["taken_from"]),
-        *_transfer(document),
-        *([audit_sentence(document)] if document["score"]["proxy_id"] else []),
-    ]
-    if sentences:
-        yield "\n".join(sentences)
-
-
-def taken_sentence(taken: Document) -> str:
-    """What was taken from an earlier run, and how well its scores order this run's."""
-    timings, scores = taken["timings"], taken["scores"]
-    counts = f"{timings} timing{'s' * (timings != 1)} and {scores} score{'s' * (scores != 1)}"
-    used = f"{counts} of {taken['folder']} used again"
-    order = taken["order"]
-    if order is None:
-        return f"{used}; too few scores to tell how well it orders this run's trials."
-    number = f"{order['trials']} trials measured here"
-    return f"{used}; its scores order this run's {number} by tau {order['tau']:.2f} +-{order['standard_error']:.2f}."
-
-
-def _transfer(document: Document) -> Iterator[str]:
-    """What the order by speed tells of other devices and modes, in a run that ranks by it."""
-    conditions = document["conditions"]
-    sentence = transfer_sentence(conditions["device"], conditions["mode"])
-    if document["ranked_figure"] and sentence:
-        yield sentence
-
-
-def _resolution(document: Document) -> Iterator[str]:
-    """Members of the front that may be dominated within noise, and the noise of the scores."""
-    front = document["front"]
-    open_rows = [row for row in front if row["unresolved_by"]]
-    if open_rows:
-        words = [
-            f"{row['trial']} by {format_names([str(trial) for trial in row['unresolved_by']], _REASONS_SHOWN)}"
-            for row in open_rows
-        ]
-        count = f"{len(open_rows)} of {len(front)} may be dominated within measurement noise"
-        yield f"Not resolved, {count}: {format_names(words, _NAMES_SHOWN, '; ')}."
-    if document["near_front"]:
-        near = [f"{row['trial']} ({row['front_chance']:.0%})" for row in document["near_front"]]
-        yield f"Beside the front, but no less likely to be on it than its least likely member: trials {format_names(near, _NAMES_SHOWN)}."
-    if document["score"]["training_sd"] is not None:
-        yield f"Scores of one architecture differ from seed to seed by a standard deviation of {document['score']['training_sd']:.3f}."
-
-
-def audit_sentence(document: Document) -> str:
-    """How well the score's proxy orders architectures, as the last audit of it found."""
-    audit = document["audit"]
-    if audit:
-        origin = ""
-        if audit["is_shipped"]:
-            devices = dict.fromkeys(f"{one['device']} ({one['device_name']})" for one in audit["conditions"])
-            origin = f", shipped with archsearch, run on {', '.join(devices)}"
-        return f"Audit of {audit['created_at'][:10]}{origin}: {audit['verdict']}"
-    return f"This proxy has not been audited; `{command_line(['audit', document['folder']])}` measures how well it orders architectures."
 
 
 def headline(document: Document) -> str:
@@ -383,16 +311,3 @@ def failed_table(document: Document) -> Group:
     cells = [[str(row["trial"]), _architecture_name(row), row["reason"] or "-"] for row in rows]
     table = make_table(["trial", "architecture", "reason"], cells, left=["architecture", "reason"])
     return titled(f"Failed: {number}" + (f", the last {len(rows)}:" if len(rows) < number else ""), table)
-
-
-def conditions_text(document: Document) -> str:
-    """The conditions under which every figure of the run was measured."""
-    given, source = document["conditions"], document["calibration"]
-    own = {key: value for key, value in given.items() if key != "machine"}
-    lines = [conditions_line({**(given["machine"] or {}), **own})]
-    lines += (
-        [figure_sentence(document["ranked_figure"], _remeasure_command(document))] if document["ranked_figure"] else []
-    )
-    lines += [calibration_sentence(source)] if source else []
-    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    return "\n".join([*lines, f"versions: {versions}"])

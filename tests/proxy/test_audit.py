@@ -23,7 +23,7 @@ from archsearch.proxy.audit.statistics import conclude
 from archsearch.proxy.audit.store import audit_folder
 from archsearch.proxy.audit.verdict import verdict
 from archsearch.report import build_report
-from archsearch.report.run_tables import audit_sentence
+from archsearch.report.caveats import audit_sentence
 from archsearch.space import paper, paper_names
 
 

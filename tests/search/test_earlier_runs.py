@@ -16,7 +16,7 @@ from support.stub_evaluators import noted, on_machine, written
 from archsearch import results
 from archsearch.errors import UserError
 from archsearch.report import build_report
-from archsearch.report.run_tables import taken_sentence
+from archsearch.report.caveats import taken_sentence
 from archsearch.search import RunConfig, open_run, restore_run
 from archsearch.search.earlier_runs import read_donors
 
