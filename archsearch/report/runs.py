@@ -65,20 +65,9 @@ def run_document(folder: Path) -> dict[str, Any]:
 
 
 _KEYS = (
-    *("run", "folder", "state", "problem", "space", "budget_macs", "device", "device_name", "objectives", "sampler"),
-    *(
-        "seed",
-        "proxy_id",
-        "study",
-        "storage",
-        "is_elsewhere",
-        "trials",
-        "best_score",
-        "front",
-        "hypervolume",
-        "updated_at",
-    ),
-    *("age_s", "bytes"),
+    *("run", "folder", "state", "problem", "space", "budget_macs", "device", "device_name"),
+    *("objectives", "sampler", "seed", "proxy_id", "study", "storage", "is_elsewhere", "trials"),
+    *("best_score", "front", "hypervolume", "updated_at", "age_s", "bytes"),
 )
 
 
@@ -89,7 +78,7 @@ def _read(folder: Path) -> dict[str, Any]:
     table = read_columns(folder, list(dict.fromkeys([*_COLUMNS, *objectives])))
     if len(table) and table["throughput_id"].null_count == len(table):
         table = _ranked_anew(folder, table, objectives)
-    complete = table.filter(pc.equal(table["state"], "complete"))
+    complete = table.filter(_is_equal(table["state"], "complete"))
     age = datetime.now(UTC) - datetime.fromisoformat(manifest["updated_at"])
     return {
         "state": run_state(folder, manifest),
@@ -154,7 +143,7 @@ def _front(complete: pa.Table, objectives: Sequence[str], throughput_id: str | N
 
 def _is_equal(column: pa.ChunkedArray, value: Any) -> pa.ChunkedArray:
     """Whether each value is this one; None is equal to None."""
-    return pc.is_null(column) if value is None else pc.fill_null(pc.equal(column, value), False)
+    return pc.is_in(column, value_set=pa.array([value], column.type))
 
 
 def _minimised(table: pa.Table, objectives: Sequence[str]) -> Array:
