@@ -50,7 +50,10 @@ def show(*words: str, **environment: str) -> str:
 def test_commands_and_options_that_a_document_shows_exist(name: str) -> None:
     for words in commands(name):
         if words[0] == "archsearch" and not words[1].startswith("-"):
-            shown = CliRunner().invoke(main, [words[1], "--help"], env={"COLUMNS": "200"})
+            inner = (
+                words[2:3] if words[2:3] and words[2] in getattr(main.commands.get(words[1]), "commands", ()) else []
+            )
+            shown = CliRunner().invoke(main, [words[1], *inner, "--help"], env={"COLUMNS": "200"})
             assert shown.exit_code == 0, words
             known = re.findall(r"(?<![\w-])--?[a-z][\w-]*", shown.output)
             assert [word for word in words[2:] if word.startswith("-") and word not in known] == [], words

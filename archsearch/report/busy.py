@@ -16,7 +16,9 @@ _TRIALS_SHOWN = 6
 
 def busy_document(rows: Sequence[Row]) -> Document | None:
     """The trials beside which others used more than the cores that the run left idle; None without one, or where no CPU was timed."""
-    found = [(row, json.loads(row["conditions"])) for row in _known(rows) if row["conditions"]]
+    known = _known(rows)
+    loud = [row for row in known if row["other_cores"] > TOLERATED_CORES]  # of thousands of rows few are parsed
+    found = [(row, json.loads(row["conditions"])) for row in loud if row["conditions"]]
     found = [
         (row, where)
         for row, where in found
@@ -27,7 +29,7 @@ def busy_document(rows: Sequence[Row]) -> Document | None:
         return None
     return {
         "trials": [row["trial"] for row, _ in found],
-        "of": len(_known(rows)),
+        "of": len(known),
         "other_cores": statistics.median(row["other_cores"] for row, _ in found),
         "cores": found[-1][1]["host_cores"],
         "threads": found[-1][1]["threads"],

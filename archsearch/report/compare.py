@@ -17,7 +17,7 @@ from archsearch.report.comparable import (
     score_refusal,
     speed_refusal,
 )
-from archsearch.report.noise import Noise, surely_dominate, unresolved
+from archsearch.report.noise import Measured, Noise, surely_dominate
 from archsearch.report.run import HYPERVOLUME_REFERENCE, MOST_LISTED
 from archsearch.report.seed_groups import group_differences, seed_groups
 from archsearch.report.tables import Document
@@ -167,17 +167,19 @@ def _joint_front(rows: Sequence[tuple[str, Row]], objectives: Sequence[str], noi
 
     `unresolved_by` are the trials of other architectures that may dominate it within the noise.
     """
-    # One numbering for all runs, since `unresolved` tells rows apart by it.
+    # One numbering for all runs, since `Measured` tells rows apart by it.
     numbered = [{**row, "trial": number} for number, (_, row) in enumerate(rows)]
     front = _front(numbered, objectives)
-    doubted = unresolved(front, numbered, objectives, noise)
+    if not front:
+        return []
+    everyone = Measured(numbered, objectives, noise)
     by_arch: dict[str, list[Row]] = {}
     for row in front:
         by_arch.setdefault(row["arch_id"], []).append(row)
     documents: list[tuple[tuple[float, ...], Document]] = []
     for arch_id, members in by_arch.items():
         first = min(members, key=lambda row: tuple(minimised([row], objectives)[0]))
-        doubters = [rows[number] for number in doubted.get(first["trial"], ())]
+        doubters = [rows[number] for number in everyone.may_dominate(first)]
         document = {
             **{name: first[name] for name in ("arch_id", "architecture", "is_fixed", "paper", *_FIGURES)},
             "on_front": [_place(*rows[row["trial"]]) for row in members],

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from archsearch.errors import one_line
 from archsearch.report.comparable import SCORE
 from archsearch.report.compare import SPEED
 from archsearch.report.tables import Document, make_table, memory_text, text, titled
@@ -12,7 +13,7 @@ from archsearch.units import format_count, format_names
 
 _ROWS_SHOWN = 40
 _SETTINGS_SHOWN = 8
-_LONGEST_VALUE = 60
+_LONGEST_VALUE, _LONGEST_REASON = 60, 2000
 _MATRIX_RUNS = 12
 _SIDE_BY_SIDE = 4  # runs whose figures stand side by side; of more their range
 _STATES = {"running": "at work"}
@@ -47,13 +48,16 @@ def comparison_parts(document: Document) -> Iterator[RenderableType]:
             yield "?: another trial may dominate it within the noise of scores and timings."
     yield from _measured_in_several(document)
     if SCORE in objectives:
-        yield f"Scores rank trials of one proxy_id; they are not ImageNet accuracy. proxy_id: {document['proxy_id']}"
+        yield f"Scores rank trials of one proxy_id; they are not ImageNet accuracy. proxy_id: {one_line(str(document['proxy_id']))}"
 
 
 def _head(document: Document) -> str:
     words = ", ".join(f"{name} {direction[:3]}" for name, direction in document["objectives"].items())
     lines = [f"{len(document['runs'])} runs, compared in {words or 'nothing'}."]
-    lines += [f"{name} is not compared: {_ended(reason)}" for name, reason in document["not_compared"].items()]
+    lines += [
+        f"{name} is not compared: {_ended(one_line(reason, _LONGEST_REASON))}"
+        for name, reason in document["not_compared"].items()
+    ]
     if not words:
         lines.append("They share no objective that may be compared; what remains are their exact costs.")
     return "\n".join(lines)
@@ -96,7 +100,7 @@ def _run_row(run: Document, document: Document, *, with_compared: bool) -> list[
         cells.append(text(run["best_speed"] and run["best_speed"]["value"], ".1f"))
     if _shows_costs(document):
         cells += [_range(run["costs"].get("params")), _range(run["costs"].get("macs"))]
-    return [*cells, *([_STATES.get(run["state"], run["state"])] if _shows_states(document) else [])]
+    return [*cells, *([_STATES.get(run["state"], one_line(run["state"]))] if _shows_states(document) else [])]
 
 
 def _shows_states(document: Document) -> bool:
@@ -131,7 +135,7 @@ def _about_runs(document: Document) -> Iterator[str]:
         yield f"Speeds are ratios to the reference; images/s of all runs are at the rate that it had in {first} ({rates[first]:.1f} img/s)."
     seeds = document["training_seeds"]
     if document["score_refusal"] is None and len(set(seeds.values())) > 1:
-        words = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())
+        words = ", ".join(f"{_value_text(seed)} in {label}" for label, seed in seeds.items())
         yield f"Trained from different seeds ({words}): the same network has other scores there, by the noise of a training."
     if document["differences"]:
         parts = [_difference_text(one) for one in document["differences"]]
@@ -151,14 +155,13 @@ def _difference_text(one: Mapping[str, Any]) -> str:
 
 
 def _setting(name: str) -> str:
-    return name.removeprefix("settings.")
+    return one_line(name.removeprefix("settings."), _LONGEST_VALUE)
 
 
 def _value_text(value: Any) -> str:
     if value is None or value == []:
         return "none"
-    words = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return words if len(words) <= _LONGEST_VALUE else f"{words[: _LONGEST_VALUE - 3]}..."
+    return one_line(",".join(map(str, value)) if isinstance(value, list) else str(value), _LONGEST_VALUE)
 
 
 def _seeds(document: Document) -> Iterator[RenderableType]:
@@ -183,8 +186,11 @@ def _seeds(document: Document) -> Iterator[RenderableType]:
     )
     sentences = [
         *_repeated_seeds(groups),
+        *_unfinished(document),
         *(_group_sentence(each, groups) for each in document["group_differences"][:_ROWS_SHOWN]),
     ]
+    if len(document["group_differences"]) > 1:
+        sentences.append("Each interval is for one comparison; of many, one in twenty leaves out 0 by chance.")
     if len(groups) > 1 and not document["group_differences"]:
         sentences.append("No two requests have several seeds each, so no order of them is claimed.")
     if sentences:
@@ -203,9 +209,19 @@ def _seed_words(group: Document) -> str:
 
 
 def _repeated_seeds(groups: Sequence[Document]) -> Iterator[str]:
+    """Which groups have a seed twice."""
     for group in groups:
         if len(set(group["seeds"])) < len(group["seeds"]):
             yield f"{' '.join(group['runs'])}: a seed is there more than once; these runs are not independent, and the true spread is larger."
+
+
+def _unfinished(document: Document) -> Iterator[str]:
+    """Which runs of the groups are not complete."""
+    states = {run["label"]: run["state"] for run in document["runs"]}
+    open_ones = [label for group in document["groups"] if len(group["runs"]) > 1 for label in group["runs"]]
+    open_ones = [label for label in open_ones if states[label] != "complete"]
+    if open_ones:
+        yield f"{' '.join(open_ones)}: not complete; with more trials hypervolumes grow, so these means are not the last word."
 
 
 def _group_sentence(each: Document, groups: Sequence[Document]) -> str:
@@ -234,7 +250,7 @@ def _joint_table(document: Document) -> RenderableType:
     rows = [
         [
             _member_places(member),
-            *(_figure(member, name, is_doubted=bool(member["unresolved_by"])) for name in names),
+            *(_figure(member, name) + "?" * (bool(member["unresolved_by"]) and name == names[0]) for name in names),
             f"{member['paper']} (fixed)" if member["is_fixed"] else member["architecture"],
         ]
         for member in members[:_ROWS_SHOWN]
@@ -249,10 +265,10 @@ def _member_places(member: Document) -> str:
     return format_names([f"{one['run']}:{one['trial']}" for one in member["on_front"]], _SIDE_BY_SIDE, " ")
 
 
-def _figure(row: Document, name: str, *, is_doubted: bool = False) -> str:
+def _figure(row: Document, name: str) -> str:
     value = row[name]
     if name == SCORE:
-        return _score_text(value, row["proxy_score_se"]) + "?" * is_doubted
+        return _score_text(value, row["proxy_score_se"])
     if name == "peak_memory_bytes":
         return memory_text(value)
     return format_count(value) if name in ("params", "macs") else text(value, ".1f")

@@ -44,28 +44,45 @@ class Noise:
         return bool(abs(first["proxy_score"] - second["proxy_score"]) < TIE_SE * error)
 
 
-def unresolved(
-    front: Sequence[Row], complete: Sequence[Row], objectives: Sequence[str], noise: Noise
-) -> dict[int, list[int]]:
-    """Members that may be dominated within measurement noise: trial -> the trials that may dominate it.
+class Measured:
+    """The objectives, scores and speeds of N rows with their noise, to compare one row with all of them.
 
-    A trial may dominate a member when it is worse beyond the noise in no objective and better beyond it in at least one.
     Noise of scores is `Noise`'s, that of speeds the spread of their blocks or the drift allowed; counts have none.
     """
-    trials = np.array([row["trial"] for row in complete], dtype=np.int64)
-    everyone = _figures(complete, objectives, noise)
-    found: dict[int, list[int]] = {}
-    for row in front:
-        own = _figures([row], objectives, noise)
-        left, is_better = np.flatnonzero(trials != row["trial"]), np.zeros(len(trials), dtype=bool)
-        for name in sorted(objectives, key=_NOISY.__contains__):  # those without noise leave the fewest
-            signs = _compare({key: figures[left] for key, figures in everyone.items()}, own, name)
-            is_better[left[signs > 0]] = True
-            left = left[signs >= 0]
-        left = left[is_better[left]]
-        if len(left):
-            found[row["trial"]] = trials[left].tolist()
-    return found
+
+    def __init__(self, rows: Sequence[Row], objectives: Sequence[str], noise: Noise) -> None:
+        self._noise, self._objectives = noise, sorted(objectives, key=_NOISY.__contains__)  # without noise first
+        self._trials = np.array([row["trial"] for row in rows], dtype=np.int64)
+        self._figures = _figures(rows, list(dict.fromkeys([*objectives, "proxy_score", "throughput_img_s"])), noise)
+        first = self._signed(self._figures, self._objectives[0])
+        self._order = np.argsort(first, kind="stable")
+        self._first = first[self._order]
+        self._ordered = {name: figures[self._order] for name, figures in self._figures.items()}
+
+    @staticmethod
+    def _signed(figures: Mapping[str, Array], name: str) -> Array:
+        return -figures[name] if OBJECTIVES[name] == "maximize" else figures[name]
+
+    def ties(self, row: Row, name: str) -> NDArray[np.bool_]:
+        """Which rows differ from this one by no more than noise in an objective, (N,); itself among them where it is one."""
+        return np.asarray(_compare(self._figures, _figures([row], [name], self._noise), name) == 0)
+
+    def may_dominate(self, row: Row) -> list[int]:
+        """The trials that are worse than this one beyond the noise in no objective and better beyond it in at least one."""
+        own = _figures([row], self._objectives, self._noise)
+        stop = len(self._order)
+        if self._objectives[0] not in _NOISY:  # then those that are no worse come first
+            stop = int(np.searchsorted(self._first, self._signed(own, self._objectives[0])[0], side="right"))
+        left, is_better = np.arange(stop), np.zeros(stop, dtype=bool)
+        figures = {name: values[:stop] for name, values in self._ordered.items()}
+        for name in self._objectives:
+            signs = _compare(figures, own, name)
+            keep = signs >= 0
+            left, is_better = left[keep], (is_better | (signs > 0))[keep]
+            figures = {name: values[keep] for name, values in figures.items()}
+        found = np.sort(self._order[left[is_better]])
+        trials = self._trials[found]
+        return [trial for trial in trials.tolist() if trial != row["trial"]]
 
 
 def score_ties(rows: Sequence[Row], noise: Noise) -> list[list[int]]:
@@ -76,25 +93,9 @@ def score_ties(rows: Sequence[Row], noise: Noise) -> list[list[int]]:
     return [trials[is_tie].tolist() for is_tie in ties]
 
 
-def ties(row: Row, others: Sequence[Row], name: str, noise: Noise) -> NDArray[np.bool_]:
-    """Which of the other rows differ from this one by no more than noise in an objective, (N,); itself among them where it is one."""
-    return np.asarray(_compare(_figures(others, [name], noise), _figures([row], [name], noise), name) == 0)
-
-
 def speed_noise(row: Row) -> float:
     """The noise of a row's throughput as a fraction: the spread of its blocks, or the drift allowed."""
     return max(row["throughput_iqr"] or 0.0, Protocol.drift_limit)
-
-
-def surely_dominate(others: Sequence[Row], row: Row, objectives: Sequence[str], noise: Noise) -> NDArray[np.bool_]:
-    """Which of some other rows dominate a row whatever the noise: better beyond it in every objective that has noise, and no worse in the exact ones."""
-    everyone, own = _figures(others, objectives, noise), _figures([row], objectives, noise)
-    is_over, is_better = np.ones(len(others), dtype=bool), np.zeros(len(others), dtype=bool)
-    for name in objectives:
-        signs = _compare(everyone, own, name)
-        is_over &= signs > 0 if name in _NOISY else signs >= 0
-        is_better |= signs > 0
-    return np.asarray(is_over & is_better)
 
 
 _ERROR, _SPREAD = "standard error of the score", "spread of the throughput"
@@ -124,3 +125,14 @@ def _compare(others: Mapping[str, Array], own: Mapping[str, Array], name: str) -
         is_tie |= np.abs(other - mine) <= np.maximum(spread, Protocol.drift_limit) * np.maximum(other, mine)
     is_better = (other > mine) == (OBJECTIVES[name] == "maximize")
     return np.where(is_tie, 0, np.where(is_better, 1, -1))
+
+
+def surely_dominate(others: Sequence[Row], row: Row, objectives: Sequence[str], noise: Noise) -> NDArray[np.bool_]:
+    """Which of some other rows dominate a row whatever the noise: better beyond it in every objective that has noise, and no worse in the exact ones."""
+    everyone, own = _figures(others, objectives, noise), _figures([row], objectives, noise)
+    is_over, is_better = np.ones(len(others), dtype=bool), np.zeros(len(others), dtype=bool)
+    for name in objectives:
+        signs = _compare(everyone, own, name)
+        is_over &= signs > 0 if name in _NOISY else signs >= 0
+        is_better |= signs > 0
+    return np.asarray(is_over & is_better)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from archsearch.metrics import TIE_SE, Array, is_dominated
 from archsearch.report.expressions import CHOICES, Expression
-from archsearch.report.noise import Noise, speed_noise, ties, unresolved
+from archsearch.report.noise import Measured, Noise, speed_noise
 from archsearch.report.repeatability import is_changed
 from archsearch.report.tables import Document
 from archsearch.results import DEVICE_OBJECTIVES, OBJECTIVES, Row, is_timed, minimised
@@ -47,6 +47,7 @@ class Pool:
     fixed: Sequence[Row]
     objectives: Sequence[str]
     noise: Noise
+    measured: Measured
     throughput_id: str | None
     chances: Mapping[int, float]
 
@@ -111,7 +112,7 @@ def _best_score(pool: Pool, best: Row | None) -> Pick:
     if best is None:
         pick.reason = "this run has no proxy score"
         return pick
-    tied = _trials(pool, ties(best, pool.rows, SCORE, pool.noise), best)
+    tied = _trials(pool, pool.measured.ties(best, SCORE), best)
     if tied:
         pick.peers = f"its score is a tie, by less than {TIE_SE:.0f} standard errors, with {_of_trials(tied, '1 other trial', 'other trials')}"
     return pick
@@ -134,7 +135,7 @@ def _within_one_error(pool: Pool, best: Row | None, name: str, column: str, what
 
 def _as_fast(pool: Pool, row: Row, among: Mask) -> str | None:
     """Which of those that it was picked from are as fast, by noise."""
-    slower = ties(row, pool.rows, SPEED, pool.noise) & among & ~np.isnan(pool.values(SPEED))
+    slower = pool.measured.ties(row, SPEED) & among & ~np.isnan(pool.values(SPEED))
     equal = _trials(pool, slower, row)
     if not equal:
         return None
@@ -271,7 +272,7 @@ def _beaten(pool: Pool, row: Row) -> Iterator[Document]:
             "params_ratio": row[SIZE] / other[SIZE],
             "macs_ratio": row["macs"] / other["macs"],
             "is_score_tie": pool.noise.is_tie(row, other),
-            "is_speed_tie": bool(is_timed and ties(row, [other], SPEED, pool.noise)[0]),
+            "is_speed_tie": bool(is_timed and Measured([other], [SPEED], pool.noise).ties(row, SPEED)[0]),
         }
 
 
@@ -279,7 +280,7 @@ def _open_points(pool: Pool, pick: Pick, row: Row) -> Iterator[str]:
     """What is not resolved about a pick."""
     if pick.peers:
         yield pick.peers
-    rivals = unresolved([row], pool.rows, pool.objectives, pool.noise).get(row["trial"], [])
+    rivals = pool.measured.may_dominate(row)
     if rivals:
         yield f"within noise it may be dominated by {_of_trials(rivals, '1 trial', 'trials')}"
     chance = pool.chances.get(row["trial"])

@@ -17,7 +17,7 @@ from archsearch.proxy import is_starved, read_audit
 from archsearch.report.busy import busy_document, slow_document
 from archsearch.report.expressions import Expression
 from archsearch.report.fixed import against_front
-from archsearch.report.noise import Noise, score_ties, unresolved
+from archsearch.report.noise import Measured, Noise, score_ties
 from archsearch.report.picks import Pool, build_picks
 from archsearch.report.repeatability import (
     again_document,
@@ -102,7 +102,8 @@ def build_report(folder: Path, picks: Sequence[Expression] = ()) -> Document:
     front = sorted(front_members(rows), key=lambda row: tuple(minimised([row], objectives)[0]))
     noise = Noise.from_rows(complete)
     inside = [row for row in complete if row["outside"] is None]
-    dominated_by = unresolved(front, inside, objectives, noise)
+    measured = Measured(inside, objectives, noise)
+    dominated_by = {row["trial"]: measured.may_dominate(row) for row in front}
     chances = _front_chances(inside, objectives)
     counts = _counts(rows, manifest)
     ended_early = [row for row in rows if row["state"] == "stopped" and not is_unscored(row)]
@@ -140,6 +141,7 @@ def build_report(folder: Path, picks: Sequence[Expression] = ()) -> Document:
                 fixed=[row for row in complete if row["is_fixed"]],
                 objectives=objectives,
                 noise=noise,
+                measured=measured,
                 throughput_id=throughput_id,
                 chances=chances,
             ),
@@ -149,7 +151,7 @@ def build_report(folder: Path, picks: Sequence[Expression] = ()) -> Document:
             {
                 **_row_document(row),
                 "score_ties": ties,
-                "unresolved_by": dominated_by.get(row["trial"], []),
+                "unresolved_by": dominated_by[row["trial"]],
                 "front_chance": chances.get(row["trial"]),
             }
             for row, ties in zip(front, score_ties(front, noise), strict=True)

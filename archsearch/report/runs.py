@@ -1,5 +1,6 @@
 """The list of runs: what each one is, how far it has come, what it found, and what it takes of the disk."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import RenderableType
 
-from archsearch.errors import UserError
+from archsearch.errors import UserError, one_line
 from archsearch.metrics import Array
 from archsearch.report.run import HYPERVOLUME_SCALE
 from archsearch.report.tables import Document, make_table, text
@@ -54,28 +55,19 @@ def run_document(folder: Path) -> dict[str, Any]:
     found |= {"run": folder.name, "folder": str(folder), "bytes": folder_bytes(folder)}
     try:
         with damage_is_an_error(folder):
-            return found | _read(folder)
+            document = found | _read(folder)
+            _row(document)  # what cannot be shown is damaged
+            return document
     except UserError as error:
         # A driver that has just begun has not written its manifest yet.
-        is_new = not (folder / MANIFEST_FILE).exists() and run_state(folder, {"state": "running"}) == "running"
+        is_new = not os.path.exists(folder / MANIFEST_FILE) and run_state(folder, {"state": "running"}) == "running"
         return found | ({"state": "running"} if is_new else {"state": _DAMAGED, "problem": str(error)})
 
 
 _KEYS = (
-    *("run", "folder", "state", "problem", "space", "budget_macs", "device", "device_name", "objectives", "sampler"),
-    *(
-        "seed",
-        "proxy_id",
-        "study",
-        "storage",
-        "is_elsewhere",
-        "trials",
-        "best_score",
-        "front",
-        "hypervolume",
-        "updated_at",
-    ),
-    *("age_s", "bytes"),
+    *("run", "folder", "state", "problem", "space", "budget_macs", "device", "device_name"),
+    *("objectives", "sampler", "seed", "proxy_id", "study", "storage", "is_elsewhere", "trials"),
+    *("best_score", "front", "hypervolume", "updated_at", "age_s", "bytes"),
 )
 
 
@@ -86,7 +78,7 @@ def _read(folder: Path) -> dict[str, Any]:
     table = read_columns(folder, list(dict.fromkeys([*_COLUMNS, *objectives])))
     if len(table) and table["throughput_id"].null_count == len(table):
         table = _ranked_anew(folder, table, objectives)
-    complete = table.filter(pc.equal(table["state"], "complete"))
+    complete = table.filter(_is_equal(table["state"], "complete"))
     age = datetime.now(UTC) - datetime.fromisoformat(manifest["updated_at"])
     return {
         "state": run_state(folder, manifest),
@@ -98,7 +90,7 @@ def _read(folder: Path) -> dict[str, Any]:
         **{name: manifest.get(name) for name in ("sampler", "seed", "proxy_id", "storage")},
         "study": study_name(manifest),
         # A run whose study was restored from a server's may say the server's address until it goes on.
-        "is_elsewhere": "://" in str(manifest.get("storage")) and not (folder / "study.db").exists(),
+        "is_elsewhere": "://" in str(manifest.get("storage")) and not os.path.exists(folder / "study.db"),
         "trials": {"complete": len(complete), "asked": manifest["trials"] + num_fixed(manifest)},
         "best_score": _best_score(complete),
         **_front(complete, objectives, _ranked_identity(table, manifest.get("throughput_id"))),
@@ -151,7 +143,7 @@ def _front(complete: pa.Table, objectives: Sequence[str], throughput_id: str | N
 
 def _is_equal(column: pa.ChunkedArray, value: Any) -> pa.ChunkedArray:
     """Whether each value is this one; None is equal to None."""
-    return pc.is_null(column) if value is None else pc.fill_null(pc.equal(column, value), False)
+    return pc.is_in(column, value_set=pa.array([value], column.type))
 
 
 def _minimised(table: pa.Table, objectives: Sequence[str]) -> Array:
@@ -183,12 +175,12 @@ def _row(run: Mapping[str, Any]) -> list[str]:
     trials, best = run["trials"], run["best_score"]
     return [
         run["run"],
-        "-" if run["space"] is None else f"{run['space']} at {budget_text(run)}",
-        " ".join(filter(None, (run["device"], run["device_name"] and f"({run['device_name']})"))) or "-",
+        "-" if run["space"] is None else f"{one_line(run['space'])} at {budget_text(run)}",
+        one_line(" ".join(filter(None, (run["device"], run["device_name"] and f"({run['device_name']})")))) or "-",
         f"{trials['complete']} of {trials['asked']}" if trials else "-",
         text(best and best["value"], ".3f"),
         text(run["hypervolume"], ".4f"),
-        _SHOWN_STATES.get(run["state"], run["state"]),
+        _SHOWN_STATES.get(run["state"], one_line(run["state"])),
         age_text(run["age_s"]),
         format_bytes(run["bytes"]),
     ]
@@ -200,7 +192,7 @@ def removal_text(run: Document) -> str:
     if trials is None:
         return f"{run['folder']}: {run['state']}, {size}"
     return (
-        f"{run['folder']}: {run['space']} at {budget_text(run)}, {trials['complete']} of {trials['asked']} trials complete, "
+        f"{run['folder']}: {one_line(run['space'])} at {budget_text(run)}, {trials['complete']} of {trials['asked']} trials complete, "
         f"{_SHOWN_STATES.get(run['state'], run['state'])}, {size}"
     )
 

@@ -20,6 +20,9 @@ SCORE = "proxy_score"
 _PRIOR_FREEDOM = 2
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 _TINY = 1e-12  # a standard error in place of none
+_FIRST_RIVALS = 128  # that are looked at, before four times as many, and so on
+_SURE = 8.3  # standard errors from which on `ndtr` is 1
+_NOTHING = 1e-18  # the share of a sum that does not change it
 
 
 def number_of_seeds(row: Row) -> int:
@@ -43,24 +46,31 @@ class FrontChances:
         self.variance = training_variance(rows)
         self._means = np.array([mean_score(row) for row in rows])
         self._trainings = np.array([number_of_seeds(row) for row in rows])
+        self._order = np.argsort(-self._means, kind="stable")  # the best mean first
+        self._rank = np.argsort(self._order)
         others = minimised(rows, [name for name in objectives if name != SCORE])
-        self._rivals = [self._rivals_of(place, others) for place in self.places]
+        self._others = np.ascontiguousarray(others[self._order].T)  # (M - 1, N), in that order
 
-    @staticmethod
-    def _rivals_of(place: int, others: Array) -> NDArray[np.int64]:
-        """Places of the trials that are no worse in all other objectives (N, M - 1)."""
-        is_rival = np.all(others <= others[place], axis=1)
-        is_rival[place] = False
-        return np.flatnonzero(is_rival)
+    def _rivals_of(self, place: int) -> NDArray[np.int64]:
+        """Places of the trials that are no worse in all other objectives, the best mean first."""
+        rank = self._rank[place]
+        is_rival = np.ones(len(self._order), dtype=bool)
+        for values in self._others:
+            is_rival &= values <= values[rank]
+        is_rival[rank] = False
+        return self._order[np.flatnonzero(is_rival)]
 
     def chances(self) -> Array:
         """The chance of each of `places` to be on the front; by quadrature, exact but for rounding."""
-        errors = np.maximum(np.sqrt(self.variance / self._trainings), _TINY)
+        known, group_of = np.unique(np.column_stack((-self._means, self._trainings)), axis=0, return_inverse=True)
+        means, errors = -known[:, 0], np.maximum(np.sqrt(self.variance / known[:, 1]), _TINY)
+        groups = group_of.reshape(-1)  # scores are shares of a number of images, so that of many trials many are equal
         found = []
-        for place, rivals in zip(self.places, self._rivals, strict=True):
-            own = self._means[place] + errors[place] * _NODES  # (nodes,)
-            is_better = ndtr((own[:, None] - self._means[rivals]) / errors[rivals]).prod(axis=1)
-            found.append(float(_WEIGHTS @ is_better / _WEIGHTS.sum()))
+        for place in self.places.tolist():
+            counts = np.bincount(groups[self._rivals_of(place)], minlength=len(known))
+            some = np.flatnonzero(counts)
+            own = means[groups[place]] + errors[groups[place]] * _NODES
+            found.append(_chance(own, means[some], errors[some], counts[some]))
         return np.array(found)
 
     def gains(self, under_way: Sequence[int] = ()) -> Array:
@@ -76,14 +86,32 @@ class FrontChances:
         # One more training moves a mean by so many standard deviations of a training.
         moves = 1 / np.sqrt(trainings * (trainings + 1))
         found = np.zeros(len(self._means))
-        for place, rivals in zip(self.places, self._rivals, strict=True):
+        for place in self.places:
+            rivals = self._rivals_of(place)
             if len(rivals):
-                best = rivals[np.argmax(self._means[rivals])]
-                pair = np.array([place, best])
-                away = abs(self._means[place] - self._means[best]) / deviation / moves[pair]
+                pair = np.array([place, rivals[0]])
+                away = abs(self._means[place] - self._means[rivals[0]]) / deviation / moves[pair]
                 gains = moves[pair] * (_normal_density(away) - away * ndtr(-away))
                 found[pair] = np.maximum(found[pair], gains)
         return found
+
+
+def _chance(own: Array, means: Array, errors: Array, counts: NDArray[np.int64]) -> float:
+    """The chance that a score, at these nodes (40,), is beyond those of so many rivals of each mean, the best first.
+
+    Of many rivals few matter: those that even the lowest score exceeds for sure are left out, and so are scores that a higher one outweighs,
+    which no further rival can change.
+    """
+    weights, start, size, widest = _WEIGHTS, 0, _FIRST_RIVALS, errors.max(initial=0.0)
+    while start < len(means) and own[0] - means[start] < _SURE * widest:
+        some = slice(start, start + size)
+        with np.errstate(divide="ignore"):  # a chance of nothing
+            logarithms = np.log(ndtr((own[:, None] - means[some]) / errors[some]))
+        weights = weights * np.exp(logarithms @ counts[some])
+        matters = weights >= _NOTHING * np.maximum.accumulate(weights[::-1])[::-1]
+        own, weights = own[matters], weights[matters]
+        start, size = start + size, 4 * size
+    return float(weights.sum() / _WEIGHTS.sum())
 
 
 def training_variance(rows: Sequence[Row]) -> float:

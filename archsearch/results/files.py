@@ -5,9 +5,11 @@ Both are derived from the study: a file that is lost or damaged is written again
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,6 +20,10 @@ from archsearch.results.fronts import front_rows
 from archsearch.results.manifest import MANIFEST_FILE, replace_derived
 from archsearch.results.schema import FRONT_FILE, FRONT_SCHEMA, LATER_COLUMNS, SCHEMA, TRIALS_FILE, Row
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC"))
 _BLOCK = 10_000  # rows that are made into a table at once
 
 
@@ -54,7 +60,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
         pq.write_table(table, file, write_page_checksum=True)
 
 
-def read_trials(folder: Path) -> pd.DataFrame:
+def read_trials(folder: Path) -> "pd.DataFrame":
     """trials.parquet as a frame, columns as in SCHEMA. Raises UserError when it is missing or damaged."""
     return _read(folder / TRIALS_FILE, SCHEMA)
 
@@ -72,19 +78,25 @@ def read_rows(folder: Path, without: Sequence[str] = ()) -> list[Row]:
     Columns named in `without` are left out, which saves time and memory: `arch` is as large as all others together.
     """
     table = read_columns(folder, [name for name in SCHEMA.names if name not in without])
+    times = [field.name for field in SCHEMA if pa.types.is_timestamp(field.type) and field.name not in without]
     try:
         rows: list[Row] = table.to_pylist()
-    except (pa.ArrowException, ValueError) as error:
+        for row in rows:
+            row.update({name: _EPOCH + timedelta(milliseconds=row[name]) for name in times if row[name] is not None})
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         raise _other_columns(folder, error) from error
     return with_throughput_ids(rows)
 
 
 def read_columns(folder: Path, names: Sequence[str]) -> pa.Table:
-    """These columns of trials.parquet as a table, nothing for what is not a number; reads no other part of the file. Raises as `read_rows` does."""
+    """These columns of trials.parquet, with nothing in place of what is not a number, and times as milliseconds; reads no other part of the file.
+
+    Raises UserError when the file is missing or damaged.
+    """
     schema = pa.schema([SCHEMA.field(name) for name in names])
     table = _read_table(folder / TRIALS_FILE, schema)
     try:
-        return _without_nan(table.cast(schema))
+        return _plain(table.cast(schema))
     except (pa.ArrowException, ValueError) as error:
         raise _other_columns(folder, error) from error
 
@@ -93,22 +105,26 @@ def _other_columns(folder: Path, error: Exception) -> UserError:
     return UserError(f"{folder}: trials.parquet does not hold what its columns say ({first_line(error)})")
 
 
-def _without_nan(table: pa.Table) -> pa.Table:
-    """The table with nothing in place of what is not a number."""
+def _plain(table: pa.Table) -> pa.Table:
+    """The table with nothing in place of what is not a number, and with times as milliseconds.
+
+    Of times and of `pa.scalar` pyarrow would import pandas, which takes longer than most reports.
+    """
     for place, field in enumerate(table.schema):
+        column = table.column(place)
         if pa.types.is_floating(field.type):
-            column = table.column(place)
-            empty = pa.scalar(None, field.type)
-            table = table.set_column(place, field, pc.if_else(pc.is_nan(column), empty, column))
+            table = table.set_column(place, field, pc.if_else(pc.is_nan(column), pa.nulls(1, field.type)[0], column))
+        elif pa.types.is_timestamp(field.type):
+            table = table.set_column(place, field.name, column.cast(pa.int64()))
     return table
 
 
-def read_front(folder: Path) -> pd.DataFrame:
+def read_front(folder: Path) -> "pd.DataFrame":
     """front.parquet as a frame: `front_name` and the columns of SCHEMA. Raises UserError when it is missing or damaged."""
     return _read(folder / FRONT_FILE, FRONT_SCHEMA)
 
 
-def _read(path: Path, schema: pa.Schema) -> pd.DataFrame:
+def _read(path: Path, schema: pa.Schema) -> "pd.DataFrame":
     frame: pd.DataFrame = _read_table(path, schema).to_pandas()
     return frame
 

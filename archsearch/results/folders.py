@@ -147,11 +147,17 @@ def rename_run(folder: Path, name: str) -> Path:
         if os.path.abspath(storage) == os.path.abspath(folder / _DATABASE):
             document["storage"] = str(Path(storage).parent.with_name(name) / _DATABASE)
     about = (folder / MANIFEST_FILE).stat()
+    if not os.access(folder, os.W_OK):
+        raise _unwritable_error(folder)
     with _unused(folder), _changing(folder):
         folder.rename(renamed)
-        for file in (TRIALS_FILE, FRONT_FILE):
-            _write_name(renamed / file, name)
-        write_manifest(document, renamed)
+        try:
+            for file in (TRIALS_FILE, FRONT_FILE):
+                _write_name(renamed / file, name)
+            write_manifest(document, renamed)
+        except UserError:  # the disk is full
+            renamed.rename(folder)
+            raise
         # The latest run stays the latest.
         os.utime(renamed / MANIFEST_FILE, ns=(about.st_atime_ns, about.st_mtime_ns))
     return renamed
@@ -205,9 +211,11 @@ def _changing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{error.filename or folder}: cannot be changed ({error.strerror or error}); make it writable"
-        ) from error
+        raise _unwritable_error(error.filename or folder, error.strerror or str(error)) from error
+
+
+def _unwritable_error(path: Path | str, reason: str = "Permission denied") -> UserError:
+    return UserError(f"{path}: cannot be changed ({reason}); make it writable")
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ def test_volumes_fronts_shares_and_coverage_are_those_of_slow_ways(tmp_path: Pat
 
 
 def test_several_seeds_of_one_request_are_one_group_with_mean_and_spread(tmp_path: Path, report: Report) -> None:
-    names = []
+    names: list[str] = []
     for sampler in ("random", "known-cost"):
         for seed in range(3):
             name = f"{sampler}-{seed}"
@@ -143,6 +143,12 @@ def test_single_runs_are_not_ordered_and_copies_and_repeated_seeds_are_said(tmp_
     assert "A B: copies of one run" in text
     assert "A B: a seed is there more than once" in text
     assert document(report("one", "copy", "--json"))["copies"] == [["A", "B"]]
+
+
+def test_runs_of_a_group_that_have_not_ended_are_named(tmp_path: Path, report: Report) -> None:
+    for seed, state in enumerate(("complete", "interrupted")):
+        write_run(tmp_path, some_rows(seed), name=state, state=state, extra={"seed": seed})
+    assert "B: not complete; with more trials hypervolumes grow" in shown(report("complete", "interrupted"))
 
 
 def test_scores_of_two_proxies_are_not_compared_and_the_rest_is(tmp_path: Path, report: Report) -> None:
@@ -299,7 +305,14 @@ def test_runs_that_cannot_be_compared_are_one_sentence(tmp_path: Path, report: R
         assert (result.exit_code, result.stdout) == (2, "")
         assert words in result.stderr
     manifest = read_manifest(two)
-    for damage in ({"objectives": 3}, {"settings": None}, {"space": {}}, {"papers": None}, {"include": [1]}):
+    damages: list[dict[str, Any]] = [
+        {"objectives": 3},
+        {"settings": None},
+        {"space": {}},
+        {"papers": None},
+        {"include": [1]},
+    ]
+    for damage in damages:
         write_manifest({**manifest, **damage}, two)
         result = report("one", "two")
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1), damage
