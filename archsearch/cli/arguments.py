@@ -152,9 +152,9 @@ def _from_run(folder: Path, trial: str) -> tuple["Arch", int]:
     return Arch.from_dict(json.loads(row["arch"]), f"{folder}: trial {number}"), number
 
 
-def _find_row(folder: Path, trial: str) -> dict[str, Any]:
+def _find_row(folder: Path, trial: str) -> dict[Any, Any]:
     """Number, arch_id and architecture of the row of a run that a trial's number or the first digits of an arch_id name."""
-    rows: list[dict[str, Any]] = read_trials(folder)[["trial", "arch_id", "arch"]].to_dict("records")
+    rows: list[dict[Any, Any]] = read_trials(folder)[["trial", "arch_id", "arch"]].to_dict("records")
     found = [row for row in rows if str(row["trial"]) == trial]
     if not found and trial:
         found = [row for row in rows if row["arch_id"].startswith(trial.lower())]

@@ -134,7 +134,7 @@ def _cpu(torch: Any) -> Document:
     }
 
 
-def _gpus(torch: Any) -> list[Document]:
+def _gpus(torch: Any) -> list[dict[str, Any]]:
     from archsearch.device import find_nvidia_gpu  # loads torch
 
     documents = []
