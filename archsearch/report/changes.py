@@ -184,19 +184,18 @@ def change_sentences(document: Document) -> str:
     if document["calibration"]:
         own, source = document["predicted_img_s"], document["calibration"]
         here = f"{own:.1f} images/s predicted for this one" if own else "no speed can be predicted for this one"
-        words.append(
-            f"Speed is predicted by {source['file']} ({here}; tau {source['kendall_tau']:.2f}, mean error {source['mape']:.1%} on held-out networks)."
-        )
+        accuracy = f"tau {source['kendall_tau']:.2f}, mean error {source['mape']:.1%} on held-out networks"
+        words.append(f"Speed is by the run's calibration: {here}; {accuracy}.")
     else:
         words.append(f"No speeds: {document['no_speed']}.")
     return " ".join(words)
 
 
 def out_sentence(document: Document) -> str | None:
-    """What the change with the most MACs would be, where it leaves the band."""
+    """How many changes leave the band, and what the largest of them gives; None where all stay inside."""
     out = [each for each in document["changes"] if each["outside"]]
     if not out:
         return None
     most = max(out, key=_size)
     change = f"{most['name']} {format_value(most['old'])} to {format_value(most['new'])}"
-    return f"{len(out)} leave the band, the furthest {change}: {format_count(most['macs'])} MACs, {format_count(most['params'])} params."
+    return f"{len(out)} leave the band, the largest {change}: {format_count(most['macs'])} MACs, {format_count(most['params'])} params."
