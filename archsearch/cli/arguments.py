@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # loads torch, which `archsearch report` does without
 
 _MOST_STDIN = 10**7  # characters
 _ARCH_ID = re.compile("[0-9a-fA-F]{4,12}")  # or its first digits
+_ROW = re.compile(r".*:\d+")
 
 
 def resolve_arch(text: str, results_root: Path) -> "Arch":
@@ -127,6 +128,11 @@ def resolve_run(text: str | None, results_root: Path) -> Path:
     hint = did_you_mean(Path(text).name, known)
     there = f"runs there: {format_names(known)}" if known else "there is no run there yet"
     raise UserError(f"{text}: not the folder of a run, neither here nor under {results_root}{hint}; {there}")
+
+
+def names_row_or_id(text: str) -> bool:
+    """Whether a text is of the form `RUN:12`, `:12` or an arch_id, and no file; a function's name, as in `module:function`, begins with a letter."""
+    return not os.path.lexists(text) and bool(_ARCH_ID.fullmatch(text) or _ROW.fullmatch(text))
 
 
 def names_trial(text: str) -> bool:
