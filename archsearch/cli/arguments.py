@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # loads torch, which `archsearch report` does without
 
 _MOST_STDIN = 10**7  # characters
 _ARCH_ID = re.compile("[0-9a-fA-F]{4,12}")  # or its first digits
+_ROW = re.compile(r".*:\d+")
 
 
 def resolve_arch(text: str, results_root: Path) -> "Arch":
@@ -129,6 +130,11 @@ def resolve_run(text: str | None, results_root: Path) -> Path:
     raise UserError(f"{text}: not the folder of a run, neither here nor under {results_root}{hint}; {there}")
 
 
+def names_row_or_id(text: str) -> bool:
+    """Whether a text is of the form `RUN:12`, `:12` or an arch_id, and no file; a function's name, as in `module:function`, begins with a letter."""
+    return not os.path.lexists(text) and bool(_ARCH_ID.fullmatch(text) or _ROW.fullmatch(text))
+
+
 def names_trial(text: str) -> bool:
     """Whether RUN is `RUN:TRIAL` or `:TRIAL` rather than a run alone."""
     return ":" in text and not os.path.exists(text)
@@ -152,9 +158,9 @@ def _from_run(folder: Path, trial: str) -> tuple["Arch", int]:
     return Arch.from_dict(json.loads(row["arch"]), f"{folder}: trial {number}"), number
 
 
-def _find_row(folder: Path, trial: str) -> dict[str, Any]:
+def _find_row(folder: Path, trial: str) -> dict[Any, Any]:
     """Number, arch_id and architecture of the row of a run that a trial's number or the first digits of an arch_id name."""
-    rows: list[dict[str, Any]] = read_trials(folder)[["trial", "arch_id", "arch"]].to_dict("records")
+    rows: list[dict[Any, Any]] = read_trials(folder)[["trial", "arch_id", "arch"]].to_dict("records")
     found = [row for row in rows if str(row["trial"]) == trial]
     if not found and trial:
         found = [row for row in rows if row["arch_id"].startswith(trial.lower())]

@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from archsearch.cli.app import RESULTS, TIMED_OUT
-from archsearch.cli.completion import complete_run, offer, offer_list, paper_names, proxy_names, space_names
+from archsearch.cli.completion import (
+    complete_arch,
+    complete_run,
+    offer,
+    offer_list,
+    paper_names,
+    proxy_names,
+    space_names,
+)
 from archsearch.cli.options import (
     BUDGET_OR_ANY,
     SECONDS,
@@ -62,11 +70,11 @@ OBJECTIVE_NAMES = ("proxy_score", "throughput_img_s", "params", "macs", "latency
 )
 @click.option(
     "--include",
-    shell_complete=offer(tuple, files="file"),
+    shell_complete=complete_arch,
     multiple=True,
     metavar="NETWORK",
-    help="A network of your own to measure first, as a fixed trial: FILE.toml or FILE.json with one architecture, timm:NAME, or "
-    "package.module:function, whose code is run. Several times for several networks.  [default: none]",
+    help="A network of your own to measure first, as a fixed trial: FILE.toml or FILE.json with one architecture, RUN:TRIAL, an "
+    "arch_id, timm:NAME, or package.module:function, whose code is run. Several times for several networks.  [default: none]",
 )
 @click.option(
     "--timeout",
@@ -282,10 +290,14 @@ def _interrupted_sentence(folders: list[Path]) -> str:
 
 def _request(options: dict[str, Any]) -> Any:
     """The request of these options. Raises UserError for an unknown objective, and for bad rungs."""
+    from archsearch.cli.arguments import names_row_or_id, resolve_arch
     from archsearch.results import check_objectives
     from archsearch.search import RunRequest
 
     options["budget_macs"] = options["budget_macs"] or None  # any
+    options["include"] = tuple(
+        resolve_arch(text, RESULTS) if names_row_or_id(text) else text for text in options["include"]
+    )
     objectives = tuple(name.strip() for name in options.pop("objectives").split(","))
     check_objectives(objectives)
     rungs = _rungs(options.pop("rungs"), options.pop("no_rungs"))

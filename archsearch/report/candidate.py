@@ -49,7 +49,9 @@ def build_candidate(folder: Path, number: int) -> Document:
         "layers": [],
         "changes": None,
     }
-    return document if "given" in stored else document | _of_architecture(folder, manifest, rows, row, stored)
+    if "given" not in stored:
+        document |= _of_architecture(folder, manifest, rows, row, stored)
+    return document
 
 
 def _of_architecture(
@@ -109,7 +111,7 @@ def _why_not_compared(row: Row) -> str:
     if row["state"] == "complete":
         return "it was timed otherwise than the trials that are ranked"
     words = {"failed": "it failed", "stopped": "it was stopped early", "running": "it is still at work"}
-    return words.get(row["state"], row["state"])
+    return words.get(row["state"], str(row["state"]))
 
 
 def _dominance(row: Row, complete: Sequence[Row], objectives: Sequence[str]) -> Document:
@@ -119,12 +121,12 @@ def _dominance(row: Row, complete: Sequence[Row], objectives: Sequence[str]) -> 
     is_under = np.all(own <= values, axis=1) & np.any(own < values, axis=1)
 
     def papers(places: Any) -> list[Document]:
-        fixed = [complete[place] for place in np.flatnonzero(places) if complete[place]["is_fixed"]]
+        fixed = [each for each, is_one in zip(complete, places, strict=True) if is_one and each["is_fixed"]]
         return [
             {"paper": each["paper"], "trial": each["trial"], "score_tie": noise.is_tie(row, each)} for each in fixed
         ]
 
-    over = [complete[place]["trial"] for place in np.flatnonzero(is_over)]
+    over = [each["trial"] for each, is_one in zip(complete, is_over, strict=True) if is_one]
     return {
         "num_dominates": int(is_under.sum()),
         "dominates_papers": papers(is_under),

@@ -54,6 +54,7 @@ def changes_document(folder: Path, manifest: Mapping[str, Any], rows: Sequence[R
         "reason": None if found else f"the space {space.name} leaves nothing to choose",
         "number": len(found),
         "inside": sum(not each["outside"] for each in found),
+        "has_bounds": bounds != Bounds(),
         "predicted_img_s": own_img_s,
         "calibration": calibration.source if calibration else None,
         "no_speed": no_speed,
@@ -146,8 +147,16 @@ def _telling(changes: Sequence[Document]) -> list[Document]:
 def change_table(document: Document) -> Group:
     """Some changes, each with what it does; `out` where the result leaves the band, and the trial that is this network."""
     shown = _telling(document["changes"])
+    with_band = document["has_bounds"]
     with_speed, with_trials = document["calibration"] is not None, any(each["trial"] is not None for each in shown)
-    columns = ["choice", "change", "MACs", "params", *(["speed"] if with_speed else []), "band"]
+    columns = [
+        "choice",
+        "change",
+        "MACs",
+        "params",
+        *(["speed"] if with_speed else []),
+        *(["band"] if with_band else []),
+    ]
     rows = [
         [
             each["name"],
@@ -155,13 +164,14 @@ def change_table(document: Document) -> Group:
             signed_percent(each["macs_change"]),
             signed_percent(each["params_change"]),
             *([signed_percent(each["speed_change"])] if with_speed else []),
-            "out" if each["outside"] else "in",
+            *(["out" if each["outside"] else "in"] if with_band else []),
             *([str(each["trial"]) if each["trial"] is not None else ""] if with_trials else []),
         ]
         for each in shown
     ]
     table = make_table([*columns, *(["trial"] if with_trials else [])], rows, left=["choice", "change"])
-    return titled(f"One choice changed: {document['number']} ways, {document['inside']} of them inside the band", table)
+    inside = f", {document['inside']} of them inside the band" if with_band else ""
+    return titled(f"One choice changed: {document['number']} ways{inside}", table)
 
 
 def change_sentences(document: Document) -> str:
@@ -169,25 +179,23 @@ def change_sentences(document: Document) -> str:
     words = []
     if (left := document["number"] - _SHOWN) > 0:
         words.append(f"{left} more with --json.")
-    words.append(
-        "Of each choice the largest change that stays in the band, if there is one; fields that a change brings in take their first choice."
-    )
+    which = "largest change that stays in the band, if there is one" if document["has_bounds"] else "largest change"
+    words.append(f"Of each choice the {which}; fields that a change brings in take their first choice.")
     if document["calibration"]:
         own, source = document["predicted_img_s"], document["calibration"]
         here = f"{own:.1f} images/s predicted for this one" if own else "no speed can be predicted for this one"
-        words.append(
-            f"Speed is predicted by {source['file']} ({here}; tau {source['kendall_tau']:.2f}, mean error {source['mape']:.1%} on held-out networks)."
-        )
+        accuracy = f"tau {source['kendall_tau']:.2f}, mean error {source['mape']:.1%} on held-out networks"
+        words.append(f"Speed is by the run's calibration: {here}; {accuracy}.")
     else:
         words.append(f"No speeds: {document['no_speed']}.")
     return " ".join(words)
 
 
 def out_sentence(document: Document) -> str | None:
-    """What the change with the most MACs would be, where it leaves the band."""
+    """How many changes leave the band, and what the largest of them gives; None where all stay inside."""
     out = [each for each in document["changes"] if each["outside"]]
     if not out:
         return None
     most = max(out, key=_size)
     change = f"{most['name']} {format_value(most['old'])} to {format_value(most['new'])}"
-    return f"{len(out)} leave the band, the furthest {change}: {format_count(most['macs'])} MACs, {format_count(most['params'])} params."
+    return f"{len(out)} leave the band, the largest {change}: {format_count(most['macs'])} MACs, {format_count(most['params'])} params."

@@ -134,7 +134,7 @@ def _cpu(torch: Any) -> Document:
     }
 
 
-def _gpus(torch: Any) -> list[Document]:
+def _gpus(torch: Any) -> list[dict[str, Any]]:
     from archsearch.device import find_nvidia_gpu  # loads torch
 
     documents = []
@@ -247,7 +247,7 @@ def _place_findings(document: Document) -> Iterator[Document]:
             "see to it that the machine is quiet before you time",
         )
     elif is_busy(others, cpu["cores"] or 1, threads):
-        advice = "wait until it is quiet, or use --threads 1; timings on a GPU suffer less"
+        advice = "wait until it is quiet" + (", or use --threads 1" if threads > 1 else "")
         yield _finding(
             "warning",
             f"other work uses {others:.1f} of {cpu['cores']} cores: timing on the CPU is not sensible now",

@@ -49,7 +49,7 @@ class Drawing:
 
     @property
     def _widest(self) -> int:
-        return max(stage["width"] for stage in self._stages)
+        return max(int(stage["width"]) for stage in self._stages)
 
     def _labels(self, stage: Mapping[str, Any], *, with_names: bool) -> list[str]:
         """The words under a stage, in the order of _HEADS."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from archsearch.blocks import BlockFile
+from archsearch.blocks import BlockFile, files_of
 from archsearch.errors import UserError, shown
 from archsearch.models import TIMM, GivenNetwork
 from archsearch.proxy import ProxyTask
@@ -16,9 +16,7 @@ from archsearch.system import Say, read_text, user_path
 from archsearch.units import format_count, format_image
 
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-_FORMS = (
-    "FILE.toml (a space of size one), FILE.json (an architecture), timm:NAME and package.module:function are allowed"
-)
+_FORMS = "FILE.toml (a space of size one), FILE.json (an architecture), RUN:TRIAL, an arch_id, timm:NAME and package.module:function are allowed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,7 @@ class Included:
 
 
 def include(
-    texts: Sequence[str],
+    networks: Sequence[str | Arch],
     space: Space,
     task: ProxyTask,
     *,
@@ -38,14 +36,15 @@ def include(
     ray: bool = False,
     say: Say,
 ) -> Included:
-    """The networks that `--include` names, for a run of this space and proxy; `image_size` is the one that the run was asked for.
+    """The networks that `--include` names or gives, for a run of this space and proxy; `image_size` is the one that the run was asked for.
 
     The code of functions and of files of blocks is run. Raises UserError for one that cannot be measured beside the space's candidates.
     """
     documents: dict[str, Mapping[str, Any]] = {}
     files: dict[str, BlockFile] = {file.name: file for file in space.block_files}
-    for text in dict.fromkeys(texts):
-        network, name, own_files = _read(text, space, image_size, ray=ray)
+    for one in dict.fromkeys(networks):
+        text = one if isinstance(one, str) else one.arch_id
+        network, name, own_files = _read(one, space, image_size, ray=ray)
         _check_name(text, name, documents)
         for file in own_files:
             if files.setdefault(file.name, file).text != file.text:
@@ -62,10 +61,14 @@ def include(
 
 
 def _read(
-    text: str, space: Space, image_size: ImageSize | None, *, ray: bool
+    text: str | Arch, space: Space, image_size: ImageSize | None, *, ray: bool
 ) -> tuple[Arch | GivenNetwork, str, Sequence[BlockFile]]:
     """A network, its name, and its files of blocks."""
     plan = space.plan
+    if isinstance(text, Arch):
+        arch = replace(text, name=text.name or text.arch_id)
+        _check_images(arch.arch_id, arch, space)
+        return arch, str(arch.name), files_of({type(placed.layer) for placed in arch.layers()})
     if text.startswith(TIMM) or _FUNCTION.fullmatch(text):
         if ray and not text.startswith(TIMM):
             raise UserError(
@@ -84,12 +87,18 @@ def _read(
     else:
         hint = "; a paper's model is included by --papers" if text in paper_names() else ""
         raise UserError(f"--include: got {shown(text)}; {_FORMS}{hint}")
+    _check_images(text, arch, space)
+    return arch, str(arch.name), files
+
+
+def _check_images(text: str, arch: Arch, space: Space) -> None:
+    """Raise UserError for an architecture that takes other images than the space's."""
+    plan = space.plan
     if (arch.image_size, arch.in_chans) != (plan.image_size, plan.in_chans):
         own_images, wanted = (format_image(one.image_size, one.in_chans) for one in (arch, plan))
         raise UserError(
             f"--include {text}: is for {own_images}, the space is for {wanted}; their figures cannot be compared"
         )
-    return arch, str(arch.name), files
 
 
 def _read_json(text: str) -> Arch:

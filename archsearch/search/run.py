@@ -74,7 +74,7 @@ class RunRequest:
     device_class: str | None = None
     earlier_runs: tuple[Path, ...] = ()  # folders of runs to take figures from
     limits: Mapping[str, Sequence[float | None]] = field(default_factory=dict)  # [least, most] by column
-    include: tuple[str, ...] = ()  # networks of one's own, as `search.include.include` takes them
+    include: tuple[str | Arch, ...] = ()  # networks of one's own, as `search.include.include` takes them
     track: tuple[str, ...] = ()  # names of trackers
 
 

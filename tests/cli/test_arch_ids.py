@@ -90,6 +90,20 @@ def test_what_sample_prints_is_taken_where_an_architecture_is(cli: Cli, tmp_path
     assert len(sample_files(Path("results"))) == 1, "the same draw is kept once"
 
 
+def test_a_run_includes_what_an_id_or_a_row_names(cli: Cli, tmp_path: Path) -> None:
+    text = OWN.replace('blocks = ["averaging.py"]\n', "").replace('["averaging", "mlp"]', '"mlp"')
+    Path("own.toml").write_text(text)
+    (one,) = shown(cli("sample", "-n", "1", "--json"))
+    write_run(tmp_path, SIX)
+    asked = ("run", "own.toml", "--budget", "any", "--papers", "none", "--trials", "0", "--device", "cpu")
+    for named, words in ((one["arch_id"], one["arch_id"]), ("one:3", "davit_tiny"), (":4", "davit_tiny")):
+        result = cli(*asked, "--include", named)
+        assert result.exit_code == 2
+        assert "224 px" in result.stderr.splitlines()[-1], "read, and refused since the space is for 32"
+        assert words in result.stderr or paper(words).arch_id in result.stderr
+    assert "no architecture has this arch_id" in cli(*asked, "--include", "123456789abc").stderr
+
+
 def test_an_id_belongs_to_the_space_as_it_was_when_it_was_drawn(cli: Cli, tmp_path: Path) -> None:
     text = OWN.replace('blocks = ["averaging.py"]\n', "").replace('["averaging", "mlp"]', '"mlp"')
     Path("own.toml").write_text(text)

@@ -13,7 +13,6 @@ from support.documents import ROOT
 
 import archsearch
 from archsearch.cli import main
-from archsearch.report import doctor
 from archsearch.report.doctor import USES
 
 
@@ -60,7 +59,7 @@ def test_what_is_broken_is_named_with_exit_code_1(tmp_path: Path, monkeypatch: p
             raise importlib.metadata.PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(doctor.importlib.metadata, "version", lacks_timm)
+    monkeypatch.setattr(importlib.metadata, "version", lacks_timm)
     result = run()
     assert result.exit_code == 1
     assert "Broken: packages are missing: timm. To do: pip install timm." in result.stdout

@@ -108,3 +108,19 @@ def test_damaged_runs(whole: Path, tmp_path: Path) -> None:
             faults.append(f"{number}, {name}: {fault}")
         shutil.rmtree(folder)
     assert not faults, "\n".join(faults)
+
+
+@pytest.mark.slow
+def test_one_trial_of_damaged_runs(whole: Path, tmp_path: Path) -> None:
+    rng = random.Random(20)
+    faults = []
+    for number in range(150):
+        folder = tmp_path / "run"
+        shutil.copytree(whole / "run", folder)
+        name = _damage(folder, rng)
+        trial = f"{folder}:{rng.randrange(TRIALS + 1)}"
+        fault = fault_of_command(["report", trial, *(["--json"] if rng.random() < 0.5 else [])])
+        if fault is not None:
+            faults.append(f"{number}, {name}: {fault}")
+        shutil.rmtree(folder)
+    assert not faults, "\n".join(faults)

@@ -77,7 +77,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield name
 
 
-def included(*texts: str, proxy: str = "fashion-mnist", **options: Any) -> dict[str, Any]:
+def included(*texts: str | Arch, proxy: str = "fashion-mnist", **options: Any) -> dict[str, Any]:
     """What a run of the small space stores of these networks."""
     task = ProxyTask.resolve(choose_profile(proxy, "cpu", None))
     said: list[str] = []
@@ -105,6 +105,17 @@ def both(module: str) -> dict[str, Any]:
     arch = replace(paper("van_b1"), name="shipped")
     trained, untrained = given(f"{module}:small"), given(f"{module}:seven", "no proxy score: it gives 7 classes")
     return {**trained, **untrained, "shipped": {"arch_id": arch.arch_id, "network": arch.to_dict()}}
+
+
+def test_an_architecture_itself_is_included_under_its_id_with_its_files() -> None:
+    arch = replace(load_space("mine.toml").arch(), name=None)
+    ((name, document),) = included(arch).items()
+    assert name == arch.arch_id == document["arch_id"]
+    assert Arch.from_dict(document["network"]) == arch
+    assert list(included(load_space("mine.toml").arch())) == ["mine"]
+    for other, words in ((paper("van_b0"), "224 px"), (replace(arch, name="van_b0"), "paper's model")):
+        with pytest.raises(UserError, match=words):
+            included(other)
 
 
 @pytest.mark.parametrize(
