@@ -235,6 +235,7 @@ def test_every_python_block_of_a_document_is_run_by_a_test() -> None:
         "export": 1,
         "papers": 1,
         "python": 5,
+        "results": 1,
         "search": 2,
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from support.documents import code_blocks
 from support.postgres import postgres
 from support.runs import InProcessWorker, make_rung_config, run
 from support.stub_evaluators import evaluate
@@ -16,6 +17,8 @@ from archsearch.errors import UserError
 from archsearch.search import RunConfig, open_run, restore_run
 
 TOOLS = {"paper", "architecture", "arch_id", "macs", "params", "reused_from", "reason", "rung_score", "seconds_total"}
+# What Optuna says of importances whatever target is given, and of parameters that few trials have.
+IMPORTANCES = "achieve low `target` values|less than 2 trials|same set of trials"
 FOR_SAMPLERS = {"described", "learning_curve", "measured", "standard_errors"}
 
 
@@ -105,6 +108,18 @@ def test_plots_of_optuna_work_on_it(folder: Path) -> None:
         importances = plots.plot_param_importances(study, params=blocks, **better)
     assert sorted(importances.data[0].y) == blocks
     assert sum(importances.data[0].x) == pytest.approx(1)
+    with pytest.warns(UserWarning, match=IMPORTANCES):
+        of_all = plots.plot_param_importances(study, **better)
+    assert {"stages.1.block", "stages.4.depth"} <= set(of_all.data[0].y), "papers without parameters do not hide them"
+
+
+def test_the_example_of_the_page_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("plotly", reason="needs plotly")
+    (code,) = code_blocks("results", "python")
+    monkeypatch.chdir(folder)
+    with pytest.warns(UserWarning, match=IMPORTANCES):
+        exec(compile(code.replace("results/RUN", "made"), "results.md", "exec"), {})
+    assert "plotly" in (folder / "front.html").read_text()
 
 
 def _as_earlier_versions_stored_it(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -105,15 +106,23 @@ LIBRARIES = [
 
 
 @pytest.fixture(autouse=True)
-def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home of the test's own, in which nothing may be written, and no settings of a tracker but these."""
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A home of the test's own, in which nothing may be written, no settings of a tracker but these, and the hosts that are asked for."""
     for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
+    hosts, resolve = list[str](), socket.getaddrinfo
+
+    def noted(host: Any, *arguments: Any, **options: Any) -> Any:
+        hosts.append(str(host))
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.chdir(home)
+    return hosts
 
 
 def assert_tracked(folder: Path, tracker: str) -> None:
@@ -128,7 +137,9 @@ def assert_tracked(folder: Path, tracker: str) -> None:
 
 
 @pytest.mark.parametrize("tracker", LIBRARIES)
-def test_every_ended_trial_is_tracked_once_also_when_the_run_goes_on(tmp_path: Path, tracker: str) -> None:
+def test_every_ended_trial_is_tracked_once_also_when_the_run_goes_on(
+    tmp_path: Path, tracker: str, asked: list[str]
+) -> None:
     folder, config = tmp_path / "run", make_rung_config(tmp_path / "log", name="made")
     tracked(folder, config, 2, tracker)
     assert_tracked(folder, tracker)
@@ -144,6 +155,7 @@ def test_every_ended_trial_is_tracked_once_also_when_the_run_goes_on(tmp_path: P
         [row[name] for name in names] for row in before
     ]
     assert list((tmp_path / "home").iterdir()) == [], "nothing outside the run's folder"
+    assert set(asked) <= {"localhost", "127.0.0.1"}, "nothing over the network"
 
 
 @pytest.mark.slow

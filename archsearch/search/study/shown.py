@@ -69,7 +69,7 @@ Space `{config.space_name}` {config.budget_text}, sampler `{config.sampler}`; ob
 - A trial with the attribute `paper` is a fixed trial: a model of a paper, or a network of `--include`. It has no parameters.
 - A *pruned* trial was stopped early, a *failed* one could not be evaluated; the attribute `reason` says why.
 - `proxy_score` ranks the candidates of this run; it is not ImageNet accuracy.
-- The best trials here are those of the first figures. `archsearch report` shows second timings, further seeds, and what the noise leaves open.
+- *Best trials* follow the first figures of each trial; `archsearch report` shows second timings, further seeds, and what the noise leaves open.
 """
 
 

@@ -13,7 +13,7 @@ from archsearch.results import ENDED, Row
 from archsearch.search.config import RunConfig
 from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.search.study.store import RunStore
-from archsearch.search.trackers import mlflow
+from archsearch.search.trackers import mlflow, wandb
 from archsearch.search.trackers.base import About, Tracker
 from archsearch.search.trackers.mlflow import MlflowTracker
 from archsearch.search.trackers.tensorboard import TensorBoardTracker
@@ -27,6 +27,7 @@ TRACKERS: dict[str, Callable[[Any], Tracker]] = {
     "mlflow": MlflowTracker,
     "wandb": WandbTracker,
 }
+_ENVIRONMENT = {"mlflow": mlflow.ENVIRONMENT, "wandb": wandb.ENVIRONMENT}
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -40,9 +41,8 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def _library(name: str) -> Any:
-    if name == "mlflow":
-        for variable, value in mlflow.ENVIRONMENT.items():
-            os.environ.setdefault(variable, value)
+    for variable, value in _ENVIRONMENT.get(name, {}).items():
+        os.environ.setdefault(variable, value)
     try:
         library = import_module(name)
         # A folder of this name, such as wandb makes, is a package without files to Python.

@@ -14,6 +14,8 @@ from archsearch.search.trackers.base import WORDS, About, figures
 from archsearch.system import replace_file
 
 FOLDER, PROJECT = "wandb", "archsearch"
+# Set before the library is imported, where the user has not: it reports its own use and errors over the network, offline too.
+ENVIRONMENT = {"WANDB_ERROR_REPORTING": "false"}
 _LOGGED = "archsearch-trials.json"  # the trials that were logged, in order: files of wandb cannot be asked
 _OWN_FOLDERS = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
 
