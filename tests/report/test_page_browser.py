@@ -90,8 +90,8 @@ def test_hovering_shows_the_drawing_and_a_click_selects_it(browser: Any, searche
         assert page.locator("#tip svg.drawing rect").count() > 4
         assert rows[trial_number]["architecture"] in page.text_content("#tip")
         page.mouse.click(x, y)
-        page.wait_for_function(
-            "number => document.querySelector('#selected h3').textContent.includes(number)", arg=str(trial_number)
+        shown.until(
+            "number => document.querySelector('#selected h3').textContent.includes(number)", argument=str(trial_number)
         )
         command = page.text_content("#selected .export code")
         assert command == f"archsearch export {searched}:{trial_number} searched-{trial_number}"
@@ -134,11 +134,12 @@ def test_the_columns_of_the_chart_change_and_its_line_is_the_front_of_the_two(br
     rows = {row["trial"]: row for row in read_rows(searched)}
     with opened(browser, searched / "report.html") as shown:
         page = shown.page
-        for column in ("params", "macs", "throughput_img_s"):
+        titles = {"params": "parameters", "macs": "MACs", "throughput_img_s": "images per second"}
+        for column, title in titles.items():
             page.select_option("#x-column", column)
-            page.wait_for_function(
+            shown.until(
                 "name => document.querySelector('#front .plot').layout.xaxis.title.text.includes(name)",
-                arg=column[:3].replace("thr", "images").replace("mac", "MAC").replace("par", "par"),
+                argument=title,
             )
             line = page.evaluate(
                 "(() => { const line = document.querySelector('#front .plot').data[1]; return line.x.map((x, index) => [x, line.y[index]]); })()"
@@ -165,12 +166,14 @@ def test_the_keyboard_alone_goes_along_the_front_selects_and_closes(browser: Any
         name = page.text_content("#tip strong")
         page.keyboard.press("Enter")
         assert name in page.text_content("#selected h3")
+        page.keyboard.press("ArrowRight")
+        assert page.text_content("#tip strong") != name  # it goes on from there
         page.focus(".trials tbody tr[tabindex='0']")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
-        number = page.evaluate("document.activeElement.cells[0].firstChild.data")
+        number = page.evaluate("document.activeElement.cells[0].lastChild.data")
         page.keyboard.press("Enter")
-        assert page.locator("tr[aria-selected='true'] td").first.text_content().startswith(number)
+        assert page.locator("tr[aria-selected='true'] td").first.text_content().endswith(number)
         page.keyboard.press("Escape")
         assert "Nothing is selected" in page.text_content("#selected")
         page.focus("#choices .value >> nth=0")
@@ -210,7 +213,7 @@ def test_ten_thousand_trials_are_thinned_filtered_sorted_and_saved(browser: Any,
             assert float(row["proxy_score"]) == own["proxy_score"]
             assert float(row["throughput_img_s"]) == own["throughput_img_s"]
         page.evaluate("document.querySelector('.rows').scrollTop = 1e6")
-        page.wait_for_function("document.querySelector('.trials tbody tr[data-index]').dataset.index !== '0'")
+        shown.until("() => document.querySelector('.trials tbody tr[data-index]').dataset.index !== '0'")
         assert_clean(shown)
 
 

@@ -1,6 +1,7 @@
 """A real browser for tests: the Chromium that is installed here, driven by playwright; tests are skipped, with the reason, where one is missing."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,6 +44,13 @@ class Opened:
         """Requests beside that for the file itself."""
         own = self.page.url.partition("#")[0]
         return [url for url in self.requests if url != own and not url.startswith(("data:", "blob:"))]
+
+    def until(self, expression: str, argument: object = None) -> None:
+        """Wait until a function of the page gives true; playwright's own way evaluates a text inside the page, which the page forbids."""
+        deadline = time.monotonic() + 30
+        while not self.page.evaluate(expression, argument):
+            assert time.monotonic() < deadline, expression
+            self.page.wait_for_timeout(20)
 
     def row_texts(self) -> list[list[str]]:
         """The cells of the rows of the table that are in view."""

@@ -69,9 +69,11 @@ function progressSection(run) {
     el("p", { class: "note" }, `Hypervolume: ${run.document.hypervolume.normalisation}.`));
 }
 
+const SHARES = { 0.5: "Half of the trials gave", 0.75: "three quarters gave" };
+
 function progressWords({ points, reached, trials, changes }) {
-  const last = points.at(-1), parts = reached.map((mark) => `after ${percent(mark.share)} of the trials ${percent(mark.hypervolume / last.hypervolume, 1)}`);
-  const quiet = trials - last.trials;
-  return `The front changed ${plural(changes, "time")} in ${plural(trials, "trial")}; ${parts.length ? `of its present hypervolume it had ${parts.join(", ")}; ` : ""}` +
-    `it last changed at ${whole(last.trials)} of ${whole(trials)} trials${quiet ? `, ${plural(quiet, "trial")} ago` : ""}.`;
+  const last = points.at(-1), quiet = trials - last.trials;
+  const parts = reached.map((mark) => `${SHARES[mark.share]} ${percent(mark.hypervolume / last.hypervolume, 1)}`);
+  const gave = parts.length ? ` ${parts.join(", ")} of its present hypervolume.` : "";
+  return `The front changed ${plural(changes, "time")} in ${plural(trials, "trial")}.${gave} It last changed at ${whole(last.trials)} of ${whole(trials)} trials${quiet ? `, ${plural(quiet, "trial")} ago` : ""}.`;
 }

@@ -11,13 +11,12 @@ function frontSection(app) {
   const node = el("div", { class: "plot tall", tabindex: 0, role: "group", "aria-describedby": "front-note front-keys", "aria-label": "Chart of the front" });
   const note = el("p", { class: "note", id: "front-note" });
   const members = el("div", { class: "members", role: "group", "aria-label": "Members of the front" });
-  let order = [], at = -1;
+  let order = [], at = null; // the front along the first column, and the place that the keyboard is at
 
   function draw() {
     app.axesChosen = [x.value, y.value];
     const view = frontView(run, x.value, y.value, app.selected);
     order = view.order;
-    at = -1;
     replace(note, view.note);
     if (!window.Plotly) return null;
     return plot(node, view.traces, view.layout).then(() => labelStars(node, run, view));
@@ -25,15 +24,16 @@ function frontSection(app) {
 
   function step(by) {
     if (!order.length) return;
-    at = Math.min(order.length - 1, Math.max(0, at < 0 && by < 0 ? order.length - 1 : at + by));
-    const { xaxis, yaxis } = node._fullLayout, box = node.getBoundingClientRect(), place = order[at];
-    app.showTip(place, box.left + xaxis._offset + xaxis.d2p(run.at(x.value, place)), box.top + yaxis._offset + yaxis.d2p(run.at(y.value, place)));
+    const from = order.indexOf(at), to = from < 0 && by < 0 ? order.length - 1 : from + by;
+    at = order[Math.min(order.length - 1, Math.max(0, to))];
+    const { xaxis, yaxis } = node._fullLayout, box = node.getBoundingClientRect();
+    app.showTip(at, box.left + xaxis._offset + xaxis.d2p(run.at(x.value, at)), box.top + yaxis._offset + yaxis.d2p(run.at(y.value, at)));
   }
 
   node.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (by && window.Plotly) step(by);
-    else if (event.key === "Enter" && at >= 0) app.select(order[at]);
+    else if (event.key === "Enter" && at !== null) app.select(at);
     else return;
     event.preventDefault();
   });
@@ -91,7 +91,7 @@ function frontView(run, x, y, selected) {
   ];
   if (selected !== null && there.includes(selected)) traces.push(points([selected], { size: 18, symbol: "circle-open", color: colour("ink"), line: { width: 2 } }, { hoverinfo: "skip", customdata: undefined }));
   const ordered = [...new Set([...stairs, ...front])].sort((one, other) => run.at(x, one) - run.at(x, other));
-  return { traces, stars, front, x, y, order: ordered, note: frontNote(run, x, y, shown.length, dominated.length, stars.length, stairs.length), layout: frontLayout(run, x, y) };
+  return { traces, stars, front, x, y, order: ordered, note: frontNote(run, x, y, { shown: shown.length, all: dominated.length, stars: stars.length, stairs: stairs.length, hollow: onlyHere.length }), layout: frontLayout(run, x, y) };
 }
 
 // The corner of a step lies where neither neighbour is beaten: worse in both columns.
@@ -113,9 +113,9 @@ function frontLayout(run, x, y) {
   return baseLayout({ xaxis: axis(x), yaxis: axis(y), shapes });
 }
 
-function frontNote(run, x, y, shown, all, stars, stairs) {
+function frontNote(run, x, y, { shown, all, stars, stairs, hollow }) {
   const words = [shown < all ? `Shown: ${whole(shown)} of ${whole(all)} other trials (dense regions thinned), and every member of the front.` : `Shown: all ${whole(all)} other trials.`];
-  words.unshift("Blue: the run's front" + (stairs ? `, the line joins the ${stairs} best in these two columns (hollow: best here, not on the run's front)` : "") + ".");
+  words.unshift("Blue: the run's front" + (stairs ? `, the line joins the ${stairs} best in these two columns${hollow ? " (hollow: best here, not on the run's front)" : ""}` : "") + ".");
   if (stars) words.push("Stars: papers' models and included networks.");
   const names = [x, y];
   if (names.includes("proxy_score")) words.push("Bars of a score: one standard error each way.");

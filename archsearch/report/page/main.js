@@ -35,7 +35,7 @@ const isDark = () => (document.documentElement.dataset.theme || (matchMedia("(pr
 
 class App {
   constructor(run) {
-    Object.assign(this, { run, selected: null, onSelect: [], onTheme: [], onPrint: [], onReady: [], whenPlotly: [] });
+    Object.assign(this, { run, selected: null, tipScroll: 0, onSelect: [], onTheme: [], onPrint: [], onReady: [], whenPlotly: [] });
     this.tip = el("div", { id: "tip", role: "tooltip", hidden: true });
   }
 
@@ -50,6 +50,7 @@ class App {
   showTip(place, x, y) {
     replace(this.tip, preview(this.run, place));
     this.tip.hidden = false;
+    this.tipScroll = scrollY; // a focus scrolls before it shows
     const { width, height } = this.tip.getBoundingClientRect();
     this.tip.style.left = `${Math.max(8, Math.min(x + 16, innerWidth - width - 8))}px`;
     this.tip.style.top = `${y + 18 + height > innerHeight ? Math.max(8, y - height - 14) : y + 18}px`;
@@ -96,7 +97,7 @@ function listen(app) {
     if (!app.tip.hidden) app.hideTip();
     else if (app.selected !== null && !event.target.closest("input, select")) app.select(null);
   });
-  addEventListener("scroll", () => app.hideTip(), { passive: true });
+  addEventListener("scroll", () => Math.abs(scrollY - app.tipScroll) > 4 && app.hideTip(), { passive: true });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => app.themed());
   addEventListener("beforeprint", () => app.print(true));
   addEventListener("afterprint", () => app.print(false));

@@ -11,7 +11,7 @@ function tableColumns(run) {
   const has = (name) => run.places.some((place) => run.at(name, place) !== null);
   const figures = ["proxy_score", "throughput_img_s", "params", "macs", "latency_ms", "peak_memory_bytes"].filter(has);
   return [
-    { name: "trial", label: "trial", text: (place) => [run.at("trial", place), run.inFront.has(place) ? el("span", { class: "badge" }, "front") : null] },
+    { name: "trial", label: "trial", text: (place) => [run.inFront.has(place) ? el("span", { class: "badge" }, "front") : null, run.at("trial", place)] },
     ...figures.map((name) => ({ name, label: labelOf(name), text: name === "proxy_score" ? (place) => scoreText(run, place) : (place) => textOf(name, run.at(name, place)) })),
     { name: "state", label: "state", text: (place) => run.at("state", place), isText: true },
     { name: "architecture", label: "architecture", text: (place) => (run.at("is_fixed", place) && run.at("paper", place) ? `${run.at("paper", place)}: ` : "") + run.at("architecture", place), isText: true, isWide: true },
