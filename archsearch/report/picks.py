@@ -178,9 +178,10 @@ def _knee(pool: Pool) -> Pick:
     above = 1 - scaled.sum(axis=1)
     place = int(np.argmax(above))
     row, ends = rows[order[place]], (rows[order[0]], rows[order[-1]])
+    along, (x, y) = np.abs(high - low), scaled[place].tolist()
     errors = [
-        _axis_noise(pool.noise, name, row, ends, float(scaled[place, 0])) / span
-        for name, span in zip((first, second), np.abs(high - low), strict=True)
+        _axis_noise(pool.noise, first, row, ends, 1 - y) / float(along[0]),
+        _axis_noise(pool.noise, second, row, ends, x) / float(along[1]),
     ]
     if above[place] <= sum(errors):
         pick.reason = (
@@ -198,12 +199,14 @@ def two_axes(objectives: Sequence[str]) -> tuple[str, str | None]:
     return order[0], order[1] if len(order) > 1 else None
 
 
-def _axis_noise(noise: Noise, name: str, row: Row, ends: tuple[Row, Row], place: float) -> float:
-    """Noise of a member's distance from the line between two ends along one objective, of which `place` says how far along it is."""
+def _axis_noise(noise: Noise, name: str, row: Row, ends: tuple[Row, Row], along: float) -> float:
+    """Noise of a member's distance from the line between two ends in one objective; `along` says how far along the line, from 0 to 1."""
+    shares = ((row, 1.0), (ends[0], 1 - along), (ends[1], along))
     if name == SCORE:
-        shares = ((row, 1.0), (ends[0], 1 - place), (ends[1], place))
         return TIE_SE * math.hypot(*(share * noise.standard_error(each) for each, share in shares))
-    return speed_noise(row) * float(row[name]) if is_timed([name]) else 0.0
+    if is_timed([name]):
+        return math.hypot(*(share * speed_noise(each) * float(each[name]) for each, share in shares))
+    return 0.0
 
 
 def _expressed(pool: Pool, best: Row | None, expression: Expression) -> Pick:

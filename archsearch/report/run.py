@@ -142,7 +142,7 @@ def build_report(folder: Path, picks: Sequence[Expression] = ()) -> Document:
                 objectives=objectives,
                 noise=noise,
                 measured=measured,
-                throughput_id=throughput_id,
+                throughput_id=throughput_id or latest_identity(rows),
                 chances=chances,
             ),
             picks,
