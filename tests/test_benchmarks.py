@@ -30,6 +30,7 @@ PAGE = (CHECKOUT / "archsearch" / "docs" / "benchmarks.md").read_text()
         ("spectral_readings", [], 2 + 8),  # two counts and eight readings
         ("exports", ["--formats", "timm", "safetensors", "toml"], 3),  # of the cheapest paper's model
         ("rungs", [], 2 * 2 * 20),  # two samplers, with rungs and without
+        ("report_time", [], 2 * 2),  # a run with and without stopped trials, as text and as JSON
     ],
 )
 def test_script_writes_documented_columns(tmp_path: Path, script: str, options: list[str], rows: int) -> None:

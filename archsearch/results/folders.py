@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,10 @@ from archsearch.results.manifest import (
 from archsearch.results.schema import FRONT_FILE, TRIALS_FILE
 from archsearch.system import flocked
 
-_DATABASE, _SPACE, _LOG, _PAGE = "study.db", "space.toml", "worker.log", "report.html"
+_DATABASE, _SPACE, _LOG = "study.db", "space.toml", "worker.log"
+# What a report's page and trackers write into the folder.
+_BESIDE = ("report.html", "mlflow.db")
+_FOLDERS = ("tensorboard", "wandb", "mlflow-artifacts")
 # By one of these a folder is taken for that of a run, though others may be lost.
 _TRACES = (MANIFEST_FILE, TRIALS_FILE, _DATABASE)
 _OUTPUT = "--output"
@@ -74,12 +78,12 @@ def folder_bytes(folder: Path) -> int:
 
 def other_entries(folder: Path) -> list[str]:
     """Names of what lies in a run's folder and is not the run's own, such as an exported network."""
-    own = _own_files(folder)
+    own = _own_entries(folder)
     return sorted(name for name in os.listdir(folder) if name not in own)
 
 
-def _own_files(folder: Path) -> set[str]:
-    """Names of the files that the run itself wrote, its copies of files of blocks among them where the manifest can be read."""
+def _own_entries(folder: Path) -> set[str]:
+    """Names of what the run itself wrote, its copies of files of blocks among them where the manifest can be read."""
     blocks: Mapping[str, Any] = {}
     with contextlib.suppress(UserError):
         found = read_manifest(folder).get("blocks")
@@ -92,15 +96,18 @@ def _own_files(folder: Path) -> set[str]:
         _DATABASE,
         _SPACE,
         _LOG,
-        _PAGE,
+        *_BESIDE,
         *map(os.path.basename, blocks),
     }
     names |= {f".{name}.new" for name in names}  # of a `replace_file` that was killed
     return {
         entry.name
         for entry in os.scandir(folder)
-        if not entry.is_dir(follow_symlinks=False)
-        and (entry.name in names or entry.name.startswith((f"{_DATABASE}-", f"{_DATABASE}.lost")))
+        if (
+            entry.name in _FOLDERS
+            if entry.is_dir(follow_symlinks=False)
+            else entry.name in names or entry.name.startswith((f"{_DATABASE}-", f"{_DATABASE}.lost"))
+        )
     }
 
 
@@ -121,9 +128,9 @@ def remove_run(folder: Path) -> list[str]:
     """
     folder = _checked(folder)
     with _unused(folder), _changing(folder):
-        others, own = other_entries(folder), _own_files(folder)
+        others, own = other_entries(folder), _own_entries(folder)
         for name in sorted(own, key=lambda name: (_LAST.index(name) if name in _LAST else -1, name)):
-            (folder / name).unlink()
+            shutil.rmtree(folder / name) if name in _FOLDERS else (folder / name).unlink()
         if not others:
             folder.rmdir()
     return others

@@ -54,9 +54,13 @@ def test_removed_is_what_the_run_wrote_and_nothing_else(tmp_path: Path, runs: Ru
         "worker.log",
         "run.lock",
         ".trials.parquet.new",
+        "report.html",
         "own.py",
     ):
         (kept / name).touch()
+    for name in ("tensorboard", "wandb/offline-run"):
+        (kept / name).mkdir(parents=True)
+        (kept / name / "events").touch()
     (kept / "notes.txt").write_text("mine")
     (kept / "winner").mkdir()
     (kept / "winner" / "manifest.json").write_text("{}")

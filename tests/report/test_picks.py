@@ -65,7 +65,9 @@ def drawn(rng: random.Random, number: int) -> list[Row]:
     rows = []
     for place in range(number):
         score, speed, params = rng.randint(50, 70) / 100, float(rng.randint(10, 30)), 10**6 * rng.randint(10, 30)
-        rows.append(fixed(place, f"paper{place}", score, speed, params) if place < 3 else trial(place, score, speed, params))
+        rows.append(
+            fixed(place, f"paper{place}", score, speed, params) if place < 3 else trial(place, score, speed, params)
+        )
     return rows
 
 
@@ -82,7 +84,11 @@ def test_picks_follow_their_rules_on_drawn_runs(tmp_path: Path, report: Report, 
         max(rows, key=lambda row: (row["proxy_score"], row["throughput_img_s"], -row["params"], -row["trial"])),
         max(near, key=lambda row: (row["throughput_img_s"], row["proxy_score"], -row["params"], -row["trial"])),
         min(near, key=lambda row: (row["params"], -row["proxy_score"], -row["throughput_img_s"], row["trial"])),
-        min(lean, key=lambda row: (row["params"], -row["proxy_score"], -row["throughput_img_s"], row["trial"]), default=None),
+        min(
+            lean,
+            key=lambda row: (row["params"], -row["proxy_score"], -row["throughput_img_s"], row["trial"]),
+            default=None,
+        ),
         max(fast, key=lambda row: (row["proxy_score"], row["throughput_img_s"], -row["params"], -row["trial"])),
     ]
     found = [pick for name, pick in picks.items() if name != "knee"]
@@ -161,7 +167,9 @@ def test_a_noisy_speed_and_others_as_fast_are_not_called_resolved(tmp_path: Path
     assert fastest["trial"] == 0
     assert "1 other that was to choose from (1) is as fast within noise" in fastest["unresolved"]
     assert "its speed is noisy" in fastest["unresolved"]
-    assert any("may be dominated by 2 trials (1, 2)" in words or "by 1 trial (1)" in words for words in fastest["unresolved"])
+    assert any(
+        "may be dominated by 2 trials (1, 2)" in words or "by 1 trial (1)" in words for words in fastest["unresolved"]
+    )
 
 
 def test_a_trial_outside_the_limits_is_no_pick(tmp_path: Path, report: Report) -> None:
@@ -174,13 +182,22 @@ def test_a_trial_outside_the_limits_is_no_pick(tmp_path: Path, report: Report) -
 def test_the_report_and_the_text_begin_with_the_picks(tmp_path: Path, report: Report) -> None:
     write_run(tmp_path, SIX)
     text = " ".join(report("--pick", "score>=0.5").stdout.split())
-    order = ["Run one", "Which one?", "- Best score: trial 1", "Front of 3", "Fixed trials", "Hypervolume", "measured on cpu"]
+    order = [
+        "Run one",
+        "Which one?",
+        "- Best score: trial 1",
+        "Front of 3",
+        "Fixed trials",
+        "Hypervolume",
+        "measured on cpu",
+    ]
     assert sorted(order, key=text.index) == order
     assert "- Smallest within one standard error: trial 3 again." in text
     assert "- score>=0.5: trial 2," in text
-    assert "The fastest of the complete trials with score>=0.5." in json.loads(
-        report("--json", "--pick", "score>=0.5").stdout
-    )["picks"][-1]["rule"]
+    assert (
+        "The fastest of the complete trials with score>=0.5."
+        in json.loads(report("--json", "--pick", "score>=0.5").stdout)["picks"][-1]["rule"]
+    )
 
 
 BAD = {
