@@ -58,6 +58,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("archsearch report", "the latest run: its front, what it means, its conditions"),
         ("archsearch report :12", "trial 12 of it: drawn, with its costs and what other choices would cost"),
     ),
+    "runs rm": (
+        ("archsearch runs rm hybrid-4.5G-6d51bc", "asks first, and says what is kept"),
+        ("archsearch runs rm first second --yes", "several, without asking"),
+    ),
+    "runs rename": (
+        ("archsearch runs rename hybrid-4.5G-6d51bc laptop", "a name of your own"),
+        ("archsearch runs rename results/first second", "the same, by its folder"),
+    ),
     "runs restore": (
         ("archsearch runs restore results/hybrid-4.5G-6d51bc", "where its study.db was lost or damaged"),
         ("archsearch runs restore hybrid-4.5G-6d51bc", "the same, by its name under results/"),
