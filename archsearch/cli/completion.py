@@ -170,9 +170,8 @@ def complete_arch(ctx: click.Context, parameter: click.Parameter, incomplete: st
     found += _run_items(incomplete, ":")
     if incomplete and set(incomplete) <= _HEXADECIMAL:  # all of them would hide the names
         found += [CompletionItem(each) for each in dict.fromkeys(_sampled_ids()) if each.startswith(incomplete)][:_MOST]
-    if len(found) == 1 and found[0].value.endswith(
-        ":"
-    ):  # one run alone: its trials, since some shells put a blank behind a whole word
+    # Of one run alone the trials, since some shells put a blank behind a whole word.
+    if len(found) == 1 and found[0].value.endswith(":"):
         return _trial_items(found[0].value) or found
     return found or _paths(incomplete, "file")
 
