@@ -16,6 +16,7 @@ Items = list[CompletionItem[str]]
 Complete = Callable[[click.Context, click.Parameter, str], Items]
 _MOST = 500  # items: a shell asks before it shows so many
 _MOST_DRAWS = 10
+_HEXADECIMAL = set("0123456789abcdef")
 _PACKAGE = Path(__file__).parent.parent
 
 # Bash begins a new word at every colon, so click's own script would see `:` and `12` for `RUN:12`. This one hands over the line as it was typed.
@@ -167,11 +168,10 @@ def complete_arch(ctx: click.Context, parameter: click.Parameter, incomplete: st
         return _trial_items(incomplete)
     found: Items = [CompletionItem(name) for name in paper_names() if name.startswith(incomplete)]
     found += _run_items(incomplete, ":")
-    if incomplete:  # all of them would hide the names
+    if incomplete and set(incomplete) <= _HEXADECIMAL:  # all of them would hide the names
         found += [CompletionItem(each) for each in dict.fromkeys(_sampled_ids()) if each.startswith(incomplete)][:_MOST]
-    if len(found) == 1 and found[0].value.endswith(
-        ":"
-    ):  # one run alone: its trials, since some shells put a blank behind a whole word
+    # Of one run alone the trials, since some shells put a blank behind a whole word.
+    if len(found) == 1 and found[0].value.endswith(":"):
         return _trial_items(found[0].value) or found
     return found or _paths(incomplete, "file")
 

@@ -63,15 +63,12 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("archsearch runs --json", "the same for a script"),
     ),
     "runs rm": (
-        ("archsearch runs rm hybrid-4.5G-6d51bc", "asks first"),
-        ("archsearch runs rm first second --yes", "two runs, without asking"),
+        ("archsearch runs rm hybrid-4.5G-6d51bc", "asks first, and says what is kept"),
+        ("archsearch runs rm first second --yes", "several, without asking"),
     ),
     "runs rename": (
-        (
-            "archsearch runs rename hybrid-4.5G-6d51bc baseline",
-            "the folder gets another name, the run goes on as before",
-        ),
-        ("archsearch runs rename results/old new", "the same, by its folder"),
+        ("archsearch runs rename hybrid-4.5G-6d51bc laptop", "a name of your own"),
+        ("archsearch runs rename results/first second", "the same, by its folder"),
     ),
     "runs restore": (
         ("archsearch runs restore results/hybrid-4.5G-6d51bc", "where its study.db was lost or damaged"),
