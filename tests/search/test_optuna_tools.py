@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -94,7 +95,7 @@ def test_plots_of_optuna_work_on_it(folder: Path) -> None:
     shared = sorted(set.intersection(*(set(trial.params) for trial in sampled)))
     assert {"stages.1.block", "stages.1.depth", "stages.1.width"} <= set(shared)
     blocks = [name for name in shared if name.endswith(".block")]
-    options = {"target": lambda trial: trial.values[0], "target_name": "proxy_score"}
+    options: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": "proxy_score"}
     assert len(plots.plot_optimization_history(study, **options).data[0].x) == len(complete)
     assert plots.plot_slice(study, params=blocks, **options).data
     parallel = plots.plot_parallel_coordinate(study, params=blocks, **options)
@@ -103,7 +104,7 @@ def test_plots_of_optuna_work_on_it(folder: Path) -> None:
     assert len(lines) == len(complete)
     words = {value for line in lines for label, value in line.customdata if label in blocks}
     assert words & {"mlp", "lka", "hilo"}, "blocks by their names"
-    better = {"target": lambda trial: -trial.values[0], "target_name": "proxy_score"}
+    better: dict[str, Any] = {"target": lambda trial: -trial.values[0], "target_name": "proxy_score"}
     with pytest.warns(UserWarning, match="achieve low `target` values"):  # whatever target is given
         importances = plots.plot_param_importances(study, params=blocks, **better)
     assert sorted(importances.data[0].y) == blocks
