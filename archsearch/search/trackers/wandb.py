@@ -15,6 +15,7 @@ from archsearch.search.trackers.base import WORDS, About, figures
 from archsearch.system import replace_file
 
 FOLDER, PROJECT = "wandb", "archsearch"
+_PATIENCE_S = 30.0  # for a server that does not answer at the start
 # Set before the library is imported, where the user has not: it reports its own use and errors over the network, offline too.
 ENVIRONMENT = {"WANDB_ERROR_REPORTING": "false"}
 _LOGGED = "archsearch-trials.json"  # the trials that were logged, in order, by the folder of each part of the run
@@ -49,7 +50,14 @@ class WandbTracker:
         return tuple(there)
 
     def _begin(self, mode: str) -> Any:
-        settings = {"silent": True, "console": "off", "disable_git": True, "save_code": False, "x_disable_stats": True}
+        settings: dict[str, Any] = {
+            "silent": True,
+            "console": "off",
+            "disable_git": True,
+            "save_code": False,
+            "x_disable_stats": True,
+        }
+        settings["init_timeout"] = _PATIENCE_S
         return self._library.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             dir=os.environ.get("WANDB_DIR", str(self._about.folder.absolute())),
