@@ -15,12 +15,14 @@ from support.stub_evaluators import evaluate
 
 from archsearch import results
 from archsearch.errors import UserError
+from archsearch.samplers import DESCRIBED, params_in_space
 from archsearch.search import RunConfig, open_run, restore_run
+from archsearch.space import paper
 
 TOOLS = {"paper", "architecture", "arch_id", "macs", "params", "reused_from", "reason", "rung_score", "seconds_total"}
 # What Optuna says of importances whatever target is given, and of parameters that few trials have.
 IMPORTANCES = "achieve low `target` values|less than 2 trials|same set of trials"
-FOR_SAMPLERS = {"described", "learning_curve", "measured", "standard_errors"}
+FOR_SAMPLERS = {"learning_curve", "measured", "standard_errors"}
 
 
 def made(folder: Path, trials: int = 12, url: str | None = None) -> RunConfig:
@@ -69,6 +71,14 @@ def test_parameters_are_words_and_stopped_trials_say_why(folder: Path) -> None:
         assert all(isinstance(block, str) and block.strip("0123456789.") for block in blocks)
         if trial.state == TrialState.COMPLETE:
             assert not {"reason", "proxy_score", "throughput_img_s"} & trial.user_attrs.keys()
+
+
+def test_a_sampler_still_reads_the_choices_of_a_papers_model(tmp_path: Path) -> None:
+    config = made(tmp_path, 1)
+    with open_run(tmp_path / "made", config) as store:
+        read = store._study.get_trials(deepcopy=False)
+    assert read[0].system_attrs[DESCRIBED] == params_in_space(paper("van_b2"), config.space)
+    assert DESCRIBED not in read[-1].system_attrs
 
 
 def test_notes_are_those_that_optuna_dashboard_reads(folder: Path) -> None:
