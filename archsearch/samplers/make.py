@@ -147,4 +147,4 @@ def _estimates(
 
 
 def _described_params(trial: FrozenTrial) -> Params:
-    return dict(trial.user_attrs.get(DESCRIBED, {}))
+    return dict(trial.system_attrs.get(DESCRIBED, {}))

@@ -12,8 +12,8 @@ from archsearch.blocks import Cost
 from archsearch.samplers.pool import Row, items_key
 from archsearch.space import Arch, Bounds, Params, Space, draw, mutate, propose
 
-# The user attribute of a fixed trial with its `params_in_space`.
-DESCRIBED = "described"
+# The system attribute of a fixed trial with its `params_in_space`.
+DESCRIBED = "archsearch:described"
 _MOST_REMEMBERED = 100_000
 _TRIES = 4
 # Share of a draw that is new; the rest comes from a stock drawn once, which makes an ask three times as fast, since its architectures are cached.

@@ -10,6 +10,7 @@ from support.stub_evaluators import fraction
 
 from archsearch import results
 from archsearch.results import ranked
+from archsearch.samplers import DESCRIBED
 from archsearch.search import RunStore, open_run
 from archsearch.search.engine import files
 from archsearch.search.study.shown import SHOWN
@@ -30,10 +31,11 @@ def test_trials_are_those_that_optuna_reads(tmp_path: Path) -> None:
         found = store._study.get_trials(deepcopy=False)
     assert len(found) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
-        assert not any(key.startswith(OURS) for key in (*ours.user_attrs, *ours.system_attrs))
+        keys = {*ours.user_attrs, *ours.system_attrs} - {DESCRIBED}
+        assert not any(key.startswith(OURS) for key in keys)
         if theirs.state.is_finished():
             theirs.user_attrs = {key: value for key, value in theirs.user_attrs.items() if key not in SHOWN}
-            own = {key for key in theirs._system_attrs if key.startswith(OURS)}
+            own = {key for key in theirs._system_attrs if key.startswith(OURS)} - {DESCRIBED}
             assert bool(own) == ("mine" not in theirs._system_attrs)
             theirs._system_attrs = {key: value for key, value in theirs._system_attrs.items() if key not in own}
             assert ours == theirs

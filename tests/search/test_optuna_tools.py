@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -14,12 +15,14 @@ from support.stub_evaluators import evaluate
 
 from archsearch import results
 from archsearch.errors import UserError
+from archsearch.samplers import DESCRIBED, params_in_space
 from archsearch.search import RunConfig, open_run, restore_run
+from archsearch.space import paper
 
 TOOLS = {"paper", "architecture", "arch_id", "macs", "params", "reused_from", "reason", "rung_score", "seconds_total"}
 # What Optuna says of importances whatever target is given, and of parameters that few trials have.
 IMPORTANCES = "achieve low `target` values|less than 2 trials|same set of trials"
-FOR_SAMPLERS = {"described", "learning_curve", "measured", "standard_errors"}
+FOR_SAMPLERS = {"learning_curve", "measured", "standard_errors"}
 
 
 def made(folder: Path, trials: int = 12, url: str | None = None) -> RunConfig:
@@ -70,6 +73,14 @@ def test_parameters_are_words_and_stopped_trials_say_why(folder: Path) -> None:
             assert not {"reason", "proxy_score", "throughput_img_s"} & trial.user_attrs.keys()
 
 
+def test_a_sampler_still_reads_the_choices_of_a_papers_model(tmp_path: Path) -> None:
+    config = made(tmp_path, 1)
+    with open_run(tmp_path / "made", config) as store:
+        read = store._study.get_trials(deepcopy=False)
+    assert read[0].system_attrs[DESCRIBED] == params_in_space(paper("van_b2"), config.space)
+    assert DESCRIBED not in read[-1].system_attrs
+
+
 def test_notes_are_those_that_optuna_dashboard_reads(folder: Path) -> None:
     """By its own reader where it is installed, else by the keys that it documents nowhere but in its code."""
     study = opened(folder)
@@ -94,7 +105,7 @@ def test_plots_of_optuna_work_on_it(folder: Path) -> None:
     shared = sorted(set.intersection(*(set(trial.params) for trial in sampled)))
     assert {"stages.1.block", "stages.1.depth", "stages.1.width"} <= set(shared)
     blocks = [name for name in shared if name.endswith(".block")]
-    options = {"target": lambda trial: trial.values[0], "target_name": "proxy_score"}
+    options: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": "proxy_score"}
     assert len(plots.plot_optimization_history(study, **options).data[0].x) == len(complete)
     assert plots.plot_slice(study, params=blocks, **options).data
     parallel = plots.plot_parallel_coordinate(study, params=blocks, **options)
@@ -103,7 +114,7 @@ def test_plots_of_optuna_work_on_it(folder: Path) -> None:
     assert len(lines) == len(complete)
     words = {value for line in lines for label, value in line.customdata if label in blocks}
     assert words & {"mlp", "lka", "hilo"}, "blocks by their names"
-    better = {"target": lambda trial: -trial.values[0], "target_name": "proxy_score"}
+    better: dict[str, Any] = {"target": lambda trial: -trial.values[0], "target_name": "proxy_score"}
     with pytest.warns(UserWarning, match="achieve low `target` values"):  # whatever target is given
         importances = plots.plot_param_importances(study, params=blocks, **better)
     assert sorted(importances.data[0].y) == blocks

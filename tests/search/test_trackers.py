@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import FIXED, InProcessWorker, RecordingListener, fixed_archs, make_config, make_rung_config
+from support.runs import FIXED, ROOT, InProcessWorker, RecordingListener, fixed_archs, make_config, make_rung_config
 from support.stub_evaluators import evaluate
 
 from archsearch import results
@@ -24,7 +27,7 @@ FIGURES = ("proxy_score", "throughput_img_s", "params", "macs", "rung_score", "s
 
 
 def tracked(
-    folder: Path, config: RunConfig, trials: int, *names: str, say: Callable[[str], object] = print
+    folder: Path, config: RunConfig, trials: int, *names: str, say: Callable[[str], None] = print
 ) -> RecordingListener:
     """A run or its continuation with these trackers."""
     display = RecordingListener()
@@ -156,6 +159,48 @@ def test_every_ended_trial_is_tracked_once_also_when_the_run_goes_on(
     ]
     assert list((tmp_path / "home").iterdir()) == [], "nothing outside the run's folder"
     assert set(asked) <= {"localhost", "127.0.0.1"}, "nothing over the network"
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from support.runs import RecordingListener, make_rung_config
+from test_trackers import tracked
+
+def end(self, row, tally):
+    if tally.ended == 4:
+        os.killpg(0, 9)
+
+folder, tracker = Path(sys.argv[1]), sys.argv[2]
+RecordingListener.trial_finished = end
+tracked(folder / "run", make_rung_config(folder / "log", name="made"), 7, tracker)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", LIBRARIES)
+def test_every_ended_trial_is_tracked_once_after_a_kill(tmp_path: Path, tracker: str) -> None:
+    """Of the driver and of all processes that it began, which the library's are among."""
+    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "search")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", _KILLED, str(tmp_path), tracker]
+    killed = subprocess.run(command, env=environment, start_new_session=True, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    tracked(tmp_path / "run", make_rung_config(tmp_path / "log", name="made"), 7, tracker)
+    assert_tracked(tmp_path / "run", tracker)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("wandb") is None, reason="needs the package wandb")
+def test_a_part_that_was_sent_to_wandb_is_not_written_again(tmp_path: Path) -> None:
+    folder, config = tmp_path / "run", make_rung_config(tmp_path / "log", name="made")
+    tracked(folder, config, 2, "wandb")
+    (first,) = folder.glob("wandb/offline-run-*")
+    (first / "run.wandb.synced").touch()
+    tracked(folder, config, 4, "wandb")
+    assert first.exists()
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 2
+    assert_tracked(folder, "wandb")
 
 
 @pytest.mark.slow

@@ -22,14 +22,14 @@ from archsearch.results import (
     read_rows,
     study_name,
 )
-from archsearch.samplers import CURVE, DESCRIBED, MEASURED, STANDARD_ERRORS, params_in_space
+from archsearch.samplers import CURVE, MEASURED, STANDARD_ERRORS, params_in_space
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
 from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
 from archsearch.search.study.database import create_database, run_lock, set_study_attr
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.phases import AGAIN_COLUMNS, phases_of_row, pick_values
-from archsearch.search.study.rows import ARCH, CANDIDATE, OUTCOME, PHASE, StoredTrial, make_row, split_attrs
+from archsearch.search.study.rows import ARCH, CANDIDATE, CHOICES, OUTCOME, PHASE, StoredTrial, make_row, split_attrs
 from archsearch.search.study.seen import constraint_attrs, standard_errors
 from archsearch.search.study.shown import AT_START, end_attrs, shown_attrs
 from archsearch.search.study.store import AGAIN, SEEDED, SEEDS, STATES
@@ -131,7 +131,7 @@ def _add(study: optuna.Study, config: RunConfig, row: Row) -> bool:
     attrs = dict(stored.attrs)
     if row["is_fixed"]:
         is_unknown = is_given(json.loads(row["arch"]))
-        attrs[DESCRIBED] = {} if is_unknown else params_in_space(_arch(row), config.space)
+        attrs[CHOICES] = {} if is_unknown else params_in_space(_arch(row), config.space)
     shown = shown_attrs(row, AT_START)
     if row["state"] != "running":
         shown |= end_attrs(row, config.objectives, row["reason"])

@@ -19,6 +19,7 @@ from archsearch.results import (
     Row,
     outside,
 )
+from archsearch.samplers import DESCRIBED
 from archsearch.search.config import RunConfig
 from archsearch.search.rungs import FULL_PHASE, RUNG_PHASE, TIMING_PHASE, Rung
 
@@ -30,7 +31,9 @@ ARCH, CANDIDATE, OUTCOME, PHASE = "arch", "candidate", "outcome", "phase:"
 # The key of a trial that a driver left unfinished: its `starts`, but for those that ended orderly, its `phases` at the last one, and whether
 # it was evaluated `alone` then, so that a driver that died was killed by it or from outside.
 STARTS = "starts"
-OWN_KEYS = (ARCH, CANDIDATE, OUTCOME, STARTS)
+# The choices of a fixed trial by the names of the space: of the engine's own the only one that a sampler reads.
+CHOICES = DESCRIBED.removeprefix(OWN)
+OWN_KEYS = (ARCH, CANDIDATE, OUTCOME, STARTS, CHOICES)
 # Texts that are equal in most rows of a run, and are then in memory once.
 _REPEATED = (
     "device_name",

@@ -28,6 +28,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, bindparam
 
+from archsearch.samplers import DESCRIBED
 from archsearch.search.study.rows import OWN, split_attrs
 from archsearch.search.study.shown import NOTES, SHOWN
 from archsearch.search.study.upgrade import upgrade
@@ -174,7 +175,8 @@ class RunStorage(RDBStorage):
             trial._trial_id, trial.number = self._insert_trial(connection, study_id, trial)
         self._created[trial._trial_id] = trial.number
         trial._user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in SHOWN}
-        trial._system_attrs = {key: value for key, value in trial.system_attrs.items() if not key.startswith(OWN)}
+        read = {key for key in trial.system_attrs if key == DESCRIBED or not key.startswith(OWN)}
+        trial._system_attrs = {key: value for key, value in trial.system_attrs.items() if key in read}
         return trial
 
     def _insert_trial(self, connection: Connection, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
@@ -312,7 +314,8 @@ def _read_trials(connection: Connection, rows: Sequence[Any]) -> Iterator[Frozen
     ids = [row.trial_id for row in rows]
     user_key, system_key = models.TrialUserAttributeModel.key, models.TrialSystemAttributeModel.key
     users = _read_json(connection, models.TrialUserAttributeModel, ids, user_key.not_in(SHOWN))
-    systems = _read_json(connection, models.TrialSystemAttributeModel, ids, ~system_key.startswith(OWN))
+    is_read = ~system_key.startswith(OWN) | (system_key == DESCRIBED)
+    systems = _read_json(connection, models.TrialSystemAttributeModel, ids, is_read)
     params, distributions = _read_params(connection, ids)
     values = _read_numbers(connection, models.TrialValueModel, ("objective", "value", "value_type"), ids)
     steps = _read_numbers(

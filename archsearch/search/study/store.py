@@ -32,7 +32,6 @@ from archsearch.results import (
 )
 from archsearch.samplers import (
     CURVE,
-    DESCRIBED,
     KNOWN_COST,
     MEASURED,
     STANDARD_ERRORS,
@@ -56,6 +55,7 @@ from archsearch.search.study.enqueued import enqueued_proposal
 from archsearch.search.study.rows import (
     ARCH,
     CANDIDATE,
+    CHOICES,
     OUTCOME,
     PHASE,
     STARTS,
@@ -505,7 +505,7 @@ class RunStore:
         if known is None:
             self._take_over(arch.arch_id, attrs)
         if paper is not None:
-            attrs[DESCRIBED] = {} if isinstance(arch, GivenNetwork) else params_in_space(arch, self.config.space)
+            attrs[CHOICES] = {} if isinstance(arch, GivenNetwork) else params_in_space(arch, self.config.space)
         return attrs
 
     def _take_over(self, arch_id: str, attrs: dict[str, Any]) -> None:
