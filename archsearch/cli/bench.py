@@ -117,7 +117,7 @@ def bench(
             against_runtime_document(tasks[0], tasks[-1], say) if against_runtime else bench_document(tasks[0], say)
         )
     parts = against_runtime_parts if against_runtime else bench_parts
-    print_result(document, lambda: parts(document, make_console().width), as_json=as_json)
+    print_result(document, lambda: parts(document), as_json=as_json)
     if document["interrupted"]:
         click.echo(interrupted_sentence(document), err=True)
         ctx.exit(interrupted_code())

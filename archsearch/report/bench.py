@@ -13,15 +13,12 @@ from archsearch.units import ImageSize, format_count, format_image, format_sides
 
 Column = tuple[str, Callable[[Document], str]]
 
-# Columns of a terminal that has room for the exact counts; in a narrower one they would fold the architectures' names.
-_WIDE = 100
 
-
-def bench_parts(document: Document, width: int) -> Iterator[RenderableType]:
-    """Tables for a terminal of `width` columns, failures as sentences, the conditions, and the meaning of the columns."""
+def bench_parts(document: Document) -> Iterator[RenderableType]:
+    """Tables, failures as sentences, the conditions, and the meaning of the columns."""
     figures = [result for result in document["results"] if not result["error"]]
     if figures:
-        yield from _sweep_tables(document, figures) if document["is_sweep"] else [_table(document, figures, width)]
+        yield from _sweep_tables(document, figures) if document["is_sweep"] else [_table(document, figures)]
     sentences = [f"{result['asked']}: {result['error']}" for result in document["results"] if result["error"]]
     sentences += [f"{name}: the sweep ends here; {reason}" for name, reason in document["sweep_ends"].items()]
     if sentences:
@@ -37,17 +34,16 @@ def interrupted_sentence(document: Document) -> str:
     return f"interrupted: {document['measured']} of {document['asked']} measurements were made"
 
 
-def _table(document: Document, figures: Sequence[Document], width: int) -> Table:
-    """One row for each architecture, after the reference at each size and number of channels; counts where there is room."""
+def _table(document: Document, figures: Sequence[Document]) -> Table:
+    """One row for each architecture, after the reference at each size and number of channels."""
     columns: list[Column] = [("architecture", name_of)]
     if len({figure["image_size"] for figure in figures}) > 1:
         columns.append(("px", lambda row: format_sides(row["image_size"])))
     if len({figure["in_chans"] for figure in figures}) > 1:
         columns.append(("channels", lambda row: str(row["in_chans"])))
     columns += _figure_columns(figures)
-    if width >= _WIDE:
-        columns.append(("MACs", lambda row: format_count(row["macs"])))
-        columns.append(("params", lambda row: format_count(row["params"])))
+    columns.append(("MACs", lambda row: format_count(row["macs"])))
+    columns.append(("params", lambda row: format_count(row["params"])))
     return _make(columns, [*_reference_rows(document, figures), *figures])
 
 

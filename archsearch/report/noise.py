@@ -85,6 +85,12 @@ class Measured:
         return [trial for trial in trials.tolist() if trial != row["trial"]]
 
 
+def unresolved(front: Sequence[Row], measured: Measured) -> dict[int, list[int]]:
+    """Members that may be dominated within measurement noise: trial -> the trials that may dominate it, see `Measured.may_dominate`."""
+    found = {row["trial"]: measured.may_dominate(row) for row in front}
+    return {trial: others for trial, others in found.items() if others}
+
+
 def score_ties(rows: Sequence[Row], noise: Noise) -> list[list[int]]:
     """For each row the trials of the other rows whose score is tied with its own, as `Noise.is_tie` has it."""
     trials = np.array([row["trial"] for row in rows], dtype=np.int64)

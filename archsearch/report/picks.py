@@ -65,9 +65,10 @@ class Pool:
             values = np.where(among, values, math.nan)
         if np.all(np.isnan(values)):
             return None
-        equal = [self.rows[place] for place in np.flatnonzero(values == np.nanmin(values))]
+        equal = [self.rows[place] for place in np.flatnonzero(values == np.nanmin(values)).tolist()]
         others = dict.fromkeys([SCORE, SPEED, SIZE, *self.objectives])
-        return min(equal, key=lambda row: [*(_sortable(row, other) for other in others), row["trial"]])
+        first: Row = min(equal, key=lambda row: [*(_sortable(row, other) for other in others), row["trial"]])
+        return first
 
 
 def _signed(name: str, values: Array) -> Array:
@@ -144,7 +145,7 @@ def _as_fast(pool: Pool, row: Row, among: Mask) -> str | None:
 
 
 def _trials(pool: Pool, mask: Mask, row: Row) -> list[int]:
-    return [pool.rows[place]["trial"] for place in np.flatnonzero(mask) if pool.rows[place] is not row]
+    return [pool.rows[place]["trial"] for place in np.flatnonzero(mask).tolist() if pool.rows[place] is not row]
 
 
 def _of_trials(trials: Sequence[int], one: str, several: str) -> str:

@@ -17,7 +17,7 @@ from archsearch.proxy import is_starved, read_audit
 from archsearch.report.busy import busy_document, slow_document
 from archsearch.report.expressions import Expression
 from archsearch.report.fixed import against_front
-from archsearch.report.noise import Measured, Noise, score_ties
+from archsearch.report.noise import Measured, Noise, score_ties, unresolved
 from archsearch.report.picks import Pool, build_picks
 from archsearch.report.repeatability import (
     again_document,
@@ -103,7 +103,7 @@ def build_report(folder: Path, picks: Sequence[Expression] = ()) -> Document:
     noise = Noise.from_rows(complete)
     inside = [row for row in complete if row["outside"] is None]
     measured = Measured(inside, objectives, noise)
-    dominated_by = {row["trial"]: measured.may_dominate(row) for row in front}
+    dominated_by = unresolved(front, measured)
     chances = _front_chances(inside, objectives)
     counts = _counts(rows, manifest)
     ended_early = [row for row in rows if row["state"] == "stopped" and not is_unscored(row)]
@@ -151,7 +151,7 @@ def build_report(folder: Path, picks: Sequence[Expression] = ()) -> Document:
             {
                 **_row_document(row),
                 "score_ties": ties,
-                "unresolved_by": dominated_by[row["trial"]],
+                "unresolved_by": dominated_by.get(row["trial"], []),
                 "front_chance": chances.get(row["trial"]),
             }
             for row, ties in zip(front, score_ties(front, noise), strict=True)

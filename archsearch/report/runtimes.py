@@ -8,14 +8,14 @@ from archsearch.report.bench import bench_parts, conditions_of, mark_rate, name_
 from archsearch.report.tables import Document, make_table, text
 
 
-def against_runtime_parts(document: Document, width: int) -> Iterator[RenderableType]:
+def against_runtime_parts(document: Document) -> Iterator[RenderableType]:
     """One table with a row for each architecture measured in both, failures as sentences, both conditions, and Kendall's tau.
 
     Where the second runtime was not begun, the first one's tables.
     """
     runtimes = document["runtimes"]
     if len(runtimes) < 2:
-        yield from bench_parts(runtimes[0], width)
+        yield from bench_parts(runtimes[0])
         return
     first, second = (
         {result["asked"]: result for result in each["results"] if not result["error"]} for each in runtimes

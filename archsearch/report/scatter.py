@@ -43,7 +43,7 @@ def scatter_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document
         "front": points[is_front & ~is_named].tolist(),
         "fixed": [
             {"name": rows[place]["paper"], "point": points[place].tolist(), "is_on_front": bool(is_front[place])}
-            for place in np.flatnonzero(is_named)
+            for place in np.flatnonzero(is_named).tolist()
         ],
     }
 

@@ -26,13 +26,13 @@ from archsearch.report import make_console, make_table, show
 from archsearch.results import read_rows
 
 NAME = "report_time"
-COLUMNS = ("trials", "stopped", "form", "front", "seconds", "processor s", "MiB")
+COLUMNS = ("trials", "stopped", "form", "front", "seconds", "processor s")
 # The words of each form, and the columns of its terminal: with them the scatter is drawn.
 FORMS: dict[str, tuple[list[str], dict[str, str]]] = {"text": ([], {"COLUMNS": "120"}), "json": (["--json"], {})}
 
 
-def report_once(folder: Path, form: str) -> tuple[float, float, float]:
-    """Seconds, processor seconds and peak MiB of one report."""
+def report_once(folder: Path, form: str) -> tuple[float, float]:
+    """Seconds and processor seconds of one report."""
     words, environment = FORMS[form]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     start = time.perf_counter()
@@ -44,7 +44,7 @@ def report_once(folder: Path, form: str) -> tuple[float, float, float]:
     seconds = time.perf_counter() - start
     if status:
         raise SystemExit(f"report of {folder}: exit status {os.waitstatus_to_exitcode(status)}")
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return seconds, usage.ru_utime + usage.ru_stime
 
 
 def measure(trials: Sequence[int], stopped: Sequence[float], repeats: int) -> Iterator[Row]:
@@ -55,8 +55,8 @@ def measure(trials: Sequence[int], stopped: Sequence[float], repeats: int) -> It
                 folder = write_made_run(Path(name), number, stopped=share)
                 front = sum(row["front"] == 0 for row in read_rows(folder, without=["arch"]))
                 for form in FORMS:
-                    seconds, processor_s, mib = min(report_once(folder, form) for _ in range(repeats))
-                    figures = {"seconds": seconds, "processor_s": processor_s, "peak_mib": mib}
+                    seconds, processor_s = min(report_once(folder, form) for _ in range(repeats))
+                    figures = {"seconds": seconds, "processor_s": processor_s}
                     yield {"trials": number, "share_stopped": share, "form": form, "front": front, **figures}
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     cells = [
         [
             *(str(row["trials"]), f"{row['share_stopped']:.0%}", row["form"], str(row["front"])),
-            *(f"{row['seconds']:.1f}", f"{row['processor_s']:.1f}", f"{row['peak_mib']:.0f}"),
+            *(f"{row['seconds']:.1f}", f"{row['processor_s']:.1f}"),
         ]
         for row in rows
     ]

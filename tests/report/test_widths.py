@@ -70,8 +70,13 @@ def test_every_word_is_printed_whole_at_every_width(
 @pytest.mark.parametrize("seed", range(20))
 def test_drawn_tables_are_whole(seed: int) -> None:
     rng = random.Random(seed)
-    word = lambda: "".join(rng.choices("abcxyz/-0123", k=rng.randint(1, 12)))  # noqa: E731
-    text = lambda: " ".join(word() for _ in range(rng.randint(1, 8)))  # noqa: E731
+
+    def word() -> str:
+        return "".join(rng.choices("abcxyz/-0123", k=rng.randint(1, 12)))
+
+    def text() -> str:
+        return " ".join(word() for _ in range(rng.randint(1, 8)))
+
     columns = [word() for _ in range(rng.randint(1, 7))]
     left = [name for name in columns if rng.random() < 0.5]
     rows = [[text() if name in left else word() for name in columns] for _ in range(5)]

@@ -11,7 +11,7 @@ import pytest
 from support.runs import InProcessWorker, make_config, run
 from support.stub_evaluators import arch_id, fraction, noted
 
-from archsearch.report.noise import Noise, unresolved
+from archsearch.report.noise import Measured, Noise, unresolved
 from archsearch.results import read_manifest, read_rows, read_trials
 from archsearch.samplers import STANDARD_ERRORS
 from archsearch.search import open_run
@@ -159,15 +159,15 @@ def test_members_that_may_be_dominated_within_the_noise() -> None:
     best = row(0, 0.80, 10.0, 30)
     tied = row(1, 0.79, 12.0, 20)  # within 2 x 0.014 of the best, and better in the rest
     far = row(2, 0.70, 14.0, 25)
-    assert unresolved([best, tied, far], [best, tied, far], OBJECTIVES, Noise()) == {0: [1]}
+    assert unresolved([best, tied, far], Measured([best, tied, far], OBJECTIVES, Noise())) == {0: [1]}
     # A speed within the spread is no advantage; 5 % is.
     slower = row(3, 0.81, 11.9, 19)
-    assert unresolved([tied], [tied, slower], OBJECTIVES, Noise()) == {1: [3]}
+    assert unresolved([tied], Measured([tied, slower], OBJECTIVES, Noise())) == {1: [3]}
     clearly_slower = row(3, 0.81, 11.4, 19)
-    assert unresolved([tied], [tied, clearly_slower], OBJECTIVES, Noise()) == {}
+    assert unresolved([tied], Measured([tied, clearly_slower], OBJECTIVES, Noise())) == {}
     # Exact figures have no noise: one parameter more is worse.
     heavier = row(3, 0.90, 13.0, 21)
-    assert unresolved([tied], [tied, heavier], OBJECTIVES, Noise()) == {}
+    assert unresolved([tied], Measured([tied, heavier], OBJECTIVES, Noise())) == {}
 
 
 def test_the_noise_of_training_is_pooled_over_repeated_trials_and_widens_ties() -> None:

@@ -255,7 +255,7 @@ def test_two_runtimes_stand_side_by_side() -> None:
     assert (document["measured"], document["asked"], document["interrupted"]) == (4, 4, False)
     document["runtimes"][1]["results"][0]["error"] = "it failed"
     stream = io.StringIO()
-    show(Console(file=stream, width=120), *against_runtime_parts(document, 120))
+    show(Console(file=stream, width=120), *against_runtime_parts(document))
     printed = stream.getvalue()
     assert "van_b0 in torch: it failed" in printed
     assert [line.split()[0] for line in printed.split("\n\n")[0].splitlines()[2:]] == ["pvt_tiny"]
