@@ -102,6 +102,30 @@ def test_what_is_said_to_be_left_is_what_comes(tmp_path: Path, clock: Clock, see
             assert abs(said - (end - at)) <= share * (end - at) + 45.0, (at, said, end - at)
 
 
+def test_a_training_that_waits_after_its_first_steps_takes_none_of_the_wait_off(tmp_path: Path, clock: Clock) -> None:
+    left = TimeLeft(make_rung_config(tmp_path / "log"))
+    tally = Tally(ended=0, failed=0, total=1, front_size=0)
+    event = {"event": "progress", "trial": 0, "phase": "proxy@25"}
+    left.trial_started({"trial": 0, "is_fixed": False, "reused_from": None})
+    left.progress({"event": "phase", "trial": 0, "phase": "throughput", "values": {"seconds": TIMING_S}})
+    left.progress(event)
+    clock.now += 2.0
+    left.progress({**event, "step": 10, "steps": 400})
+    before = left.left_s(tally)
+    assert before is not None
+    assert before > 0.0
+    left.progress({**event, "waiting": "process 7 (run other)"})
+    clock.now += 3600.0
+    assert left.left_s(tally) == before
+    left.progress({**event, "waiting": ""})
+    assert left.left_s(tally) == pytest.approx(before)
+    clock.now += 1.0
+    left.progress({**event, "step": 15, "steps": 400})
+    after = left.left_s(tally)
+    assert after is not None
+    assert 0.5 * before < after < before
+
+
 def test_it_does_not_swing_when_a_trial_ends(tmp_path: Path, clock: Clock) -> None:
     player = Player(clock, TimeLeft(make_rung_config(tmp_path / "log"), rechecks=True), 0)
     player.play()

@@ -47,7 +47,8 @@ class _Phase:
     waited_s: float = 0.0
     waits_since: float | None = None
     holder: str = ""
-    first: tuple[float, int] | None = None  # when its first steps were reported, and how many
+    # When its first and its latest steps were reported, by a clock that stands while it waits, and how many they were.
+    first: tuple[float, int] | None = None
     last: tuple[float, int] | None = None
 
 
@@ -191,9 +192,9 @@ class TimeLeft:
     def _learn_steps(self, phase: _Phase | None, now: float) -> None:
         """Part the training that has ended into its steps and the judging after the last one."""
         if phase is not None and phase.last is not None and phase.name in self._spans:
-            self._steps_s += max(0.0, phase.last[0] - phase.began - phase.waited_s)
+            self._steps_s += phase.last[0] - phase.began
             self._steps += max(1, phase.last[1] - self._begin_of(phase))
-            self._judging.add(now - phase.last[0])
+            self._judging.add(now - phase.waited_s - phase.last[0])
 
     def _begin_of(self, phase: _Phase) -> int:
         """The steps that a training had when its phase began: none where it began again from its start, as after a crash."""
@@ -207,7 +208,8 @@ class TimeLeft:
         elif phase.waits_since is not None:
             phase.waited_s, phase.waits_since, phase.holder = phase.waited_s + now - phase.waits_since, None, ""
         if event.get("step") and event.get("steps"):
-            phase.last = (now, event["step"])
+            at = now if phase.waits_since is None else phase.waits_since
+            phase.last = (at - phase.waited_s, event["step"])
             phase.first = phase.first or phase.last
 
     # What a display shows
@@ -341,7 +343,7 @@ class TimeLeft:
         own = [(phase, phase.last) for phase in watched if phase.last is not None and phase.last[1]]
         if not own:
             return None
-        spent = sum(last[0] - phase.began - phase.waited_s for phase, last in own)
+        spent = sum(last[0] - phase.began for phase, last in own)
         return spent / sum(max(1, last[1] - self._begin_of(phase)) for phase, last in own)
 
     def _rest_s(self, work: _Work) -> float | None:
@@ -368,16 +370,17 @@ class TimeLeft:
         now = time.monotonic()
         if phase.waits_since is not None:
             now = phase.waits_since
-        spent = now - phase.began - phase.waited_s
+        now -= phase.waited_s
+        spent = now - phase.began
         if phase.last is None:
             expected = self._training_s() if phase.name.startswith(SEED_PHASE) else self._seconds_of(phase.name)
             return None if expected is None else max(0.0, expected - spent)
         _, end = self._spans.get(phase.name, next(iter(reversed(self._spans.values())), (0, phase.last[1])))
         begin = self._begin_of(phase)
         steps, prior = phase.last[1] - begin, self._step_s() or 0.0
-        own_s = phase.last[0] - phase.began - phase.waited_s
+        own_s = phase.last[0] - phase.began
         prior_steps = _PRIOR_SHARE * (end - begin) if self._seconds[phase.name].count else 0.0
-        step_s = (max(0.0, own_s) + prior_steps * prior) / max(1.0, steps + prior_steps)
+        step_s = (own_s + prior_steps * prior) / max(1.0, steps + prior_steps)
         judging_s = self._judging.value or 0.0
         return max(0.0, (end - phase.last[1]) * step_s + judging_s - (now - phase.last[0]))
 
