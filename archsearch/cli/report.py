@@ -107,9 +107,10 @@ def _write_page(folder: Path, document: "Document", text: str, *, in_browser: bo
     """Write the page of a run, say where it is, and open it where that was asked for."""
     from archsearch.errors import UserError, shown
     from archsearch.report import write_page
+    from archsearch.results import PAGE_FILE
     from archsearch.units import format_bytes
 
-    path = Path(text) if text != _BESIDE else folder / "report.html"
+    path = Path(text) if text != _BESIDE else folder / PAGE_FILE
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(
             f"--html: got {shown(text)}; a file that ends in .html is allowed, and RUN stands before --html"

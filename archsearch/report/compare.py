@@ -18,10 +18,10 @@ from archsearch.report.comparable import (
     speed_refusal,
 )
 from archsearch.report.noise import Measured, Noise, surely_dominate
-from archsearch.report.run import HYPERVOLUME_REFERENCE, MOST_LISTED
+from archsearch.report.run import MOST_LISTED
 from archsearch.report.seed_groups import group_differences, seed_groups
 from archsearch.report.tables import Document
-from archsearch.report.volume import VolumeScale
+from archsearch.report.volume import HYPERVOLUME_REFERENCE, VolumeScale
 from archsearch.results import OBJECTIVES, Row, damage_is_an_error, minimised, study_name
 from archsearch.throughput import Protocol
 

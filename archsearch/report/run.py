@@ -12,7 +12,7 @@ import numpy as np
 
 from archsearch.errors import UserError
 from archsearch.identity import row_identity
-from archsearch.metrics import TIE_SE, hypervolume
+from archsearch.metrics import TIE_SE
 from archsearch.proxy import is_starved, read_audit
 from archsearch.report.busy import busy_document, slow_document
 from archsearch.report.expressions import Expression
@@ -28,6 +28,7 @@ from archsearch.report.repeatability import (
 )
 from archsearch.report.scatter import scatter_document
 from archsearch.report.tables import Document
+from archsearch.report.volume import HYPERVOLUME_REFERENCE, VolumeScale
 from archsearch.results import (
     OBJECTIVES,
     RUN_FRONT,
@@ -50,7 +51,6 @@ from archsearch.results import (
 )
 from archsearch.space import paper_table
 
-HYPERVOLUME_REFERENCE = 1.1
 HYPERVOLUME_SCALE = (
     "every objective scaled to 0..1 between the best and the worst value of this run's complete trials, "
     f"reference point {HYPERVOLUME_REFERENCE} in each; it grows with the front, and two runs' values are not comparable"
@@ -292,13 +292,10 @@ def _hypervolume(complete: Sequence[Row], front: Sequence[Row], objectives: Sequ
     """The volume that the front dominates, scaled by the run's complete trials; None when there are none."""
     if not complete:
         return None
-    values = minimised(complete, objectives)
     columns = {name: [float(row[name]) for row in complete] for name in objectives}
-    low, high = values.min(axis=0), values.max(axis=0)
-    span = np.where(high > low, high - low, 1.0)
-    scaled = (minimised(front, objectives) - low) / span
+    scale = VolumeScale.of(minimised(complete, objectives))
     return {
-        "value": hypervolume(scaled, np.full(len(objectives), HYPERVOLUME_REFERENCE)),
+        "value": scale.volume(minimised(front, objectives)),
         "reference": HYPERVOLUME_REFERENCE,
         "normalisation": HYPERVOLUME_SCALE,
         "trials": len(complete),

@@ -28,8 +28,10 @@ from archsearch.system import flocked
 
 _DATABASE, _SPACE, _LOG = "study.db", "space.toml", "worker.log"
 # What a report's page and trackers write into the folder.
-_BESIDE = ("report.html", "mlflow.db")
-_FOLDERS = ("tensorboard", "wandb", "mlflow-artifacts")
+PAGE_FILE, MLFLOW_FILE = "report.html", "mlflow.db"
+TENSORBOARD_FOLDER, WANDB_FOLDER, MLFLOW_FOLDER = "tensorboard", "wandb", "mlflow-artifacts"
+_BESIDE = (PAGE_FILE, MLFLOW_FILE)
+_FOLDERS = (TENSORBOARD_FOLDER, WANDB_FOLDER, MLFLOW_FOLDER)
 # By one of these a folder is taken for that of a run, though others may be lost.
 _TRACES = (MANIFEST_FILE, TRIALS_FILE, _DATABASE)
 _OUTPUT = "--output"

@@ -74,7 +74,8 @@ def test_open_members_are_those_of_all_pairs(folder: Path, complete: list[Row]) 
 
 def test_ranks_are_those_of_peeling_fronts_off(complete: list[Row]) -> None:
     values = minimised(complete[:300], OBJECTIVES)
-    left, ranks = set(range(len(values))), {}
+    left = set(range(len(values)))
+    ranks: dict[int, int] = {}
     for number in itertools.count():
         if not left:
             break

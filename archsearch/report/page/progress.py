@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from archsearch.metrics import Array, hypervolume
+from archsearch.metrics import Array
 from archsearch.report.tables import Document
+from archsearch.report.volume import VolumeScale
 from archsearch.results import ENDED, OBJECTIVES, LiveFront, Row, minimised
 
 _MOST_POINTS = 400
@@ -73,9 +74,7 @@ def _evenly(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
 def _volume(members: Sequence[Row], objectives: Sequence[str], volume: Mapping[str, Any]) -> float:
     """The hypervolume of these members between the bounds of the report's."""
     bounds: Array = np.array([_minimised_bounds(name, volume["bounds"][name]) for name in objectives])
-    low, high = bounds[:, 0], bounds[:, 1]
-    scaled = (minimised(members, objectives) - low) / np.where(high > low, high - low, 1.0)
-    return hypervolume(scaled, np.full(len(objectives), volume["reference"]))
+    return VolumeScale.of(bounds.T).volume(minimised(members, objectives))
 
 
 def _minimised_bounds(name: str, bounds: Mapping[str, float]) -> tuple[float, float]:

@@ -5,11 +5,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from archsearch.results import Row
+from archsearch.results import MLFLOW_FILE, MLFLOW_FOLDER, Row
 from archsearch.search.engine.listener import State
 from archsearch.search.trackers.base import About, figures, front_table
 
-FILE, ARTIFACTS, EXPERIMENT = "mlflow.db", "mlflow-artifacts", "archsearch"
+EXPERIMENT = "archsearch"
 # Set before the library is imported, where the user has not: it reports its own use over the network, and tries a lost server again for minutes.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -30,7 +30,7 @@ class MlflowTracker:
     def start(self, about: About) -> set[int]:
         """The trials that were logged before."""
         self._about = about
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(about.folder / FILE).absolute()}"
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(about.folder / MLFLOW_FILE).absolute()}"
         self._client = self._library.MlflowClient(tracking_uri=uri)
         experiment = self._experiment(uri)
         found = self._client.search_runs([experiment], filter_string=f"tags.`{_RUN_TAG}` = '{about.run_id}'")
@@ -51,7 +51,9 @@ class MlflowTracker:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is not None:
             return str(experiment.experiment_id)
-        place = None if "MLFLOW_TRACKING_URI" in os.environ else (self._about.folder / ARTIFACTS).absolute().as_uri()
+        place = (
+            None if "MLFLOW_TRACKING_URI" in os.environ else (self._about.folder / MLFLOW_FOLDER).absolute().as_uri()
+        )
         return str(self._client.create_experiment(name, artifact_location=place))
 
     def log(self, row: Row, front_size: int | None) -> None:

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from archsearch.results import Row
+from archsearch.results import TENSORBOARD_FOLDER, Row
 from archsearch.search.engine.listener import State
 from archsearch.search.trackers.base import About, figures, front_table
-
-FOLDER = "tensorboard"
 
 
 class TensorBoardTracker:
@@ -19,7 +17,7 @@ class TensorBoardTracker:
 
     def start(self, about: About) -> tuple[int, ...]:
         """No trial is there from before."""
-        folder = about.folder / FOLDER
+        folder = about.folder / TENSORBOARD_FOLDER
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._about = about

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from archsearch.results import Row
+from archsearch.results import WANDB_FOLDER, Row
 from archsearch.search.engine.listener import State
 from archsearch.search.study.shown import shown_attrs
 from archsearch.search.trackers.base import WORDS, About, figures
 from archsearch.system import replace_file
 
-FOLDER, PROJECT = "wandb", "archsearch"
+PROJECT = "archsearch"
 _PATIENCE_S = 30.0  # for a server that does not answer at the start
 # Set before the library is imported, where the user has not: it reports its own use and errors over the network, offline too.
 ENVIRONMENT = {"WANDB_ERROR_REPORTING": "false"}
@@ -33,7 +33,7 @@ class WandbTracker:
 
     def start(self, about: About) -> tuple[int, ...]:
         """The trials that the server has, as far as that is known."""
-        self._about, folder = about, about.folder / FOLDER
+        self._about, folder = about, about.folder / WANDB_FOLDER
         folder.mkdir(exist_ok=True)
         self._file, mode = folder / _LOGGED, os.environ.get("WANDB_MODE", "offline")
         noted = json.loads(self._file.read_text()) if self._file.exists() else {}
