@@ -27,8 +27,8 @@ _BESIDE = ""  # the value of --html without a file
     is_flag=False,
     flag_value=_BESIDE,
     metavar="[FILE.html]",
-    help="Write a page for a browser that needs no network: front, drawn architectures, all trials. Without FILE: report.html in the run's folder.  "
-    "[default: tables]",
+    help="Write a page for a browser that needs no network: front, drawn architectures, all trials. Without FILE: report.html in the run's folder, "
+    "of several runs comparison.html in the present one.  [default: tables]",
 )
 @click.option("--open", "in_browser", is_flag=True, help="Write that page and open it in the browser.  [default: off]")
 @click.option(
@@ -51,12 +51,14 @@ def report(
         raise click.UsageError("--json, --csv and --html exclude each other.")
     from archsearch.cli.arguments import names_trial
 
-    others = [name for name, value in (("--csv", as_csv), ("--html", page is not None), ("--pick", picks)) if value]
-    if len(runs) > 1 or (runs and names_trial(runs[0])):
-        if others:
-            raise click.UsageError(f"{others[0]} is for one whole run; name one, or leave {others[0]} out.")
-        show = _compare if len(runs) > 1 else _show_trial
-        show(runs, as_json=as_json)
+    is_trial = len(runs) == 1 and names_trial(runs[0])
+    whole = (("--csv", as_csv), ("--pick", bool(picks)), ("--html", is_trial and page is not None))
+    for option in [name for name, is_given in whole if is_given and (is_trial or len(runs) > 1)]:
+        raise click.UsageError(f"{option} is for one whole run; name one, or leave {option} out.")
+    if is_trial:
+        _show_trial(runs[0], as_json=as_json)
+    elif len(runs) > 1:
+        _compare(runs, page, as_json=as_json, in_browser=in_browser)
     else:
         _show_run(runs[0] if runs else None, picks, page, as_json=as_json, as_csv=as_csv, in_browser=in_browser)
 
@@ -67,7 +69,7 @@ def _show_run(
     """Print one run, or write its page."""
     from archsearch.cli.arguments import resolve_run
     from archsearch.report import build_report, parse_expression, report_parts, to_csv
-    from archsearch.results import damage_is_an_error, read_rows
+    from archsearch.results import PAGE_FILE, damage_is_an_error, read_rows
 
     expressions = list(map(parse_expression, picks))
     folder = resolve_run(run, RESULTS)
@@ -77,45 +79,55 @@ def _show_run(
             return
         document = build_report(folder, expressions)
         if page is not None:
-            _write_page(folder, document, page, in_browser=in_browser)
+            _write_page([(folder, document)], page or str(folder / PAGE_FILE), in_browser=in_browser)
         else:
             print_result(document, lambda: report_parts(document), as_json=as_json)
 
 
-def _compare(names: Sequence[str], *, as_json: bool) -> None:
-    """Print the comparison of several runs."""
+def _compare(names: Sequence[str], page: str | None, *, as_json: bool, in_browser: bool) -> None:
+    """Print the comparison of several runs, or write its page."""
     from archsearch.cli.arguments import resolve_run
-    from archsearch.report import build_comparison, comparison_parts
+    from archsearch.report import build_comparison, build_report, comparison_parts
+    from archsearch.results import damage_is_an_error
 
-    document = build_comparison([resolve_run(name, RESULTS) for name in names])
-    print_result(document, lambda: comparison_parts(document), as_json=as_json)
+    folders = [resolve_run(name, RESULTS) for name in names]
+    comparison = build_comparison(folders)
+    if page is None:
+        print_result(comparison, lambda: comparison_parts(comparison), as_json=as_json)
+        return
+    reports = []
+    for folder in folders:
+        with damage_is_an_error(folder):
+            reports.append((folder, build_report(folder)))
+    _write_page(reports, page or "comparison.html", comparison, in_browser=in_browser)
 
 
-def _show_trial(names: Sequence[str], *, as_json: bool) -> None:
+def _show_trial(name: str, *, as_json: bool) -> None:
     """Print one trial of a run."""
     from archsearch.cli.arguments import find_trial
     from archsearch.report import build_candidate, candidate_parts, make_console
     from archsearch.results import damage_is_an_error
 
-    folder, number = find_trial(names[0], RESULTS)
+    folder, number = find_trial(name, RESULTS)
     with damage_is_an_error(folder):
         document = build_candidate(folder, number)
         print_result(document, lambda: candidate_parts(document, make_console().width), as_json=as_json)
 
 
-def _write_page(folder: Path, document: "Document", text: str, *, in_browser: bool) -> None:
-    """Write the page of a run, say where it is, and open it where that was asked for."""
+def _write_page(
+    reports: Sequence[tuple[Path, "Document"]], text: str, comparison: "Document | None" = None, *, in_browser: bool
+) -> None:
+    """Write the page of one run or several, say where it is, and open it where that was asked for."""
     from archsearch.errors import UserError, shown
     from archsearch.report import write_page
-    from archsearch.results import PAGE_FILE
     from archsearch.units import format_bytes
 
-    path = Path(text) if text != _BESIDE else folder / PAGE_FILE
+    path = Path(text)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(
             f"--html: got {shown(text)}; a file that ends in .html is allowed, and RUN stands before --html"
         )
-    write_page([(folder, document)], path)
+    write_page(reports, path, comparison)
     click.echo(f"{path}: {format_bytes(path.stat().st_size)}, one file that needs no network")
     if in_browser:
         import webbrowser

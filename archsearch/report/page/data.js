@@ -69,20 +69,22 @@ class Run {
   staircase(first, second) {
     const [signX, signY] = [first, second].map((name) => ({ maximize: -1, minimize: 1 })[this.axes[name]] || 0);
     if (!signX || !signY || first === second) return [];
-    const value = (place) => [signX * this.at(first, place), signY * this.at(second, place)];
-    const sorted = this.places.filter((place) => this.isRanked(place, [first, second])).map((place) => [place, ...value(place)]);
-    sorted.sort((one, other) => one[1] - other[1] || one[2] - other[2]);
-    const members = [];
-    let least = Infinity, at = null;
-    for (const [place, x, y] of sorted) {
-      if (y < least || (y === least && x === at)) {
-        members.push(place);
-        least = y;
-        at = x;
-      }
-    }
-    return members;
+    return staircaseOf(this.places.filter((place) => this.isRanked(place, [first, second])).map((place) => [place, signX * this.at(first, place), signY * this.at(second, place)]));
   }
+}
+
+// Of points `[place, x, y]`, less being better in both, the places of those that no other one dominates, along x.
+function staircaseOf(points) {
+  const sorted = points.sort((one, other) => one[1] - other[1] || one[2] - other[2]), members = [];
+  let least = Infinity, at = null;
+  for (const [place, x, y] of sorted) {
+    if (y < least || (y === least && x === at)) {
+      members.push(place);
+      least = y;
+      at = x;
+    }
+  }
+  return members;
 }
 
 // At most `most` of the places: sparse regions are kept, dense ones thinned evenly.

@@ -1,16 +1,17 @@
 // The page: its sections in order, what is selected, the preview, the theme, printing.
 
-function headerOf(app) {
-  const { document: report, sentences } = app.run;
+function headerOf(app, payload) {
+  const { document: report, sentences } = app.run, { comparison } = payload;
   const toggle = el("button", { type: "button", class: "icon", onclick: () => app.turnTheme() });
   app.onTheme.push(() => replace(toggle, isDark() ? "Light" : "Dark"));
   return el("header", {}, el("div", { class: "top" }, el("p", { class: "over" }, "archsearch report"), el("div", { class: "buttons" }, toggle, el("button", { type: "button", class: "icon", onclick: () => print() }, "Print"))),
-    el("h1", {}, report.run), sentences.headline.map((line) => el("p", { class: "lead" }, line)), el("p", { class: "faint" }, sentences.conditions[0]),
+    el("h1", {}, comparison ? comparison.runs.map((run) => run.run).join(", ") : report.run),
+    comparison ? null : [sentences.headline.map((line) => el("p", { class: "lead" }, line)), el("p", { class: "faint" }, sentences.conditions[0])],
     report.noisy ? el("p", { class: "alert" }, sentences.caveats.find((line) => line.startsWith("The order by speed")) || "") : null);
 }
 
 function navigation(sections) {
-  const names = { picks: "Which one", front: "Front", selected: "Selected", choices: "Choices", common: "In common", progress: "Progress", curves: "Curves", sure: "How sure", trials: "Trials" };
+  const names = { compared: "Compared", one: "One run", picks: "Which one", front: "Front", selected: "Selected", choices: "Choices", common: "In common", progress: "Progress", curves: "Curves", sure: "How sure", trials: "Trials" };
   return el("nav", { "aria-label": "Sections" }, sections.map((section) => el("a", { href: `#${section.id}` }, names[section.id])));
 }
 
@@ -39,10 +40,15 @@ class App {
     this.tip = el("div", { id: "tip", role: "tooltip", hidden: true });
   }
 
-  select(place, isFar = false) {
+  mark(place) {
     this.selected = place;
     this.hideTip();
     this.onSelect.forEach((each) => each());
+  }
+
+  // Marked, and brought into view where it is not.
+  select(place, isFar = false) {
+    this.mark(place);
     const panel = byId("selected");
     if (place !== null && panel && (isFar || panel.getBoundingClientRect().top > innerHeight - 120)) panel.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth", block: "start" });
   }
@@ -91,42 +97,52 @@ class App {
   }
 }
 
-function listen(app) {
+function listen() {
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
-    if (!app.tip.hidden) app.hideTip();
-    else if (app.selected !== null && !event.target.closest("input, select")) app.select(null);
+    if (!shown.tip.hidden) shown.hideTip();
+    else if (shown.selected !== null && !event.target.closest("input, select")) shown.select(null);
   });
-  addEventListener("scroll", () => Math.abs(scrollY - app.tipScroll) > 4 && app.hideTip(), { passive: true });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => app.themed());
-  addEventListener("beforeprint", () => app.print(true));
-  addEventListener("afterprint", () => app.print(false));
+  addEventListener("scroll", () => Math.abs(scrollY - shown.tipScroll) > 4 && shown.hideTip(), { passive: true });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shown.themed());
+  addEventListener("beforeprint", () => shown.print(true));
+  addEventListener("afterprint", () => shown.print(false));
+}
+
+let shown; // the app of the run that the page shows
+
+// The whole page with one of its runs.
+function showRun(payload, place) {
+  charts.length = 0;
+  const run = new Run(payload.runs[place]), app = new App(run), page = byId("page");
+  const compared = payload.comparison ? [comparisonSection(payload), chosenRunSection(payload, place, (other) => showRun(payload, other))] : [];
+  const beside = el("div", { class: "beside" }, [frontSection(app), detailsSection(app)]), picks = picksSection(app);
+  const others = [choicesSection(app), commonSection(app), progressSection(run), curvesSection(run), sureSection(app), tableSection(app)].filter(Boolean);
+  const words = payload.comparison ? payload.runs.map((each) => each.document.folder).join(" ") : run.document.folder;
+  replace(page, headerOf(app, payload), navigation([...compared, picks, ...beside.children, ...others]), el("main", {}, compared, picks, beside, others),
+    el("footer", {}, `Made by archsearch ${payload.version} at ${payload.made_at}. Every number is that of `, el("code", {}, `archsearch report ${words} --json`), " and of trials.parquet. This page loads nothing from a network."), app.tip);
+  shown = app;
+  app.onTheme.forEach((each) => each());
+  app.onReady.forEach((each) => each());
+  const chosen = (run.document.picks || ownPicks(run)).map((pick) => run.placeOf.get(pick.trial)).find((place) => place !== undefined);
+  if (chosen !== undefined) app.mark(chosen);
+  if (window.Plotly) drawCharts(app);
+}
+
+function drawCharts(app) {
+  app.drawCharts();
+  app.whenPlotly.forEach((each) => each());
 }
 
 async function begin() {
   const payload = JSON.parse(await unpack("data"));
-  const run = new Run(payload.runs[0]), app = new App(run);
-  const beside = el("div", { class: "beside" }, [frontSection(app), detailsSection(app)]);
-  const others = [choicesSection(app), commonSection(app), progressSection(run), curvesSection(run), sureSection(app), tableSection(app)].filter(Boolean);
-  const picks = picksSection(app), page = byId("page");
-  replace(page, headerOf(app), navigation([picks, ...beside.children, ...others]), el("main", {}, picks, beside, others),
-    el("footer", {}, `Made by archsearch ${payload.version} at ${payload.made_at}. Every number is that of `, el("code", {}, `archsearch report ${run.document.folder} --json`), " and of trials.parquet. This page loads nothing from a network."), app.tip);
-  app.onTheme.forEach((each) => each());
-  app.onReady.forEach((each) => each());
-  listen(app);
-  const chosen = (run.document.picks || ownPicks(run)).map((pick) => run.placeOf.get(pick.trial)).find((place) => place !== undefined);
-  if (chosen !== undefined) app.select(chosen);
+  showRun(payload, 0);
+  listen();
   document.documentElement.dataset.shown = Math.round(performance.now());
-  await drawWithPlotly(app);
-  page.removeAttribute("aria-busy");
+  document.head.append(el("script", {}, await unpack("plotly")));
+  drawCharts(shown);
+  byId("page").removeAttribute("aria-busy");
   document.documentElement.dataset.ready = Math.round(performance.now());
-}
-
-async function drawWithPlotly(app) {
-  const script = el("script", {}, await unpack("plotly"));
-  document.head.append(script);
-  app.drawCharts();
-  app.whenPlotly.forEach((each) => each());
 }
 
 begin().catch((error) => {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from archsearch.report.page.columns import columns
+from archsearch.report.page.comparison import comparison_payload
 from archsearch.report.page.networks import networks
 from archsearch.report.page.progress import progress
 from archsearch.report.page.words import sentences
@@ -30,10 +31,11 @@ _OWN_KEYS = {
 _AXES = {**OBJECTIVES, "activations": "minimize", "train_memory_bytes": "minimize", "trial": None}
 
 
-def page_payload(reports: Sequence[tuple[Path, Document]]) -> dict[str, Any]:
-    """What the page's script reads, of one run or several: their folders, and what `build_report` gave of each."""
+def page_payload(reports: Sequence[tuple[Path, Document]], comparison: Document | None = None) -> dict[str, Any]:
+    """What the page's script reads, of one run or several: their folders, and what `build_report` gave of each; and the comparison of several."""
     runs = [_run(folder, document) for folder, document in reports]
-    return {"format": FORMAT, "made_at": utc_now(), "version": __version__, "runs": runs}
+    compared = comparison and comparison_payload([folder for folder, _ in reports], comparison)
+    return {"format": FORMAT, "made_at": utc_now(), "version": __version__, "runs": runs, "comparison": compared}
 
 
 def _run(folder: Path, document: Document) -> dict[str, Any]:

@@ -24,15 +24,19 @@ SCRIPTS = (
     "charts.js",
     "front.js",
     "choices.js",
+    "comparison.js",
     "details.js",
     "table.js",
     "main.js",
 )
 
 
-def write_page(reports: Sequence[tuple[Path, Document]], path: Path) -> None:
-    """Write the page of these runs, folders with what `build_report` gave of each, whole or not at all. Raises UserError where that is impossible."""
-    text = page_html(page_payload(reports))
+def write_page(reports: Sequence[tuple[Path, Document]], path: Path, comparison: Document | None = None) -> None:
+    """Write the page of these runs, folders with what `build_report` gave of each, whole or not at all. Raises UserError where that is impossible.
+
+    `comparison` is what `build_comparison` gave of several.
+    """
+    text = page_html(page_payload(reports, comparison))
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
