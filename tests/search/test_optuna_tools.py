@@ -48,7 +48,7 @@ def test_a_study_has_names_and_few_flat_attributes(folder: Path) -> None:
     study, rows = opened(folder), results.read_rows(folder / "made")
     assert study.metric_names == ["proxy_score", "throughput_img_s", "params"]
     assert study.user_attrs["space"] == "hybrid"
-    assert study.user_attrs["budget"] == "at 4.50G MACs +-5%"
+    assert study.user_attrs["budget"] == "4.50G MACs +-5%"
     assert all(isinstance(value, str | int | float | None) for value in study.user_attrs.values())
     for trial, row in zip(study.trials, rows, strict=True):
         shown = {key: value for key, value in trial.user_attrs.items() if key not in FOR_SAMPLERS}

@@ -218,7 +218,7 @@ def test_mlflow_has_settings_and_front_and_takes_the_users_place(
     (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
     assert (run.info.run_name, run.info.status) == ("made", "FINISHED")
     assert run.data.params["space"] == "hybrid"
-    assert run.data.params["budget"] == "at 4.50G MACs +-5%"
+    assert run.data.params["budget"] == "4.50G MACs +-5%"
     lines = run.data.tags["mlflow.note.content"].splitlines()
     front = [row for row in results.read_rows(folder) if row["front"] == 0]
     assert [line.split("|")[1].strip() for line in lines[2:]] == [str(row["trial"]) for row in front]

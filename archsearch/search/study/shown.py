@@ -33,7 +33,7 @@ def study_user_attrs(config: RunConfig) -> dict[str, Any]:
     """The user attributes of a study."""
     return {
         "space": config.space_name,
-        "budget": config.budget_text,
+        "budget": config.budget_text.removeprefix("at "),
         "sampler": config.sampler,
         "seed": config.seed,
         "device": config.settings["device"],

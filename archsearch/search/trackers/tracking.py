@@ -86,7 +86,7 @@ def flat_settings(config: RunConfig, command: Sequence[str]) -> dict[str, Any]:
     return {
         **conditions,
         "space": config.space_name,
-        "budget": config.budget_text,
+        "budget": config.budget_text.removeprefix("at "),
         "objectives": ",".join(config.objectives),
         "sampler": config.sampler,
         "seed": config.seed,
