@@ -23,8 +23,8 @@ COMMANDS = {
     "papers": ["papers"],
     "cost": ["cost", "twins_svt_small"],
     "blocks": ["blocks"],
-    "space": ["space", "--budget", "4.5G"],
-    "sample": ["sample", "--budget", "4.5G", "--number", "3"],
+    "space": ["space"],
+    "sample": ["sample", "--number", "3"],
     "proxies": ["proxies"],
 }
 
@@ -40,9 +40,7 @@ def words_of(texts: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("space", "sample"))) for name in COMMANDS]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_word_is_printed_whole_at_every_width(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, width: int
 ) -> None:
