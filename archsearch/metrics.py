@@ -21,9 +21,9 @@ _RESAMPLES = 2000
 _CONFIDENCE = 0.95
 
 
-def dominates(first: Array, second: Array) -> bool:
-    """True when `first` is nowhere worse and somewhere better than `second`."""
-    return bool(np.all(first <= second) and np.any(first < second))
+def dominates(first: Array, second: Array) -> NDArray[np.bool_]:
+    """Where `first` is nowhere worse and somewhere better than `second`: of two rows (M,) one truth, of a row and a table (N, M) one for each of its rows."""
+    return np.asarray(np.all(first <= second, axis=-1) & np.any(first < second, axis=-1))
 
 
 def is_dominated(values: Array) -> NDArray[np.bool_]:

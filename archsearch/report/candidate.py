@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from archsearch.errors import UserError
+from archsearch.metrics import dominates
 from archsearch.report.noise import Noise
 from archsearch.report.run import build_report
 from archsearch.report.tables import Document
@@ -117,8 +116,7 @@ def _why_not_compared(row: Row) -> str:
 def _dominance(row: Row, complete: Sequence[Row], objectives: Sequence[str]) -> Document:
     """The fixed trials that it dominates and that dominate it, with ties of the scores, and all trials that dominate it."""
     noise, values, own = Noise.from_rows(complete), minimised(complete, objectives), minimised([row], objectives)[0]
-    is_over = np.all(values <= own, axis=1) & np.any(values < own, axis=1)
-    is_under = np.all(own <= values, axis=1) & np.any(own < values, axis=1)
+    is_over, is_under = dominates(values, own), dominates(own, values)
 
     def papers(places: Any) -> list[Document]:
         fixed = [each for each, is_one in zip(complete, places, strict=True) if is_one and each["is_fixed"]]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from archsearch.metrics import is_dominated
+from archsearch.metrics import dominates, is_dominated
 from archsearch.report.comparable import (
     SCORE,
     ComparedRun,
@@ -203,8 +203,7 @@ def _coverage(fronts: Mapping[str, Sequence[Row]], objectives: Sequence[str], no
         rivals = minimised(fronts[by], objectives)
         dominated = surely = 0
         for row in fronts[of]:
-            own = minimised([row], objectives)[0]
-            is_over = np.all(rivals <= own, axis=1) & np.any(rivals < own, axis=1)
+            is_over = dominates(rivals, minimised([row], objectives)[0])
             over = [
                 rival
                 for rival, is_rival in zip(fronts[by], is_over.tolist(), strict=True)

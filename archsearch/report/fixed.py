@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from archsearch.metrics import dominates
 from archsearch.report.tables import Document
 from archsearch.results import Row, comparable, minimised
 from archsearch.units import format_names
@@ -18,8 +19,8 @@ def against_front(row: Row, front: Sequence[Row], objectives: Sequence[str], thr
     if not others or not members or not comparable([row], objectives, throughput_id):
         return {"compared_in": [], "dominated_by": []}
     values, own = minimised(members, others), minimised([row], others)[0]
-    is_over = np.all(values <= own, axis=1) & np.any(values < own, axis=1)
-    return {"compared_in": others, "dominated_by": [members[place]["trial"] for place in np.flatnonzero(is_over)]}
+    over = np.flatnonzero(dominates(values, own))
+    return {"compared_in": others, "dominated_by": [members[place]["trial"] for place in over]}
 
 
 def published_rates(rows: Sequence[Document]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from archsearch.metrics import TIE_SE, Array, is_dominated
+from archsearch.metrics import TIE_SE, Array, dominates, is_dominated
 from archsearch.report.expressions import CHOICES, Expression
 from archsearch.report.noise import Measured, Noise, speed_noise
 from archsearch.report.repeatability import is_changed
@@ -263,8 +263,7 @@ def _beaten(pool: Pool, row: Row) -> Iterator[Document]:
     """The fixed trials that are worse in one of the run's objectives and better in none, the best score first."""
     others = [each for each in pool.fixed if each is not row]
     values, own = minimised(others, pool.objectives), minimised([row], pool.objectives)[0]
-    is_under = np.all(own <= values, axis=1) & np.any(own < values, axis=1)
-    under = [others[place] for place in np.flatnonzero(is_under)]
+    under = [others[place] for place in np.flatnonzero(dominates(own, values))]
     for other in sorted(under, key=lambda each: (_sortable(each, SCORE), each["trial"])):
         is_timed = row["throughput_id"] == other["throughput_id"] and row[SPEED] and other[SPEED]
         has_scores = row[SCORE] is not None and other[SCORE] is not None
@@ -329,7 +328,8 @@ def figures_of(row: Mapping[str, Any]) -> str:
 def _beats_text(pick: Pick, pool: Pool) -> str:
     """Which fixed trials it beats, and by how much the best few of them."""
     if not any(row is not pick.row for row in pool.fixed):
-        return "The run has no other paper's model to compare it with."
+        other = "other " * bool(pool.fixed)
+        return f"The run has no {other}paper's model to compare it with."
     if not pick.beats:
         words = [_WORDS[name] for name in pool.objectives]
         together = f"{', '.join(words[:-1])} and {words[-1]} together" if len(words) > 1 else words[0]

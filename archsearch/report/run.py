@@ -12,7 +12,7 @@ import numpy as np
 
 from archsearch.errors import UserError
 from archsearch.identity import row_identity
-from archsearch.metrics import TIE_SE
+from archsearch.metrics import TIE_SE, dominates
 from archsearch.proxy import is_starved, read_audit
 from archsearch.report.busy import busy_document, slow_document
 from archsearch.report.expressions import Expression
@@ -310,9 +310,8 @@ def _fixed(complete: Sequence[Row], objectives: Sequence[str], noise: Noise) -> 
     documents: list[Document] = []
     for row, value in zip(complete, values, strict=True):
         if row["is_fixed"]:
-            is_over = np.all(values <= value, axis=1) & np.any(values < value, axis=1) & is_candidate
-            is_under = np.all(value <= values, axis=1) & np.any(value < values, axis=1) & is_candidate
-            over, under = np.flatnonzero(is_over), np.flatnonzero(is_under)
+            over = np.flatnonzero(dominates(values, value) & is_candidate)
+            under = np.flatnonzero(dominates(value, values) & is_candidate)
             documents.append(
                 {
                     **_row_document(row),

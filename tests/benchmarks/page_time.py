@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from clock import Row, arguments, quiet_device, write
 from support.browser import opened, started
-from support.page_runs import made_run
+from support.made_runs import write_made_run
 
 from archsearch.report import make_console, make_table, show
 
@@ -94,7 +94,7 @@ def measure_all(trials: Sequence[int], rounds: int) -> Iterator[Row]:
     with started() as browser:
         for count in trials:
             with tempfile.TemporaryDirectory() as name:
-                folder = made_run(Path(name), count, distinct=count)
+                folder = write_made_run(Path(name), count, distinct=count)
                 with quiet_device():
                     both = [{**written(folder), **shown(browser, folder / "report.html")} for _ in range(rounds)]
                 yield {"trials": count, "rounds": rounds, **median(both)}

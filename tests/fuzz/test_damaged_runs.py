@@ -95,32 +95,33 @@ def _uses(folder: Path, name: str) -> list[Callable[[], str | None]]:
     return [goes_on, goes_on, goes_on, reading[4]] if name == "study.db" else [goes_on, *reading]
 
 
+def assert_each_ends_well(
+    whole: Path, folder: Path, rng: random.Random, number: int, use: Callable[[Path, str], str | None]
+) -> None:
+    """So many copies of a run, each with one file damaged, whose name `use` is given; it returns the fault of what it did."""
+    faults = []
+    for place in range(number):
+        shutil.copytree(whole / "run", folder)
+        name = _damage(folder, rng)
+        fault = use(folder, name)
+        if fault is not None:
+            faults.append(f"{place}, {name}: {fault}")
+        shutil.rmtree(folder)
+    assert not faults, "\n".join(faults)
+
+
 @pytest.mark.slow
 def test_damaged_runs(whole: Path, tmp_path: Path) -> None:
     rng = random.Random(14)
-    faults = []
-    for number in range(300):
-        folder = tmp_path / "run"
-        shutil.copytree(whole / "run", folder)
-        name = _damage(folder, rng)
-        fault = rng.choice(_uses(folder, name))()
-        if fault is not None:
-            faults.append(f"{number}, {name}: {fault}")
-        shutil.rmtree(folder)
-    assert not faults, "\n".join(faults)
+    assert_each_ends_well(whole, tmp_path / "run", rng, 300, lambda folder, name: rng.choice(_uses(folder, name))())
 
 
 @pytest.mark.slow
 def test_one_trial_of_damaged_runs(whole: Path, tmp_path: Path) -> None:
     rng = random.Random(20)
-    faults = []
-    for number in range(150):
-        folder = tmp_path / "run"
-        shutil.copytree(whole / "run", folder)
-        name = _damage(folder, rng)
+
+    def use(folder: Path, _: str) -> str | None:
         trial = f"{folder}:{rng.randrange(TRIALS + 1)}"
-        fault = fault_of_command(["report", trial, *(["--json"] if rng.random() < 0.5 else [])])
-        if fault is not None:
-            faults.append(f"{number}, {name}: {fault}")
-        shutil.rmtree(folder)
-    assert not faults, "\n".join(faults)
+        return fault_of_command(["report", trial, *(["--json"] if rng.random() < 0.5 else [])])
+
+    assert_each_ends_well(whole, tmp_path / "run", rng, 150, use)

@@ -1,16 +1,12 @@
 """Several runs on one page: the comparison's own tables, fronts over each other, and one of the runs below."""
 
-import base64
-import gzip
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from support.browser import opened, started
-from support.page_runs import made_run
+from support.made_runs import stored_page, write_made_run
 
 from archsearch.cli import main
 from archsearch.report import build_comparison
@@ -21,17 +17,11 @@ from archsearch.results import read_rows
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("several")
-    return [made_run(root, number, name=name) for name, number in (("first", 20), ("second", 40))]
+    return [write_made_run(root, number, name=name, papers=6) for name, number in (("first", 26), ("second", 46))]
 
 
 def report(*words: object) -> Result:
     return CliRunner().invoke(main, ["report", *map(str, words)])
-
-
-def stored(path: Path) -> dict[str, Any]:
-    text = path.read_text().partition('id="data">')[2].partition("</script>")[0]
-    values: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(text)))
-    return values
 
 
 def test_the_page_has_the_comparison_and_every_run(folders: list[Path], tmp_path: Path) -> None:
@@ -39,7 +29,7 @@ def test_the_page_has_the_comparison_and_every_run(folders: list[Path], tmp_path
     printed = report(*folders, "--html", path)
     assert printed.exit_code == 0, printed.output
     assert printed.stdout.startswith(f"{path}: ")
-    payload, document = stored(path), build_comparison(folders)
+    payload, document = stored_page(path), build_comparison(folders)
     assert [run["document"]["run"] for run in payload["runs"]] == ["first", "second"]
     compared = payload["comparison"]
     assert list(compared["axes"]) == [*document["objectives"], "macs"]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from support.browser import Opened, opened, started
-from support.page_runs import made_run
+from support.made_runs import write_made_run
 from support.report_runs import SIX, fixed, trial, write_run
 from support.runs import InProcessWorker, fixed_archs, make_rung_config, run
 from support.stub_evaluators import evaluate
@@ -52,7 +52,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of 10,000 trials."""
-    folder = made_run(tmp_path_factory.mktemp("large"), 10_000, distinct=600)
+    folder = write_made_run(tmp_path_factory.mktemp("large"), 10_000, papers=6)
     write(folder)
     return folder
 
@@ -200,7 +200,7 @@ def test_ten_thousand_trials_are_thinned_filtered_sorted_and_saved(browser: Any,
             if "hilo" in row["architecture"] and row["params"] < 20e6 and (row["proxy_score"] or 0) > 0.6
         ]
         assert 0 < len(kept) < len(rows)
-        assert page.text_content("#table-count") == f"{len(kept):,} of 10,006 trials"
+        assert page.text_content("#table-count") == f"{len(kept):,} of 10,000 trials"
         with page.expect_download() as download:
             page.click("#csv")
         download.value.save_as(tmp_path / "kept.csv")
@@ -234,7 +234,7 @@ def test_a_trial_that_several_rules_pick_has_one_card(browser: Any, searched: Pa
         "trial": best,
         "reason": None,
         "sentence": "Best score: trial 5. Not resolved: much.",
-        "beats": [beats],
+        "beats": [beats, {**beats, "paper": "van_b1", "score_difference": None, "is_score_tie": False}],
         "unresolved": ["much"],
     }
     none: dict[str, Any] = {
@@ -260,6 +260,7 @@ def test_a_trial_that_several_rules_pick_has_one_card(browser: Any, searched: Pa
         ]
         assert "Trial 5." in cards.nth(0).text_content()
         assert "van_b2: score +0.100 (a tie), 0.50× the parameters, 0.90× the MACs" in cards.nth(0).text_content()
+        assert "van_b1: 0.50× the parameters, 0.90× the MACs" in cards.nth(0).text_content()
         assert "None, since <b>." in cards.nth(1).text_content()
         assert shown.page.locator(".members button[aria-pressed='true']").count() == 1
         assert_clean(shown)

@@ -1,5 +1,7 @@
 """Finished runs of any number of trials: real architectures of the default space with made figures, written through `archsearch.results`."""
 
+import base64
+import gzip
 import json
 import random
 from datetime import UTC, datetime, timedelta
@@ -13,7 +15,6 @@ from archsearch.results import SCHEMA, Row
 from archsearch.space import Arch, Band, InBand, load_space, paper, paper_names
 
 BUDGET = 4_500_000_000
-DISTINCT = 2_000  # architectures that are drawn; further trials have their own figures
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _CONDITIONS = json.dumps(
     {"device_name": "a test's CPU", "threads": 2, "host_cores": 2, "torch": "2.14.1", "reference": "davit_tiny"}
@@ -21,19 +22,28 @@ _CONDITIONS = json.dumps(
 _STEPS = (25, 100, 400)
 
 
-def write_made_run(root: Path, number: int, *, name: str = "made", stopped: float = 0.6, papers: int = 10) -> Path:
+def write_made_run(
+    root: Path, number: int, *, name: str = "made", stopped: float = 0.6, papers: int = 10, distinct: int = 2_000
+) -> Path:
     """A run of `number` trials, the papers' models first; this share of the others was stopped at a rung, one of a hundred failed."""
-    return write_run(
-        root, made_rows(number, stopped=stopped, papers=papers), name, OBJECTIVES, extra={"trials": number}
-    )
+    rows = made_rows(number, stopped=stopped, papers=papers, distinct=distinct)
+    names = [row["paper"] for row in rows if row["is_fixed"]]
+    return write_run(root, rows, name, OBJECTIVES, extra={"trials": number - len(names), "papers": names})
 
 
-def made_rows(number: int, *, stopped: float, papers: int) -> list[Row]:
-    """The rows, equal for equal arguments."""
+def stored_page(path: Path) -> dict[str, Any]:
+    """The values inside a page of `report --html`, as its script unpacks them."""
+    text = path.read_text().partition('id="data">')[2].partition("</script>")[0]
+    values: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(text)))
+    return values
+
+
+def made_rows(number: int, *, stopped: float, papers: int, distinct: int = 2_000) -> list[Row]:
+    """The rows, equal for equal arguments, of so many architectures at most; further trials of one have figures of their own."""
     rng = random.Random(0)
     band = Band.around(BUDGET, 0.05)
     fixed = [paper(each) for each in paper_names()[:papers]][:number]
-    archs = [arch for _, arch in InBand(load_space("hybrid"), band).draw_many(min(number, DISTINCT), rng)]
+    archs = [arch for _, arch in InBand(load_space("hybrid"), band).draw_many(min(number, distinct), rng)]
     constants = {id(arch): _of_arch(arch) for arch in [*fixed, *archs]}
     rows = []
     for trial in range(number):

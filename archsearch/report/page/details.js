@@ -7,19 +7,9 @@ function badges(run, place) {
 }
 
 function picksSection(app) {
-  const { run } = app, picks = run.document.picks || ownPicks(run);
+  const { run } = app, picks = run.document.picks;
   if (!picks.length) return el("section", { id: "picks", class: "card" }, el("h2", {}, "Which one?"), el("p", {}, nothingWords(run)));
   return el("section", { id: "picks" }, el("h2", {}, "Which one?"), el("div", { class: "cards" }, byTrial(picks).map((group) => pickCard(app, group))));
-}
-
-// For documents without picks: the best of each objective.
-function ownPicks(run) {
-  const names = { proxy_score: "best score", throughput_img_s: "fastest", params: "fewest parameters", macs: "fewest MACs", latency_ms: "lowest latency", peak_memory_bytes: "least memory" };
-  return Object.entries(run.document.objectives).filter(() => run.front.length).map(([name, direction]) => {
-    const sign = direction === "maximize" ? 1 : -1;
-    const best = run.front.reduce((one, other) => (sign * run.at(name, other.place) > sign * run.at(name, one.place) ? other : one));
-    return { name: names[name] || name, rule: `The member of the front with the ${direction === "maximize" ? "highest" : "lowest"} ${longOf(name)}.`, trial: best.trial };
-  });
 }
 
 // One card for a trial that several rules pick.
@@ -34,26 +24,27 @@ function byTrial(picks) {
 
 // A sentence of the report without the name that stands above it.
 const withoutName = (pick) => {
-  const start = `${pick.name}: `, text = pick.sentence || "";
+  const start = `${pick.name}: `, text = pick.sentence;
   const rest = text.toLowerCase().startsWith(start.toLowerCase()) ? text.slice(start.length) : text;
   return rest.slice(0, 1).toUpperCase() + rest.slice(1);
 };
 
 function pickCard(app, group) {
   const { run } = app, pick = group[0], place = run.placeOf.get(pick.trial), arch = place === undefined ? null : run.arch(place);
-  if (place === undefined) return el("article", { class: "card pick none" }, el("h3", {}, pick.name), el("p", {}, withoutName(pick) || pick.reason || "There is none."), el("p", { class: "faint rule" }, pick.rule));
-  const beats = group.flatMap((each) => each.beats || []), known = new Map(beats.map((each) => [each.paper, each]));
+  if (place === undefined) return el("article", { class: "card pick none" }, el("h3", {}, pick.name), el("p", {}, withoutName(pick)), el("p", { class: "faint rule" }, pick.rule));
+  const beats = group.flatMap((each) => each.beats), known = new Map(beats.map((each) => [each.paper, each]));
   return el("article", { class: "card pick" }, el("h3", {}, group.map((each) => el("span", {}, each.name))),
     el("button", { type: "button", class: "show", onclick: () => app.select(place, true), "aria-label": `Show ${run.name(place)}` }, el("b", {}, run.name(place)), arch ? drawArch(arch, "small") : null),
-    pick.sentence ? withoutName(pick).split(/ (?=Not resolved: )/).map((part, index) => el("p", { class: index ? "faint" : "" }, part)) : [el("p", { class: "figures" }, figureWords(run, place).join(" · ")), el("p", {}, run.at("architecture", place))],
+    withoutName(pick).split(/ (?=Not resolved: )/).map((part, index) => el("p", { class: index ? "faint" : "" }, part)),
     known.size ? el("details", {}, el("summary", {}, `Beats ${plural(known.size, "network")}`), el("ul", {}, [...known.values()].map((each) => el("li", {}, beatWords(each))))) : null,
     el("p", { class: "faint rule" }, group.map((each) => each.rule).join(" ")));
 }
 
-function beatWords(each) {
-  const signed = `${each.score_difference >= 0 ? "+" : "−"}${Math.abs(each.score_difference).toFixed(3)}`;
-  const words = [each.is_score_tie ? `score ${signed} (a tie)` : `score ${signed}`, each.throughput_ratio !== null && `${each.throughput_ratio.toFixed(2)}× the speed`, `${each.params_ratio.toFixed(2)}× the parameters`, `${each.macs_ratio.toFixed(2)}× the MACs`];
-  return `${each.paper}: ${words.filter(Boolean).join(", ")}`;
+// What is not known of one of the two, a score or a comparable timing, is left out.
+function beatWords({ paper, score_difference: score, is_score_tie: isTie, ...ratios }) {
+  const signed = score === null ? "" : `score ${score >= 0 ? "+" : "−"}${Math.abs(score).toFixed(3)}${isTie ? " (a tie)" : ""}`;
+  const times = [["throughput_ratio", "speed"], ["params_ratio", "parameters"], ["macs_ratio", "MACs"]].filter(([name]) => ratios[name] !== null);
+  return `${paper}: ${[signed, ...times.map(([name, what]) => `${ratios[name].toFixed(2)}× the ${what}`)].filter(Boolean).join(", ")}`;
 }
 
 function detailsSection(app) {

@@ -124,7 +124,7 @@ function showRun(payload, place) {
   shown = app;
   app.onTheme.forEach((each) => each());
   app.onReady.forEach((each) => each());
-  const chosen = (run.document.picks || ownPicks(run)).map((pick) => run.placeOf.get(pick.trial)).find((place) => place !== undefined);
+  const chosen = run.document.picks.map((pick) => run.placeOf.get(pick.trial)).find((place) => place !== undefined);
   if (chosen !== undefined) app.mark(chosen);
   if (window.Plotly) drawCharts(app);
 }

@@ -60,7 +60,7 @@ def _without_columns(document: Document, name: str) -> list[dict[str, Any]]:
 
 def _important(document: Document) -> Iterable[int]:
     """The trials whose stages are priced: the picks, then the front, fixed trials and those near the front."""
-    picked = [pick["trial"] for pick in document.get("picks") or () if pick["trial"] is not None]
+    picked = [pick["trial"] for pick in document["picks"] if pick["trial"] is not None]
     lists = (document[name] for name in ("front", "fixed", "unscored", "near_front"))
     return dict.fromkeys([*picked, *(row["trial"] for each in lists for row in each)])
 
