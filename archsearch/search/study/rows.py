@@ -90,6 +90,11 @@ def finished_rungs(config: RunConfig, trial: StoredTrial) -> Iterator[tuple[Rung
         yield rung, measured
 
 
+def learning_curve(config: RunConfig, trial: StoredTrial) -> dict[str, float]:
+    """The attribute CURVE of a trial: steps -> score of the rungs that it has finished."""
+    return {str(rung.steps): measured["proxy_score"] for rung, measured in finished_rungs(config, trial)}
+
+
 def timing_identity(config: RunConfig, trial: StoredTrial, values: Mapping[str, Any]) -> Identity:
     """The identity of a stored timing of a trial, as its phase `throughput` or `again` gave it."""
     versions = {**trial.attrs[CANDIDATE], **trial.attrs.get(f"{PHASE}count", {})}

@@ -1,15 +1,18 @@
 """A run's study as its sampler may see it: ended trials with figures of the present identity only, and running ones with theirs so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from math import isfinite, sqrt
+from typing import Any
 
+from optuna import Study
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
 
 from archsearch.results import DEVICE_OBJECTIVES, Row, mean_score, number_of_seeds
 from archsearch.samplers import CURVE, KNOWN_COST, MEASURED, STANDARD_ERRORS
 from archsearch.search.config import RunConfig
+from archsearch.search.study.rows import StoredTrial, learning_curve
 
 
 def constraint_attrs(row: Row, config: RunConfig, *, is_here: bool = True) -> dict[str, float]:
@@ -20,6 +23,55 @@ def constraint_attrs(row: Row, config: RunConfig, *, is_here: bool = True) -> di
         f"{_CONSTRAINTS_KEY}:{limit.column}": limit.excess(row[limit.column])
         for limit in config.kept_limits
         if row[limit.column] is not None and (is_here or limit.column not in DEVICE_OBJECTIVES)
+    }
+
+
+def changed_trials(
+    study: Study,
+    rows: Mapping[int, Row],
+    timed: Mapping[int, Mapping[str, Any]],
+    seeded: Collection[int],
+    config: RunConfig,
+    throughput_id: str | None,
+) -> dict[int, FrozenTrial]:
+    """Ended trials whose stored values are not of this identity, or not of all their seeds, as the sampler may see them; by their numbers.
+
+    `timed`: the timings of trials that were made after they had ended, by throughput_id.
+    """
+    numbers = {number for number in seeded if "proxy_score" in config.objectives}
+    if not DEVICE_OBJECTIVES.isdisjoint(config.objectives):
+        numbers |= {
+            number
+            for number, row in rows.items()
+            if row["state"] in ("complete", "stopped")
+            and row["throughput_id"] is not None
+            and (
+                row["throughput_id"] != throughput_id
+                or throughput_id in timed.get(number if row["reused_from"] is None else row["reused_from"], {})
+            )
+        }
+    trials = study.get_trials(deepcopy=False) if numbers else []
+    return {
+        one.number: as_seen(one, rows[one.number], config, throughput_id) for one in trials if one.number in numbers
+    }
+
+
+def trials_under_way(
+    study: Study,
+    rows: Mapping[int, Row],
+    running: Mapping[int, StoredTrial],
+    config: RunConfig,
+    throughput_id: str | None,
+) -> dict[int, FrozenTrial]:
+    """Running trials of which something is measured, with that; by their numbers."""
+    begun = {number: trial for number, trial in running.items() if trial.phases}
+    stored = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if begun else []
+    return {
+        one.number: as_under_way(
+            one, rows[one.number], learning_curve(config, begun[one.number]), config, throughput_id
+        )
+        for one in stored
+        if one.number in begun
     }
 
 

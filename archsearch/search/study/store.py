@@ -4,13 +4,10 @@ import contextlib
 import json
 import platform
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
-from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -19,16 +16,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from archsearch.errors import UserError
-from archsearch.identity import identity_digest, row_identity
+from archsearch.identity import identity_digest
 from archsearch.models import GivenNetwork
 from archsearch.results import (
     DEVICE_OBJECTIVES,
-    OBJECTIVES,
-    LiveFront,
     Row,
-    is_unscored,
-    latest_identity,
-    trial_ranks,
 )
 from archsearch.samplers import (
     CURVE,
@@ -42,7 +34,7 @@ from archsearch.samplers import (
     with_changed,
 )
 from archsearch.search.config import RunConfig
-from archsearch.search.early_stopping import Curve, CurveTable, RungScore
+from archsearch.search.early_stopping import RungScore
 from archsearch.search.rungs import AGAIN_PHASE, TIMING_PHASE
 from archsearch.search.study.database import (
     FileWatch,
@@ -61,13 +53,15 @@ from archsearch.search.study.rows import (
     STARTS,
     StoredTrial,
     finished_rungs,
+    learning_curve,
     make_row,
     split_attrs,
     timing_identity,
 )
-from archsearch.search.study.seen import as_seen, as_under_way, constraint_attrs, standard_errors
+from archsearch.search.study.seen import changed_trials, constraint_attrs, standard_errors, trials_under_way
 from archsearch.search.study.shown import AT_START, end_attrs, paper_note, shown_attrs, study_notes, study_user_attrs
 from archsearch.search.study.storage import Record, RunStorage
+from archsearch.search.study.table import TrialTable
 from archsearch.search.study.timings import Timings
 from archsearch.space import Arch, Params, spectral_capacity
 from archsearch.system import utc_now
@@ -90,8 +84,8 @@ STATES = {
 }
 
 
-class RunStore:
-    """The study of a run, open for its one writer. The rows of all trials are kept in memory too, so that reading them costs no query."""
+class RunStore(TrialTable):
+    """The study of a run, open for its one writer; every change is stored before it is in memory."""
 
     def __init__(
         self,
@@ -104,16 +98,16 @@ class RunStore:
         donors: Sequence[Donor] = (),
     ) -> None:
         """`backend` holds the study. `donors` are earlier runs that it has not taken figures from yet; they are stored."""
-        self.folder, self.config, self.where = folder, config, where
+        self.folder, self.where = folder, where
         self._study, self._backend, self.study_name = study, backend, study.study_name
         # Used directly, because it stores a whole trial in one transaction.
         self._storage = study._storage
         self.watch = FileWatch(None)
         is_old = backend.upgrade_study(study._study_id)
         attrs = backend.read_study_attrs(study._study_id)
-        self.notices: list[
-            str
-        ] = []  # what was taken from earlier runs, and done to trials that others had put into the study
+        super().__init__(config, Timings(config, attrs, self._set_study))
+        # What was taken from earlier runs, and done to trials that others had put into the study.
+        self.notices: list[str] = []
         self.donors = self._take(attrs, donors)
         self.earlier_runs = EarlierRuns(config, self.donors)
         self._sampler = make_sampler(
@@ -132,15 +126,7 @@ class RunStore:
         self._num_foreign = 0
         self._trial_ids: dict[int, int] = {}
         self._running: dict[int, StoredTrial] = {}
-        self._rows: dict[int, Row] = {}  # in order of their numbers
-        self._scores: dict[int, tuple[RungScore, ...]] = {}
-        self._curves: dict[str | None, CurveTable] = {}  # by throughput_id, where that matters
-        self._fixed: set[int] = set()  # numbers of the fixed trials
-        self._numbers: dict[str, list[int]] = {}  # of the trials by arch_id
-        self._counts: Counter[tuple[str, bool, str | None]] = Counter()  # trials by `_kind`
-        self._front: LiveFront | None = None  # None where figures of ended trials have changed
         self._seen: dict[int, FrozenTrial] | None = None
-        self.timings = Timings(config, attrs, self._set_study)
         self._again, self._timed = _by_trial(attrs, AGAIN), _by_trial(attrs, TIMED)
         self._seeds = {number: found[""] for number, found in _by_trial(attrs, SEEDS).items()}
         # Earlier versions trained members of the front alone, and noted none.
@@ -253,97 +239,18 @@ class RunStore:
         """Update what is in memory of a trial; returns its row."""
         number, other = trial.number, trial.attrs[CANDIDATE]["reused_from"]
         trial.timed = self._timed.get(number if other is None else other, {})
-        row, before = make_row(self.config, trial, self.timings.throughput_id), self._rows.get(number)
-        if before is None:
-            self._numbers.setdefault(row["arch_id"], []).append(number)
-        else:
-            self._counts[_kind(before)] -= 1
-            row["front"] = before["front"]
-        self._counts[_kind(row)] += 1
-        if row["is_fixed"]:
-            self._fixed.add(number)
-        self._rows[number], self._trial_ids[number] = row, trial.trial_id
-        self._scores[number] = tuple(
+        row = make_row(self.config, trial, self.timings.throughput_id)
+        self._trial_ids[number] = trial.trial_id
+        scores = (
             RungScore(value=measured["proxy_score"], standard_error=measured.get("proxy_score_se") or 0.0)
             for _, measured in finished_rungs(self.config, trial)
         )
-        if before is not None:
-            self._curve_table(before["throughput_id"]).remove(number)
-        costs = _comparable_costs(row, self.config.objectives)
-        if costs is not None:
-            curve = Curve(trial=number, costs=costs, scores=self._scores[number])
-            self._curve_table(row["throughput_id"]).set(curve)
+        self._put(row, tuple(scores))
         if trial.state == "running":
             self._running[number] = trial
         elif self._running.pop(number, None) is not None:
             self._admit(row)
         return row
-
-    def _admit(self, row: Row) -> None:
-        """Update the front by a row that has just ended."""
-        if self._front is None or self._front.throughput_id != self.ranked_id:
-            self._front = None
-            return
-        dominated = self._front.add(row)
-        if dominated is not None:
-            row["front"] = 0
-            for number in dominated:
-                self._rows[number]["front"] = 1
-
-    def rank(self) -> None:
-        """Set `front` of every row."""
-        rows, ranked_id = self.rows(), self.ranked_id
-        ranks = trial_ranks(rows, self.config.objectives, ranked_id)
-        for row in rows:
-            row["front"] = ranks.get(row["trial"])
-        self._front = LiveFront(self.config.objectives, ranked_id, [row for row in rows if row["front"] == 0])
-
-    def rows(self) -> list[Row]:
-        """The rows of all trials in order; `front` is right since the last `rank`, and for the members that `front` gives."""
-        return list(self._rows.values())
-
-    def latest(self, number: int) -> list[Row]:
-        """The rows of the last so many trials, in order."""
-        return list(islice(reversed(self._rows.values()), number))[::-1]
-
-    def row(self, number: int) -> Row:
-        """The row of one trial."""
-        return self._rows[number]
-
-    def count(self, *states: str, is_fixed: bool | None = None) -> int:
-        """The number of trials in one of these states, or in any; of fixed or of sampled ones alone where asked for."""
-        return sum(
-            number
-            for (state, fixed, _), number in self._counts.items()
-            if (not states or state in states) and is_fixed in (None, fixed)
-        )
-
-    def front(self) -> list[Row]:
-        """The members of the front in order, every architecture once."""
-        if self._front is None:
-            self.rank()
-        assert self._front is not None
-        return [row for number in sorted(self._front.trials) if (row := self._rows[number])["reused_from"] is None]
-
-    def fixed_rows(self) -> list[Row]:
-        """The rows of the fixed trials in order."""
-        return [self._rows[number] for number in sorted(self._fixed)]
-
-    @property
-    def throughput_id(self) -> str | None:
-        """The identity of what is timed now, or was timed last."""
-        return self.timings.throughput_id or self._latest_identity()
-
-    @property
-    def ranked_id(self) -> str | None:
-        """The identity whose rows are ranked in the run's files: of what is timed now, or of the latest rows before the first is complete."""
-        now = self.timings.throughput_id
-        is_there = any(number for (state, _, one), number in self._counts.items() if state == "complete" and one == now)
-        return now if is_there else self._latest_identity()
-
-    def _latest_identity(self) -> str | None:
-        is_any = any(number for (_, _, one), number in self._counts.items() if one is not None)
-        return latest_identity(self._rows.values()) if is_any else None
 
     def measure_here(
         self, conditions: Mapping[str, Any], *, remeasure: bool = False, usual_rate: float | None = None
@@ -367,30 +274,9 @@ class RunStore:
             if number in self._timed or row["reused_from"] in self._timed:
                 self._keep(self._trial(number))
 
-    def left_to_remeasure(self) -> list[Row]:
-        """The rows of complete trials, and of those that have no score but all else, without a quiet timing of the present identity."""
-        whole = [row for row in self.rows() if row["state"] == "complete" or is_unscored(row)]
-        rows = [row for row in whole if row["reused_from"] is None]
-        return [row for row in rows if self._asked_id(row) != self.throughput_id or row["throughput_noisy"]]
-
-    def _asked_id(self, row: Row) -> str | None:
-        """The throughput_id of a row, or what it would be, had a network that does not compile been timed in the mode asked for."""
-        if row["throughput_id"] is None or row["mode"] == self.config.settings["mode"]:
-            return row["throughput_id"] and str(row["throughput_id"])
-        return identity_digest({**row_identity(row), "mode": self.config.settings["mode"]})
-
     def unfinished(self) -> list[Row]:
         """The rows of trials that an earlier driver did not finish, in order."""
         return [self._rows[number] for number in sorted(self._running)]
-
-    def arch_ids(self) -> AbstractSet[str]:
-        """The ids of all architectures in the run; grows with it."""
-        return self._numbers.keys()
-
-    def arch_document(self, number: int) -> dict[str, Any]:
-        """The architecture of a trial, as `Arch.to_dict` gave it."""
-        document: dict[str, Any] = json.loads(self._rows[number]["arch"])
-        return document
 
     def propose(self) -> Proposal | None:
         """The sampler's next candidate, inside the band; None when the run has every architecture of the band."""
@@ -404,46 +290,11 @@ class RunStore:
 
     def _study_as_seen(self) -> optuna.Study:
         """The study as the sampler may see it. Optuna's own samplers learn nothing from what is measured of a trial under way."""
-        under_way = self._trials_under_way() if self.config.sampler == KNOWN_COST else {}
-        return with_changed(self._study, {**self._changed_trials(), **under_way})
-
-    def _trials_under_way(self) -> dict[int, FrozenTrial]:
-        """Running trials of which something is measured, with that."""
-        begun = {number: trial for number, trial in self._running.items() if trial.phases}
-        stored = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if begun else []
-        now = self.throughput_id
-        return {
-            one.number: as_under_way(
-                one, self._rows[one.number], self._learning_curve(begun[one.number]), self.config, now
-            )
-            for one in stored
-            if one.number in begun
-        }
-
-    def _learning_curve(self, trial: StoredTrial) -> dict[str, float]:
-        """The attribute CURVE of a trial: steps -> score of the rungs that it has finished."""
-        return {str(rung.steps): measured["proxy_score"] for rung, measured in finished_rungs(self.config, trial)}
-
-    def _changed_trials(self) -> dict[int, FrozenTrial]:
-        """Ended trials whose stored values are not of the present identity, or not of all their seeds, as the sampler may see them."""
+        known_cost, now = self.config.sampler == KNOWN_COST, self.throughput_id
         if self._seen is None:
-            now, depends = self.throughput_id, not DEVICE_OBJECTIVES.isdisjoint(self.config.objectives)
-            numbers = {
-                number
-                for number, row in self._rows.items()
-                if row["state"] in ("complete", "stopped")
-                and depends
-                and row["throughput_id"] is not None
-                and (
-                    row["throughput_id"] != now
-                    or now in self._timed.get(number if row["reused_from"] is None else row["reused_from"], {})
-                )
-            }
-            numbers |= {number for number in self._seeds if "proxy_score" in self.config.objectives}
-            trials = self._study.get_trials(deepcopy=False) if numbers else []
-            found = [trial for trial in trials if trial.number in numbers]
-            self._seen = {one.number: as_seen(one, self._rows[one.number], self.config, now) for one in found}
-        return self._seen
+            self._seen = changed_trials(self._study, self._rows, self._timed, self._seeds, self.config, now)
+        running = trials_under_way(self._study, self._rows, self._running, self.config, now) if known_cost else {}
+        return with_changed(self._study, {**self._seen, **running})
 
     def start_fixed(self, paper: str, arch: Arch | GivenNetwork) -> Row:
         """Store a paper's model, or an included network, as a running trial."""
@@ -625,22 +476,6 @@ class RunStore:
         """The trainings with further seeds, of all trials."""
         return sum(map(len, self._seeds.values()))
 
-    def scores(self, number: int) -> tuple[RungScore, ...]:
-        """The scores of the rungs that a trial has finished, in order."""
-        return self._scores[number]
-
-    def curves(self) -> CurveTable:
-        """The curves of all trials that can be compared: of one identity, not failed, not reused from another trial, all other objectives measured."""
-        return self._curve_table(self.throughput_id)
-
-    def _curve_table(self, throughput_id: str | None) -> CurveTable:
-        """The curves of trials of an identity; of all trials where no objective depends on the device."""
-        key = None if DEVICE_OBJECTIVES.isdisjoint(self.config.objectives) else throughput_id
-        if key not in self._curves:
-            num_costs = len([name for name in self.config.objectives if name != "proxy_score"])
-            self._curves[key] = CurveTable(num_costs, len(self.config.trainings))
-        return self._curves[key]
-
     def finish(self, number: int, reason: str | None = None, *, is_stopped: bool = False) -> Row:
         """Store how a trial ended: failed or stopped for `reason`, else complete, or failed where an objective has no value.
 
@@ -658,7 +493,7 @@ class RunStore:
             if row[name] is None or not isfinite(row[name])
         )
         reason = next(missing, None) if reason is None else reason
-        curve = self._learning_curve(trial)
+        curve = learning_curve(self.config, trial)
         attrs: dict[str, Any] = {CURVE: curve} if curve else {}
         if is_stopped:
             names = enumerate(self.config.objectives)
@@ -718,21 +553,6 @@ class RunStore:
 
 def _num_donors(attrs: Mapping[str, Any]) -> int:
     return sum(key.startswith(DONOR) for key in attrs)
-
-
-def _kind(row: Row) -> tuple[str, bool, str | None]:
-    """What trials are counted by: state, whether they are fixed, throughput_id."""
-    return row["state"], row["is_fixed"], row["throughput_id"]
-
-
-def _comparable_costs(row: Row, objectives: Sequence[str]) -> tuple[float, ...] | None:
-    """The objectives but the score, minimised; None for a trial that is not to be compared with others."""
-    names = [name for name in objectives if name != "proxy_score"]
-    is_left_out = row["state"] == "failed" or row["reused_from"] is not None or row["outside"] is not None
-    if is_left_out or any(row[name] is None for name in names):
-        return None
-    costs = tuple(float(-row[name] if OBJECTIVES[name] == "maximize" else row[name]) for name in names)
-    return costs if all(map(isfinite, costs)) else None
 
 
 def _by_trial(attrs: Mapping[str, Any], prefix: str) -> dict[int, dict[str, Any]]:
