@@ -11,7 +11,7 @@ import click
 import pytest
 import torch
 
-from archsearch.cli.options import CpuList
+from archsearch.cli.types import CpuList
 from archsearch.cores import usable_cores
 from archsearch.device import affinity, conditions, pick_device, use_cpu
 from archsearch.errors import UserError

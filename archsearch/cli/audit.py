@@ -10,7 +10,8 @@ from click.core import ParameterSource
 from archsearch.cli.app import RESULTS, print_result, resumable
 from archsearch.cli.completion import complete_run, offer, offer_list, paper_names, proxy_names
 from archsearch.cli.help import Command
-from archsearch.cli.options import MacsRanges, budget_option, device_option, json_option, number_option, threads_option
+from archsearch.cli.options import budget_option, device_option, json_option, number_option, threads_option
+from archsearch.cli.types import MacsRanges
 
 _OF_TRAININGS = ("run", "proxy", "data", "num_seeds", "hybrids", "longer")  # parameters without a meaning with --timm
 

@@ -8,7 +8,6 @@ from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.completion import complete_arch
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
-    MOST_BATCH,
     RUNTIMES,
     SizedCommand,
     batch_size_option,
@@ -23,6 +22,7 @@ from archsearch.cli.options import (
     runtime_options,
     threads_option,
 )
+from archsearch.cli.types import MOST_BATCH
 from archsearch.errors import shown
 
 # The same as in archsearch.throughput.bench, which loads torch: a sweep up to the device's own limit.

@@ -8,15 +8,8 @@ import click
 from archsearch.cli.app import print_result
 from archsearch.cli.completion import offer, paper_names
 from archsearch.cli.help import Command
-from archsearch.cli.options import (
-    DTYPES,
-    MOST_BATCH,
-    Sides,
-    decoders_option,
-    device_option,
-    json_option,
-    number_option,
-)
+from archsearch.cli.options import DTYPES, decoders_option, device_option, json_option, number_option
+from archsearch.cli.types import MOST_BATCH, Sides
 from archsearch.units import ImageSize, sides
 
 

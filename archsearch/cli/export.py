@@ -8,14 +8,8 @@ import click
 from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.completion import complete_arch
 from archsearch.cli.inspect import ARCH_HELP
-from archsearch.cli.options import (
-    MOST_BATCH,
-    SizedCommand,
-    image_size_option,
-    in_chans_option,
-    json_option,
-    number_option,
-)
+from archsearch.cli.options import SizedCommand, image_size_option, in_chans_option, json_option, number_option
+from archsearch.cli.types import MOST_BATCH
 from archsearch.errors import shown
 
 

@@ -7,7 +7,8 @@ import click
 
 from archsearch.cli.app import resumable
 from archsearch.cli.help import Command
-from archsearch.cli.options import MOST_CORES, SHARE, images_options, number_option, seed_option
+from archsearch.cli.options import images_options, number_option, seed_option
+from archsearch.cli.types import MOST_CORES, SHARE
 from archsearch.errors import UserError, shown
 
 

@@ -19,11 +19,7 @@ from archsearch.cli.completion import (
     space_names,
 )
 from archsearch.cli.options import (
-    BUDGET_OR_ANY,
-    SECONDS,
-    STALL,
     SizedCommand,
-    Workers,
     fix_option,
     image_size_option,
     images_options,
@@ -34,6 +30,7 @@ from archsearch.cli.options import (
     seed_option,
     tolerance_option,
 )
+from archsearch.cli.types import BUDGET_OR_ANY, SECONDS, STALL, Workers
 from archsearch.errors import UserError, shown
 
 DEFAULT_TRIALS = 12

@@ -6,7 +6,8 @@ from archsearch.cli.app import RESULTS, print_result
 from archsearch.cli.completion import complete_arch
 from archsearch.cli.help import Command
 from archsearch.cli.inspect import ARCH_HELP
-from archsearch.cli.options import MOST_BATCH, device_option, json_option, number_option, seed_option, threads_option
+from archsearch.cli.options import device_option, json_option, number_option, seed_option, threads_option
+from archsearch.cli.types import MOST_BATCH
 
 
 @click.command(cls=Command, help=f"Training-free scores of architectures; no accuracy.\n\n{ARCH_HELP}")

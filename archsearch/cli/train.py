@@ -9,7 +9,6 @@ from archsearch.cli.app import RESULTS, print_result, resumable
 from archsearch.cli.completion import complete_arch, offer, paper_names
 from archsearch.cli.inspect import ARCH_HELP
 from archsearch.cli.options import (
-    MOST_BATCH,
     SizedCommand,
     decoders_option,
     device_option,
@@ -19,6 +18,7 @@ from archsearch.cli.options import (
     seed_option,
     threads_option,
 )
+from archsearch.cli.types import MOST_BATCH
 
 _HELP = f"""Train an architecture by a paper's recipe, to the end.
 

@@ -24,7 +24,8 @@ from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.time_left import TimeLeft
 from archsearch.search.engine.workers.local import count_workers, local_workers
 from archsearch.search.engine.workers.process import LOG_FILE
-from archsearch.search.engine.workers.ray import RayWorkers, connect
+from archsearch.search.engine.workers.ray import RayWorkers
+from archsearch.search.engine.workers.ray_connection import connect
 from archsearch.search.evaluate import refuse_unknown_shape
 from archsearch.search.include import include
 from archsearch.search.rungs import check_free_rung

@@ -22,7 +22,7 @@ from archsearch.data.preparation import prepare
 from archsearch.data.prepared import check_prepared, fingerprint, read_manifest
 from archsearch.errors import UserError
 from archsearch.search import RayWorkers
-from archsearch.search.engine.workers.ray import connect
+from archsearch.search.engine.workers.ray_connection import connect
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: archsearch[ray]")
 

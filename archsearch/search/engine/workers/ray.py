@@ -1,127 +1,30 @@
 """Workers on a Ray cluster: an actor for each GPU, on a CPU cluster for each few cores; they come and go with their nodes."""
 
-import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import json
-import logging
-import os
 import platform
-import queue
-import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from archsearch.data.prepared import fingerprint, read_manifest
-from archsearch.errors import UserError, first_line, one_line, shown
-from archsearch.search.engine.workers.base import KILLED, Event, Job
+from archsearch.errors import UserError, first_line, shown
+from archsearch.search.engine.workers.base import Event
 from archsearch.search.engine.workers.pool import Member, Pool
 from archsearch.search.engine.workers.process import EVALUATOR
+from archsearch.search.engine.workers.ray_connection import CONNECT_S, alive_nodes, connect
 from archsearch.search.engine.workers.ray_node import NodeWorker, Shelf
+from archsearch.search.engine.workers.ray_worker import LOOK_EVERY_S, RayWorker
 from archsearch.system import Say, ignore
 from archsearch.version import __version__
 
-_CONNECT_S = 10.0
-_LOOK_EVERY_S = 1.0
 _START_POLL_S = 0.1
 # What must be the same on every node: what figures depend on. Of builds such as 2.9.0+cu128 only the part before the plus sign.
 _PACKAGES = ("torch", "torchvision", "timm")
-# Where `ray start` leaves the address of the cluster.
-_ADDRESS_FILE = Path("/tmp/ray/ray_current_cluster")  # noqa: S108  # Ray's own, read only
-
-
-class RayWorker:
-    """`Member` of a pool (see `pool`): one actor; `capacity` is 0 once it has died. `wake` is called when there are events, by another thread."""
-
-    def __init__(
-        self, actor: Any, name: str, device_name: str, log: str, *, can_time: bool, wake: Callable[[], None]
-    ) -> None:
-        self.actor, self.name, self.device_name, self.can_time = actor, name, device_name, can_time
-        self._log, self._wake = log, wake
-        self.is_dead = False
-        self._trial: int | None = None
-        self._arrived: queue.SimpleQueue[Event] = queue.SimpleQueue()  # of the job under way
-        self._reader: threading.Thread | None = None
-        self._unread: list[Event] = []  # of a job that was ended
-
-    @property
-    def capacity(self) -> int:
-        """One job at a time."""
-        return int(not self.is_dead)
-
-    def submit(self, job: Job) -> None:
-        """Start a job."""
-        assert self._trial is None, f"trial {self._trial} is still being evaluated"
-        self._trial, self._arrived = job.trial, queue.SimpleQueue()
-        stream = self.actor.evaluate.options(num_returns="streaming").remote(json.dumps(vars(job)))
-        self._reader = threading.Thread(target=self._read, args=(stream, job.trial, self._arrived), daemon=True)
-        self._reader.start()
-
-    def _read(self, stream: Any, trial: int, arrived: "queue.SimpleQueue[Event]") -> None:
-        """Read each event as soon as the actor sends it, in a thread of its own: Ray loses the events of a dead node that were not read before."""
-        import ray
-
-        is_over = False
-        while not is_over and self._trial == trial:  # until `close`
-            if not ray.wait([stream], timeout=_LOOK_EVERY_S)[0]:
-                continue
-            try:
-                events = json.loads(ray.get(next(stream)))
-            except (StopIteration, ray.exceptions.RayError) as error:
-                events = [{"event": "failed", "trial": trial, "reason": self._death(error), "device_lost": True}]
-            for event in events:
-                arrived.put(event)
-            is_over = events[-1]["event"] in ("done", "failed")
-            self._wake()
-
-    def _death(self, error: Exception) -> str:
-        """Why the actor died, and where its log is, in one line."""
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        why = next((line for line in lines if line.startswith("The actor is dead because ")), lines[0])
-        why = why.removeprefix("The actor is dead because ").partition(". ")[0]
-        return one_line(f"{KILLED}: {self.name}: {why}; its log on that node: {self._log}")
-
-    def events(self, timeout: float) -> list[Event]:
-        """The events since the last call; an actor or node that died is a `failed` event."""
-        events, self._unread = self._unread, []
-        with contextlib.suppress(queue.Empty):
-            while self._trial is not None:
-                event = self._arrived.get(timeout=timeout) if timeout and not events else self._arrived.get_nowait()
-                if event["event"] in ("done", "failed"):
-                    self._trial = None
-                    if event.pop("device_lost", False):
-                        self.close()  # it may live on where the network broke
-                events.append(event)
-        return events
-
-    def end(self, trial: int, reason: str) -> None:
-        """Kill the actor where it evaluates this trial; the reason is the trial's."""
-        if self._trial != trial:
-            return
-        unread = self.events(0)
-        if self._trial is not None:  # it has not ended meanwhile
-            self.close()
-            unread.append({"event": "failed", "trial": trial, "reason": reason})
-        self._unread = unread
-
-    def close(self) -> None:
-        """Kill the actor, also in the middle of a job."""
-        import ray
-
-        self.is_dead, self._trial = True, None
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.kill(self.actor)
-
-    def join(self) -> None:
-        """After `close`, wait until nothing is read any more."""
-        if self._reader is not None:
-            self._reader.join(2 * _LOOK_EVERY_S)
 
 
 @dataclass
@@ -183,7 +86,7 @@ class RayWorkers(Pool[RayWorker]):
             time.sleep(_START_POLL_S)
             if self._refusals and all(node.is_accepted is False for node in self._nodes.values()):
                 raise UserError(f"--ray: no node can work on this run: {self._refusals[0]}")
-            is_late = time.monotonic() - began > _CONNECT_S
+            is_late = time.monotonic() - began > CONNECT_S
             can_time = any(member.can_time for member in self._all())
             if self.members and not can_time and (is_late or not any(node.starting for node in self._nodes.values())):
                 names = sorted({member.device_name for member in self._all()})
@@ -223,9 +126,9 @@ class RayWorkers(Pool[RayWorker]):
 
     def _look(self) -> None:
         """Take in what has changed: nodes that came or went, actors that are ready or died."""
-        if time.monotonic() - self._looked >= _LOOK_EVERY_S:
+        if time.monotonic() - self._looked >= LOOK_EVERY_S:
             self._looked = time.monotonic()
-            alive = {node["NodeID"]: node for node in _alive()}
+            alive = {node["NodeID"]: node for node in alive_nodes()}
             for key in [key for key in self._nodes if key not in alive]:
                 self._lose(self._nodes.pop(key))
             for key in alive.keys() - self._nodes.keys():
@@ -346,108 +249,6 @@ class RayWorkers(Pool[RayWorker]):
             member.join()
         self._nodes.clear()
         ray.shutdown()
-
-
-def connect(address: str, device: str) -> str:
-    """Connect to a cluster; returns the device of its workers, for `auto` cuda where it has GPUs, else cpu.
-
-    Raises UserError where Ray is not installed, the address unreachable, and for cuda where the cluster has no GPU.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--ray: Ray is not installed; install it by: pip install 'archsearch[ray]'")
-    # Ray then says nothing of GPUs that an actor without any sees, nor prints messages about processes and nodes that died to our stdout: the
-    # trials' reasons have them. Both are read when Ray is imported.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
-    with _own_sigterm():
-        import ray
-
-        if not ray.is_initialized():
-            found = _reachable(address)
-            try:
-                ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
-            except (
-                Exception
-            ) as error:  # of many kinds: no cluster, another version of Ray or Python, a node that is none of it
-                raise UserError(f"--ray {address}: cannot join this cluster: {first_line(error)}") from error
-    has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in _alive())
-    if device == "cuda" and not has_gpus:
-        ray.shutdown()
-        raise UserError(f"--device: got 'cuda', but no node of the Ray cluster at {address} has a GPU; use 'cpu'")
-    if device not in ("auto", "cuda", "cpu"):
-        ray.shutdown()
-        raise UserError(f"--device: got {device!r}; on a Ray cluster allowed are auto, cuda and cpu")
-    return device if device != "auto" else "cuda" if has_gpus else "cpu"
-
-
-def _reachable(address: str) -> str:
-    """The address of the cluster, as HOST:PORT. Raises UserError where no connection can be made.
-
-    Ray does not check that before: it waits for minutes, and then ends this process.
-    """
-    if address.startswith("ray://"):
-        raise UserError(
-            f"--ray: got {shown(address)}, an address of Ray Client; run on a node of the cluster, or by `ray job submit`"
-        )
-    found = _address_here() if address == "auto" else address
-    host, _, port = found.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"--ray: got {shown(found)}; write auto, or HOST:PORT such as 10.0.0.1:6379")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--ray {address}: nothing answers at {found} ({error}); is the cluster running?") from error
-    return found
-
-
-def _address_here() -> str:
-    """What `auto` means: RAY_ADDRESS, else the cluster that this machine is a node of, else the one that `ray start` noted last."""
-    if found := os.environ.get("RAY_ADDRESS", ""):
-        return found
-    running = _addresses_of_raylets()
-    with contextlib.suppress(OSError):
-        found = _ADDRESS_FILE.read_text().strip()  # may be of a cluster that is gone
-    if running and found not in running:
-        if len(running) > 1:
-            raise UserError(
-                f"--ray auto: this machine is in several Ray clusters; name one of {', '.join(sorted(running))}"
-            )
-        found = running.pop()
-    if not found:
-        raise UserError("--ray auto: no Ray cluster on this machine; start one by: ray start --head")
-    return found
-
-
-def _addresses_of_raylets() -> set[str]:
-    """The addresses in the command lines of Ray's processes here; none where the system has no /proc."""
-    found = set[str]()
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            program, *words = file.read_bytes().decode(errors="replace").split("\0")
-            if Path(program).name == "raylet":
-                found |= {word.partition("=")[2] for word in words if word.startswith("--gcs-address=")}
-    return found
-
-
-@contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep our handler of SIGTERM: Ray sets its own when it is imported and when it connects."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _alive() -> list[dict[str, Any]]:
-    """What Ray says of the nodes that are there."""
-    import ray
-
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it untyped
-    return [node for node in nodes if node["Alive"]]
 
 
 def _is_ready(ref: Any) -> bool:
