@@ -83,9 +83,8 @@ def machine_lock(name: str, *, exclusive: bool, on_wait: Callable[[str], None] =
         return time.monotonic() - started
 
     def take(stack: contextlib.ExitStack) -> float:
-        with (
-            contextlib.ExitStack() as turn
-        ):  # held until the lock is: so those that share it see that one wants it alone
+        # Held until the lock is: so those that share it see that one wants it alone.
+        with contextlib.ExitStack() as turn:
             waited_s = enter(turn, queue) + enter(stack, descriptor)
         stack.enter_context(_named(descriptor, alone=exclusive))
         return waited_s

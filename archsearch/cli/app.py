@@ -63,9 +63,8 @@ def _short_usage() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        if isinstance(
-            error, getattr(click.exceptions, "NoArgsIsHelpError", ())
-        ):  # since click 8.2: a page, no sentence
+        # Since click 8.2: a page, no sentence.
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
             raise
         raise click.UsageError(one_line(error.format_message()), error.ctx) from None
 

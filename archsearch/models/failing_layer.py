@@ -19,9 +19,8 @@ def failing_layer(error: BaseException) -> str | None:
     if modules:
         names = {id(part): name for name, part in modules[0].named_modules()}
         innermost = next(names[id(part)] for part in reversed(modules) if id(part) in names)
-        where = (
-            innermost.removeprefix("_orig_mod").removeprefix(".") or "the network"
-        )  # what torch.compile puts around one
+        # `_orig_mod` is what torch.compile puts around a network.
+        where = innermost.removeprefix("_orig_mod").removeprefix(".") or "the network"
     elif any(frame.f_code.co_name == "backward" for frame in frames):
         where = "the backward pass"
     else:

@@ -15,9 +15,8 @@ from archsearch.models.features import FeatureNetwork, features, stage_info
 from archsearch.models.stage import NetworkStage, StagedNetwork, rename_earlier_keys
 from archsearch.space import Arch, ImageSize, Space, paper, paper_names, paper_space
 
-_NUM_DRAWN = (
-    2**16 + 1
-)  # random numbers that fill all weights of a network for timing; odd, so that no row repeats the one before
+# Random numbers that fill all weights of a network for timing; odd, so that no row repeats the one before.
+_NUM_DRAWN = 2**16 + 1
 
 
 class Network(StagedNetwork):
@@ -37,9 +36,8 @@ class Network(StagedNetwork):
         for item in placed:
             rate = 0.0
             if item.layer.role == "block":
-                rate = (
-                    drop_path_rate * block / max(num_blocks - 1, 1)
-                )  # linear from 0 at the first block, as in all papers
+                # Linear from 0 at the first block, as in all papers.
+                rate = drop_path_rate * block / max(num_blocks - 1, 1)
                 block += 1
             module = item.layer.build(item.shape, rate)
             if item.module == "stem":

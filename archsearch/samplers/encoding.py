@@ -113,9 +113,8 @@ class Encoder:
             self._columns += [(name, Column(distributions[name], ordered=reading)) for reading in readings]
         widths = [column.width for _, column in self._columns]
         self.groups: NDArray[np.int64] = np.repeat(np.arange(len(widths)), widths)
-        self._known: dict[
-            Hashable, Array
-        ] = {}  # rows by the values of all names: from one ask to the next most are the same
+        # Rows by the values of all names: from one ask to the next most are the same.
+        self._known: dict[Hashable, Array] = {}
 
     def encode(self, rows: Iterable[Mapping[str, Any]]) -> Array:
         """All columns of N dictionaries."""

@@ -66,9 +66,8 @@ def evaluate(
     rungs = rungs_of(settings)
     # A paused training of another architecture is one that was stopped, and its memory would count in the next measurement.
     _paused[:] = [each for each in _paused if (each.arch, each.task, each.device) == (arch, task, device)]
-    full = cache(
-        lambda: arch.build() if isinstance(arch, GivenNetwork) else build_for_timing(arch)
-    )  # counted and timed
+    # The network that is counted and timed.
+    full = cache(lambda: arch.build() if isinstance(arch, GivenNetwork) else build_for_timing(arch))
     phases: dict[str, Callable[[], dict[str, Any]]] = {
         "count": lambda: _count(arch, full, task, settings, emit),
         "throughput": lambda: _throughput(full(), measurement, emit),
@@ -122,9 +121,8 @@ def _compile_ahead(
 ) -> None:
     """Have the architectures of settings["ahead"] compiled from now on, and leave this one to its own measurement."""
     ahead, size = settings.get("ahead", ()), pool_size(measurement)
-    if (
-        workers := settings.get("workers", 1)
-    ) > 1:  # the cores are shared; on a CPU they are those that the others train on
+    # The cores are shared; on a CPU they are those that the others train on.
+    if (workers := settings.get("workers", 1)) > 1:
         size = max(1, size // workers) if measurement.device == "cuda" else 0
     if not _pools and ahead and size:
         _pools.append(CompilePool(measurement, settings.get("blocks", {}), size))

@@ -255,9 +255,8 @@ class PlacedPictures(Dataset[tuple[Tensor | None, int, str]]):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # odd metadata in readable pictures does not matter
                     picture = self._pictures.read(index)
-            except (
-                Exception
-            ) as error:  # on broken bytes Pillow raises nearly every kind of error; the user gets its name
+            except Exception as error:
+                # On broken bytes Pillow raises nearly every kind of error; the user gets its name.
                 unread = unread or f"{self._pictures.name(index)} ({unreadable_reason(error)})"
                 index = (index + 1) % len(self._pictures.labels)
                 continue

@@ -24,7 +24,6 @@ def test_sampling_equals_torchvision(size: tuple[int, int], reach: float) -> Non
     for result in (out, expected):
         result.square().sum().backward()
     for own, other in zip(ours, theirs, strict=True):
-        if reach or own.shape[1:2] != (
-            8,
-        ):  # at whole pixels the bilinear kernel has a kink: one-sided derivatives differ by convention
+        # At whole pixels the bilinear kernel has a kink: one-sided derivatives differ by convention.
+        if reach or own.shape[1:2] != (8,):
             torch.testing.assert_close(own.grad, other.grad, rtol=1e-9, atol=1e-9)

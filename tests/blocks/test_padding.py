@@ -140,9 +140,8 @@ def test_merging_pads_odd_sides_with_zeros(size: tuple[int, int]) -> None:
 
 # --- MSG-Transformer ------------------------------------------------------------------------------------------------
 
-Stream = tuple[
-    dict[tuple[int, int], Tensor], Tensor
-]  # messengers by window, and the map (H, W, C), which has no padding
+# Messengers by window, and the map (H, W, C), which has no padding.
+Stream = tuple[dict[tuple[int, int], Tensor], Tensor]
 
 
 def born(module: Any, x: Tensor, window: int, shuffle: int) -> Stream:

@@ -617,9 +617,8 @@ def test_a_small_image_resizes_the_tables_of_the_windows_that_it_makes_smaller()
     ):
         saved = save_official(load_official("swin_tiny", state, image_size=(192, 256)))
     assert torch.equal(saved[key], resized(state[key], 6))
-    with pytest.warns(
-        CheckpointWarning, match="resized to 4x4"
-    ):  # 64 windows as at 224 pixels, in other rows, and none shifted in stage 3
+    # 64 windows as at 224 pixels, in other rows, and none shifted in stage 3.
+    with pytest.warns(CheckpointWarning, match="resized to 4x4"):
         assert load_official("swin_tiny", state, image_size=(112, 448))
     changed = [key for key in state if key.endswith("bias_table") and saved[key].shape != state[key].shape]
     assert changed == [key.replace("blocks.1", f"blocks.{block}") for block in (0, 1)]

@@ -139,9 +139,8 @@ def test_lack_of_memory_is_one_sentence(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # of torch's iterator, when it is collected
+# Of torch's iterator, when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_dies_is_one_sentence(folder: Path) -> None:
     def kill(found: Accuracy) -> None:
         for process in multiprocessing.active_children():
@@ -165,9 +164,8 @@ def test_a_worker_whose_death_is_signalled_after_its_broken_pipe_is_one_sentence
     folder: Path, request: pytest.FixtureRequest, delay: float
 ) -> None:
     def on_signal(number: int, frame: object) -> None:
-        raise RuntimeError(
-            "DataLoader worker (pid 1) is killed by signal: Killed."
-        )  # as torch's handler does, anywhere
+        # As torch's handler does, anywhere.
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
 
     def break_pipe(found: Accuracy) -> None:
         signal.setitimer(signal.ITIMER_REAL, delay or 1e-6)

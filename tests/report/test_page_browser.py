@@ -117,9 +117,8 @@ def test_the_drawing_has_the_blocks_the_maps_and_the_costs_of_the_architecture(b
         page.select_option("#state", "fixed")
         page.locator(".trials tbody tr[data-index]", has_text="davit_tiny").click()
         drawing = page.locator("#selected svg.drawing")
-        assert (
-            drawing.locator("rect").count() == 2 * (1 + 1 + 3 + 1) + 1
-        )  # DaViT-Tiny's window and channel blocks, and the head
+        # DaViT-Tiny's window and channel blocks, and the head.
+        assert drawing.locator("rect").count() == 2 * (1 + 1 + 3 + 1) + 1
         words = page.text_content("#selected svg.drawing")
         assert all(f"{side} × {side} px" in words for side in (56, 28, 14, 7))
         assert "96 wide" in words

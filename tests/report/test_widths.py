@@ -52,9 +52,8 @@ def test_every_word_is_printed_whole_at_every_width(
         monkeypatch.setenv("COLUMNS", str(columns))
         result = CliRunner().invoke(main, COMMANDS[name])
         assert result.exit_code == 0, result.output
-        shown[columns] = re.sub(
-            r"^● .*$", "", result.stdout, flags=re.MULTILINE
-        )  # the scatter's marks; 40 columns have none
+        # The scatter's marks; 40 columns have none.
+        shown[columns] = re.sub(r"^● .*$", "", result.stdout, flags=re.MULTILINE)
     lines = [re.sub("[·●┬└─]", " ", line) for line in shown[1000].splitlines() if "┤" not in line and "│" not in line]
     wide, narrow = set(" ".join(lines).replace(":", " ").split()), set(shown[width].replace(":", " ").split())
     figures = {

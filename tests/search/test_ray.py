@@ -36,9 +36,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.chdir(tmp_path)  # Ray's processes import from the driver's folder first
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    short = tempfile.mkdtemp(
-        prefix="ray-", dir="/tmp"
-    )  # the path of a socket has at most 107 bytes, and a worker's TMPDIR is long
+    # The path of a socket has at most 107 bytes, and a worker's TMPDIR is long.
+    short = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     monkeypatch.setenv("RAY_TMPDIR", short)
     from ray.cluster_utils import Cluster
 

@@ -95,9 +95,8 @@ def test_what_is_said_to_be_left_is_what_comes(tmp_path: Path, clock: Clock, see
     for at, said in player.said:
         assert (said is not None) == (at >= first)
         if said is not None:
-            share = (
-                0.5 if at < began + 200 else 0.25
-            )  # until some sampled candidates have ended, all are taken to come to the end
+            # Until some sampled candidates have ended, all are taken to come to the end.
+            share = 0.5 if at < began + 200 else 0.25
             # Whether the trial at work goes on to its last 300 steps, about 60 s, cannot be known.
             assert abs(said - (end - at)) <= share * (end - at) + 45.0, (at, said, end - at)
 

@@ -333,9 +333,8 @@ def test_a_job_that_was_done_when_its_process_was_killed_is_done(workers: Worker
     os.kill(jobs.pids()[0], signal.SIGKILL)
     time.sleep(0.2)
     assert [event["event"] for event in read(workers, job.trial)[job.trial]] == ["progress", "phase"] * 3 + ["done"]
-    if not isinstance(
-        workers, RayWorkers
-    ):  # Ray notices an idle actor's death at its next job, which the driver has done once more
+    # Ray notices an idle actor's death at its next job, which the driver has done once more.
+    if not isinstance(workers, RayWorkers):
         assert_well(workers, jobs)
 
 

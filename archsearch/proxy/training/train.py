@@ -147,9 +147,8 @@ class _Attempt:
     def advance(self, step: int) -> ProxyScore:
         """As `Training.advance`; raises NotFiniteError."""
         loader_rate = loader_images_s(self.training.loader, self.recipe)  # before the clock starts
-        is_cuda = (
-            self.device.type == "cuda"
-        )  # elsewhere the peak is the whole process's, and forgetting an earlier one takes 0.1 s
+        # Elsewhere the peak is the whole process's, and forgetting an earlier one takes 0.1 s.
+        is_cuda = self.device.type == "cuda"
         if is_cuda:
             reset_peak_memory(self.device)
         started = time.perf_counter()

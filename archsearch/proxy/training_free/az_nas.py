@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 _COMBINED = ("expressivity", "progressivity", "trainability", "macs")
-ChannelDims = Mapping[
-    str, int
-]  # the dimension of the channels in a block's tensors, by name; 1 for blocks that it lacks
+# The dimension of the channels in a block's tensors, by name; 1 for blocks that it lacks.
+ChannelDims = Mapping[str, int]
 _SECOND: ChannelDims = MappingProxyType({})
 
 

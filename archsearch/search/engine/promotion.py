@@ -47,9 +47,8 @@ def judge(config: RunConfig, store: RunStore, row: Row, stage: int) -> Ending | 
     phases = [phase for stage_phases in stages(config)[:stage] for phase in stage_phases]
     if (ending := _judge_limits(config, store, row, phases[-1])) or phases[-1] in ("count", TIMING_PHASE):
         return ending
-    if not config.trainings or FULL_PHASE in store.phases(
-        row["trial"]
-    ):  # taken from an earlier run: no training is left to be saved
+    # Taken from an earlier run: no training is left to be saved.
+    if not config.trainings or FULL_PHASE in store.phases(row["trial"]):
         return None
     return _judge_scores(config, store, row, num_trainings=len([one for one in phases if one in _trainings(config)]))
 

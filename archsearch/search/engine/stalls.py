@@ -33,9 +33,8 @@ class Stalls:
     def __init__(self, limit_s: float | None = None) -> None:
         self._limit_s = limit_s
         self._jobs: dict[int, _Job] = {}
-        self._seconds: dict[str, list[float]] = defaultdict(
-            list
-        )  # of phases that have ended, by kind, in increasing order
+        # Of phases that have ended, by kind, in increasing order.
+        self._seconds: dict[str, list[float]] = defaultdict(list)
         self._known: dict[str, set[str]] = defaultdict(set)  # kinds of phases that a worker's process has done
 
     def submitted(self, trial: int) -> None:

@@ -100,9 +100,8 @@ class TimeLeft:
         self._fixed_left = config.num_fixed
         self._times_alone = config.settings.get("device") == "cpu"
         self._kind, self._left = "trials", 0  # what is under way, and how many members of the front are left after it
-        self._works: dict[
-            int, _Work
-        ] = {}  # under way, by trial, the latest last; read by a display's thread through copies
+        # Under way, by trial, the latest last; read by a display's thread through copies.
+        self._works: dict[int, _Work] = {}
         for row in rows:
             self._learn(row)
 

@@ -16,9 +16,8 @@ from archsearch.space.budget.meet_in_the_middle import MeetInTheMiddle
 from archsearch.space.budget.paths import path_cost
 from archsearch.space.budget.scores import OptionScores
 
-OptionWeights = list[
-    dict[tuple[Node, Node], NDArray[np.float64]]
-]  # of each step, by the nodes that the options lie between
+# Of each step, by the nodes that the options lie between.
+OptionWeights = list[dict[tuple[Node, Node], NDArray[np.float64]]]
 
 _WIDEST = 600  # exp(-600) is still a float
 _PILOTS = 40

@@ -36,9 +36,8 @@ def connect(address: str, device: str) -> str:
             found = _reachable(address)
             try:
                 ray.init(address=found, log_to_driver=False, logging_level=logging.ERROR)
-            except (
-                Exception
-            ) as error:  # of many kinds: no cluster, another version of Ray or Python, a node that is none of it
+            except Exception as error:
+                # Of many kinds: no cluster, another version of Ray or Python, a node that is none of it.
                 raise UserError(f"--ray {address}: cannot join this cluster: {first_line(error)}") from error
     has_gpus = any(node["Resources"].get("GPU", 0) >= 1 for node in alive_nodes())
     if device == "cuda" and not has_gpus:
