@@ -10,7 +10,7 @@ from rich.console import Group
 
 from archsearch.errors import UserError
 from archsearch.report.tables import Document, make_table, signed_percent, titled
-from archsearch.results import Row
+from archsearch.results import SPACE_FILE, Row
 from archsearch.space import (
     Arch,
     Band,
@@ -27,7 +27,6 @@ from archsearch.throughput import Calibration, read_calibration
 from archsearch.units import format_count, stored_size
 
 _SHOWN = 20
-SPACE_FILE = "space.toml"  # as search.config has it
 
 
 def changes_document(folder: Path, manifest: Mapping[str, Any], rows: Sequence[Row], arch: Arch) -> Document:

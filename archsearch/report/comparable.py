@@ -1,8 +1,10 @@
 """Which figures of several runs may be compared, and what was asked or measured otherwise."""
 
+import hashlib
 import json
 import re
 import statistics
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from archsearch.report.tables import Document
 from archsearch.results import (
     DEVICE_OBJECTIVES,
     OBJECTIVES,
+    SPACE_FILE,
     Row,
     damage_is_an_error,
     latest_identity,
@@ -23,6 +26,7 @@ from archsearch.results import (
     read_rows,
     run_state,
 )
+from archsearch.system import read_text
 
 SCORE = "proxy_score"
 _UNREAD = ("arch", "learning_curve", "macs_fvcore", "started_at", "finished_at", "python_version", "archsearch_version")
@@ -90,7 +94,7 @@ def _read(folder: Path, label: str) -> ComparedRun:
             manifest={**manifest, "state": run_state(folder, manifest)},
             objectives=[name for name in manifest["objectives"] if name in OBJECTIVES],
             asked=manifest["trials"] + num_fixed(manifest),
-            request=_request(manifest),
+            request=_request(folder, manifest),
             training_seed=None if recipe.get("seed") is None else int(recipe["seed"]),
             rows=rows,
             throughput_id=throughput_id,
@@ -198,15 +202,30 @@ def differences(runs: Sequence[ComparedRun]) -> list[Document]:
     return found
 
 
-def _request(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _request(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     names = ("budget_macs", "tolerance", "limits", "objectives", "sampler", "seed", "trials", "papers", "fix", "rungs")
     asked = {name: manifest.get(name) for name in names}
     blocks = {name: str(sha256)[:_DIGITS] for name, sha256 in manifest.get("blocks", {}).items()}
     included = {name: one["arch_id"] for name, one in manifest.get("include", {}).items()}
-    # By its text: a space that lies elsewhere is the same.
-    space = f"{Path(manifest['space']['name']).name} (sha256 {manifest['space']['sha256'][:_DIGITS]})"
-    flat = _flat({"space": space, **asked, "blocks": blocks, "include": included, "settings": manifest["settings"]})
+    flat = _flat(
+        {
+            "space": _space(folder, manifest),
+            **asked,
+            "blocks": blocks,
+            "include": included,
+            "settings": manifest["settings"],
+        }
+    )
     return {name: value for name, value in flat.items() if name not in _FOLLOWING and value is not None}
+
+
+def _space(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """The name of a run's space and digits of what it allows: another place, comments and another order of its keys make no other space."""
+    digits, copy = str(manifest["space"]["sha256"]), folder / SPACE_FILE
+    if copy.exists():
+        allowed = tomllib.loads(read_text(copy, "a run's copy of its space"))
+        digits = hashlib.sha256(json.dumps(allowed, sort_keys=True, default=str).encode()).hexdigest()
+    return f"{Path(manifest['space']['name']).name} (digest {digits[:_DIGITS]})"
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

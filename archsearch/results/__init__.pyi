@@ -41,6 +41,7 @@ from .limits import LIMITED_BY_PHASE, Limit, limits_of, outside
 from .manifest import (
     LOCK_FILE,
     MANIFEST_FILE,
+    SPACE_FILE,
     latest_run,
     missing_words,
     num_fixed,
@@ -89,6 +90,7 @@ __all__ = [
     "SCHEMA",
     "SCHEMA_VERSION",
     "SEED_COLUMNS",
+    "SPACE_FILE",
     "TENSORBOARD_FOLDER",
     "TRIALS_FILE",
     "WANDB_FOLDER",

@@ -11,6 +11,7 @@ from archsearch.errors import UserError, without_passwords
 from archsearch.system import flocked, replace_file
 
 MANIFEST_FILE = "manifest.json"
+SPACE_FILE = "space.toml"  # a run's copy of its space
 LOCK_FILE = "run.lock"  # held by the driver at work in the folder
 MANIFEST_VERSION = 1
 

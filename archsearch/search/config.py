@@ -19,8 +19,6 @@ from archsearch.space import Arch, Band, Bounds, Space, register_files
 from archsearch.throughput import Measurement
 from archsearch.units import format_count, format_sides, stored_size
 
-SPACE_FILE = "space.toml"  # a run's copy of its space
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

@@ -11,8 +11,16 @@ from torch import nn
 
 from archsearch.errors import UserError
 from archsearch.models import build
-from archsearch.results import RUN_FRONT, damage_is_an_error, read_front, read_manifest, read_trials, run_state
-from archsearch.search.config import SPACE_FILE, RunConfig
+from archsearch.results import (
+    RUN_FRONT,
+    SPACE_FILE,
+    damage_is_an_error,
+    read_front,
+    read_manifest,
+    read_trials,
+    run_state,
+)
+from archsearch.search.config import RunConfig
 from archsearch.space import Arch, register_files, stored_block_files
 
 _FRONT_COLUMNS = ("trial", "paper", "proxy_score", "throughput_img_s", "params", "macs", "architecture")

@@ -134,6 +134,19 @@ def test_several_seeds_of_one_request_are_one_group_with_mean_and_spread(tmp_pat
     assert ("not resolved, so no order is claimed" in text) == (not difference["is_resolved"])
 
 
+def test_a_space_is_the_same_whatever_its_comments_and_its_place(tmp_path: Path, report: Report) -> None:
+    texts = ("width = [1, 2]\nname = 'x'\n", "# wider\nname = 'x'\nwidth = [1, 2]\n", "name = 'x'\nwidth = [2, 1]\n")
+    for place, text in enumerate(texts):
+        space = {"name": f"{place}/x.toml", "sha256": str(place) * 64}
+        folder = write_run(tmp_path, some_rows(place), name=f"seed-{place}", extra={"seed": place, "space": space})
+        (folder / "space.toml").write_text(text)
+    found = document(report("seed-0", "seed-1", "seed-2", "--json"))
+    assert [group["runs"] for group in found["groups"]] == [["A", "B"], ["C"]]
+    names = [group["differs"]["space"] for group in found["groups"]]
+    assert all(name.startswith("x.toml (digest ") for name in names)
+    assert names[0] != names[1]
+
+
 def test_single_runs_are_not_ordered_and_copies_and_repeated_seeds_are_said(tmp_path: Path, report: Report) -> None:
     write_run(tmp_path, some_rows(1), name="one")
     write_run(tmp_path, some_rows(2, start=100), name="two", extra={"sampler": "random"})

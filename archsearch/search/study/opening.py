@@ -9,9 +9,9 @@ from pathlib import Path
 import optuna
 
 from archsearch.errors import UserError
-from archsearch.results import MANIFEST_FILE, read_manifest, read_trials, study_name
+from archsearch.results import MANIFEST_FILE, SPACE_FILE, read_manifest, read_trials, study_name
 from archsearch.samplers import PredictThroughput
-from archsearch.search.config import SPACE_FILE, RunConfig
+from archsearch.search.config import RunConfig
 from archsearch.search.study.address import DATABASE_FILE, database_file, refuse_network_file, shown_url
 from archsearch.search.study.database import (
     FileWatch,
