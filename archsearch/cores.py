@@ -20,14 +20,15 @@ SLOW_SHARE = 1 / 3
 
 
 class OthersLoad:
-    """Core-seconds that processes other than `own` have used on the cores `cpus` (None: all that this process may run on).
+    """Core-seconds that processes other than `own` have used on the cores `cpus` (None: all that this process may run on now).
 
+    They stay these cores when the process is bound to others later: what its own processes used is known of all cores together only.
     Linux counts them exactly, by core and process. Elsewhere, and where a container hides the counters, they are the load average
     less the threads that this run computes with, which follows a change within a minute. None on Windows, which has neither.
     """
 
     def __init__(self, cpus: Sequence[int] | None = None) -> None:
-        self._cpus = cpus
+        self._cpus = sorted(os.sched_getaffinity(0)) if cpus is None and sys.platform == "linux" else cpus
         self._own: dict[int, float] = {}
         self._last: tuple[float, float] | None = None  # time, busy seconds of all cores together
         self._total_s = 0.0
@@ -47,7 +48,7 @@ class OthersLoad:
 
     def total_s(self, own: Iterable[int | None] = (), *, own_threads: int = 0) -> float | None:
         """Core-seconds that others used since the first call; `own` are this run's processes, `own_threads` the threads they compute with now."""
-        now, busy_s = time.monotonic(), _busy_s(self._cores_seen())
+        now, busy_s = time.monotonic(), _busy_s(self._cpus)
         own_s = self._own_s({os.getpid(), *(pid for pid in own if pid is not None)})
         before, self._last = self._last, (now, busy_s or 0.0)
         if before is None:
@@ -61,11 +62,6 @@ class OthersLoad:
         else:
             return None
         return self._total_s
-
-    def _cores_seen(self) -> Sequence[int] | None:
-        if self._cpus is not None or sys.platform != "linux":
-            return self._cpus
-        return sorted(os.sched_getaffinity(0))
 
     def _own_s(self, pids: set[int]) -> float:
         """Processor seconds that these processes used since the last call; of one that is new, since it began."""

@@ -44,6 +44,38 @@ def test_the_same_process_counts_as_anothers_and_not_as_our_own(burner: "subproc
     assert others - less == pytest.approx(used, abs=0.35)
 
 
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs the counters of Linux")
+def test_the_cores_that_are_looked_at_stay_the_same_while_this_process_is_bound_to_some(
+    burner: "subprocess.Popen[str]",
+) -> None:
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("needs two cores")
+    ours, theirs = sorted(allowed)[:2]
+    os.sched_setaffinity(burner.pid, {theirs})
+    with_it, without = OthersLoad(), OthersLoad()
+    with_it.total_s()
+    without.total_s([burner.pid])
+    before = cores._process_s(burner.pid)
+    os.sched_setaffinity(0, {ours})
+    try:
+        time.sleep(0.7)
+        bound = with_it.total_s(), without.total_s([burner.pid])
+        while_bound = cores._process_s(burner.pid)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    time.sleep(0.3)
+    free = with_it.total_s(), without.total_s([burner.pid])
+    used = cores._process_s(burner.pid)
+    assert before is not None
+    assert while_bound is not None
+    assert used is not None
+    for (others, less), seconds in ((bound, while_bound - before), (free, used - before)):
+        assert others is not None
+        assert less is not None
+        assert others - less == pytest.approx(seconds, abs=0.35)
+
+
 def test_without_counters_the_load_average_less_our_threads_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
