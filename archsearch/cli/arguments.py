@@ -27,7 +27,8 @@ if TYPE_CHECKING:  # loads torch, which `archsearch report` does without
 
 _MOST_STDIN = 10**7  # characters
 _ARCH_ID = re.compile("[0-9a-fA-F]{4,12}")  # or its first digits
-_ROW = re.compile(r".*:\d+")
+# Of a run and a trial. Digits of an arch_id are those behind nothing or what is no module: `module:function` is no row.
+_ROW = re.compile(r".*:\d+|(?:.*[^\w.].*)?:[0-9a-fA-F]{4,12}")
 
 
 def resolve_arch(text: str, results_root: Path) -> "Arch":
@@ -131,7 +132,7 @@ def resolve_run(text: str | None, results_root: Path) -> Path:
 
 
 def names_row_or_id(text: str) -> bool:
-    """Whether a text is of the form `RUN:12`, `:12` or an arch_id, and no file; a function's name, as in `module:function`, begins with a letter."""
+    """Whether a text is of the form `RUN:TRIAL`, `:TRIAL` or an arch_id, and no file; `module:function` is none of them."""
     return not os.path.lexists(text) and bool(_ARCH_ID.fullmatch(text) or _ROW.fullmatch(text))
 
 

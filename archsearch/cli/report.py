@@ -105,13 +105,13 @@ def _compare(names: Sequence[str], page: str | None, *, as_json: bool, in_browse
 def _show_trial(name: str, *, as_json: bool) -> None:
     """Print one trial of a run."""
     from archsearch.cli.arguments import find_trial
-    from archsearch.report import build_candidate, candidate_parts, make_console
+    from archsearch.report import build_candidate, candidate_parts
     from archsearch.results import damage_is_an_error
 
     folder, number = find_trial(name, RESULTS)
     with damage_is_an_error(folder):
         document = build_candidate(folder, number)
-        print_result(document, lambda: candidate_parts(document, make_console().width), as_json=as_json)
+        print_result(document, lambda: candidate_parts(document), as_json=as_json)
 
 
 def _write_page(

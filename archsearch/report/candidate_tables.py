@@ -26,8 +26,8 @@ _NAMES_SHOWN = 8
 _FREE = ("naswot", "zico", "expressivity", "progressivity", "trainability")
 
 
-def candidate_parts(document: Document, width: int) -> Iterator[RenderableType]:
-    """The whole page of a trial, for a terminal of so many columns."""
+def candidate_parts(document: Document) -> Iterator[RenderableType]:
+    """The whole page of a trial."""
     yield _headline(document)
     if document["stages"]:
         yield Drawing(document["stages"], document["image"])
@@ -35,7 +35,7 @@ def candidate_parts(document: Document, width: int) -> Iterator[RenderableType]:
     yield "\n".join(_place_sentences(document))
     if document["learning_curve"]:
         yield _Curve(document)
-    yield from _architecture_parts(document, width)
+    yield from _architecture_parts(document)
     if document["unknown"]:
         yield "\n".join(["Not known:", *(f"- {words}" for words in document["unknown"])])
     yield _conditions(document)
@@ -43,7 +43,7 @@ def candidate_parts(document: Document, width: int) -> Iterator[RenderableType]:
     yield _next_lines(document)
 
 
-def _architecture_parts(document: Document, width: int) -> Iterator[RenderableType]:
+def _architecture_parts(document: Document) -> Iterator[RenderableType]:
     """Costs and changes; nothing where there is no architecture."""
     if document["arch"] is None:
         return
@@ -58,7 +58,7 @@ def _architecture_parts(document: Document, width: int) -> Iterator[RenderableTy
     else:
         yield change_table(changes)
         yield " ".join(filter(None, [change_sentences(changes), out_sentence(changes)]))
-    yield cost_table(Arch.from_dict(document["arch"]), width)
+    yield cost_table(Arch.from_dict(document["arch"]))
 
 
 def _headline(document: Document) -> Text:

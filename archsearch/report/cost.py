@@ -109,7 +109,7 @@ def _layer_fields(layer: Layer) -> dict[str, Any]:
     return {item.name: getattr(layer, item.name) for item in fields(layer) if item.name not in ("width", "num_classes")}
 
 
-def cost_table(arch: Arch, image_size: ImageSize | None = None, in_chans: int | None = None) -> Group:
+def cost_table(arch: Arch, *, image_size: ImageSize | None = None, in_chans: int | None = None) -> Group:
     """Groups of equal layers with the MACs, parameters and activations of each group, and the layers' fields."""
     total = arch.cost(image_size, in_chans)
     groups: dict[tuple[Layer, Shape, str], list[Placed]] = {}  # equal layers of one stage at equal shapes

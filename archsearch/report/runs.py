@@ -17,6 +17,7 @@ from archsearch.report.run import HYPERVOLUME_SCALE
 from archsearch.report.tables import Document, make_table, text
 from archsearch.report.volume import VolumeScale
 from archsearch.results import (
+    DATABASE_FILE,
     DEVICE_OBJECTIVES,
     MANIFEST_FILE,
     OBJECTIVES,
@@ -90,7 +91,7 @@ def _read(folder: Path) -> dict[str, Any]:
         **{name: manifest.get(name) for name in ("sampler", "seed", "proxy_id", "storage")},
         "study": study_name(manifest),
         # A run whose study was restored from a server's may say the server's address until it goes on.
-        "is_elsewhere": "://" in str(manifest.get("storage")) and not os.path.exists(folder / "study.db"),
+        "is_elsewhere": "://" in str(manifest.get("storage")) and not os.path.exists(folder / DATABASE_FILE),
         "trials": {"complete": len(complete), "asked": manifest["trials"] + num_fixed(manifest)},
         "best_score": _best_score(complete),
         **_front(complete, objectives, _ranked_identity(table, manifest.get("throughput_id"))),

@@ -39,7 +39,9 @@ from .fronts import (
 )
 from .limits import LIMITED_BY_PHASE, Limit, limits_of, outside
 from .manifest import (
+    DATABASE_FILE,
     LOCK_FILE,
+    LOG_FILE,
     MANIFEST_FILE,
     SPACE_FILE,
     latest_run,
@@ -73,11 +75,13 @@ from .schema import (
 
 __all__ = [
     "CONDITION_COLUMNS",
+    "DATABASE_FILE",
     "DEVICE_OBJECTIVES",
     "ENDED",
     "FRONT_SCHEMA",
     "LIMITED_BY_PHASE",
     "LOCK_FILE",
+    "LOG_FILE",
     "MANIFEST_FILE",
     "MEASURED_COLUMNS",
     "MLFLOW_FILE",

@@ -15,8 +15,11 @@ import pyarrow.parquet as pq
 from archsearch.errors import UserError, shown
 from archsearch.results.files import damage_is_an_error, write_parquet
 from archsearch.results.manifest import (
+    DATABASE_FILE,
     LOCK_FILE,
+    LOG_FILE,
     MANIFEST_FILE,
+    SPACE_FILE,
     read_manifest,
     replace_derived,
     run_state,
@@ -26,14 +29,13 @@ from archsearch.results.manifest import (
 from archsearch.results.schema import FRONT_FILE, TRIALS_FILE
 from archsearch.system import flocked
 
-_DATABASE, _SPACE, _LOG = "study.db", "space.toml", "worker.log"
 # What a report's page and trackers write into the folder.
 PAGE_FILE, MLFLOW_FILE = "report.html", "mlflow.db"
 TENSORBOARD_FOLDER, WANDB_FOLDER, MLFLOW_FOLDER = "tensorboard", "wandb", "mlflow-artifacts"
 _BESIDE = (PAGE_FILE, MLFLOW_FILE)
 _FOLDERS = (TENSORBOARD_FOLDER, WANDB_FOLDER, MLFLOW_FOLDER)
 # By one of these a folder is taken for that of a run, though others may be lost.
-_TRACES = (MANIFEST_FILE, TRIALS_FILE, _DATABASE)
+_TRACES = (MANIFEST_FILE, TRIALS_FILE, DATABASE_FILE)
 _OUTPUT = "--output"
 # The lock's own file last: as long as it is there no driver begins in the folder.
 _LAST = (MANIFEST_FILE, LOCK_FILE)
@@ -95,9 +97,9 @@ def _own_entries(folder: Path) -> set[str]:
         LOCK_FILE,
         TRIALS_FILE,
         FRONT_FILE,
-        _DATABASE,
-        _SPACE,
-        _LOG,
+        DATABASE_FILE,
+        SPACE_FILE,
+        LOG_FILE,
         *_BESIDE,
         *map(os.path.basename, blocks),
     }
@@ -108,7 +110,7 @@ def _own_entries(folder: Path) -> set[str]:
         if (
             entry.name in _FOLDERS
             if entry.is_dir(follow_symlinks=False)
-            else entry.name in names or entry.name.startswith((f"{_DATABASE}-", f"{_DATABASE}.lost"))
+            else entry.name in names or entry.name.startswith((f"{DATABASE_FILE}-", f"{DATABASE_FILE}.lost"))
         )
     }
 
@@ -153,8 +155,8 @@ def rename_run(folder: Path, name: str) -> Path:
         document = {**manifest, "name": name, "study": study_name(manifest)}
         document["command"] = _with_output(manifest["command"], renamed)
         storage = str(manifest.get("storage"))
-        if os.path.abspath(storage) == os.path.abspath(folder / _DATABASE):
-            document["storage"] = str(Path(storage).parent.with_name(name) / _DATABASE)
+        if os.path.abspath(storage) == os.path.abspath(folder / DATABASE_FILE):
+            document["storage"] = str(Path(storage).parent.with_name(name) / DATABASE_FILE)
     about = (folder / MANIFEST_FILE).stat()
     if not os.access(folder, os.W_OK):
         raise _unwritable_error(folder)

@@ -11,7 +11,9 @@ from archsearch.errors import UserError, without_passwords
 from archsearch.system import flocked, replace_file
 
 MANIFEST_FILE = "manifest.json"
+DATABASE_FILE = "study.db"
 SPACE_FILE = "space.toml"  # a run's copy of its space
+LOG_FILE = "worker.log"
 LOCK_FILE = "run.lock"  # held by the driver at work in the folder
 MANIFEST_VERSION = 1
 

@@ -14,7 +14,7 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma, default_g
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-# Optuna's default of 50 would spend a whole ordinary run on the first generation; the comparison in README was made with 20.
+# Optuna's default of 50 would spend a whole ordinary run on the first generation; the comparison on page search was made with 20.
 POPULATION = 20
 
 

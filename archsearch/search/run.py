@@ -15,7 +15,7 @@ from archsearch.device import allow_tf32, conditions
 from archsearch.errors import UserError
 from archsearch.identity import RAW_FIGURE, Identity, identity_differences, identity_digest, row_identity
 from archsearch.proxy import Profile, ProxyTask, choose_profile
-from archsearch.results import DEVICE_OBJECTIVES, Row, compile_error
+from archsearch.results import DEVICE_OBJECTIVES, LOG_FILE, Row, compile_error
 from archsearch.samplers import check_sampler
 from archsearch.search.config import RunConfig, make_bounds, make_settings
 from archsearch.search.earlier_runs import read_donors
@@ -23,7 +23,6 @@ from archsearch.search.engine.driver import Driver
 from archsearch.search.engine.listener import Listener, State
 from archsearch.search.engine.time_left import TimeLeft
 from archsearch.search.engine.workers.local import count_workers, local_workers
-from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.engine.workers.ray import RayWorkers
 from archsearch.search.engine.workers.ray_connection import connect
 from archsearch.search.evaluate import refuse_unknown_shape

@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("audits", type=Path, nargs="+", metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    documents = [json.loads((folder / "audit.json").read_text()) for folder in arguments.audits]
+    files = [folder / "audit.json" for folder in arguments.audits]
+    read = [json.loads(file.read_text()) for file in files if file.is_file()]
+    documents = [document for document in read if "comparisons" in document]  # that of --timm is another one
     for document in documents:
         print(f"{document['proxy_id']}\n  {document['verdict']}")
     rows = [row for document in documents for row in rows_of(document)]

@@ -96,7 +96,9 @@ def test_a_run_includes_what_an_id_or_a_row_names(cli: Cli, tmp_path: Path) -> N
     (one,) = shown(cli("sample", "-n", "1", "--json"))
     write_run(tmp_path, SIX)
     asked = ("run", "own.toml", "--budget", "any", "--papers", "none", "--trials", "0", "--device", "cpu")
-    for named, words in ((one["arch_id"], one["arch_id"]), ("one:3", "davit_tiny"), (":4", "davit_tiny")):
+    write_run(tmp_path, [trial(0, 0.5, 1.0, 1, arch_id="c968d6aaaaaa")], name="two-2")
+    rows = ("one:3", ":0", "two-2:c968d6", ":c968d6")
+    for named, words in ((one["arch_id"], one["arch_id"]), *((row, "davit_tiny") for row in rows)):
         result = cli(*asked, "--include", named)
         assert result.exit_code == 2
         assert "224 px" in result.stderr.splitlines()[-1], "read, and refused since the space is for 32"

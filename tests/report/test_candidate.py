@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import tomllib
@@ -20,6 +21,7 @@ from archsearch.report.drawing import Drawing, block_letters, curve_lines
 from archsearch.results import SCHEMA, Row
 from archsearch.space import Arch, Space, paper, paper_names
 from archsearch.throughput import save_calibration
+from archsearch.units import format_count
 
 BAND = (2_000_000, 4_000_000)
 GIVEN = {"given": "nets:small", "kind": "Sequential", "version": "1", "image_size": 32, "uncounted": ["lstm"]}
@@ -117,6 +119,18 @@ def test_changes_are_those_that_the_space_gives_and_the_band_marks_them(tmp_path
     outside = [bool(each["outside"]) for each in document["changes"]]
     assert outside == sorted(outside), "those inside the band come first"
     assert document["inside"] == outside.count(False)
+
+
+@pytest.mark.parametrize("columns", ["120", "224"])
+def test_the_layers_are_those_of_the_trials_own_images_at_any_width(
+    tmp_path: Path, report: Report, columns: str
+) -> None:
+    make_run(tmp_path)
+    result, cost = report("one:0", COLUMNS=columns), drawn(0).cost()
+    assert result.exit_code == 0, result.output
+    (total,) = re.findall(r"^total +(.*)$", result.stdout, re.MULTILINE)
+    counts = [len(list(drawn(0).layers())), cost.macs, cost.params, cost.activations]
+    assert total.split() == [*map(format_count, counts[:3]), "100.0%", format_count(counts[3])]
 
 
 def test_a_change_that_was_a_trial_says_which(tmp_path: Path, report: Report) -> None:

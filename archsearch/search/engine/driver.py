@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from archsearch.errors import RunError
 from archsearch.models import GivenNetwork, is_given, no_score_of
-from archsearch.results import ENDED, Row, number_of_seeds
+from archsearch.results import ENDED, LOG_FILE, Row, number_of_seeds
 from archsearch.samplers import Proposal
 from archsearch.search.config import RunConfig
 from archsearch.search.engine.files import RunFiles
@@ -22,7 +22,6 @@ from archsearch.search.engine.listener import Listener, State, Tally
 from archsearch.search.engine.promotion import Ending, judge, stages
 from archsearch.search.engine.stalls import Stalls
 from archsearch.search.engine.workers.base import KILLED, Event, Job, Workers
-from archsearch.search.engine.workers.process import LOG_FILE
 from archsearch.search.rungs import AGAIN_PHASE, FREE_PHASE, FULL_PHASE, RUNG_PHASE, SEED_PHASE, TIMING_PHASE
 from archsearch.search.study.store import RunStore
 from archsearch.space import Arch, paper

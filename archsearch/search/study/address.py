@@ -7,8 +7,8 @@ import sqlalchemy
 from sqlalchemy.exc import SQLAlchemyError
 
 from archsearch.errors import UserError, first_line, without_passwords
+from archsearch.results import DATABASE_FILE
 
-DATABASE_FILE = "study.db"
 _POSTGRESQL = "postgresql+psycopg"
 _MOUNTS = Path("/proc/self/mountinfo")
 # File systems whose locks do not hold between machines, or that have none; SQLite's own list of ways to corrupt a file begins with them:

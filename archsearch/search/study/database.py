@@ -14,8 +14,8 @@ from optuna.storages._rdb.models import NOT_FOUND_MSG
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from archsearch.errors import UserError, first_line
-from archsearch.results import LOCK_FILE, TRIALS_FILE, Direction
-from archsearch.search.study.address import DATABASE_FILE, driver_url, shown_url
+from archsearch.results import DATABASE_FILE, LOCK_FILE, TRIALS_FILE, Direction
+from archsearch.search.study.address import driver_url, shown_url
 from archsearch.search.study.server import PostgresStorage
 from archsearch.search.study.storage import RunStorage, literal_url
 from archsearch.search.study.upgrade import CONFIG

@@ -9,10 +9,10 @@ from pathlib import Path
 import optuna
 
 from archsearch.errors import UserError
-from archsearch.results import MANIFEST_FILE, SPACE_FILE, read_manifest, read_trials, study_name
+from archsearch.results import DATABASE_FILE, MANIFEST_FILE, SPACE_FILE, read_manifest, read_trials, study_name
 from archsearch.samplers import PredictThroughput
 from archsearch.search.config import RunConfig
-from archsearch.search.study.address import DATABASE_FILE, database_file, refuse_network_file, shown_url
+from archsearch.search.study.address import database_file, refuse_network_file, shown_url
 from archsearch.search.study.database import (
     FileWatch,
     create_database,

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from archsearch.errors import UserError
 from archsearch.models import is_given
 from archsearch.results import (
+    DATABASE_FILE,
     TRIALS_FILE,
     Row,
     damage_is_an_error,
@@ -25,7 +26,7 @@ from archsearch.results import (
 from archsearch.samplers import CURVE, MEASURED, STANDARD_ERRORS, params_in_space
 from archsearch.search.config import RunConfig
 from archsearch.search.load import read_config
-from archsearch.search.study.address import DATABASE_FILE, refuse_network_file
+from archsearch.search.study.address import refuse_network_file
 from archsearch.search.study.database import create_database, run_lock, set_study_attr
 from archsearch.search.study.opening import open_run
 from archsearch.search.study.phases import AGAIN_COLUMNS, phases_of_row, pick_values

@@ -26,7 +26,6 @@ from archsearch.search.engine.workers.base import KILLED, Evaluator, Event, Job
 from archsearch.system import without_interrupts
 
 EVALUATOR = "archsearch.search.evaluate:evaluate"
-LOG_FILE = "worker.log"
 _REASON_LENGTH = 500
 # How long a process whose pipe has broken may take to exit before it is killed.
 _EXIT_TIMEOUT_S = 5.0
