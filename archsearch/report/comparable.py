@@ -20,7 +20,6 @@ from archsearch.results import (
     SPACE_FILE,
     Row,
     damage_is_an_error,
-    latest_identity,
     num_fixed,
     read_manifest,
     read_rows,
@@ -86,7 +85,7 @@ def _read(folder: Path, label: str) -> ComparedRun:
     with damage_is_an_error(folder):
         manifest = read_manifest(folder)
         rows = read_rows(folder, without=_UNREAD)
-        throughput_id = ranked_identity(rows, manifest) or latest_identity(rows)
+        throughput_id = ranked_identity(rows, manifest)
         recipe = (manifest["settings"].get("proxy") or {}).get("recipe") or {}
         return ComparedRun(
             label=label,
@@ -207,12 +206,14 @@ def _request(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     asked = {name: manifest.get(name) for name in names}
     blocks = {name: str(sha256)[:_DIGITS] for name, sha256 in manifest.get("blocks", {}).items()}
     included = {name: one["arch_id"] for name, one in manifest.get("include", {}).items()}
+    taken = sorted(f"{one['run']} of {one['begun_at']}" for one in manifest.get("taken_from", ()))
     flat = _flat(
         {
             "space": _space(folder, manifest),
             **asked,
             "blocks": blocks,
             "include": included,
+            "from": taken or None,
             "settings": manifest["settings"],
         }
     )

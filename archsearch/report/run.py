@@ -142,7 +142,7 @@ def build_report(folder: Path, picks: Sequence[Expression] = ()) -> Document:
                 objectives=objectives,
                 noise=noise,
                 measured=measured,
-                throughput_id=throughput_id or latest_identity(rows),
+                throughput_id=throughput_id,
                 chances=chances,
             ),
             picks,
@@ -276,7 +276,8 @@ def _starved(rows: Sequence[Row]) -> list[int]:
 def ranked_identity(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str | None:
     """The identity of the throughputs that the run ranks: the manifest's, or of the latest timing in a run of an earlier version."""
     known = manifest.get("throughput_id")
-    return known if any(row["throughput_id"] == known for row in rows) else latest_identity(rows)
+    is_there = known is not None and any(row["throughput_id"] == known for row in rows)
+    return known if is_there else latest_identity(rows)
 
 
 def _pair_fronts(rows: Sequence[Row], objectives: Sequence[str], throughput_id: str | None) -> dict[str, list[int]]:

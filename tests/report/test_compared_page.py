@@ -91,6 +91,8 @@ def test_in_a_browser_the_fronts_are_drawn_and_another_run_can_be_shown(folders:
                 f"(([xs, ys]) => xs.map((x, i) => [x, ys[i]]))([{traces}[{2 * place + 1}].x, {traces}[{2 * place + 1}].y])"
             )
             np.testing.assert_allclose(sorted(drawn), best, rtol=1e-12)
+            assert drawn[0] == [pytest.approx(each) for each in best[-1]], "from the fastest"
+            assert page.evaluate(f"{traces}[{2 * place + 1}].line.shape") == "hv", "so that no corner beats a trial"
         page.select_option("#compared-x", "params")
         assert page.evaluate(f"{traces}[1].x")[0] in [row["params"] for row in read_rows(folders[0])]
         assert "Run first" in page.text_content("#one")

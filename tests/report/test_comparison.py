@@ -147,6 +147,22 @@ def test_a_space_is_the_same_whatever_its_comments_and_its_place(tmp_path: Path,
     assert names[0] != names[1]
 
 
+def test_runs_that_took_from_others_are_no_seeds_of_one_request(tmp_path: Path, report: Report) -> None:
+    taken = {
+        **{"run": "earlier", "folder": "results/earlier", "begun_at": "2026-01-01T00:00:00+00:00", "trials": 7},
+        **{"taken_at": "2026-01-02T00:00:00+00:00", "proxy_id": "p", "timings": 3, "scores": 2, "order": None},
+    }
+    for seed, extra in enumerate(({}, {"taken_from": []}, {"taken_from": [taken]})):
+        write_run(tmp_path, some_rows(seed), name=f"seed-{seed}", extra={"seed": seed, **extra})
+    found = document(report("seed-0", "seed-1", "seed-2", "--json"))
+    assert [group["runs"] for group in found["groups"]] == [["A", "B"], ["C"]]
+    (setting,) = (each for each in found["differences"] if each["setting"] == "from")
+    assert setting["values"] == [
+        {"value": None, "runs": ["A", "B"]},
+        {"value": ["earlier of 2026-01-01T00:00:00+00:00"], "runs": ["C"]},
+    ]
+
+
 def test_single_runs_are_not_ordered_and_copies_and_repeated_seeds_are_said(tmp_path: Path, report: Report) -> None:
     write_run(tmp_path, some_rows(1), name="one")
     write_run(tmp_path, some_rows(2, start=100), name="two", extra={"sampler": "random"})

@@ -17,6 +17,7 @@ from support.runs import InProcessWorker, fixed_archs, make_rung_config, run
 from support.stub_evaluators import evaluate
 
 from archsearch.cli import main
+from archsearch.identity import with_throughput_ids
 from archsearch.report import build_report, write_page
 from archsearch.results import read_rows
 from archsearch.results.schema import LATER_COLUMNS
@@ -151,6 +152,79 @@ def test_the_columns_of_the_chart_change_and_its_line_is_the_front_of_the_two(br
                 column == "macs"
             )
         page.select_option("#y-column", "trial")
+        assert_clean(shown)
+
+
+# Points of the drawn line, in the chart's own columns.
+LINE = """selector => {
+  const node = document.querySelector(selector), {xaxis, yaxis} = node._fullLayout, path = node.querySelector('path.js-line');
+  const steps = 400, long = path.getTotalLength();
+  return [...Array(steps + 1).keys()].map(step => path.getPointAtLength(step * long / steps)).map(({x, y}) => [xaxis.p2d(x), yaxis.p2d(y)]);
+}"""
+
+
+@pytest.mark.parametrize(("column", "sign"), [("throughput_img_s", 1), ("params", -1)])
+def test_the_line_passes_through_nothing_that_no_trial_has_reached(
+    browser: Any, tmp_path: Path, column: str, sign: int
+) -> None:
+    """At every place of the staircase some trial is as good in both columns: at 40 img/s none has .79."""
+    folder = write_run(tmp_path, SIX)
+    reached = [(sign * row[column], row["proxy_score"]) for row in SIX if row["state"] == "complete"]
+    with opened(browser, write(folder)) as shown:
+        shown.page.select_option("#x-column", column)
+        shown.until(
+            "name => document.querySelector('#front .plot').data[1].x.length === 3 && document.querySelector('#x-column').value === name",
+            argument=column,
+        )
+        line = [(sign * x, y) for x, y in shown.page.evaluate(LINE, "#front .plot")]
+        assert max(y for _, y in line) == pytest.approx(0.80, abs=1e-3)
+        assert min(y for _, y in line) == pytest.approx(0.60, abs=1e-3)
+        for x, y in line:
+            assert any(best >= x - abs(x) * 1e-3 and score >= y - 1e-3 for best, score in reached), (x, y)
+        assert_clean(shown)
+
+
+def test_a_zoom_stays_where_a_trial_is_selected_and_goes_with_the_columns(browser: Any, searched: Path) -> None:
+    with opened(browser, searched / "report.html") as shown:
+        page = shown.page
+        page.locator("#front .plot").scroll_into_view_if_needed()
+        box = page.locator("#front .plot .nsewdrag").first.bounding_box()
+        left, top = box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"]
+        span = "JSON.stringify(document.querySelector('#front .plot')._fullLayout.xaxis.range)"
+        whole = page.evaluate(span)
+        page.mouse.move(left, top)
+        page.mouse.down()
+        page.mouse.move(left + 150, top + 120, steps=5)
+        page.mouse.up()
+        shown.until(f"before => {span} !== before", argument=whole)
+        near = page.evaluate(span)
+        page.locator(".members button").nth(1).click()
+        page.wait_for_timeout(200)
+        assert page.evaluate(span) == near
+        page.select_option("#x-column", "params")
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.querySelector('#front .plot')._fullLayout.xaxis.autorange") is True
+        assert_clean(shown)
+
+
+def test_trials_that_were_timed_otherwise_are_on_no_axis_of_the_device(browser: Any, tmp_path: Path) -> None:
+    def on(device: str) -> dict[str, Any]:
+        return {"device_name": device, "conditions": json.dumps({"device_name": device, "threads": 2})}
+
+    rows = [trial(number, 0.5 + 0.1 * number, 9000.0, 10 + number, **on("A100")) for number in range(3)]
+    rows += [trial(number, 0.5, 20.0 + number, 10, **on("H100")) for number in range(3, 5)]
+    folder = write_run(tmp_path, with_throughput_ids(rows))
+    assert [row["trial"] for row in build_report(folder)["front"]] == [4]
+    drawn = "document.querySelector('#front .plot').data.flatMap(trace => trace.customdata || []).toSorted()"
+    with opened(browser, write(folder)) as shown:
+        page = shown.page
+        page.select_option("#x-column", "throughput_img_s")
+        shown.until("() => document.querySelector('#front .plot').layout.xaxis.title.text.includes('images per second')")
+        assert page.evaluate(drawn) == [3, 4]
+        assert "Not shown: 3 trials that were timed otherwise than the ranked ones." in page.text_content("#front-note")
+        page.select_option("#x-column", "params")
+        shown.until("() => document.querySelector('#front .plot').layout.xaxis.title.text.includes('parameters')")
+        assert set(page.evaluate(drawn)) == {0, 1, 2, 3, 4}
         assert_clean(shown)
 
 

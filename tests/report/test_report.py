@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from support.report_runs import PROXY_ID, SIX, trial, write_run
 
 from archsearch.cli import main
+from archsearch.identity import with_throughput_ids
 from archsearch.results import SCHEMA, Row, read_manifest, write_manifest
 
 Report = Callable[..., Result]
@@ -228,7 +229,7 @@ def test_a_run_that_an_earlier_version_went_on_with_elsewhere_is_not_ranked_acro
 
     rows = [trial(number, 0.5 + 0.1 * number, 9000.0, 10, **on("A100")) for number in range(3)]
     rows += [trial(number, 0.5, 20.0 + number, 10, **on("H100")) for number in range(3, 5)]
-    folder = write_run(tmp_path, rows)
+    folder = write_run(tmp_path, [*rows, trial(5, None, None, 10)])
     table = pq.read_table(folder / "trials.parquet")
     pq.write_table(table.select(table.column_names[: table.column_names.index("run")]), folder / "trials.parquet")
     document = strict(report("--json").stdout)
@@ -242,6 +243,20 @@ def test_a_run_that_an_earlier_version_went_on_with_elsewhere_is_not_ranked_acro
     text = " ".join(report().stdout.split())
     assert "Left out: 3 complete trials that were timed otherwise (device A100 there, H100 here)" in text
     assert "speed is ranked by images/s as timed" in text
+
+
+@pytest.mark.parametrize("named", ["manifest", "rows"])
+def test_a_failed_trial_without_a_timing_leaves_no_timed_one_out(tmp_path: Path, report: Report, named: str) -> None:
+    """Its identity is none, as that in a manifest of an earlier version is."""
+    on = {"device_name": "A100", "conditions": json.dumps({"device_name": "A100", "threads": 2})}
+    rows = with_throughput_ids([trial(number, 0.5 + 0.1 * number, 20.0, 10, **on) for number in range(5)])
+    known = {"throughput_id": rows[0]["throughput_id"]} if named == "manifest" else {}
+    write_run(tmp_path, [*rows, trial(5, None, None, 10)], extra=known)
+    document = strict(report("--json").stdout)
+    assert document["throughput_id"] == rows[0]["throughput_id"]
+    assert document["left_out"] == []
+    assert document["ranked_figure"]
+    assert "Left out" not in report().stdout
 
 
 def test_the_tau_is_that_of_the_ranked_figure(tmp_path: Path, report: Report) -> None:

@@ -10,7 +10,7 @@ function comparisonSection(payload) {
   const y = choose("compared-y", names[0]), x = choose("compared-x", names[1] || names[0]);
   const node = el("div", { class: "plot tall", role: "img", "aria-label": "Chart of the fronts of all runs" });
   const draw = () => plot(node, known.flatMap((run, place) => comparedTraces(run, axes, x.value, y.value, RUN_COLOURS[place % RUN_COLOURS.length])),
-    baseLayout({ xaxis: comparedAxis(axes, x.value), yaxis: comparedAxis(axes, y.value), showlegend: true, legend: { orientation: "h", y: 1.12 } }));
+    baseLayout({ xaxis: comparedAxis(axes, x.value), yaxis: comparedAxis(axes, y.value), showlegend: true, legend: { orientation: "h", y: 1.12 }, uirevision: `${x.value} ${y.value}` }));
   charts.push({ node, draw });
   return el("section", { id: "compared", class: "card compared" }, el("h2", {}, `${runs.length} runs compared`),
     el("p", { class: "controls" }, el("label", {}, "across ", x), el("label", {}, "up ", y)), node,
@@ -28,7 +28,7 @@ function comparedTraces(run, axes, x, y, color) {
   const points = (from, marker, more) => ({ x: from.map((place) => at(x, place)), y: from.map((place) => at(y, place)), text: from.map(label), hovertemplate: "%{text}<extra></extra>", legendgroup: run.label, marker: { color, symbol: from.map((place) => (at("is_fixed", place) ? "star" : "circle")), ...marker }, ...more });
   return [
     points(shown, { size: 5, opacity: 0.35 }, { mode: "markers", showlegend: false }),
-    points(stairs, { size: 9 }, { mode: "lines+markers", name: `${plotlyText(run.label)} ${plotlyText(run.run)}`, line: { color, width: 1.5, shape: axes[x] === "maximize" ? "vh" : "hv" } }),
+    points(stairs, { size: 9 }, { mode: "lines+markers", name: `${plotlyText(run.label)} ${plotlyText(run.run)}`, line: { color, width: 1.5, shape: "hv" } }),
   ];
 }
 

@@ -13,6 +13,8 @@ function unpackColumn(column, number) {
   return column.values;
 }
 
+const DEVICE_COLUMNS = ["throughput_img_s", "latency_ms", "peak_memory_bytes"];
+
 // One run: its document, its columns by name, and what is asked of its rows by their place.
 class Run {
   constructor(payload) {
@@ -59,10 +61,14 @@ class Run {
 
   // As the report ranks: complete, inside all limits, no repeat, and for figures of a device of the run's own identity.
   isRanked(place, names) {
-    const isDevice = names.some((name) => ["throughput_img_s", "latency_ms", "peak_memory_bytes"].includes(name));
     return this.at("state", place) === "complete" && !this.at("outside", place) && this.at("reused_from", place) === null
       && names.every((name) => this.at(name, place) !== null)
-      && (!isDevice || this.at("throughput_id", place) === this.document.throughput_id);
+      && this.isOneIdentity(place, names);
+  }
+
+  // Whether figures of these columns may stand beside the ranked ones: what depends on the device only where it was timed as they were.
+  isOneIdentity(place, names) {
+    return !names.some((name) => DEVICE_COLUMNS.includes(name)) || this.at("throughput_id", place) === this.document.throughput_id;
   }
 
   // The front of two columns as places, along the first one; empty where one has no better direction.

@@ -14,7 +14,6 @@ function frontSection(app) {
   let order = [], at = null; // the front along the first column, and the place that the keyboard is at
 
   function draw() {
-    app.axesChosen = [x.value, y.value];
     const view = frontView(run, x.value, y.value, app.selected);
     order = view.order;
     replace(note, view.note);
@@ -72,7 +71,8 @@ function memberButton(app, row) {
 function frontView(run, x, y, selected) {
   const stairs = run.staircase(x, y), isStair = new Set(stairs);
   const shownAlways = (place) => isStair.has(place) || run.inFront.has(place) || run.at("is_fixed", place);
-  const there = run.places.filter((place) => run.at("state", place) !== "failed" && run.at(x, place) !== null && run.at(y, place) !== null && run.at("reused_from", place) === null);
+  const known = run.places.filter((place) => run.at("state", place) !== "failed" && run.at(x, place) !== null && run.at(y, place) !== null && run.at("reused_from", place) === null);
+  const there = known.filter((place) => run.isOneIdentity(place, [x, y]));
   const dominated = there.filter((place) => !shownAlways(place) && place !== selected);
   const values = (name, places) => places.map((place) => run.at(name, place));
   const shown = thinned(dominated, values(x, dominated), values(y, dominated), MOST_DOMINATED);
@@ -83,7 +83,7 @@ function frontView(run, x, y, selected) {
   const bars = (name, places) => ({ type: "data", array: values(name, places).map((value, index) => half(run, name, places[index], value)), thickness: 1, width: 0, color: colour("bar") });
   const traces = [
     points(shown, { size: 5, color: colour("faint"), opacity: 0.55 }),
-    { x: values(x, stairs), y: values(y, stairs), mode: "lines", hoverinfo: "skip", line: { color: colour("accent"), width: 1.5, shape: stairShape(run, x) } },
+    { x: values(x, stairs), y: values(y, stairs), mode: "lines", hoverinfo: "skip", line: { color: colour("accent"), width: 1.5, shape: "hv" } }, // from the best in x to the worst: a corner is worse in both columns than the points beside it
     points(onlyHere, { size: 7, color: colour("card"), line: { color: colour("accent"), width: 1.5 } }),
     points(front, { size: 9, color: colour("accent"), line: { color: colour("card"), width: 1 } }, { error_x: bars(x, front), error_y: bars(y, front) }),
     points(stars, { size: 13, symbol: "star", color: colour("star"), line: { color: colour("card"), width: 1 } },
@@ -91,11 +91,8 @@ function frontView(run, x, y, selected) {
   ];
   if (selected !== null && there.includes(selected)) traces.push(points([selected], { size: 18, symbol: "circle-open", color: colour("ink"), line: { width: 2 } }, { hoverinfo: "skip", customdata: undefined }));
   const ordered = [...new Set([...stairs, ...front])].sort((one, other) => run.at(x, one) - run.at(x, other));
-  return { traces, stars, front, x, y, order: ordered, note: frontNote(run, x, y, { shown: shown.length, all: dominated.length, stars: stars.length, stairs: stairs.length, hollow: onlyHere.length }), layout: frontLayout(run, x, y) };
+  return { traces, stars, front, x, y, order: ordered, note: frontNote(run, x, y, { shown: shown.length, all: dominated.length, stars: stars.length, stairs: stairs.length, hollow: onlyHere.length, otherwise: known.length - there.length }), layout: frontLayout(run, x, y) };
 }
-
-// The corner of a step lies where neither neighbour is beaten: worse in both columns.
-const stairShape = (run, x) => (run.axes[x] === "maximize" ? "vh" : "hv");
 
 // Half the length of an error bar: the standard error of a score, half the spread of a speed.
 function half(run, name, place, value) {
@@ -110,12 +107,13 @@ function frontLayout(run, x, y) {
   const span = { type: "rect", line: { width: 0 }, fillcolor: colour("band"), layer: "below" };
   if (band && x === "macs") shapes.push({ ...span, xref: "x", yref: "paper", x0: band[0], x1: band[1], y0: 0, y1: 1 });
   if (band && y === "macs") shapes.push({ ...span, xref: "paper", yref: "y", x0: 0, x1: 1, y0: band[0], y1: band[1] });
-  return baseLayout({ xaxis: axis(x), yaxis: axis(y), shapes });
+  return baseLayout({ xaxis: axis(x), yaxis: axis(y), shapes, uirevision: `${x} ${y}` }); // a zoom stays until other columns are chosen
 }
 
-function frontNote(run, x, y, { shown, all, stars, stairs, hollow }) {
+function frontNote(run, x, y, { shown, all, stars, stairs, hollow, otherwise }) {
   const words = [shown < all ? `Shown: ${whole(shown)} of ${whole(all)} other trials (dense regions thinned), and every member of the front.` : `Shown: all ${whole(all)} other trials.`];
   words.unshift("Blue: the run's front" + (stairs ? `, the line joins the ${stairs} best in these two columns${hollow ? " (hollow: best here, not on the run's front)" : ""}` : "") + ".");
+  if (otherwise) words.push(`Not shown: ${plural(otherwise, "trial")} that ${otherwise === 1 ? "was" : "were"} timed otherwise than the ranked ones.`);
   if (stars) words.push("Stars: papers' models and included networks.");
   const names = [x, y];
   if (names.includes("proxy_score")) words.push("Bars of a score: one standard error each way.");
