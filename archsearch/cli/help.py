@@ -144,7 +144,20 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-class Command(click.Command):
+class _Examples(click.Command):
+    """A command whose help ends with examples."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, each on a line of its own that is never broken."""
+        super().format_epilog(ctx, formatter)
+        examples = EXAMPLES.get(" ".join(ctx.command_path.split()[1:]), ())
+        if examples:
+            with formatter.section("Examples"):
+                for command, what in examples:
+                    formatter.write(f"  {command}\n      {what}\n")
+
+
+class Command(_Examples):
     """A command whose help has its options in groups, where it has many, and examples."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -163,22 +176,13 @@ class Command(click.Command):
                 with formatter.section(name):
                     formatter.write_dl(records)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The examples, each on a line of its own that is never broken."""
-        super().format_epilog(ctx, formatter)
-        examples = EXAMPLES.get(" ".join(ctx.command_path.split()[1:]), ())
-        if examples:
-            with formatter.section("Examples"):
-                for command, what in examples:
-                    formatter.write(f"  {command}\n      {what}\n")
-
 
 def group_of(parameter: click.Parameter) -> str:
     """The heading that an option stands under."""
     return next((name for name, options in GROUPS.items() if set(parameter.opts) & set(options)), OTHERS)
 
 
-class Group(click.Group):
+class Group(_Examples, click.Group):
     """A group of commands with such help."""
 
     command_class = Command

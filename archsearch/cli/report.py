@@ -91,15 +91,16 @@ def _compare(names: Sequence[str], page: str | None, *, as_json: bool, in_browse
     from archsearch.results import damage_is_an_error
 
     folders = [resolve_run(name, RESULTS) for name in names]
-    comparison = build_comparison(folders)
-    if page is None:
-        print_result(comparison, lambda: comparison_parts(comparison), as_json=as_json)
-        return
-    reports = []
-    for folder in folders:
-        with damage_is_an_error(folder):
-            reports.append((folder, build_report(folder)))
-    _write_page(reports, page or "comparison.html", comparison, in_browser=in_browser)
+    with damage_is_an_error(Path(" or ".join(map(str, folders)))):
+        comparison = build_comparison(folders)
+        if page is None:
+            print_result(comparison, lambda: comparison_parts(comparison), as_json=as_json)
+            return
+        reports = []
+        for folder in folders:
+            with damage_is_an_error(folder):
+                reports.append((folder, build_report(folder)))
+        _write_page(reports, page or "comparison.html", comparison, in_browser=in_browser)
 
 
 def _show_trial(name: str, *, as_json: bool) -> None:

@@ -346,6 +346,11 @@ def test_runs_that_cannot_be_compared_are_one_sentence(tmp_path: Path, report: R
         result = report("one", "two")
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1), damage
         assert "results/two" in result.stderr
+    write_manifest({**manifest, "versions": 3}, two)  # which the page reads, and the comparison does not
+    result = report("one", "two", "--html")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert result.stderr.startswith("error: results/two: ")
+    assert not (tmp_path / "comparison.html").exists()
     (two / "trials.parquet").unlink()
     assert "results/two/trials.parquet" in report("one", "two").stderr
 

@@ -72,6 +72,17 @@ def test_drawings_are_the_architectures_and_their_costs_add_up(made: Path) -> No
     assert priced <= set(networks["costs"])
 
 
+def test_picks_have_costs_by_stage_however_many_trials_are_on_the_front(tmp_path: Path) -> None:
+    """The best score is the last of more trials than are priced."""
+    objectives = ("proxy_score", "params")
+    folder = write_run(tmp_path, [trial(n, 0.1 + n / 1000, 20.0, 10**6 + n) for n in range(620)], objectives=objectives)
+    (run,) = page_payload([(folder, build_report(folder))])["runs"]
+    picked = {pick["trial"] for pick in run["document"]["picks"]} - {None}
+    assert 619 in picked
+    assert len(run["networks"]["costs"]) < len(run["document"]["front"])
+    assert picked <= set(run["networks"]["costs"])
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -161,6 +162,15 @@ def test_every_ended_trial_is_tracked_once_also_when_the_run_goes_on(
     assert set(asked) <= {"localhost", "127.0.0.1"}, "nothing over the network"
 
 
+@pytest.mark.parametrize("tracker", LIBRARIES)
+def test_a_renamed_run_goes_on_with_the_same_run_of_its_tracker(tmp_path: Path, tracker: str) -> None:
+    config = make_rung_config(tmp_path / "log", name="made")
+    tracked(tmp_path / "made", config, 2, tracker)
+    folder = results.rename_run(tmp_path / "made", "other")
+    tracked(folder, replace(config, name="other"), 4, tracker)
+    assert_tracked(folder, tracker)
+
+
 _KILLED = """
 import os, sys
 from pathlib import Path
@@ -201,6 +211,28 @@ def test_a_part_that_was_sent_to_wandb_is_not_written_again(tmp_path: Path) -> N
     assert first.exists()
     assert len(list(folder.glob("wandb/offline-run-*"))) == 2
     assert_tracked(folder, "wandb")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_absolute", [False, True], ids=["of this version", "of an earlier version"])
+@pytest.mark.skipif(find_spec("wandb") is None, reason="needs the package wandb")
+def test_what_was_sent_to_wandb_is_known_in_a_renamed_run(tmp_path: Path, is_absolute: bool) -> None:
+    config = make_rung_config(tmp_path / "log", name="made")
+    tracked(tmp_path / "made", config, 2, "wandb")
+    (first,) = (tmp_path / "made").glob("wandb/offline-run-*")
+    (first / "run.wandb.synced").touch()
+    noted = first.parent / "archsearch-trials.json"
+    ((part, trials),) = json.loads(noted.read_text()).items()
+    assert part == f"wandb/{first.name}"
+    if is_absolute:
+        noted.write_text(json.dumps({str(first): trials}))
+    folder = results.rename_run(tmp_path / "made", "other")
+    tracked(folder, replace(config, name="other"), 4, "wandb")
+    assert_tracked(folder, "wandb")
+    own = json.loads((folder / "wandb" / noted.name).read_text())
+    assert own.pop(part) == trials
+    assert not any(set(trials) & set(others) for others in own.values())
+    assert len({path.name.rpartition("-made-")[2] for path in folder.glob("wandb/offline-run-*")}) == 1, "one id"
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ class _Numbers:
 
 
 def networks(folder: Path, manifest: Mapping[str, Any], rows: Sequence[Row], first: Iterable[int]) -> dict[str, Any]:
-    """Stages, heads and maps, each once; for each row the numbers of its own, None without an architecture; costs by trial, at least of the trials `first`.
+    """Stages, heads and maps, each once; for each row the numbers of its own, None without an architecture; costs by trial, of the trials `first` in their order.
 
     Files of blocks of the run are run, as by every command that reads one of its architectures; `note` says where one cannot be.
     """
@@ -40,10 +40,10 @@ def networks(folder: Path, manifest: Mapping[str, Any], rows: Sequence[Row], fir
     documents = [json.loads(row["arch"]) if row["arch"] else {} for row in rows]
     maps = _Maps()
     costs: dict[int, Any] = {}
-    wanted = set(first)
-    for row, document in zip(rows, documents, strict=True):
-        if row["trial"] in wanted and len(costs) < _MOST_PRICED and (found := maps.learn(document)):
-            costs[row["trial"]] = found
+    by_trial = {row["trial"]: document for row, document in zip(rows, documents, strict=True)}
+    for trial in first:
+        if len(costs) < _MOST_PRICED and (found := maps.learn(by_trial.get(trial, {}))):
+            costs[trial] = found
     stages, heads, sides = _Numbers(), _Numbers(), _Numbers()
     archs: list[list[Any] | None] = []
     for document in documents:

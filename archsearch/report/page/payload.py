@@ -12,11 +12,10 @@ from archsearch.report.page.networks import networks
 from archsearch.report.page.progress import progress
 from archsearch.report.page.words import sentences
 from archsearch.report.tables import Document
-from archsearch.results import OBJECTIVES, Row, read_manifest, read_rows
+from archsearch.results import OBJECTIVES, Row, damage_is_an_error, read_manifest, read_rows
 from archsearch.system import utc_now
 from archsearch.version import __version__
 
-FORMAT = 1
 # Lists of rows in the document, whose columns the page has already: of each row these keys are left.
 _OWN_KEYS = {
     "front": ("trial", "score_ties", "unresolved_by", "front_chance"),
@@ -32,10 +31,16 @@ _AXES = {**OBJECTIVES, "activations": "minimize", "train_memory_bytes": "minimiz
 
 
 def page_payload(reports: Sequence[tuple[Path, Document]], comparison: Document | None = None) -> dict[str, Any]:
-    """What the page's script reads, of one run or several: their folders, and what `build_report` gave of each; and the comparison of several."""
-    runs = [_run(folder, document) for folder, document in reports]
+    """What the page's script reads, of one run or several: their folders, and what `build_report` gave of each; and the comparison of several.
+
+    Raises UserError for a damaged one.
+    """
+    runs = []
+    for folder, document in reports:
+        with damage_is_an_error(folder):
+            runs.append(_run(folder, document))
     compared = comparison and comparison_payload([folder for folder, _ in reports], comparison)
-    return {"format": FORMAT, "made_at": utc_now(), "version": __version__, "runs": runs, "comparison": compared}
+    return {"made_at": utc_now(), "version": __version__, "runs": runs, "comparison": compared}
 
 
 def _run(folder: Path, document: Document) -> dict[str, Any]:

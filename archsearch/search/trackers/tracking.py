@@ -66,7 +66,7 @@ def tracking(
     about = About(
         folder=store.folder,
         name=store.config.name,
-        run_id=f"{re.sub(r'[^A-Za-z0-9_-]', '-', store.config.name)}-{store.track_id()}",
+        run_id=f"{re.sub(r'[^A-Za-z0-9_-]', '-', store.study_name)}-{store.track_id()}",  # stays where the folder is renamed
         objectives=store.config.objectives,
         settings=flat_settings(store.config, command),
     )

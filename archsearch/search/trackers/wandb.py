@@ -18,7 +18,7 @@ PROJECT = "archsearch"
 _PATIENCE_S = 30.0  # for a server that does not answer at the start
 # Set before the library is imported, where the user has not: it reports its own use and errors over the network, offline too.
 ENVIRONMENT = {"WANDB_ERROR_REPORTING": "false"}
-_LOGGED = "archsearch-trials.json"  # the trials that were logged, in order, by the folder of each part of the run
+_LOGGED = "archsearch-trials.json"  # the trials that were logged, in order, by the folder of each part of the run, seen from the run's own
 _OWN_FOLDERS = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
 
 
@@ -37,7 +37,12 @@ class WandbTracker:
         folder.mkdir(exist_ok=True)
         self._file, mode = folder / _LOGGED, os.environ.get("WANDB_MODE", "offline")
         noted = json.loads(self._file.read_text()) if self._file.exists() else {}
-        self._parts: dict[str, list[int]] = {part: noted[part] for part in noted if not _removed_unsent(Path(part))}
+        places = {part: _place(Path(part), about.folder) for part in noted}
+        self._parts: dict[str, list[int]] = {
+            str(place): noted[part]
+            for part, place in places.items()
+            if not _removed_unsent(about.folder.absolute() / place)
+        }
         if mode == "offline":
             for name in _OWN_FOLDERS:
                 os.environ.setdefault(name, str(folder.absolute()))
@@ -46,7 +51,7 @@ class WandbTracker:
         sent = [trial for trials in self._parts.values() for trial in trials]
         there = sent if mode == "offline" else sent[: self._run.step]
         self._step = len(there)
-        self._trials = self._parts.setdefault(str(Path(self._run.dir).parent), [])
+        self._trials = self._parts.setdefault(str(_place(Path(self._run.dir).parent, about.folder)), [])
         return tuple(there)
 
     def _begin(self, mode: str) -> Any:
@@ -84,6 +89,12 @@ class WandbTracker:
         self._run.summary["state"] = state
         self._run.summary["front"] = [shown_attrs(row, names) for row in front]
         self._run.finish(exit_code=int(state == "failed"))
+
+
+def _place(part: Path, folder: Path) -> Path:
+    """A part of the run seen from the run's folder, whatever that was called before; as it is where WANDB_DIR put it elsewhere."""
+    own = Path(WANDB_FOLDER) / part.name
+    return own if (folder / own).exists() else part
 
 
 def _removed_unsent(part: Path) -> bool:
