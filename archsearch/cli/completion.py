@@ -72,7 +72,7 @@ class ColonBash(BashComplete):
         colon = incomplete.rfind(":") + 1 if ":" in os.environ.get("ARCHSEARCH_BREAKS", ":") else 0
         kept = incomplete[:colon]
         lines = [f"{item.type},{item.value.removeprefix(kept)}" for item in items]
-        if items and all(item.value[-1:] in (":", ",") for item in items):
+        if items and all(item.value.endswith(":") for item in items):
             lines.append("nospace,")  # more of the word follows
         return "\n".join(lines)
 

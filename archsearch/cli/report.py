@@ -46,13 +46,14 @@ def report(
     RUN is a run's folder or its name under results/. RUN:TRIAL, or :TRIAL of the latest run, shows one trial: drawn, with its costs and what a
     change of one choice would do. Several runs are compared: fronts, hypervolumes on one scale, seeds of one request.  [default: the latest run]
     """
+    form = "--open" if page is None and in_browser else "--html"
     page = _BESIDE if page is None and in_browser else page
     if as_json + as_csv + (page is not None) > 1:
-        raise click.UsageError("--json, --csv and --html exclude each other.")
+        raise click.UsageError(f"--json, --csv and {form} exclude each other.")
     from archsearch.cli.arguments import names_trial
 
     is_trial = len(runs) == 1 and names_trial(runs[0])
-    whole = (("--csv", as_csv), ("--pick", bool(picks)), ("--html", is_trial and page is not None))
+    whole = (("--csv", as_csv), ("--pick", bool(picks)), (form, is_trial and page is not None))
     for option in [name for name, is_given in whole if is_given and (is_trial or len(runs) > 1)]:
         raise click.UsageError(f"{option} is for one whole run; name one, or leave {option} out.")
     if is_trial:

@@ -8,7 +8,7 @@ from typing import Any
 from archsearch.errors import UserError
 from archsearch.metrics import dominates
 from archsearch.report.noise import Noise
-from archsearch.report.run import build_report
+from archsearch.report.run import build_report, published
 from archsearch.report.tables import Document
 from archsearch.results import Row, comparable, is_unscored, minimised, ranked, read_manifest, read_rows
 
@@ -36,7 +36,7 @@ def build_candidate(folder: Path, number: int) -> Document:
         "score": report["score"],
         "objectives": report["objectives"],
         "band": report["band"],
-        "published": next((each["published"] for each in report["fixed"] if each["trial"] == number), None),
+        "published": published(row["paper"]) if row["is_fixed"] else None,
         "conditions": json.loads(row["conditions"] or "{}"),
         "place": _place(row, rows, report),
         "learning_curve": json.loads(row["learning_curve"] or "[]"),

@@ -125,7 +125,7 @@ def _run_document(
     measured = run.complete([])
     return {
         "label": run.label,
-        "run": run.folder.name,
+        "run": run.folder.resolve().name,  # of `.` too
         "folder": str(run.folder),
         "state": manifest["state"],
         "sampler": manifest.get("sampler"),

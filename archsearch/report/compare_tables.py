@@ -8,7 +8,8 @@ from rich.console import RenderableType
 from archsearch.errors import one_line
 from archsearch.report.comparable import SCORE
 from archsearch.report.compare import SPEED
-from archsearch.report.tables import Document, make_table, memory_text, text, titled
+from archsearch.report.run_tables import score_text
+from archsearch.report.tables import HEADINGS, Document, make_table, memory_text, text, titled
 from archsearch.units import format_count, format_names
 
 _ROWS_SHOWN = 40
@@ -17,14 +18,6 @@ _LONGEST_VALUE, _LONGEST_REASON = 60, 2000
 _MATRIX_RUNS = 12
 _SIDE_BY_SIDE = 4  # runs whose figures stand side by side; of more their range
 _STATES = {"running": "at work"}
-_HEADINGS = {
-    SCORE: "score",
-    SPEED: "img/s",
-    "params": "params",
-    "macs": "MACs",
-    "latency_ms": "ms/batch",
-    "peak_memory_bytes": "memory",
-}
 
 
 def comparison_parts(document: Document) -> Iterator[RenderableType]:
@@ -91,9 +84,11 @@ def _run_row(run: Document, document: Document, *, with_compared: bool) -> list[
         cells += [str(run["front"]), text(run["hypervolume"], ".4f"), part]
     if document["score_refusal"] is None:
         cells.append(
-            _score_text(
-                run["best_score"] and run["best_score"]["value"],
-                run["best_score"] and run["best_score"]["standard_error"],
+            score_text(
+                {
+                    "proxy_score": run["best_score"] and run["best_score"]["value"],
+                    "proxy_score_se": run["best_score"] and run["best_score"]["standard_error"],
+                }
             )
         )
     if document["speed_refusal"] is None:
@@ -114,10 +109,6 @@ def _shows_costs(document: Document) -> bool:
 
 def _range(ends: Sequence[float] | None) -> str:
     return "-" if ends is None else "-".join(map(format_count, ends))
-
-
-def _score_text(score: float | None, error: float | None) -> str:
-    return text(score, ".3f") + (f"+-{error:.3f}" if error is not None else "")
 
 
 def _about_runs(document: Document) -> Iterator[str]:
@@ -246,7 +237,7 @@ def _coverage_table(document: Document) -> RenderableType:
 
 def _joint_table(document: Document) -> RenderableType:
     members, objectives = document["joint_front"], document["objectives"]
-    names = [name for name in _HEADINGS if name in objectives or name in ("params", "macs")]
+    names = [name for name in HEADINGS if name in objectives or name in ("params", "macs")]
     rows = [
         [
             _member_places(member),
@@ -257,7 +248,7 @@ def _joint_table(document: Document) -> RenderableType:
     ]
     title = f"Joint front of {len(members)}"
     title += f", the first {_ROWS_SHOWN}; --json has all" if len(members) > _ROWS_SHOWN else ""
-    columns = ["run:trial", *(_HEADINGS[name] for name in names), "architecture"]
+    columns = ["run:trial", *(HEADINGS[name] for name in names), "architecture"]
     return titled(title, make_table(columns, rows, left=("run:trial", "architecture")))
 
 
@@ -268,7 +259,7 @@ def _member_places(member: Document) -> str:
 def _figure(row: Document, name: str) -> str:
     value = row[name]
     if name == SCORE:
-        return _score_text(value, row["proxy_score_se"])
+        return score_text(row)
     if name == "peak_memory_bytes":
         return memory_text(value)
     return format_count(value) if name in ("params", "macs") else text(value, ".1f")
@@ -292,9 +283,9 @@ def _shared_table(
 ) -> RenderableType:
     names = [*([SCORE] if can_score else []), *([SPEED] if can_time else [])]
     is_narrow = len(labels) <= _SIDE_BY_SIDE
-    columns = ["fixed trial", *(f"{_HEADINGS[name]} {label}" for name in names for label in labels)]
+    columns = ["fixed trial", *(f"{HEADINGS[name]} {label}" for name in names for label in labels)]
     if not is_narrow:
-        columns = ["fixed trial", "runs", *(f"{_HEADINGS[name]} {end}" for name in names for end in ("least", "most"))]
+        columns = ["fixed trial", "runs", *(f"{HEADINGS[name]} {end}" for name in names for end in ("least", "most"))]
     rows = []
     for each in fixed:
         cells = [_cells(each, name, labels if is_narrow else None) for name in names]

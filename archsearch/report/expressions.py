@@ -62,7 +62,8 @@ class Condition:
         bound = self.offset
         if self.factor:
             bound += self.factor * best + self.errors * error
-        return np.asarray(_COMPARE[self.sign](values, bound))
+        is_bound = np.isclose(values, bound, rtol=1e-12, atol=0)  # best-0.1 of 0.8 is 0.7000000000000001
+        return np.where(is_bound, self.sign.endswith("="), _COMPARE[self.sign](values, bound))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archsearch.metrics import TIE_SE, Array
-from archsearch.results import OBJECTIVES, Row
+from archsearch.results import OBJECTIVES, TIMED, Row
 from archsearch.throughput import Protocol
 
-_SPEED = frozenset({"throughput_img_s", "latency_ms"})
-_NOISY = _SPEED | {"proxy_score"}
+_NOISY = TIMED | {"proxy_score"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,7 @@ def _compare(others: Mapping[str, Array], own: Mapping[str, Array], name: str) -
     is_tie = other == mine
     if name == "proxy_score":
         is_tie |= _is_tie(others, own)
-    elif name in _SPEED:  # noise is half the interquartile ranges of their blocks, or the drift allowed
+    elif name in TIMED:  # noise is half the interquartile ranges of their blocks, or the drift allowed
         spread = (others[_SPREAD] + own[_SPREAD]) / 2
         is_tie |= np.abs(other - mine) <= np.maximum(spread, Protocol.drift_limit) * np.maximum(other, mine)
     is_better = (other > mine) == (OBJECTIVES[name] == "maximize")

@@ -35,6 +35,7 @@ _WORDS = {
     "peak_memory_bytes": "memory",
 }
 _CHOICE_WORDS = {"fastest": "the fastest", "smallest": "the smallest", "best": "the one with the best score"}
+_PAPERS, _INCLUDED = "paper's model", "included network"
 _NAMES_SHOWN, _BEATEN_SHOWN = 6, 3
 _SURE = 0.95  # a chance to be on the front from which on it is not called open
 
@@ -310,8 +311,12 @@ def what_it_is(row: Mapping[str, Any]) -> str:
     """The architecture in words, or whose model it is."""
     if not row["is_fixed"]:
         return str(row["architecture"])
-    whose = "a paper's own model" if row["paper"] in paper_names() else "an included network"
+    whose = {_PAPERS: "a paper's own model", _INCLUDED: "an included network"}[_kind(row)]
     return f"{whose}, {row['paper']}"
+
+
+def _kind(fixed: Mapping[str, Any]) -> str:
+    return _PAPERS if fixed["paper"] in paper_names() else _INCLUDED
 
 
 def figures_of(row: Mapping[str, Any]) -> str:
@@ -327,13 +332,15 @@ def figures_of(row: Mapping[str, Any]) -> str:
 
 def _beats_text(pick: Pick, pool: Pool) -> str:
     """Which fixed trials it beats, and by how much the best few of them."""
+    kinds = dict.fromkeys(_kind(row) for row in pool.fixed)
+    which = " or ".join(sorted(kinds, reverse=True)) or "fixed trial"
     if not any(row is not pick.row for row in pool.fixed):
         other = "other " * bool(pool.fixed)
-        return f"The run has no {other}paper's model to compare it with."
+        return f"The run has no {other}{which} to compare it with."
     if not pick.beats:
         words = [_WORDS[name] for name in pool.objectives]
         together = f"{', '.join(words[:-1])} and {words[-1]} together" if len(words) > 1 else words[0]
-        return f"It beats no paper's model in {together}."
+        return f"It beats no {which} in {together}."
     words = [f"{beaten['paper']} ({_margin(beaten)})" for beaten in pick.beats[:_BEATEN_SHOWN]]
     left = len(pick.beats) - len(words)
     more = f" and {left} more" if left else ""

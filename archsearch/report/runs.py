@@ -53,7 +53,7 @@ def run_list(root: Path) -> Document:
 def run_document(folder: Path) -> dict[str, Any]:
     """What the list says of one run; None for what is not known."""
     found: dict[str, Any] = dict.fromkeys(_KEYS)
-    found |= {"run": folder.name, "folder": str(folder), "bytes": folder_bytes(folder)}
+    found |= {"run": folder.resolve().name, "folder": str(folder), "bytes": folder_bytes(folder)}
     try:
         with damage_is_an_error(folder):
             document = found | _read(folder)

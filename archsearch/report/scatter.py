@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archsearch.report.picks import two_axes
-from archsearch.report.tables import Document, make_console
+from archsearch.report.tables import HEADINGS, Document, make_console
 from archsearch.results import Row
 from archsearch.units import format_bytes, format_count
 
@@ -18,13 +18,6 @@ _NARROWEST, _WIDEST, _HEIGHT = 80, 110, 20  # columns and lines of the picture
 _GRID = (80, 40)  # of the cells of which each holds one dominated trial of the document
 _LETTERS = string.ascii_lowercase + string.ascii_uppercase
 _FRONT, _DOMINATED = "●", "·"
-_NAMES = {
-    "proxy_score": "score",
-    "throughput_img_s": "img/s",
-    "latency_ms": "ms/batch",
-    "peak_memory_bytes": "memory",
-    "macs": "MACs",
-}
 
 
 def scatter_document(rows: Sequence[Row], objectives: Sequence[str]) -> Document | None:
@@ -86,7 +79,7 @@ def _picture(scatter: Document, width: int) -> str:
         ruler = figure.ruler(name)
         ruler.lim(low, high)
         ruler.ticks(ticks.tolist(), [_written(scatter[name], tick) for tick in ticks])
-        figure.label(_NAMES.get(scatter[name], scatter[name]), name)
+        figure.label(HEADINGS.get(scatter[name], scatter[name]), name)
         figure.axes(False, axis=name, side=1)
     return "\n".join(line.rstrip() for line in figure.build().string(colorless=True).splitlines()).rstrip("\n")
 

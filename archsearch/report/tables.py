@@ -19,6 +19,16 @@ from archsearch.units import format_bytes, format_image, stored_size
 
 Document = Mapping[str, Any]  # the content of a report as plain values: what --json prints
 
+# What a column of figures is called.
+HEADINGS = {
+    "proxy_score": "score",
+    "throughput_img_s": "img/s",
+    "params": "params",
+    "macs": "MACs",
+    "latency_ms": "ms/batch",
+    "peak_memory_bytes": "memory",
+}
+
 _PIPE_WIDTH = 120  # of text written to a file or a pipe, which has no width of its own
 
 

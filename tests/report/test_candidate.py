@@ -16,6 +16,7 @@ from support.known_machine import SMALL, known_calibration
 from support.report_runs import SIX, trial, write_run
 
 from archsearch.cli import main
+from archsearch.identity import with_throughput_ids
 from archsearch.report.cost import stage_list
 from archsearch.report.drawing import Drawing, block_letters, curve_lines
 from archsearch.results import SCHEMA, Row
@@ -206,6 +207,20 @@ def test_place_and_dominance_are_those_worked_out_by_hand(tmp_path: Path, report
     fixed = shown(report("one:1", "--json"))
     assert fixed["published"]["top1"] == 82.8
     assert fixed["place"]["num_dominates"] == 1
+
+
+def test_a_papers_figures_stand_beside_its_model_whatever_came_of_it(tmp_path: Path, report: Report) -> None:
+    """One that failed, and one that was timed elsewhere, which the report does not rank."""
+    on = [{"device_name": name, "conditions": json.dumps({"device_name": name})} for name in ("A100", "H100")]
+    rows = [
+        trial(0, 0.7, 20.0, 28_360_168, is_fixed=True, paper="van_b2", **on[0]),
+        trial(1, None, None, 28_360_168, is_fixed=True, paper="van_b2"),
+        trial(2, 0.8, 30.0, 10, **on[1]),
+    ]
+    write_run(tmp_path, with_throughput_ids(rows))
+    assert shown(report("one:0", "--json"))["published"]["top1"] == 82.8
+    assert shown(report("one:1", "--json"))["published"]["top1"] == 82.8
+    assert shown(report("one:2", "--json"))["published"] is None
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import scipy.stats
 from click.testing import CliRunner, Result
+from support.made_runs import stored_page
 from support.report_runs import PROXY_ID, fixed, trial, write_run
 
 from archsearch.cli import main
+from archsearch.report import run_document
 from archsearch.results import Row, read_manifest, write_manifest
 
 Report = Callable[..., Result]
@@ -148,10 +150,8 @@ def test_a_space_is_the_same_whatever_its_comments_and_its_place(tmp_path: Path,
 
 
 def test_runs_that_took_from_others_are_no_seeds_of_one_request(tmp_path: Path, report: Report) -> None:
-    taken = {
-        **{"run": "earlier", "folder": "results/earlier", "begun_at": "2026-01-01T00:00:00+00:00", "trials": 7},
-        **{"taken_at": "2026-01-02T00:00:00+00:00", "proxy_id": "p", "timings": 3, "scores": 2, "order": None},
-    }
+    taken = {"run": "earlier", "folder": "results/earlier", "begun_at": "2026-01-01T00:00:00+00:00", "trials": 7}
+    taken |= {"taken_at": "2026-01-02T00:00:00+00:00", "proxy_id": "p", "timings": 3, "scores": 2, "order": None}
     for seed, extra in enumerate(({}, {"taken_from": []}, {"taken_from": [taken]})):
         write_run(tmp_path, some_rows(seed), name=f"seed-{seed}", extra={"seed": seed, **extra})
     found = document(report("seed-0", "seed-1", "seed-2", "--json"))
@@ -308,6 +308,17 @@ def test_what_noise_alone_may_have_decided_is_told_from_what_it_cannot(tmp_path:
     (_, member, _) = document(report("better", "near", "--json"))["joint_front"]
     assert member["unresolved_by"] == [{"run": "B", "trial": 0}]
     assert "0.710+-0.010?" in shown(report("better", "near"))
+
+
+def test_a_run_that_is_named_by_a_dot_has_its_name(
+    tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = write_run(tmp_path, some_rows(1), name="one"), write_run(tmp_path, some_rows(2), name="two")
+    monkeypatch.chdir(folder)
+    assert [run["run"] for run in document(report(".", str(other), "--json"))["runs"]] == ["one", "two"]
+    assert report(".", str(other), "--html", str(tmp_path / "both.html")).exit_code == 0
+    assert [run["run"] for run in stored_page(tmp_path / "both.html")["comparison"]["runs"]] == ["one", "two"]
+    assert run_document(Path())["run"] == "one"
 
 
 def test_what_was_asked_otherwise_is_listed(tmp_path: Path, report: Report) -> None:

@@ -219,7 +219,9 @@ def test_trials_that_were_timed_otherwise_are_on_no_axis_of_the_device(browser: 
     with opened(browser, write(folder)) as shown:
         page = shown.page
         page.select_option("#x-column", "throughput_img_s")
-        shown.until("() => document.querySelector('#front .plot').layout.xaxis.title.text.includes('images per second')")
+        shown.until(
+            "() => document.querySelector('#front .plot').layout.xaxis.title.text.includes('images per second')"
+        )
         assert page.evaluate(drawn) == [3, 4]
         assert "Not shown: 3 trials that were timed otherwise than the ranked ones." in page.text_content("#front-note")
         page.select_option("#x-column", "params")
@@ -287,6 +289,59 @@ def test_ten_thousand_trials_are_thinned_filtered_sorted_and_saved(browser: Any,
             assert float(row["throughput_img_s"]) == own["throughput_img_s"]
         page.evaluate("document.querySelector('.rows').scrollTop = 1e6")
         shown.until("() => document.querySelector('.trials tbody tr[data-index]').dataset.index !== '0'")
+        assert_clean(shown)
+
+
+def test_the_filter_takes_comparisons_as_people_write_them_and_names_those_that_it_cannot_read(
+    browser: Any, tmp_path: Path
+) -> None:
+    rows = [{**row, "latency_ms": 5.0 + number, "peak_memory_bytes": number * 2**30} for number, row in enumerate(SIX)]
+    read = {
+        "score > 0.7": lambda row: (row["proxy_score"] or 0) > 0.7,
+        "score>=.75 params < 26 M": lambda row: (row["proxy_score"] or 0) >= 0.75 and row["params"] < 26e6,
+        "macs<=4.500000002GFLOPs": lambda row: row["macs"] <= 4_500_000_002,
+        "macs < 4500.000002 MMACs": lambda row: row["macs"] < 4_500_000_002,
+        "memory<=2GiB": lambda row: row["peak_memory_bytes"] <= 2**31,
+        "memory <= 2 GB": lambda row: row["peak_memory_bytes"] <= 2e9,
+        "ms/batch<7ms": lambda row: row["latency_ms"] < 7,
+        "latency < 7000 us": lambda row: row["latency_ms"] < 7,
+        "img/s >= 20 img/s": lambda row: (row["throughput_img_s"] or 0) >= 20,
+    }
+    with opened(browser, write(write_run(tmp_path, rows))) as shown:
+        for text, keeps in read.items():
+            shown.page.fill("#filter", text)
+            number = sum(map(keeps, rows))
+            assert 0 < number < len(rows), text
+            assert shown.page.text_content("#table-count") == f"{number} of 7 trials", text
+        for text in ("scroe>0.7", "score>high", "state=failed", "params<25MX"):
+            shown.page.fill("#filter", f"{text} params<26M")
+            number = sum(row["params"] < 26e6 for row in rows)
+            assert shown.page.text_content("#table-count").startswith(
+                f"{number} of 7 trials; not read: {text.lower()} "
+            )
+        assert_clean(shown)
+
+
+def test_words_of_the_page_are_those_of_the_report(browser: Any, tmp_path: Path) -> None:
+    rows = [{**row, "latency_ms": 5.26, "peak_memory_bytes": 1000, "throughput_noisy": True} for row in SIX]
+    folder = write_run(tmp_path, rows, name="my run")
+    with opened(browser, write(folder)) as shown:
+        page = shown.page
+        alert = page.locator("header .alert")
+        assert "The order by speed is not to be used" in alert.text_content()
+        assert "`" not in alert.text_content()
+        assert alert.locator("code").text_content() == "archsearch run --remeasure"
+        assert page.text_content("footer code") == f"archsearch report '{folder}' --json"
+        has_mark = any(text.endswith("?") for text in page.locator(".members button").all_text_contents())
+        assert has_mark
+        assert "? behind a score: another trial may dominate it within noise" in page.text_content("#front-note")
+        page.locator(".trials tbody tr[data-index]").first.click()
+        figures = page.text_content("#selected dl")
+        assert "5.3batch 4" in figures
+        assert "1000 B" in figures
+        page.select_option("#state", "failed")
+        page.locator(".trials tbody tr[data-index]").first.click()
+        assert page.text_content("#selected .note code") == f"archsearch cost '{folder}:5'"
         assert_clean(shown)
 
 

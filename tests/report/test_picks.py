@@ -167,9 +167,32 @@ def test_a_noisy_speed_and_others_as_fast_are_not_called_resolved(tmp_path: Path
     assert fastest["trial"] == 0
     assert "1 other that was to choose from (1) is as fast within noise" in fastest["unresolved"]
     assert "its speed is noisy" in fastest["unresolved"]
-    assert any(
-        "may be dominated by 2 trials (1, 2)" in words or "by 1 trial (1)" in words for words in fastest["unresolved"]
-    )
+    assert "within noise it may be dominated by 1 trial (1)" in fastest["unresolved"]
+
+
+def test_a_trial_exactly_on_a_bound_keeps_it(tmp_path: Path, report: Report) -> None:
+    """.8 - .1 is more than .7 to a computer."""
+    write_run(tmp_path, [trial(0, 0.8, 10.0, 30), trial(1, 0.7, 20.0, 20), trial(2, 0.6, 30.0, 10)])
+    for text, expected in (("score>=best-0.1", 1), ("score>best-0.1", 0), ("score<=best-0.1; best", 1)):
+        assert picks_of(report, "--pick", text)[text]["trial"] == expected
+    assert picks_of(report, "--pick", "score<best-0.1; best")["score<best-0.1; best"]["trial"] == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((), "The run has no fixed trial to compare it with."),
+        (("van_b2",), "It beats no paper's model in "),
+        (("timm:resnet18",), "It beats no included network in "),
+        (("timm:resnet18", "van_b2"), "It beats no paper's model or included network in "),
+    ],
+)
+def test_what_a_pick_is_compared_with_is_called_what_it_is(
+    tmp_path: Path, report: Report, names: tuple[str, ...], words: str
+) -> None:
+    rows = [fixed(number, name, 0.5, 90.0, 5) for number, name in enumerate(names)]
+    write_run(tmp_path, [*rows, trial(8, 0.9, 10.0, 30)])
+    assert words in picks_of(report)["best score"]["sentence"]
 
 
 def test_a_trial_outside_the_limits_is_no_pick(tmp_path: Path, report: Report) -> None:

@@ -25,13 +25,13 @@ const UNITS = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "K"]];
 function count(value) {
   if (value === null || value === undefined) return "–";
   const [scale, unit] = UNITS.find(([least]) => Math.abs(value) >= least) || [1, ""];
-  return scale === 1 ? String(value) : (value / scale).toFixed(2) + unit;
+  return scale === 1 ? value.toFixed(0) : (value / scale).toFixed(2) + unit;
 }
 
 function bytes(value) {
   if (value === null || value === undefined) return "–";
   const step = Math.min(4, Math.floor(Math.log2(Math.max(1, value)) / 10));
-  return step ? `${(value / 2 ** (10 * step)).toFixed(2)} ${["", "KiB", "MiB", "GiB", "TiB"][step]}` : `${value} bytes`;
+  return step ? `${(value / 2 ** (10 * step)).toFixed(2)} ${["", "KiB", "MiB", "GiB", "TiB"][step]}` : `${value.toFixed(0)} B`;
 }
 
 const fixed = (digits) => (value) => (value === null || value === undefined ? "–" : value.toFixed(digits));
@@ -47,7 +47,7 @@ const COLUMNS = {
   throughput_img_s: { label: "img/s", long: "images per second", text: fixed(1) },
   params: { label: "params", long: "parameters", text: count },
   macs: { label: "MACs", long: "MACs of one image", text: count },
-  latency_ms: { label: "ms/batch", long: "ms per batch", text: fixed(2) },
+  latency_ms: { label: "ms/batch", long: "ms per batch", text: fixed(1) },
   peak_memory_bytes: { label: "memory", long: "peak memory, bytes", text: bytes },
   activations: { label: "activations", long: "activations of one image", text: count },
   train_memory_bytes: { label: "train memory", long: "training memory, bytes", text: bytes },

@@ -79,14 +79,14 @@ function coordinates(app, axes, places, shade) {
   });
   const place = (event) => (event.target.dataset && event.target.dataset.place ? Number(event.target.dataset.place) : null);
   const root = svg("svg", {
-    viewBox: `0 0 ${width} ${top + height + 22}`, class: "coordinates", role: "group", "aria-label": "Parallel coordinates of the choices", style: `min-width:${72 * axes.length}px;--others:${thickness(places.length - members, 40)};--member:${thickness(members, 60)}`,
+    viewBox: `0 0 ${width} ${top + height + 22}`, class: "coordinates", role: "group", "aria-label": "Parallel coordinates of the choices", style: `min-width:${72 * axes.length}px;--others:${opacityOf(places.length - members, 40)};--member:${opacityOf(members, 60)}`,
     onclick: (event) => place(event) !== null && app.select(place(event)), onmouseover: (event) => place(event) !== null && app.showTip(place(event), event.clientX, event.clientY), onmouseout: () => app.hideTip(),
   }, lines, heads);
   return root;
 }
 
 // How opaque lines are: the more there are, the less.
-const thickness = (number, full) => Math.min(0.95, Math.max(0.08, full / Math.max(1, number))).toFixed(2);
+const opacityOf = (number, full) => Math.min(0.95, Math.max(0.08, full / Math.max(1, number))).toFixed(2);
 
 function valueButton(axis, value, x, y, choose) {
   const label = String(value), width = 6.2 * label.length + 10;

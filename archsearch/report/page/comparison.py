@@ -31,7 +31,7 @@ def _run(run: ComparedRun, objectives: Sequence[str], names: Sequence[str]) -> d
     """The complete trials of one run in the columns of the axes; speeds at the rate of the reference that all runs are given."""
     rows = run.complete(objectives)
     columns = {name: packed([row[name] for row in rows]) for name in (*_SHOWN, *names)}
-    return {"label": run.label, "run": run.folder.name, "rows": len(rows), "columns": columns}
+    return {"label": run.label, "run": run.folder.resolve().name, "rows": len(rows), "columns": columns}
 
 
 def _part(part: RenderableType) -> dict[str, Any]:

@@ -65,7 +65,7 @@ function detailsOf(app, place) {
 }
 
 function costTable(run, arch, place) {
-  if (!arch.costs) return el("p", { class: "note" }, run.networks.note || "Costs by stage are on this page for the picks, the front, fixed trials and those near the front; ", run.networks.note ? null : el("code", {}, `archsearch cost ${run.document.folder}:${run.at("trial", place)}`), run.networks.note ? null : " has them for any.");
+  if (!arch.costs) return el("p", { class: "note" }, run.networks.note || "Costs by stage are on this page for the picks, the front, fixed trials and those near the front; ", run.networks.note ? null : el("code", {}, run.shell.cost.join(run.at("trial", place))), run.networks.note ? null : " has them for any.");
   const rows = [...arch.stages.map((stage, index) => ({ name: `${index + 1}`, what: `${stage.block} ${stage.width}×${stage.depth}`, title: fieldsText(stage), ...arch.costs.stages[index], map: arch.costs.stages[index].map.join("×") })), { name: "head", what: arch.head || "", map: "", ...arch.costs.head }];
   const total = (name) => rows.reduce((sum, row) => sum + row[name], 0), macs = total("macs"), params = total("params");
   const cell = (value, all) => el("td", { class: "meter" }, el("i", { style: `width:${((100 * value) / (all || 1)).toFixed(1)}%` }), el("span", {}, count(value)), el("small", {}, percent(value / (all || 1))));
@@ -84,7 +84,7 @@ function figureList(run, place) {
   if (member && (member.score_ties || []).length) add("ties in score with", `${member.score_ties.length} of the front`, listed(member.score_ties));
   if (member && (member.unresolved_by || []).length) add("may be dominated by", `${plural(member.unresolved_by.length, "trial")}`, `${listed(member.unresolved_by)}, within noise`);
   if (at("throughput_img_s") !== null) add("img/s", at("throughput_img_s").toFixed(1), [at("throughput_iqr") !== null && `spread ${percent(at("throughput_iqr"), 1)}`, at("throughput_noisy") && "noisy", at("throughput_change") !== null && `again ${(100 * at("throughput_change")).toFixed(1)}%`].filter(Boolean).join(", "));
-  if (at("latency_ms") !== null) add("ms/batch", at("latency_ms").toFixed(2), `batch ${at("batch_size")}, ${at("dtype")}, ${at("mode")}, ${at("device_name") || at("device")}`);
+  if (at("latency_ms") !== null) add("ms/batch", textOf("latency_ms", at("latency_ms")), `batch ${at("batch_size")}, ${at("dtype")}, ${at("mode")}, ${at("device_name") || at("device")}`);
   for (const name of ["params", "macs", "activations", "peak_memory_bytes", "train_memory_bytes"]) add(labelOf(name), at(name) === null ? null : textOf(name, at(name)), ["params", "macs"].includes(name) ? whole(at(name)) : "");
   const against = run.document.fixed.find((each) => each.trial === at("trial"));
   if (against) add("dominated by", plural(against.num_dominated_by, "candidate"), listed(against.dominated_by.map((each) => each.trial)));
@@ -106,7 +106,7 @@ function curveOf(run, place) {
 }
 
 function exportLine(run, place) {
-  const trial = run.at("trial", place), line = run.export[0] + trial + run.export[1] + trial, said = el("span", { role: "status", class: "hidden" });
+  const trial = run.at("trial", place), line = run.shell.export.join(trial), said = el("span", { role: "status", class: "hidden" });
   const button = el("button", { type: "button", class: "copy", onclick: async () => {
     await copy(line);
     button.firstChild.data = "Copied";

@@ -114,6 +114,7 @@ function frontNote(run, x, y, { shown, all, stars, stairs, hollow, otherwise }) 
   const words = [shown < all ? `Shown: ${whole(shown)} of ${whole(all)} other trials (dense regions thinned), and every member of the front.` : `Shown: all ${whole(all)} other trials.`];
   words.unshift("Blue: the run's front" + (stairs ? `, the line joins the ${stairs} best in these two columns${hollow ? " (hollow: best here, not on the run's front)" : ""}` : "") + ".");
   if (otherwise) words.push(`Not shown: ${plural(otherwise, "trial")} that ${otherwise === 1 ? "was" : "were"} timed otherwise than the ranked ones.`);
+  if (run.front.some((row) => row.unresolved_by.length && run.at("proxy_score", row.place) !== null)) words.push("Below, ? behind a score: another trial may dominate it within noise.");
   if (stars) words.push("Stars: papers' models and included networks.");
   const names = [x, y];
   if (names.includes("proxy_score")) words.push("Bars of a score: one standard error each way.");

@@ -7,7 +7,7 @@ function headerOf(app, payload) {
   return el("header", {}, el("div", { class: "top" }, el("p", { class: "over" }, "archsearch report"), el("div", { class: "buttons" }, toggle, el("button", { type: "button", class: "icon", onclick: () => print() }, "Print"))),
     el("h1", {}, comparison ? comparison.runs.map((run) => run.run).join(", ") : report.run),
     comparison ? null : [sentences.headline.map((line) => el("p", { class: "lead" }, line)), el("p", { class: "faint" }, sentences.conditions[0])],
-    report.noisy ? el("p", { class: "alert" }, sentences.caveats.find((line) => line.startsWith("The order by speed")) || "") : null);
+    report.noisy ? el("p", { class: "alert" }, sentence(sentences.caveats.find((line) => line.startsWith("The order by speed")) || "")) : null);
 }
 
 function navigation(sections) {
@@ -24,7 +24,7 @@ function sureSection({ run }) {
     block("The score", el("p", {}, report.score.meaning), sentences.audit.map((line) => el("p", {}, sentence(line))), report.score.training_sd === null ? null : el("p", {}, `Scores of one architecture differ from seed to seed by a standard deviation of ${report.score.training_sd.toFixed(3)}.`)),
     block("The front", el("p", {}, open.length ? `${open.length} of ${run.front.length} members may be dominated within measurement noise:` : `No member of the front may be dominated within measurement noise.`),
       open.length ? list(open.slice(0, 8).map((row) => `${run.name(row.place)} by ${listed(row.unresolved_by)}`)) : null,
-      open.length > 8 ? el("p", { class: "faint" }, `and ${open.length - 8} more; the table and each selected trial say so too`) : null,
+      open.length > 8 ? el("p", { class: "faint" }, `and ${open.length - 8} more; each selected trial says so too`) : null,
       chances.length ? el("p", {}, `The chance to be on the front, by the noise of the scores alone, is ${percent(Math.min(...chances.map((row) => row.front_chance)))} to ${percent(Math.max(...chances.map((row) => row.front_chance)))}.`) : null,
       run.near.size ? el("p", {}, `Beside the front, but no less likely to be on it than its least likely member: ${plural(run.near.size, "trial")} (${listed([...run.near.values()].map((row) => row.trial))}).`) : null),
     sentences.fixed.length ? block("Beside papers and included networks", list(sentences.fixed)) : null,
@@ -118,7 +118,7 @@ function showRun(payload, place) {
   const compared = payload.comparison ? [comparisonSection(payload), chosenRunSection(payload, place, (other) => showRun(payload, other))] : [];
   const beside = el("div", { class: "beside" }, [frontSection(app), detailsSection(app)]), picks = picksSection(app);
   const others = [choicesSection(app), commonSection(app), progressSection(run), curvesSection(run), sureSection(app), tableSection(app)].filter(Boolean);
-  const words = payload.comparison ? payload.runs.map((each) => each.document.folder).join(" ") : run.document.folder;
+  const words = payload.comparison ? payload.runs.map((each) => each.shell.folder).join(" ") : run.shell.folder;
   replace(page, headerOf(app, payload), navigation([...compared, picks, ...beside.children, ...others]), el("main", {}, compared, picks, beside, others),
     el("footer", {}, `Made by archsearch ${payload.version} at ${payload.made_at}. Every number is that of `, el("code", {}, `archsearch report ${words} --json`), " and of trials.parquet. This page loads nothing from a network."), app.tip);
   shown = app;

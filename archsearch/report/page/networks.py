@@ -32,7 +32,7 @@ class _Numbers:
 
 
 def networks(folder: Path, manifest: Mapping[str, Any], rows: Sequence[Row], first: Iterable[int]) -> dict[str, Any]:
-    """Stages, heads and maps, each once; for each row the numbers of its own, None without an architecture; costs by trial, of the trials `first` in their order.
+    """Stages, heads and maps, each once; for each row the numbers of its own, None without an architecture; costs by trial, of the trials `first` in turn.
 
     Files of blocks of the run are run, as by every command that reads one of its architectures; `note` says where one cannot be.
     """
@@ -128,7 +128,6 @@ def _entries(document: Mapping[str, Any]) -> list[str]:
 def costs_by_stage(arch: Arch) -> dict[str, Any]:
     """MACs and parameters of the stages, each with those of its stem or downsample, and of the head; `map` is a stage's height and width."""
     own: list[Cost] = [Cost() for _ in arch.stages]
-    entries: list[Cost] = [Cost() for _ in arch.stages]
     maps = [(0, 0) for _ in arch.stages]
     head = Cost()
     for placed in arch.layers():
@@ -139,10 +138,6 @@ def costs_by_stage(arch: Arch) -> dict[str, Any]:
         place = 0 if words[0] == "stem" else int(words[1]) - 1
         own[place] += placed.cost
         if words[-1] in _ENTRY:
-            entries[place] += placed.cost
             maps[place] = (placed.out.height, placed.out.width)
-    stages = [
-        {"macs": cost.macs, "params": cost.params, "entry_macs": entry.macs, "entry_params": entry.params, "map": side}
-        for cost, entry, side in zip(own, entries, maps, strict=True)
-    ]
+    stages = [{"macs": cost.macs, "params": cost.params, "map": side} for cost, side in zip(own, maps, strict=True)]
     return {"stages": stages, "head": {"macs": head.macs, "params": head.params}}

@@ -55,7 +55,12 @@ def _run(folder: Path, document: Document) -> dict[str, Any]:
         "networks": networks(folder, read_manifest(folder), rows, _important(document)),
         "curves": _curves(rows),
         "progress": progress(rows, document),
-        "export": [f"archsearch export {before}", f"{after} {shlex.quote(document['run'])}-"],
+        # Words of commands, as a shell reads them; a trial's number joins the parts of a list.
+        "shell": {
+            "folder": shlex.quote(str(folder)),
+            "cost": [f"archsearch cost {before}", after],
+            "export": [f"archsearch export {before}", f"{after} {shlex.quote(document['run'])}-", ""],
+        },
     }
 
 

@@ -4,7 +4,11 @@ const ROW_HEIGHT = 36;
 const OVERSCAN = 8;
 const MOST_PRINTED = 60;
 const STATES = { all: "all trials", front: "the front", near: "near the front", fixed: "fixed trials", complete: "complete", stopped: "stopped early", failed: "failed", running: "at work" };
-const ALIASES = { score: "proxy_score", speed: "throughput_img_s", "img/s": "throughput_img_s", latency: "latency_ms", memory: "peak_memory_bytes" };
+const ALIASES = { score: "proxy_score", speed: "throughput_img_s", throughput: "throughput_img_s", "img/s": "throughput_img_s", latency: "latency_ms", "ms/batch": "latency_ms", memory: "peak_memory_bytes" };
+const PREFIXES = { k: 1e3, m: 1e6, g: 1e9, t: 1e12 };
+// A number's unit as elsewhere: 25M, 4.5GFLOPs, 800 MMACs, 2GB, 2GiB, 8ms, 900 img/s.
+const UNIT = String.raw`[kmgt]?(?:flops?|macs?)|[kmgt]?i?b|[kmgt]|us|ms|s|img/s|images/s`;
+const COMPARISON = new RegExp(String.raw`^([a-z_/]+)(<=|>=|<|>|=)(-?(?:\d+(?:\.\d*)?|\.\d+))(${UNIT})?$`);
 const COMPARE = { "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
 
 function tableColumns(run) {
@@ -20,7 +24,7 @@ function tableColumns(run) {
 
 function tableSection(app) {
   const { run } = app, columns = tableColumns(run), hay = new Map();
-  const view = { places: [], sort: run.front.length && run.axes.proxy_score ? "proxy_score" : "trial", isDown: Boolean(run.front.length && run.axes.proxy_score), active: 0 };
+  const view = { places: [], unread: [], sort: run.front.length && run.axes.proxy_score ? "proxy_score" : "trial", isDown: Boolean(run.front.length && run.axes.proxy_score), active: 0 };
   const filter = el("input", { id: "filter", type: "search", placeholder: "hilo params<25M score>0.7", autocomplete: "off", spellcheck: "false", oninput: () => apply(), "aria-describedby": "filter-help" });
   const state = el("select", { id: "state", onchange: () => apply() }, Object.entries(STATES).map(([name, label]) => el("option", { value: name }, label)));
   const number = el("p", { class: "note", role: "status", id: "table-count" }), body = el("tbody", {}), above = el("tr", { class: "space" }), below = el("tr", { class: "space" });
@@ -35,11 +39,19 @@ function tableSection(app) {
   const inState = { all: () => true, front: (place) => run.inFront.has(place), near: (place) => run.near.has(place), fixed: (place) => run.at("is_fixed", place) };
 
   function apply() {
-    const tests = filter.value.trim().toLowerCase().split(/\s+/).filter(Boolean).map((word) => wordTest(run, word, words));
+    const tests = [];
+    view.unread = [];
+    for (const word of filterWords(filter.value)) {
+      const test = wordTest(run, word, words);
+      if (test) tests.push(test);
+      else view.unread.push(word);
+    }
     const isIn = inState[state.value] || ((place) => run.at("state", place) === state.value);
     view.places = run.places.filter((place) => isIn(place) && tests.every((test) => test(place)));
     sort();
   }
+
+  const countWords = () => `${whole(view.places.length)} of ${whole(run.rows)} trials` + (view.unread.length ? `; not read: ${view.unread.join(" ")} (a comparison is a figure, a sign and a number, such as params<25M)` : "");
 
   function sort() {
     const column = run.columns[view.sort] || [], sign = view.isDown ? -1 : 1;
@@ -49,7 +61,7 @@ function tableSection(app) {
       return sign * (a < b ? -1 : a > b ? 1 : 0) || one - other;
     });
     heads.forEach((head, index) => head.setAttribute("aria-sort", columns[index].name === view.sort ? (view.isDown ? "descending" : "ascending") : "none"));
-    number.textContent = `${whole(view.places.length)} of ${whole(run.rows)} trials`;
+    number.textContent = countWords();
     view.active = 0;
     box.scrollTop = 0;
     render();
@@ -93,23 +105,35 @@ function tableSection(app) {
   });
   app.onSelect.push(() => render());
   app.onPrint.push((isPrinting) => {
-    number.textContent = `${whole(view.places.length)} of ${whole(run.rows)} trials` + (isPrinting && view.places.length > MOST_PRINTED ? `, the first ${MOST_PRINTED} of them here` : "");
+    number.textContent = countWords() + (isPrinting && view.places.length > MOST_PRINTED ? `, the first ${MOST_PRINTED} of them here` : "");
     render(isPrinting ? Math.min(view.places.length, MOST_PRINTED) : undefined);
   });
   app.onReady.push(apply);
   return el("section", { id: "trials", class: "card" }, el("h2", {}, "Trials"),
     el("p", { class: "controls" }, el("label", {}, "show ", state), el("label", { class: "grow" }, "filter ", filter), el("button", { type: "button", id: "csv", onclick: () => download(`${run.document.run}.csv`, "text/csv", toCsv(run, view.places)) }, "Download CSV")),
-    el("p", { class: "note", id: "filter-help" }, "Words that a trial's architecture, paper, state, reason or arch_id has, and comparisons such as score>0.7, params<25M, speed>=900. Arrow keys move, Enter selects."),
+    el("p", { class: "note", id: "filter-help" }, "Words that a trial's architecture, paper, state, reason or arch_id has, and comparisons such as score>0.7, params<25M, speed>=900, memory<2GB. Arrow keys move, Enter selects."),
     number, box);
 }
 
-// A word of the filter: a comparison of a column, or a text that the row has.
+// The words of a filter; a comparison is one word, with blanks around its sign and before its unit too.
+const filterWords = (text) => text.toLowerCase().replace(/\s*(<=|>=|<|>|=)\s*/g, "$1").replace(new RegExp(String.raw`([<>=]-?[\d.]+)\s+(${UNIT})(?=\s|$)`, "g"), "$1$2").split(/\s+/).filter(Boolean);
+
+// A word of the filter: a comparison of a column of numbers, or a text that the row has; null for a comparison that cannot be read.
 function wordTest(run, word, words) {
-  const [, name, sign, figure, unit] = word.match(/^([a-z_/]+)(<=|>=|<|>|=)(-?[\d.]+)([kmgt]?)$/) || [];
+  const [, name, sign, figure, unit] = word.match(COMPARISON) || [];
   const column = run.columns[ALIASES[name] || name];
-  if (!column) return (place) => words(place).includes(word);
-  const limit = Number(figure) * ({ k: 1e3, m: 1e6, g: 1e9, t: 1e12 }[unit] || 1);
-  return (place) => column[place] !== null && COMPARE[sign](column[place], limit);
+  if (column && column.every((value) => value === null || typeof value === "number")) {
+    const limit = Number(figure) * scaleOf(unit || "");
+    return (place) => column[place] !== null && COMPARE[sign](column[place], limit);
+  }
+  const isText = !/[<>=]/.test(word) || run.places.some((place) => words(place).includes(word));
+  return isText ? (place) => words(place).includes(word) : null;
+}
+
+function scaleOf(unit) {
+  const ofLatency = { us: 1e-3, ms: 1, s: 1e3 }[unit]; // whose column is in ms
+  const prefix = unit.replace(/(flops?|macs?|i?b|img\/s|images\/s)$/, "");
+  return ofLatency || (unit.endsWith("ib") ? 1024 ** " kmgt".indexOf(prefix) : PREFIXES[prefix] || 1);
 }
 
 function toCsv(run, places) {
