@@ -152,7 +152,8 @@ def test_a_space_is_the_same_whatever_its_comments_and_its_place(tmp_path: Path,
 def test_runs_that_took_from_others_are_no_seeds_of_one_request(tmp_path: Path, report: Report) -> None:
     taken = {"run": "earlier", "folder": "results/earlier", "begun_at": "2026-01-01T00:00:00+00:00", "trials": 7}
     taken |= {"taken_at": "2026-01-02T00:00:00+00:00", "proxy_id": "p", "timings": 3, "scores": 2, "order": None}
-    for seed, extra in enumerate(({}, {"taken_from": []}, {"taken_from": [taken]})):
+    extras: list[dict[str, Any]] = [{}, {"taken_from": []}, {"taken_from": [taken]}]
+    for seed, extra in enumerate(extras):
         write_run(tmp_path, some_rows(seed), name=f"seed-{seed}", extra={"seed": seed, **extra})
     found = document(report("seed-0", "seed-1", "seed-2", "--json"))
     assert [group["runs"] for group in found["groups"]] == [["A", "B"], ["C"]]
