@@ -115,7 +115,10 @@ class StoredPictures:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
-    """The images to train and to validate on. `fingerprint`: eight hexadecimal digits of names and labels, of a prepared folder also of the pixels."""
+    """The images to train and to validate on. `fingerprint`: eight hexadecimal digits of names and labels, of a prepared folder also of the pixels.
+
+    `notes` say what the source holds besides, and is left out.
+    """
 
     name: str
     train: Pictures
