@@ -6,7 +6,7 @@ from .load import EMBEDDED, DataRequest, load_data
 from .preparation import Preparation
 from .prepared import Prepared, folder_stamp, is_prepared, open_prepared
 from .sources.base import Source
-from .sources.detect import open_source
+from .sources.detect import is_stream, open_source
 from .subset import Policy
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "folder_stamp",
     "folders_in",
     "is_prepared",
+    "is_stream",
     "load_data",
     "load_fashion_mnist",
     "make_constellation",

@@ -4,6 +4,7 @@ timm is imported inside functions: it takes seconds.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -186,14 +187,17 @@ def _pyramid(network: TimmNetwork, out_indices: int | Sequence[int]) -> FeatureN
     return features(network, network.arch, image_size=network.size, out_indices=indices)
 
 
-def timm_config(arch: Arch, image_size: ImageSize | None = None) -> dict[str, Any]:
-    """timm's `pretrained_cfg` of an architecture: sizes, names of layers, and the paper's preprocessing, ImageNet's usual one for others.
+def timm_config(
+    arch: Arch, image_size: ImageSize | None = None, provenance: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """timm's `pretrained_cfg` of an architecture: sizes, names of layers, and the preprocessing that a training wrote into the weights' provenance.
 
+    Where there is none it is the paper's, for others ImageNet's usual one.
     For other channels than three, the mean of the three channels' figures stands for each.
     """
     *_, head = arch.layers(image_size)
     image, table = arch.image(image_size), paper_space(arch.name).paper if arch.name in paper_names() else {}
-    usual = Preprocessing.from_paper(arch.name) if arch.name and table else _IMAGENET
+    usual = Preprocessing.of_weights(arch.name, provenance) or _IMAGENET
     three = image.channels == 3
     return {
         "num_classes": arch.num_classes,

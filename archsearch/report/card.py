@@ -1,5 +1,6 @@
 """The model card of an exported network: what it is, what was measured of it and how, where its weights come from, how it is loaded."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def _measured(facts: Document) -> str:
         *(f"- {line}" for line in _figures(row)),
     ]
     timed = any(name in row for name in _FIGURES[1:])
-    return "\n".join([*lines, *(["", f"Times and memory: {conditions_line(row)}."] if timed else [])])
+    where = conditions_line(json.loads(row.get("conditions", "{}")) | row)
+    return "\n".join([*lines, *(["", f"Times and memory: {where}."] if timed else [])])
 
 
 def _figures(row: Document) -> Iterator[str]:

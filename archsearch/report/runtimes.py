@@ -11,10 +11,10 @@ from archsearch.report.tables import Document, make_table, text
 def against_runtime_parts(document: Document) -> Iterator[RenderableType]:
     """One table with a row for each architecture measured in both, failures as sentences, both conditions, and Kendall's tau.
 
-    Where the second runtime was not begun, the first one's tables.
+    Where nothing was measured in the second runtime, the first one's tables.
     """
     runtimes = document["runtimes"]
-    if len(runtimes) < 2:
+    if len(runtimes) < 2 or not runtimes[1]["results"]:
         yield from bench_parts(runtimes[0])
         return
     first, second = (

@@ -317,7 +317,9 @@ def _guarded(network: str, protocol: Protocol, work: Callable[[], T]) -> T:
         failure: type[RunError] = RunError
         if is_out_of_memory(error):
             failure = InfeasibleError
-            verdict = f"is infeasible at batch size {protocol.batch_size}, {images}, {protocol.dtype}"
+            verdict = (
+                f"is infeasible at batch size {protocol.batch_size}, {images}, {protocol.precision or protocol.dtype}"
+            )
         elif is_compile_error(error):
             failure, verdict = CompileError, "cannot be compiled"
         elif _ONE_VALUE in str(error):

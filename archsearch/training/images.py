@@ -28,12 +28,13 @@ from archsearch.data import (
     DataRequest,
     Source,
     is_prepared,
+    is_stream,
     load_data,
     open_prepared,
     open_source,
     unreadable_reason,
 )
-from archsearch.errors import RunError, UserError
+from archsearch.errors import RunError, UserError, shown
 from archsearch.system import user_path, without_interrupts
 from archsearch.training.recipe import TrainingRecipe
 from archsearch.units import format_names, sides
@@ -74,6 +75,8 @@ class SourcePictures:
         self._places = order[entries.labels[order] >= 0]
         self._keys, self._classes = entries.keys, source.classes
         self.labels = entries.labels[self._places]
+        unlabelled = [f"{entries.unlabelled:,} images without a label"] if entries.unlabelled else []
+        self.left_out = tuple(f"left out of split {split}: {words}" for words in (*entries.left_out, *unlabelled))
 
     def read(self, index: int) -> Image.Image:
         """The picture as it is stored, RGB."""
@@ -112,13 +115,17 @@ class StoredPictures:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
-    """The images to train and to validate on. `fingerprint`: eight hexadecimal digits of names and labels, of a prepared folder also of the pixels."""
+    """The images to train and to validate on. `fingerprint`: eight hexadecimal digits of names and labels, of a prepared folder also of the pixels.
+
+    `notes` say what the source holds besides, and is left out.
+    """
 
     name: str
     train: Pictures
     val: Pictures
     classes: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
@@ -131,13 +138,20 @@ class TrainingImages:
 def open_images(text: str, size: int, train_split: str = "train", val_split: str | None = None) -> TrainingImages:
     """The images of a folder, of shards, of a prepared folder or of an embedded name; `size` in pixels is what is trained on.
 
-    Raises UserError for what is not there or of no known form, for a source without a split for validation, and for prepared images that are smaller.
+    Raises UserError for what is not there, of no known form or a stream, for a source without a split for validation, and for prepared images that are smaller.
     """
     folder = user_path(text)
     if text in EMBEDDED or is_prepared(folder):
+        if (train_split, val_split or "val") != ("train", "val"):
+            raise UserError(
+                f"--data {text}: has the splits train and val alone; leave --train-split and --val-split out"
+            )
         return _open_stored(text, folder.absolute(), size)
+    if is_stream(text):
+        raise UserError(f"--data {text}: is read as a stream; prepare it first: archsearch prepare {text} OUT")
     source = open_source(text, train_split, val_split)
-    chosen = val_split or next((name for name in _VAL_SPLITS if name in source.splits), None)
+    listed = [name for name in _VAL_SPLITS if name in source.splits]
+    chosen = val_split or next((name for name in listed if _has(source, name)), next(iter(listed), None))
     if chosen is None or chosen not in source.splits:
         raise UserError(
             f"--data {text}: no split {chosen or ' or '.join(_VAL_SPLITS)} to validate on; found {format_names(source.splits)}: "
@@ -146,7 +160,23 @@ def open_images(text: str, size: int, train_split: str = "train", val_split: str
     train, val = SourcePictures(source, train_split), SourcePictures(source, chosen)
     names = [f"{pictures.name(index)}\n" for pictures in (train, val) for index in range(len(pictures.labels))]
     digest = hashlib.sha256("".join(names).encode(errors="surrogateescape")).hexdigest()[:8]
-    return TrainingImages(name=source.name, train=train, val=val, classes=source.classes, fingerprint=digest)
+    return TrainingImages(
+        name=source.name,
+        train=train,
+        val=val,
+        classes=source.classes,
+        fingerprint=digest,
+        notes=(*train.left_out, *val.left_out),
+    )
+
+
+def _has(source: Source, split: str) -> bool:
+    """Whether a split is there; data sets by name tell only when it is opened."""
+    try:
+        source.check_split(split)
+    except UserError:
+        return False
+    return True
 
 
 def _open_stored(text: str, folder: Path, size: int) -> TrainingImages:
@@ -176,17 +206,23 @@ def train_transform(
     """timm's augmentation by a recipe: a picture -> normalised float32 (3, H, W)."""
     from timm.data.transforms_factory import create_transform  # here: timm takes seconds to import
 
-    made: Callable[[Image.Image], Tensor] = create_transform(
-        size,
-        is_training=True,
-        color_jitter=recipe.color_jitter,
-        auto_augment=recipe.auto_augment or None,
-        interpolation="bicubic",
-        re_prob=recipe.erasing,
-        re_mode="pixel",
-        mean=images.mean,
-        std=images.std,
-    )
+    try:
+        made: Callable[[Image.Image], Tensor] = create_transform(
+            size,
+            is_training=True,
+            color_jitter=recipe.color_jitter,
+            auto_augment=recipe.auto_augment or None,
+            interpolation="bicubic",
+            re_prob=recipe.erasing,
+            re_mode="pixel",
+            mean=images.mean,
+            std=images.std,
+        )
+    except (AssertionError, ValueError, KeyError) as error:  # what timm raises for a policy that it does not know
+        raise UserError(
+            f"recipe {recipe.name}: auto_augment is {shown(recipe.auto_augment)}, which timm does not know; "
+            "allowed are names such as rand-m9-mstd0.5-inc1, original and v0, and an empty one for none"
+        ) from error
     _mend_posterize(made)
     return made
 
@@ -239,7 +275,7 @@ def own_numbers(seed: int) -> Iterator[None]:
 class PlacedPictures(Dataset[tuple[Tensor | None, int, str]]):
     """Transformed pictures by place: what comes out follows from seed, epoch, image and repeat alone, whichever process makes it.
 
-    For a picture that cannot be read, the reason comes too: with the next one instead (`replace`), else with None.
+    For a picture that cannot be read, the reason comes too: with the next one instead (`replace`), else with None, as where many in a row cannot be read.
     """
 
     def __init__(
@@ -318,7 +354,8 @@ class InOrder(Sampler[list[Place]]):
 
 
 def collate(items: list[tuple[Tensor | None, int, str]]) -> Batch:
-    """A batch of the pictures that are there."""
+    """A batch of the pictures that are there; of those that cannot be read, the ones without another in their place come first."""
+    items = sorted(items, key=lambda item: item[0] is not None)
     there = [(image, label) for image, label, _ in items if image is not None]
     images = torch.stack([image for image, _ in there]) if there else torch.empty(0, 3, 1, 1)
     return (
@@ -345,7 +382,7 @@ def make_loader(
 
 
 def batches_of(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches. Raises RunError where a worker died, or so many pictures in a row cannot be read that none is left in their place."""
+    """The loader's batches. Raises RunError where a worker died."""
     with without_interrupts():
         batches = iter(loader)
     try:

@@ -59,7 +59,7 @@ class Loop:
         pinned = self.processes.device.type == "cuda"
         train = PlacedPictures(images.train, train_transform(images, recipe, size), seed, replace=True)
         val = PlacedPictures(images.val, val_transform(images, crop_share, size), seed, replace=False)
-        each = max(1, recipe.batch_size // self.processes.world)
+        self._images_each = each = recipe.batch_size // self.processes.world
         self._train = make_loader(train, self.order, workers=workers, pinned=pinned)
         in_order = InOrder(len(images.val.labels), each, **part)
         self._val = make_loader(val, in_order, workers=workers, pinned=pinned)
@@ -84,7 +84,8 @@ class Loop:
         self.rows, self.unreadable = list(state["rows"]), set(state["unreadable"])
         self._loss_sum, self._seconds = state["loss_sum"], state["seconds"]
         if len(self.rows) < self.epochs:
-            epoch, step = divmod(self.steps.done, len(self.order))
+            epoch = len(self.rows)
+            step = self.steps.done - epoch * len(self.order)
             self._say(f"going on in epoch {epoch + 1} of {self.epochs}, after step {step} of {len(self.order)}")
 
     def run(self) -> None:
@@ -104,6 +105,10 @@ class Loop:
         for images, labels, unread in batches_of(self._train):
             for sentence in unread:
                 self._note(sentence)
+            if len(images) < self._images_each:
+                raise RunError(
+                    f"{unread[0]} cannot be read, nor can those after it that would take its place; mend these pictures, or remove them"
+                )
             started += self.step_aside()
             self._losses.append(self.steps.run(images, labels))
             self._seconds = before + time.perf_counter() - started
@@ -129,7 +134,7 @@ class Loop:
                 self._fail(number, loss)
         self._read_at = time.perf_counter()
         done = self.steps.done - epoch * len(self.order)
-        rate = len(losses) and done * self.steps.recipe.batch_size / max(self._seconds, 1e-9)
+        rate = done * self.steps.recipe.batch_size / max(self._seconds, 1e-9)
         words = f"epoch {epoch + 1} of {self.epochs}, loss {losses[-1]:.3f}, {rate:.0f} img/s"
         self._progress(self.steps.done, self.epochs * len(self.order), words)
 
@@ -146,6 +151,8 @@ class Loop:
         """Judge the weights and their average, and write down the epoch."""
         self._progress(self.steps.done, self.epochs * len(self.order), f"epoch {epoch + 1}: validating")
         networks = (self.steps.network, self.steps.average.module)
+        for network in networks:
+            self.processes.share_buffers(network)
         raw, average = judge(networks, batches_of(self._val), self.processes, self.dtype, self._note)
         losses = self.processes.total(self._loss_sum.clone().to(torch.float32).to(self.processes.device))
         row: dict[str, Any] = {
@@ -190,14 +197,17 @@ class Loop:
             )
 
     def _write(self) -> None:
-        """The checkpoint and the table of epochs, by the first process."""
+        """The checkpoint and the table of epochs, by the first process; all come here together."""
+        for sentence in self.processes.union(self.unreadable):
+            self._note(sentence)
+        loss_sum = self.processes.mean(self._loss_sum)
         if not self.processes.is_first:
             return
         state = {
             "steps": self.steps.state(),
             "rows": self.rows,
             "unreadable": sorted(self.unreadable),
-            "loss_sum": self._loss_sum,
+            "loss_sum": loss_sum,  # each process goes on with the mean of all
             "seconds": self._seconds,
         }
         write_state(self.folder, state)

@@ -43,9 +43,30 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes of a tensor on the CPU, as a new one."""
+        if self.world == 1:
+            return value.clone()
+        return self.total(value.to(self.device, copy=True)).cpu() / self.world
+
     def any(self, is_so: bool) -> bool:
         """Whether it is so in any process; all ask at the same place."""
         return bool(self.total(torch.tensor(float(is_so), device=self.device)).item()) if self.world > 1 else is_so
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give all processes the first one's buffers, such as the statistics of BatchNorm: they are the ones that are written."""
+        for buffer in network.buffers() if self.world > 1 else ():
+            whole = buffer.contiguous()
+            dist.broadcast(whole, 0)
+            buffer.copy_(whole)
+
+    def union(self, texts: set[str]) -> list[str]:
+        """The texts of all processes, sorted."""
+        found: list[Any] = [texts]
+        if self.world > 1:
+            found = [None] * self.world
+            dist.all_gather_object(found, texts)
+        return sorted(set().union(*found))
 
     def from_first(self, value: Any) -> Any:
         """The first process's value, a plain one, in all."""

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -234,8 +234,3 @@ def _check_types(table: Mapping[str, Any], where: str) -> None:
         if type(value) is not hint and not (is_float and type(value) in (int, float)):
             words = "float" if is_float else hint.__name__
             raise UserError(f"{where}: {key} is {shown(value)}; it must be {words}")
-
-
-def recipe_document(recipe: TrainingRecipe) -> dict[str, Any]:
-    """The recipe as plain values."""
-    return asdict(recipe)

@@ -1,21 +1,21 @@
 """Distillation: a trained network whose answers a training follows beside the labels."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archsearch.errors import UserError, did_you_mean, first_line, shown
-from archsearch.models import is_own, load, load_official, read_checkpoint
+from archsearch.models import TIMM, Preprocessing, is_own, load, load_official, read_checkpoint, read_header
 from archsearch.space import paper, paper_names
 from archsearch.units import sides
 
-TIMM = "timm:"
 DISTILLATIONS = ("soft", "hard")
 SHARE = 0.5  # of the loss; DeiT's
 _TEMPERATURE = 1.0  # DeiT's
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
 
 class Teacher:
@@ -59,7 +59,7 @@ def make_teacher(
     UserError for another name, where weights are missing or do not fit, and for a network that does not take these images or has other classes.
     """
     network = _load(name, weights, size, num_classes)
-    renormalise = _renormalise(network, mean, std, device)
+    renormalise = _renormalise(_normalisation(name, network), (mean, std), device)
     network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     teacher = Teacher(network, kind, renormalise)
     try:
@@ -111,7 +111,10 @@ def _load_timm(name: str, weights: Path | None, num_classes: int) -> nn.Module:
             raise UserError(
                 f"--teacher {name}: timm's weights cannot be had ({first_line(error)}); give a file by --teacher-weights"
             ) from error
-    network = timm.create_model(model, num_classes=num_classes)
+    try:
+        network = timm.create_model(model, num_classes=num_classes)
+    except RuntimeError as error:  # of a name with a tag, such as resnet18.a1_in1k, that timm does not have
+        raise UserError(f"--teacher {name}: timm cannot make it: {first_line(error)}") from error
     try:
         network.load_state_dict(read_checkpoint(weights))
     except RuntimeError as error:
@@ -119,13 +122,24 @@ def _load_timm(name: str, weights: Path | None, num_classes: int) -> nn.Module:
     return network
 
 
+def _normalisation(name: str, network: nn.Module) -> Normalisation | None:
+    """That of the images a teacher was trained on: of timm's configuration, a paper's evaluation, or what a training wrote beside the weights; else None."""
+    if name.startswith(TIMM):
+        stated = getattr(network, "pretrained_cfg", None) or {}
+        return (tuple(stated["mean"]), tuple(stated["std"])) if {"mean", "std"} <= stated.keys() else None
+    if name in paper_names():
+        found = Preprocessing.of_weights(name, {})
+    else:
+        header = read_header(name)
+        found = Preprocessing.of_weights(header.arch.name, header.provenance)
+    return (found.mean, found.std) if found else None
+
+
 def _renormalise(
-    network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+    wanted: Normalisation | None, given: Normalisation, device: torch.device
 ) -> tuple[Tensor, Tensor] | None:
-    """Scale and shift, (1, 3, 1, 1) each, from the student's normalisation to the one that a model of timm states; None where they are equal."""
-    stated: dict[str, Any] = getattr(network, "pretrained_cfg", None) or {}
-    wanted = stated.get("mean", mean), stated.get("std", std)
-    if (tuple(wanted[0]), tuple(wanted[1])) == (tuple(mean), tuple(std)):
+    """Scale and shift, (1, 3, 1, 1) each, from the student's normalisation to the teacher's; None where they are equal, or the teacher's is unknown."""
+    if wanted in (None, given):
         return None
-    own, theirs = (torch.tensor([values]).view(2, 1, 3, 1, 1).to(device) for values in ((mean, std), wanted))
+    own, theirs = (torch.tensor([values]).view(2, 1, 3, 1, 1).to(device) for values in (given, wanted))
     return own[1] / theirs[1], (own[0] - theirs[0]) / theirs[1]

@@ -12,9 +12,9 @@ import torch
 from archsearch.compiler import cause_of, compiler_problem, is_compile_error
 from archsearch.cores import usable_cores
 from archsearch.device import device_lock, pick_device
-from archsearch.errors import RunError, UserError, first_line
+from archsearch.errors import RunError, UserError, first_line, shown
 from archsearch.lock import waiting_line
-from archsearch.models import Network, build, save
+from archsearch.models import Network, Preprocessing, build, save
 from archsearch.space import Arch, ImageSize, paper, paper_names, paper_table
 from archsearch.system import Progress, Say, ignore
 from archsearch.training.folder import EMA_FILE, MODEL_FILE, check_request, read_state, training_lock, write_request
@@ -24,7 +24,7 @@ from archsearch.training.loop import Loop
 from archsearch.training.processes import Processes, joined
 from archsearch.training.recipe import ChosenRecipe, choose_recipe
 from archsearch.training.steps import Steps
-from archsearch.training.teacher import make_teacher
+from archsearch.training.teacher import DISTILLATIONS, make_teacher
 from archsearch.units import plain_size, sides
 from archsearch.version import __version__
 
@@ -123,6 +123,7 @@ def train(request: TrainRequest, *, say: Say = ignore, progress: Progress = igno
 def _plan(request: TrainRequest, processes: Processes) -> _Plan:
     """Everything decided, and refused where it is impossible."""
     size = sides(request.arch.image_size if request.image_size is None else request.image_size)
+    _check_teacher(request)
     chosen = choose_recipe(request.arch, request.recipe)
     images = open_images(request.data, max(size), request.train_split, request.val_split)
     arch = _fit_arch(request, images)
@@ -134,6 +135,15 @@ def _plan(request: TrainRequest, processes: Processes) -> _Plan:
         raise UserError(f"--mode compile: torch.compile cannot run here: {problem}; install it, or use eager")
     dtype = request.dtype or ("bfloat16" if processes.device.type == "cuda" else "float32")
     return _Plan(request=request, arch=arch, images=images, chosen=replace(chosen, recipe=fitted), dtype=dtype)
+
+
+def _check_teacher(request: TrainRequest) -> None:
+    """Raise UserError for an unknown distillation, and for options of a teacher without one."""
+    if request.distillation not in DISTILLATIONS:
+        raise UserError(f"--distillation: got {shown(request.distillation)}; allowed are {' and '.join(DISTILLATIONS)}")
+    if request.teacher is None and (request.teacher_weights is not None or request.distillation != "soft"):
+        option = "--distillation" if request.teacher_weights is None else "--teacher-weights"
+        raise UserError(f"{option}: has no meaning without --teacher; name one, or leave it out")
 
 
 def _fit_arch(request: TrainRequest, images: TrainingImages) -> Arch:
@@ -184,6 +194,8 @@ def _make_loop(plan: _Plan, processes: Processes, say: Say, progress: Progress) 
     recipe = plan.chosen.recipe
     say(f"recipe {recipe.name}: {plan.chosen.reason} ({plan.chosen.source})")
     say(plan.images.describe())
+    for note in plan.images.notes:
+        say(f"note: {note}")
     torch.manual_seed(asked.seed)
     network = build(plan.arch, drop_path_rate=recipe.drop_path_rate or 0.0)
     copied = initialise(network, asked.init_from, say=say) if asked.init_from else None
@@ -244,6 +256,12 @@ def _crop_share(plan: _Plan) -> float:
     return float(table.get("crop_share", 0.875))
 
 
+def _preprocessing(plan: _Plan) -> Preprocessing:
+    """What evaluation makes of a picture in this training."""
+    images = plan.images
+    return Preprocessing(crop_share=_crop_share(plan), interpolation="bicubic", mean=images.mean, std=images.std)
+
+
 def _write_weights(plan: _Plan, steps: Steps) -> None:
     """The trained weights and their average, as checkpoints of ours."""
     recipe = plan.chosen.recipe
@@ -252,6 +270,7 @@ def _write_weights(plan: _Plan, steps: Steps) -> None:
         "recipe_values": asdict(recipe),
         "data": plan.images.name,
         "data_fingerprint": plan.images.fingerprint,
+        "preprocessing": asdict(_preprocessing(plan)),
         "epochs": recipe.epochs + recipe.cooldown_epochs,
         "seed": plan.request.seed,
         "init_from": _text(plan.request.init_from),

@@ -107,6 +107,15 @@ def test_the_card_of_a_trial_has_its_figures_and_their_conditions(cli: Cli, tmp_
     assert "proxy_score:" not in Path("failed/README.md").read_text()
 
 
+def test_the_card_says_the_runtime_the_precision_and_the_threads(cli: Cli, tmp_path: Path) -> None:
+    runtime = {"runtime": "openvino", "runtime_version": "2026.4", "runtime_providers": ["CPU"], "precision": "int8"}
+    where = json.dumps(runtime | {"threads": 2, "reference": "van_b0", "device": "cpu"})
+    write_run(tmp_path, [row | {"conditions": where} for row in rows()])
+    assert cli("one:3", "member").exit_code == 0
+    card = " ".join(Path("member/README.md").read_text().split())
+    assert "measured on cpu, openvino 2026.4 (CPU), int8, batch 4, 224 px, 2 threads, reference van_b0" in card
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

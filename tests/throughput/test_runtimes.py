@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -196,8 +197,9 @@ def test_options_that_make_no_sense_with_a_runtime_are_refused(name: str, tmp_pa
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tensorrt" else find(name))
-    result = CliRunner().invoke(main, ["bench", "van_b0", "--runtime", "tensorrt"])
-    assert isinstance(result.exception, UserError) or result.exit_code == 2
+    result = CliRunner().invoke(main, ["bench", "van_b0", "--runtime", "tensorrt"], env={"COLUMNS": "400"})
+    assert result.exit_code == 2
+    assert "pip install 'archsearch[tensorrt]'" in result.stderr
     with pytest.raises(UserError, match=r"archsearch\[tensorrt\]"):
         Measurement.resolve(runtime="tensorrt")
 
@@ -262,6 +264,27 @@ def test_two_runtimes_stand_side_by_side() -> None:
     assert printed.count("measured on cpu") == 2
 
 
+@pytest.mark.usefixtures("_short_protocol")
+def test_ctrl_c_before_anything_in_the_second_runtime_leaves_the_figures_of_the_first() -> None:
+    given: dict[str, Any] = {"device": "cpu", "dtype": None, "mode": None, "batch_size": 1, "image_size": 32}
+    task = bench_task({"van_b0": paper("van_b0")}, **given)
+    said: list[str] = []
+
+    def interrupt(line: str) -> None:
+        said.append(line)
+        if sum(line.endswith(": building") for line in said) == 2:
+            raise KeyboardInterrupt
+
+    document = against_runtime_document(task, task, interrupt)
+    assert [len(each["results"]) for each in document["runtimes"]] == [1, 0]
+    stream = io.StringIO()
+    show(Console(file=stream, width=120), *against_runtime_parts(document))
+    rate = document["runtimes"][0]["results"][0]["throughput_img_s"]
+    (row,) = [line.split() for line in stream.getvalue().splitlines() if re.match(r"van_b0 +\d", line)]
+    assert row[1].rstrip("~!") == f"{rate:.1f}"
+    assert "Kendall" not in stream.getvalue()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("_short_protocol")
 def test_bench_against_a_runtime_prints_both_and_the_tau_of_their_orders() -> None:
@@ -297,12 +320,13 @@ def test_a_network_of_ours_is_timed_in_a_runtime_beside_its_reference(runtime: A
 def test_openvino_leaves_nothing_in_the_home_folder(tmp_path: Path) -> None:
     """Its telemetry would: in a process of its own, since it writes when it is imported."""
     pytest.importorskip("openvino", reason="needs openvino")
-    pytest.importorskip("nncf", reason="needs nncf, which is imported with it")
     program = (
         "import torch\nfrom torch import nn\n"
         "from archsearch.throughput import Protocol, measure\n"
+        "from archsearch.throughput.backends.load import runtime_facts\n"
         "network = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.Flatten(), nn.Linear(8 * 64, 10))\n"
         "protocol = Protocol(batch_size=1, image_size=32, warmup_s=0.0, max_s=0.0, min_blocks=2, runtime='openvino', precision='float32')\n"
+        "assert runtime_facts(protocol, torch.device('cpu'))['runtime_version']\n"
         "print(measure(network, protocol, torch.device('cpu')).throughput_img_s > 0)\n"
     )
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}

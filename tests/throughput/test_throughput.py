@@ -275,6 +275,16 @@ def test_running_out_of_memory_makes_the_candidate_infeasible(message: str) -> N
         measure(Sleeper(0.001), QUICK, CPU, reference=model)
 
 
+def test_what_is_infeasible_in_a_runtime_is_so_in_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("archsearch.throughput.timer.load", full)
+    protocol = dataclasses.replace(QUICK, runtime="onnxruntime", precision="float16")
+    with pytest.raises(InfeasibleError, match="the candidate is infeasible at batch size 4, 8 px, float16: no room"):
+        measure(Sleeper(0.001), protocol, CPU)
+
+
 def test_a_batch_that_the_allocator_refuses_is_infeasible() -> None:
     with pytest.raises(RunError, match="infeasible at batch size 1000000"):
         measure(Sleeper(0.001), dataclasses.replace(QUICK, batch_size=10**6, image_size=10**4), CPU)

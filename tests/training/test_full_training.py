@@ -1,6 +1,7 @@
 """A training gives the numbers of a loop written by hand, takes images of every form, and refuses what cannot be trained."""
 
 import importlib
+import json
 import pickle
 import random
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageOps
+from safetensors.torch import save_file
 from support.image_forms import FORMS, VAL_SPLITS, make_pictures
 from support.trainings import (
     CLOTHING,
@@ -27,11 +29,12 @@ from torchvision.datasets import ImageFolder
 
 import archsearch
 from archsearch.errors import RunError, UserError
-from archsearch.models import build
-from archsearch.space import Arch, load_space
+from archsearch.models import build, export_document, export_task, save_official
+from archsearch.space import Arch, load_space, paper
 from archsearch.training import train
 from archsearch.training.folder import read_state
 from archsearch.training.images import Pictures, open_images
+from archsearch.training.teacher import Teacher, make_teacher
 
 # The loop by hand: timm's parts, and the three rules that page training states for orders, pictures and steps.
 
@@ -174,6 +177,52 @@ def test_images_that_cannot_be_read_are_named_and_the_training_goes_on(tmp_path:
     assert sum("train/a/0.png" in line for line in said) == 1
 
 
+def test_many_pictures_in_a_row_that_cannot_be_read_end_it_with_the_first(tmp_path: Path) -> None:
+    root = tiny_folder(tmp_path / "images")
+    for path in [*(root / "train" / "a").iterdir(), *(root / "train" / "b").iterdir()]:
+        path.write_bytes(b"no picture")
+    recipe = write_recipe(tmp_path / "plain.toml")
+    with pytest.raises(RunError, match=r"^train/a/\S+ \(.*\) cannot be read, nor can those after it"):
+        train(make_request(root, tmp_path / "out", recipe=recipe))
+
+
+def test_what_is_left_out_of_the_images_is_said(tmp_path: Path) -> None:
+    root = tiny_folder(tmp_path / "images")
+    Image.new("RGB", (4, 4)).save(root / "train" / "loose.png")
+    (root / "val" / "b" / "list.txt").write_text("words")
+    said: list[str] = []
+    train(make_request(root, tmp_path / "out", epochs=1), say=said.append)
+    assert [line for line in said if line.startswith("note: ")] == [
+        "note: left out of split train: 1 images in no class folder",
+        "note: left out of split val: 1 files of endings that are no image's ('.txt')",
+    ]
+
+
+def test_what_is_left_out_of_shards_is_said(tmp_path: Path) -> None:
+    FORMS["parquet"](tmp_path / "shards", make_pictures(4, broken=False))
+    next((tmp_path / "shards").rglob("train-00001-of-00002.parquet")).unlink()
+    images = open_images(str(tmp_path / "shards"), 32, val_split=VAL_SPLITS["parquet"])
+    assert images.notes[0] == "left out of split train: 1 of 2 shards, which are not there"
+
+
+@pytest.mark.slow
+def test_a_data_set_by_name_is_validated_on_the_split_that_it_has(tmp_path: Path) -> None:
+    """It tells its splits only when one is opened."""
+    pytest.importorskip("datasets")
+    FORMS["parquet"](tmp_path / "shards", make_pictures(2, broken=False))
+    assert VAL_SPLITS["parquet"] == "validation"
+    images = open_images(f"hfds/{tmp_path / 'shards'}", 32)
+    assert images.val.name(0).startswith("validation/")
+
+
+@pytest.mark.parametrize("text", ["hfids/imagenet", "tfds/mnist", "torch/places365/here"])
+def test_a_stream_is_to_be_prepared_first(text: str) -> None:
+    with pytest.raises(
+        UserError, match=f"{text}: is read as a stream; prepare it first: archsearch prepare {text} OUT"
+    ):
+        open_images(text, 32)
+
+
 def test_every_form_of_the_same_images_gives_the_same_pictures_to_any_process(tmp_path: Path) -> None:
     found = {}
     for form, val_split in VAL_SPLITS.items():
@@ -195,6 +244,11 @@ def test_prepared_images_train_too(folder: Path, tmp_path: Path) -> None:
     assert document["val_images"] == 9
     with pytest.raises(UserError, match=r"prepared at 36 px, and the network takes 64"):
         train(make_request(tmp_path / "prepared", tmp_path / "larger", image_size=64))
+    for option in ({"train_split": "part"}, {"val_split": "test"}):
+        with pytest.raises(
+            UserError, match=r"has the splits train and val alone; leave --train-split and --val-split out"
+        ):
+            train(make_request(tmp_path / "prepared", tmp_path / "split", **option))
 
 
 def test_embedded_images_are_found_by_name_and_are_in_colour() -> None:
@@ -224,8 +278,6 @@ def test_a_teacher_changes_the_loss_and_its_own_checkpoint_will_do(
 
 
 def test_a_soft_teacher_is_the_divergence_of_its_answers() -> None:
-    from archsearch.training.teacher import Teacher
-
     torch.manual_seed(0)
     taught, answers = torch.randn(4, 5), torch.randn(4, 5)
     network = nn.Module()
@@ -239,12 +291,49 @@ def test_a_soft_teacher_is_the_divergence_of_its_answers() -> None:
     assert Teacher(network, "hard", None).loss(images, taught).item() == pytest.approx(picked.item(), rel=1e-6)
 
 
+def _teachers(folder: Path) -> dict[str, tuple[str, Path | None]]:
+    """Names and weights of networks that were trained on images around 0.5."""
+    network, half = build("van_b0", image_size=32), [0.5, 0.5, 0.5]
+    save_official(network, folder / "official.pth")
+    stated = {"mean": half, "std": half, "crop_share": 0.9, "interpolation": "bicubic"}
+    archsearch.save(build(tiny_arch()), folder / "own.safetensors", provenance={"preprocessing": stated})
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, folder / "timm.safetensors")
+    return {
+        "official": ("van_b0", folder / "official.pth"),
+        "own": (str(folder / "own.safetensors"), None),
+        "timm": ("timm:archsearch_van_b0", folder / "timm.safetensors"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["official", "own", "timm"])
+def test_a_teacher_sees_images_as_it_was_trained_on_them(kind: str, tmp_path: Path) -> None:
+    importlib.import_module("archsearch.timm")
+    name, file = _teachers(tmp_path)[kind]
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    classes = tiny_arch().num_classes if kind == "own" else 1000
+    given: dict[str, Any] = {"num_classes": classes, "size": (32, 32), "mean": mean, "std": std}
+    teacher = make_teacher(name, file, "soft", device=torch.device("cpu"), **given)
+    pictures, logits = torch.rand(2, 3, 32, 32), torch.randn(2, classes)
+    images = (pictures - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        p = teacher.network((pictures - 0.5) / 0.5).softmax(1)
+    expected = (p * (p.log() - logits.log_softmax(1))).sum(1).mean().item()
+    assert teacher.loss(images, logits).item() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"teacher": "van_b9"}, "no paper's model and no file 'van_b9', did you mean 'van_b"),
         ({"teacher": "van_b0"}, "needs --teacher-weights"),
         ({"teacher": "timm:resnet1"}, "timm has no model 'resnet1'"),
+        (
+            {"teacher": "timm:resnet18.none", "teacher_weights": Path("any.pth")},
+            "timm cannot make it: Invalid pretrained tag",
+        ),
+        ({"teacher_weights": Path("any.pth")}, "--teacher-weights: has no meaning without --teacher"),
+        ({"distillation": "hard"}, "--distillation: has no meaning without --teacher"),
+        ({"distillation": "medium"}, "--distillation: got 'medium'; allowed are soft and hard"),
         ({"batch_size": 27}, "a step takes 27 images, and there are 26"),
         ({"batch_size": 7}, "multiples of 2 are allowed"),
         ({"num_classes": 2}, "the data have 3 classes"),
@@ -258,6 +347,14 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(UserError, match=words):
         train(make_request(folder, tmp_path / "out", **changes))
+
+
+def test_an_augmentation_that_timm_does_not_know_is_refused_in_one_sentence(folder: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "mine.toml", "auto_augment = 'randaugment'\n")
+    with pytest.raises(
+        UserError, match=r"auto_augment is 'randaugment', which timm does not know; allowed are .*rand-m9"
+    ):
+        train(make_request(folder, tmp_path / "out", recipe=recipe))
 
 
 def test_a_loss_that_is_not_finite_ends_it_and_keeps_the_checkpoint(folder: Path, tmp_path: Path) -> None:
@@ -281,7 +378,6 @@ def test_lack_of_memory_is_one_sentence(folder: Path, tmp_path: Path, monkeypatc
 
 def test_a_published_figure_of_other_images_is_never_compared(folder: Path, tmp_path: Path) -> None:
     from archsearch.report import train_parts
-    from archsearch.space import paper
 
     document = train(
         make_request(folder, tmp_path / "out", what="van_b0", arch=paper("van_b0"), image_size=32, epochs=1)
@@ -293,6 +389,18 @@ def test_a_published_figure_of_other_images_is_never_compared(folder: Path, tmp_
     assert "not ImageNet-1K, at 32 px, not 224, after 1 epochs, not 300" in words[0]
     assert words[-1].startswith("Next: archsearch export van_b0")
     assert train(make_request(folder, tmp_path / "other"))["published"] is None
+
+
+def test_an_export_has_the_preprocessing_of_the_training(folder: Path, tmp_path: Path) -> None:
+    """The images' mean, not that of the paper of the model, and the crop of the recipe's model."""
+    van = paper("van_b0")
+    train(make_request(folder, tmp_path / "out", arch=van, image_size=32, epochs=1, recipe="twins_svt"))
+    usual: dict[str, Any] = dict.fromkeys(("weights", "image_size", "num_classes", "in_chans")) | {"force": False}
+    usual["weights"] = tmp_path / "out" / "model_ema.safetensors"
+    export_document(export_task(van, tmp_path / "exported", "timm", **usual), json.dumps)
+    found = json.loads((tmp_path / "exported" / "config.json").read_text())["pretrained_cfg"]
+    assert (found["mean"], found["std"]) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert (found["crop_pct"], found["crop_mode"], found["interpolation"]) == (0.875, "center", "bicubic")
 
 
 def test_the_weights_say_what_they_were_trained_by(folder: Path, tmp_path: Path) -> None:

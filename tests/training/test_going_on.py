@@ -1,7 +1,11 @@
 """A training gives the same bits however it was stopped, however many processes share it, and is not mixed up with another one."""
 
+import contextlib
+import importlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,16 +19,22 @@ import torch
 from support.trainings import (
     CLOTHING,
     NUM_TRAIN,
+    PLAIN,
     SMALL_TWINS,
     assert_equal,
     assert_same_training,
     make_request,
+    tiny_folder,
     weights,
     write_recipe,
 )
+from torch import nn
+from torch.nn import functional
+from torchvision.datasets import ImageFolder
 
+import archsearch
 from archsearch.errors import RunError, UserError
-from archsearch.space import load_space
+from archsearch.space import load_space, paper
 from archsearch.training import train
 from archsearch.training.folder import read_state, training_lock
 
@@ -123,6 +133,18 @@ def test_a_finished_training_is_told_again_and_not_repeated(folder: Path, tmp_pa
     assert_equal(weights(tmp_path / "out"), before)
 
 
+def test_stopped_before_the_last_validation_it_says_the_epoch_that_is_left(folder: Path, tmp_path: Path) -> None:
+    def stop(done: float, total: float, words: str) -> None:
+        if done == total and "validating" in words:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_request(folder, tmp_path / "out"), progress=stop)
+    said: list[str] = []
+    train(make_request(folder, tmp_path / "out"), say=said.append)
+    assert "going on in epoch 2 of 2, after step 3 of 3" in said
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -200,3 +222,87 @@ def test_two_processes_give_the_numbers_of_one_with_the_doubled_batch(folder: Pa
     one_table, two_table = (pd.read_parquet(out / "metrics.parquet") for out in (alone, tmp_path / "two"))
     np.testing.assert_allclose(one_table["train_loss"], two_table["train_loss"], rtol=1e-5)
     assert one_table["val_images"].tolist() == two_table["val_images"].tolist()
+
+
+# Three trainings of one process of two: a whole one, one that is stopped in its second epoch, and the rest of that.
+PROGRAM = """
+import json, os, signal, sys
+from pathlib import Path
+from archsearch import Arch
+from archsearch.training import TrainRequest, train
+
+data, out, recipe, arch, *ports = sys.argv[1:]
+
+def begin(name, **options):
+    os.environ["MASTER_PORT"] = ports.pop()
+    asked = dict(what="van", arch=Arch.from_dict(json.loads(arch)), data=data, recipe=recipe, batch_size=4, device="cpu", workers=0)
+    return train(TrainRequest(out=Path(out, name), **asked), **options)
+
+def stop(done, total, words):
+    if words == "epoch 1: validating":
+        os.kill(os.getpid(), signal.SIGINT)
+
+document = begin("whole")
+if document["is_first"]:
+    Path(out, "unreadable").write_text(" ".join(document["unreadable"]))
+try:
+    begin("stopped", progress=stop)
+except KeyboardInterrupt:
+    begin("stopped")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_write_down_what_both_of_them_saw(tmp_path: Path) -> None:
+    """Pictures that cannot be read, the mean loss of an epoch that was stopped, and what the weights that are written, with BatchNorm, do."""
+    root = tiny_folder(tmp_path / "images")
+    broken = [f"train/{name}/{number}.png" for name in "abc" for number in (2, 6)]
+    for name in broken:
+        (root / name).write_bytes(b"no picture")
+    recipe = write_recipe(tmp_path / "plain.toml", f"{PLAIN}mixup = 0.0\ncutmix = 0.0\n")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    arch = paper("van_b0").to_dict() | {"name": "short", "image_size": 32}
+    arch["stages"] = [stage | {"depth": 1} for stage in arch["stages"]]
+    words = [str(root), str(tmp_path), recipe, json.dumps(arch)]
+    run_two([str(tmp_path / "program.py"), *words, *free_ports(3)])
+    assert [name for name in broken if name in (tmp_path / "unreadable").read_text()] == broken
+    whole, stopped = (pd.read_parquet(tmp_path / name / "metrics.parquet") for name in ("whole", "stopped"))
+    assert stopped["train_loss"].tolist() == pytest.approx(whole["train_loss"].tolist(), rel=1e-6)
+    for name, column in (("model", "val_loss"), ("model_ema", "ema_val_loss")):
+        network = archsearch.load(tmp_path / "whole" / f"{name}.safetensors").eval()
+        assert whole[column].iloc[-1] == pytest.approx(loss_by_hand(network, root / "val"), rel=1e-4)
+
+
+def run_two(arguments: list[str]) -> None:
+    """A program in two processes, with the variables that torchrun sets."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+    finally:
+        for process in both:
+            process.kill()
+
+
+def free_ports(number: int) -> list[str]:
+    """Ports of this machine that nothing uses."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [str(each.getsockname()[1]) for each in opened]
+
+
+def loss_by_hand(network: nn.Module, folder: Path) -> float:
+    """Mean cross-entropy on the pictures of class folders, by timm's transform."""
+    transform = importlib.import_module("timm.data").create_transform(32, interpolation="bicubic", crop_pct=0.875)
+    images, labels = zip(*((transform(image), label) for image, label in ImageFolder(str(folder))), strict=True)
+    with torch.inference_mode():
+        return functional.cross_entropy(network(torch.stack(images)), torch.tensor(labels)).item()

@@ -186,3 +186,5 @@ def test_the_public_door_lists_layers_by_place(tmp_path: Path) -> None:
     found = initialise(build("van_b0", num_classes=3), tmp_path / "own.safetensors")
     assert found.copied_params == found.params
     assert found.source == "van_b0"
+    places = [name for name, module in network.named_modules() if LAYER.fullmatch(name) and list(module.parameters())]
+    assert {layer.layer: layer.copied_from for layer in found.layers} == {place: place for place in places}

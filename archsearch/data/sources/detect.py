@@ -23,7 +23,7 @@ FORMS = (
 def open_source(text: str, train_split: str = "train", val_split: str | None = None) -> Source:
     """The source at a path, or of a name such as hfds/NAME. Raises UserError with what was found where it has no known form."""
     prefix = text.partition("/")[0].lower()
-    if prefix in PACKAGES and not os.path.exists(text):
+    if _is_name(text):
         return TimmSource(text, train_split)
     # Local shards are all that wds/ can mean here; they are read as shards given by their folder are.
     path = text[4:] if prefix == "wds" and not os.path.exists(text) else text
@@ -38,6 +38,16 @@ def open_source(text: str, train_split: str = "train", val_split: str | None = N
         raise UserError(
             f"{root}: {error.filename} cannot be read ({error.strerror}); every folder and file must be readable"
         ) from error
+
+
+def is_stream(text: str) -> bool:
+    """Whether a data set by name is read from its beginning each time, so that no picture can be had alone; nothing is opened."""
+    return _is_name(text) and text.partition("/")[0].lower() != "hfds"
+
+
+def _is_name(text: str) -> bool:
+    """Whether this is a name such as hfds/NAME, and no folder."""
+    return text.partition("/")[0].lower() in PACKAGES and not os.path.exists(text)
 
 
 def _open_folder(root: Path, train_split: str, val_split: str | None) -> Source:

@@ -1,6 +1,7 @@
 """One architecture written in one format or all: where to, with which weights, and what is known of what was written."""
 
 import contextlib
+import json
 import os
 import shlex
 import tempfile
@@ -21,6 +22,7 @@ from archsearch.models.export.own_formats import CONFIG, WEIGHTS, write_safetens
 from archsearch.models.export.torch_export import write_pt2
 from archsearch.models.export.weights import Weighted, weighted
 from archsearch.models.network import adapted
+from archsearch.models.timm_network import HYBRID
 from archsearch.space import Arch, ImageSize
 from archsearch.system import Say, ignore
 from archsearch.units import format_names, one_size, sides
@@ -114,17 +116,28 @@ def _check_out(task: ExportTask) -> None:
     if not task.force:
         raise UserError(f"{out}: exists; give another name, or --force to replace it")
     if task.is_folder != (out.is_dir() and not out.is_symlink()):
-        what = "a folder" if out.is_dir() else "a file"
+        what = "a link" if out.is_symlink() else "a folder" if out.is_dir() else "a file"
         raise UserError(
             f"{out}: is {what}, and --format {task.format} writes a {'folder' if task.is_folder else 'file'}"
         )
     if task.is_folder:
-        known = {CONFIG, CARD, *FILES.values()}
-        foreign = [entry.name for entry in out.iterdir() if entry.name not in known and entry.suffix != ".py"]
+        foreign = sorted({entry.name for entry in out.iterdir()} - _replaceable(task))
         if foreign:
             raise UserError(
-                f"{out}: holds what no export wrote, {format_names(sorted(foreign), 2)}; --force replaces the folder of an export alone"
+                f"{out}: holds what no export wrote, {format_names(foreign, 2)}; --force replaces the folder of an export alone"
             )
+
+
+def _replaceable(task: ExportTask) -> set[str]:
+    """The names of files in a folder that an export may write anew: none where the folder's configuration is not that of an export."""
+    try:
+        config = json.loads((task.out / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    if not isinstance(config, dict) or config.get("architecture") != HYBRID:
+        return set()
+    blocks = files_of({type(placed.layer) for placed in task.arch.layers()})
+    return {CONFIG, CARD, *FILES.values(), *(file.name for file in blocks)}
 
 
 def export_document(task: ExportTask, card: Callable[[Document], str], say: Say = ignore) -> Document:

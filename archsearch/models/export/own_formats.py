@@ -32,15 +32,15 @@ def write_timm(network: Network, folder: Path, *, provenance: Mapping[str, Any])
     with quiet_exporter():
         options: dict[str, Any] = {"arch": network.arch.to_dict(), "img_size": network.size}
         config: Any = folder / CONFIG  # timm says text, and before 1.0.31 wants a path
-        save_config_for_hf(_timm_model(network), config, model_args=options)
+        save_config_for_hf(_timm_model(network, provenance), config, model_args=options)
         register_timm_models()
         loaded = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True)
     return _checked("timm", loaded, network)
 
 
-def _timm_model(network: Network) -> Any:
+def _timm_model(network: Network, provenance: Mapping[str, Any]) -> Any:
     """The network as timm's model, for its configuration."""
-    config = timm_config(network.arch, network.size)
+    config = timm_config(network.arch, network.size, provenance)
     return create_timm_network(
         HYBRID,
         network.arch,

@@ -5,15 +5,15 @@ worker process would have to send; the normalisation is done on the device, by t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from archsearch.space import ImageSize, paper_space
+from archsearch.space import ImageSize, paper_names, paper_space
 from archsearch.units import sides
 
 
@@ -38,6 +38,16 @@ class Preprocessing:
         assert table, f"{name} has no [paper.eval]"
         values = {key: value for key, value in table.items() if key != "source"}
         return cls(**{**values, "mean": tuple(table["mean"]), "std": tuple(table["std"])})
+
+    @classmethod
+    def of_weights(cls, name: str | None, provenance: Mapping[str, Any]) -> Self | None:
+        """What a training wrote beside its weights, under `preprocessing`, else that of the paper's model of this name; None where neither is there."""
+        try:
+            stated = dict(provenance["preprocessing"])
+            channels = {key: tuple(float(value) for value in stated[key]) for key in ("mean", "std")}
+            return cls(**{**stated, **channels})
+        except (KeyError, TypeError, ValueError, AssertionError):  # not there, or a user's own words
+            return cls.from_paper(name) if name in paper_names() else None
 
     def __post_init__(self) -> None:
         assert 0 < self.crop_share <= 1

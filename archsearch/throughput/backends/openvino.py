@@ -24,6 +24,12 @@ class OpenVino(Backend):
     name, packages, devices = "openvino", ("onnx", "onnxscript", "nncf", "openvino"), ("cpu",)
 
     @classmethod
+    def facts(cls, device: torch.device) -> dict[str, Any]:
+        """As the contract says; the first import is the one without telemetry."""
+        _import("openvino")
+        return super().facts(device)
+
+    @classmethod
     def providers(cls, device: torch.device) -> list[str]:
         """Its name of the device."""
         return ["CPU"]

@@ -163,6 +163,53 @@ def test_force_replaces_and_an_ending_is_added(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "w.safetensors", "x-4.5G.toml"]
 
 
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (["README.md", "train.py"], "holds what no export wrote, README.md, train.py"),
+        (["README.md", "model.safetensors", "config.json"], "README.md, config.json"),
+        (
+            ["an export", "notes.py"],
+            "holds what no export wrote, notes.py; --force replaces the folder of an export alone",
+        ),
+        (["a link"], "is a link, and --format timm writes a folder"),
+    ],
+)
+def test_force_replaces_no_file_that_no_export_wrote(kept: list[str], words: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(TINY, tmp_path / "exported")
+    if "a link" in kept:
+        out.symlink_to(tmp_path / "exported")
+    elif "an export" in kept:
+        (tmp_path / "exported").rename(out)
+    else:
+        out.mkdir()
+    for name in kept:
+        if "." in name:
+            (out / name).write_text('{"architecture": "resnet18"}')
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UserError, match=words):
+        export(TINY, out, "timm", force=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            {"mean": [0.2, 0.3, 0.4], "std": [0.5, 0.6, 0.7], "crop_share": 1.0, "crop": "squash", "interpolation": "bilinear"},
+            ([0.2, 0.3, 0.4], [0.5, 0.6, 0.7], 1.0, "squash", "bilinear"),
+        ),
+        ("as usual", ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], 0.875, "center", "bicubic")),
+    ],
+)  # fmt: skip
+def test_the_preprocessing_is_that_of_the_weights(said: Any, expected: tuple[Any, ...], tmp_path: Path) -> None:
+    save(build(TINY), tmp_path / "w.safetensors", provenance={"weights": "of a test", "preprocessing": said})
+    export(TINY, tmp_path / "out", weights=tmp_path / "w.safetensors")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["pretrained_cfg"]
+    assert tuple(config[key] for key in ("mean", "std", "crop_pct", "crop_mode", "interpolation")) == expected
+
+
 def test_what_fails_at_the_end_leaves_everything_as_it_was(tmp_path: Path) -> None:
     export(TINY, tmp_path / "folder")
     before = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
