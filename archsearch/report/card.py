@@ -1,7 +1,7 @@
 """The model card of an exported network: what it is, what was measured of it and how, where its weights come from, how it is loaded."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,13 @@ def _weights(document: Document) -> str:
     weights = document["weights"]
     if document["weights_kind"] == "initial":
         return "weights: initial. This network is NOT TRAINED: its predictions mean nothing until it is."
-    known = [f"- {key}: {value}" for key, value in weights.items()]
+    known = [f"- {key}: {_listed(value)}" for key, value in weights.items()]
     return "\n".join([*known, *(f"- note: {note}" for note in document["notes"])])
+
+
+def _listed(value: Any) -> str:
+    """A value in words: of a table its names and values."""
+    return ", ".join(f"{name} {each}" for name, each in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _cost(document: Document) -> str:
