@@ -83,14 +83,8 @@ def _run_row(run: Document, document: Document, *, with_compared: bool) -> list[
         part = f"{joint['members']} of {len(document['joint_front'])}" if joint["share"] is not None else "-"
         cells += [str(run["front"]), text(run["hypervolume"], ".4f"), part]
     if document["score_refusal"] is None:
-        cells.append(
-            score_text(
-                {
-                    "proxy_score": run["best_score"] and run["best_score"]["value"],
-                    "proxy_score_se": run["best_score"] and run["best_score"]["standard_error"],
-                }
-            )
-        )
+        best = run["best_score"] or {"value": None, "standard_error": None}
+        cells.append(score_text({SCORE: best["value"], "proxy_score_se": best["standard_error"]}))
     if document["speed_refusal"] is None:
         cells.append(text(run["best_speed"] and run["best_speed"]["value"], ".1f"))
     if _shows_costs(document):

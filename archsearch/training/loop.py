@@ -154,11 +154,10 @@ class Loop:
         for network in networks:
             self.processes.share_buffers(network)
         raw, average = judge(networks, batches_of(self._val), self.processes, self.dtype, self._note)
-        losses = self.processes.total(self._loss_sum.clone().to(torch.float32).to(self.processes.device))
         row: dict[str, Any] = {
             "epoch": epoch + 1,
             "steps": self.steps.done,
-            "train_loss": losses.item() / (len(self.order) * self.processes.world),
+            "train_loss": self.processes.mean(self._loss_sum).item() / len(self.order),
             "val_images": raw.images,
         }
         for prefix, judged in (("", raw), ("ema_", average)):

@@ -234,8 +234,10 @@ def test_what_was_sent_to_wandb_is_known_in_a_renamed_run(tmp_path: Path, is_abs
     assert own.pop(part) == trials
     assert not any(set(trials) & set(others) for others in own.values())
     # wandb puts -1 behind the name of a second part that begins in the same second.
-    names = [path.name for path in folder.glob("wandb/offline-run-*")]
-    assert len({re.search(r"-made-([0-9a-f]+)", name)[1] for name in names}) == 1, "one id"  # type: ignore[index]
+    parts = [path.name for path in folder.glob("wandb/offline-run-*")]
+    ids = re.findall(r"^offline-run-.*-made-([0-9a-f]+)", "\n".join(parts), re.MULTILINE)
+    assert len(parts) == len(ids) == 2
+    assert len(set(ids)) == 1
 
 
 @pytest.mark.slow
